@@ -1,0 +1,154 @@
+"""What a run needs of models and rewards, found out before anything is loaded: digests, grids, components.
+
+`Backend` is what the command line hands to the engine: `prepare` checks, `fleet` starts the replicas, here in this
+process (`local`) or on Ray.
+"""
+
+import importlib.metadata
+from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import snapshot_download
+
+from actors import rewards, solvers
+from actors.models import wan
+from actors.scorer import RewardSpec
+from raysearch.config import Arm, Config, SamplerConfig, bind
+from raysearch.engine import Reward
+from raysearch.errors import ConfigError, check
+from raysearch.recipe import Sampler, canonical_json, digest
+from raysearch.session import ArmPlan, Fleet, Plan
+
+PARTS = ("transformer", "text_encoder", "tokenizer", "vae", "scheduler")
+
+
+class Backend:
+    """Real models; see `raysearch.testing.FakeBackend` for the other kind."""
+
+    def prepare(self, config: Config, arms: Sequence[Arm]) -> Plan:
+        folder = model_folder(config.model.path)
+        content = content_digest([folder])
+        specs: dict[str, RewardSpec] = {}
+        plans = []
+        for arm in arms:
+            found = {k: reward(f"rewards.{k}", getattr(arm.rewards, k), specs) for k in ("search", "final", "holdout")}
+            seen = found["search"] or found["final"] or found["holdout"]
+            if seen is None:
+                raise ConfigError("rewards.search is missing: a reward's name, say rewards.search.name=verifier")
+            sampler_ = sampler(config, arm.sampler, folder, content)
+            plans.append(ArmPlan(arm, sampler_, seen, found["final"], found["holdout"]))
+        if config.fleet.backend == "ray":
+            from actors.fleet import connect
+
+            connect(config)
+        else:
+            check_devices(config)
+        return Plan(tuple(plans), {"folder": str(folder), "rewards": tuple(specs.values())})
+
+    def fleet(self, config: Config, plan: Plan) -> AbstractAsyncContextManager[Fleet]:
+        if config.fleet.backend == "local":
+            from actors.local import local_fleet
+
+            return local_fleet(config, plan)
+        from actors.fleet import ray_fleet
+
+        return ray_fleet(config, plan)
+
+
+def model_folder(path: str) -> Path:
+    """A checked folder in diffusers' layout; a hub id is looked up in the cache, else downloaded."""
+    folder = Path(path)
+    if not folder.is_dir() and path.count("/") == 1 and not path.startswith((".", "/")) and not Path(path.split("/")[0]).exists():
+        try:
+            folder = Path(snapshot_download(path, allow_patterns=[f"{p}/*" for p in PARTS] + ["model_index.json"]))
+        except Exception as error:
+            raise ConfigError(f"model.path: {path!r} is no folder here, and the model hub cannot give it") from error
+    check(folder.is_dir(), "model.path", path, "an existing folder in diffusers' layout")
+    check((folder / "model_index.json").is_file(), "model.path", path, "a folder with a model_index.json")
+    for part in PARTS:
+        check((folder / part).is_dir(), "model.path", path, f"a folder with {part}/ in it")
+    index = wan.index(folder)
+    name = index.get("_class_name")
+    check(name in ("WanPipeline", "WanImageToVideoPipeline"), "model.path", path, f"a Wan pipeline, not {name}")
+    check(index.get("boundary_ratio") is None, "model.path", path, "a Wan pipeline with one transformer")
+    return folder
+
+
+def check_devices(config: Config) -> None:
+    for kind in ("denoisers", "scorers", "encoders"):
+        gpus = getattr(config.fleet, kind).num_gpus
+        check(not gpus or torch.cuda.is_available(), f"fleet.{kind}.num_gpus", gpus, "0: torch sees no GPU here")
+
+
+def content_digest(paths: Sequence[Path]) -> bytes:
+    """128 bits of names and contents of files, and of all the files in folders."""
+    h = blake2b(digest_size=16)
+    for path in paths:
+        for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
+            if file.is_file():
+                h.update(digest(str(file.relative_to(path)), file.stat().st_size))
+                with open(file, "rb") as content:
+                    while chunk := content.read(1 << 24):
+                        h.update(chunk)
+    return h.digest()
+
+
+def sampler(config: Config, s: SamplerConfig, folder: Path, content: bytes) -> Sampler:
+    """The recipe's sampler, with the grid of the real scheduler."""
+    m = config.model
+    scheduler = solvers.scheduler(solvers.scheduler_config(folder), s.name, s.flow_shift)
+    sigmas = tuple(float(x) for x in solvers.Solver(scheduler, s.num_steps).sigmas)
+    return Sampler(
+        model=content,
+        name=s.name,
+        num_steps=s.num_steps,
+        sigmas=sigmas,
+        guidance_scale=s.guidance_scale,
+        flow_shift=s.flow_shift,
+        negative_prompt=s.negative_prompt,
+        height=m.height,
+        width=m.width,
+        num_frames=m.num_frames,
+        max_sequence_length=m.max_sequence_length,
+        fingerprint=fingerprint(config, s),
+    )
+
+
+def fingerprint(config: Config, s: SamplerConfig) -> str:
+    """What can change bits: precision, device type, batching, library versions."""
+    pool = config.fleet.denoisers
+    versions = [f"{p} {importlib.metadata.version(p)}" for p in ("torch", "diffusers", "transformers")]
+    device = "cuda" if pool.num_gpus else "cpu"
+    mode = "exact" if pool.slots == 1 and not s.batched_guidance else f"fast, batched guidance {s.batched_guidance}"
+    return ", ".join([config.model.dtype, device, mode, *versions])
+
+
+def reward(key: str, block: dict[str, Any] | None, specs: dict[str, RewardSpec]) -> Reward | None:
+    """A checked reward of a config block; its spec is added to `specs`."""
+    if block is None:
+        return None
+    name = block.get("name")
+    check(isinstance(name, str) and bool(name), f"{key}.name", name, "a reward's name")
+    try:
+        build = rewards.find(str(name))
+    except ConfigError as error:
+        raise ConfigError(f"{key}.name: {error}") from error
+    given = {k: v for k, v in block.items() if k not in ("name", "weights")}
+    arguments = bind(build, given, f"reward {name}", key)  # type: ignore[arg-type]
+    components: tuple[str, ...] = build.components  # type: ignore[attr-defined]
+    weights = dict.fromkeys(components, 1.0) | dict(getattr(build, "weights", {}))
+    for component, weight in (block.get("weights") or {}).items():
+        check(component in components, f"{key}.weights", component, f"one of {', '.join(components)}")
+        is_number = isinstance(weight, int | float) and not isinstance(weight, bool)
+        check(is_number, f"{key}.weights.{component}", weight, "a number")
+        weights[component] = float(weight)
+    spec_key = f"{name}-{digest(canonical_json(arguments)).hex()[:8]}"
+    specs[spec_key] = RewardSpec(spec_key, str(name), arguments)
+    for file in (content := rewards.files(build, arguments)):
+        check(file.exists(), key, str(file), "an existing file")
+    identity = digest(spec_key, content_digest(content), importlib.metadata.version("torch"))
+    return Reward(spec_key, identity, components, tuple(weights[c] for c in components), build.needs)  # type: ignore[attr-defined]

@@ -1,0 +1,243 @@
+"""A denoiser: one model, `slots` places, one compute thread that steps all occupied slots together.
+
+Candidates join and leave between steps, each with its own timestep and solver state. With one slot every forward holds
+one candidate: the exact mode, whose bits depend on nothing else. Plain torch; Ray wraps it in `actors.fleet`.
+"""
+
+import queue
+import threading
+import time
+from collections import OrderedDict
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from actors import solvers
+from actors.models import wan
+from raysearch.recipe import Sampler
+
+
+@dataclass
+class Slot:
+    """A candidate on its way: `velocity` is that of the current point, once it is known."""
+
+    id: int
+    sampler: Sampler
+    solver: solvers.Solver
+    latent: torch.Tensor
+    state: solvers.State
+    step: int
+    until: int
+    wants_velocity: bool
+    text: list[torch.Tensor]  # conditional, and under guidance unconditional
+    first: torch.Tensor | None
+    velocity: torch.Tensor | None
+    done: "Future[tuple[dict[str, Any], dict[str, Any]]]"
+    evaluations: int = 0
+    seconds: float = 0.0
+
+    @property
+    def finished(self) -> bool:
+        return self.step == self.until and (not self.wants_velocity or self.velocity is not None)
+
+
+@dataclass
+class Request:
+    id: int
+    arguments: dict[str, Any]
+    inputs: tuple[Any, ...]
+    done: "Future[tuple[dict[str, Any], dict[str, Any]]]" = field(default_factory=Future)
+
+
+class Denoiser:
+    def __init__(self, folder: str, *, dtype: str, device: str, slots: int, batched_guidance: bool) -> None:
+        torch.set_num_threads(1)
+        self._folder, self._device, self._slots = Path(folder), device, slots
+        self._batched_guidance = batched_guidance
+        self._model = wan.Transformer(self._folder, dtype=dtype, device=device)
+        self._scheduler_config = solvers.scheduler_config(self._folder)
+        self._solvers: OrderedDict[bytes, solvers.Solver] = OrderedDict()
+        self._requests: queue.SimpleQueue[Request | None] = queue.SimpleQueue()
+        self._cancelled: set[int] = set()
+        self._thread = threading.Thread(target=self._loop, name="denoiser", daemon=True)
+        self._thread.start()
+
+    def submit(self, item: int, arguments: dict[str, Any], inputs: tuple[Any, ...]) -> "Future[Any]":
+        """Denoise one leg; resolves to (metadata, payload)."""
+        request = Request(item, arguments, inputs)
+        self._requests.put(request)
+        return request.done
+
+    def cancel(self, item: int) -> None:
+        """Free the item's slot after the step in progress. Its future is cancelled."""
+        self._cancelled.add(item)
+
+    def close(self) -> None:
+        self._requests.put(None)
+        self._thread.join()
+
+    # -- the compute thread ----------------------------------------------------------------------------------------
+
+    def _loop(self) -> None:
+        occupied: list[Slot] = []
+        while True:
+            while len(occupied) < self._slots and (not occupied or not self._requests.empty()):
+                request = self._requests.get()
+                if request is None:
+                    return
+                slot = self._admit(request)
+                if slot is not None:
+                    occupied.append(slot)
+            occupied = self._drop_cancelled(occupied)
+            try:
+                self._advance(occupied)
+            except Exception as error:
+                for slot in occupied:
+                    slot.done.set_exception(error)
+                occupied = []
+            for slot in [s for s in occupied if s.finished]:
+                occupied.remove(slot)
+                self._cancelled.discard(slot.id)
+                slot.done.set_result(self._result(slot))
+
+    def _drop_cancelled(self, occupied: list[Slot]) -> list[Slot]:
+        for slot in occupied:
+            if slot.id in self._cancelled:
+                self._cancelled.discard(slot.id)
+                slot.done.cancel()
+        return [s for s in occupied if not s.done.cancelled()]
+
+    def _admit(self, request: Request) -> Slot | None:
+        if request.id in self._cancelled:
+            self._cancelled.discard(request.id)
+            request.done.cancel()
+            return None
+        try:
+            return self._slot(request)
+        except Exception as error:
+            request.done.set_exception(error)
+            return None
+
+    def _slot(self, request: Request) -> Slot:
+        a = request.arguments
+        sampler: Sampler = a["sampler"]
+        base, text, negative, first = request.inputs
+        solver = self._solver(sampler)
+        state, velocity = None, None
+        if a["origin"] is None:
+            latent = self._tensor(base["latent"])
+            state = solvers.unpack(base["solver"], self._device)
+        else:
+            latent = self._origin(a["origin"], base, sampler, solver, a["step"])
+            if a["origin"]["kind"] == "branch":
+                state = solvers.unpack(base["solver"], self._device)
+        if state is not None and "velocity" in base:
+            velocity = self._tensor(base["velocity"]).to(self._model.dtype)
+        return Slot(
+            id=request.id,
+            sampler=sampler,
+            solver=solver,
+            latent=latent,
+            state=state if state is not None else solver.start(a["step"]),
+            step=a["step"],
+            until=a["until"],
+            wants_velocity=a["velocity"],
+            text=[self._tensor(t).to(self._model.dtype) for t in (text, negative) if t is not None],
+            first=self._tensor(first) if first is not None else None,
+            velocity=velocity,
+            done=request.done,
+        )
+
+    def _origin(
+        self, origin: dict[str, Any], base: Any, sampler: Sampler, solver: solvers.Solver, step: int
+    ) -> torch.Tensor:
+        if origin["kind"] == "branch":
+            return self._tensor(base["latent"])
+        shape = wan.latent_shape(
+            self._folder, num_frames=sampler.num_frames, height=sampler.height, width=sampler.width
+        )
+        noise = torch.randn(shape, generator=torch.Generator().manual_seed(origin["key"])).to(self._device)
+        if origin["kind"] == "noise":
+            return noise
+        latent = self._tensor(base["latent"])
+        if origin["kind"] == "perturb":
+            beta = origin["beta"]
+            return (1 - beta**2) ** 0.5 * latent + beta * noise
+        if origin["kind"] == "renoise":
+            return solver.renoise(latent, origin["from_step"], step, noise)
+        raise ValueError(f"unknown origin {origin['kind']!r}")
+
+    def _solver(self, sampler: Sampler) -> solvers.Solver:
+        solver = self._solvers.get(sampler.identity)
+        if solver is None:
+            scheduler = solvers.scheduler(self._scheduler_config, sampler.name, sampler.flow_shift)
+            solver = self._solvers[sampler.identity] = solvers.Solver(scheduler, sampler.num_steps, self._device)
+            if len(self._solvers) > 16:
+                self._solvers.popitem(last=False)
+        return solver
+
+    @torch.no_grad()
+    def _advance(self, occupied: list[Slot]) -> None:
+        """Evaluate the velocities that are missing, all in one batch where shapes allow, then step each slot."""
+        began = time.perf_counter()
+        groups: dict[tuple[Any, ...], list[Slot]] = {}
+        for s in occupied:
+            if s.velocity is None and not s.finished:
+                groups.setdefault((s.latent.shape, len(s.text)), []).append(s)
+        for group in groups.values():
+            for s, velocity in zip(group, self._velocities(group), strict=True):
+                s.velocity = velocity
+                s.evaluations += 1
+        for s in occupied:
+            if s.step < s.until:
+                assert s.velocity is not None
+                s.latent, s.state = s.solver.step(s.state, s.velocity, s.latent)
+                s.step, s.velocity = s.step + 1, None
+                if s.step == s.sampler.num_steps:
+                    s.latent = wan.with_first(s.latent, s.first)
+        share = (time.perf_counter() - began) / max(len(occupied), 1)
+        for s in occupied:
+            s.seconds += share
+
+    def _velocities(self, group: list[Slot]) -> list[torch.Tensor]:
+        latents = torch.cat([s.latent for s in group])
+        timesteps = torch.stack([s.solver.timesteps[s.step] for s in group])
+        first = [s.first for s in group]
+        halves = [torch.cat([s.text[i] for s in group]) for i in range(len(group[0].text))]
+        if len(halves) == 2 and self._batched_guidance:
+            both = self._model(latents.repeat(2, 1, 1, 1, 1), timesteps.repeat(2), torch.cat(halves), first * 2)
+            parts = list(both.chunk(2))
+        else:
+            parts = [self._model(latents, timesteps, half, first) for half in halves]
+        conditional = parts[0].split(1)
+        if len(parts) == 1:
+            return list(conditional)
+        return [
+            u + s.sampler.guidance_scale * (c - u) for s, c, u in zip(group, conditional, parts[1].split(1), strict=True)
+        ]
+
+    def _result(self, slot: Slot) -> tuple[dict[str, Any], dict[str, Any]]:
+        payload: dict[str, Any] = {"latent": slot.latent.cpu().numpy()}
+        if slot.step < slot.sampler.num_steps:
+            payload["solver"] = solvers.pack(slot.state)
+            if slot.first is not None:
+                payload["first"] = slot.first.cpu().numpy()
+        if slot.velocity is not None:
+            payload["velocity"] = slot.velocity.float().cpu().numpy()
+        nfe = slot.evaluations * slot.sampler.nfe_per_step
+        return {"nfe": nfe, "seconds": slot.seconds, "nbytes": _nbytes(payload)}, payload
+
+    def _tensor(self, array: np.ndarray) -> torch.Tensor:
+        return torch.tensor(array, device=self._device)  # a copy: arrays from the object store are read-only
+
+
+def _nbytes(value: Any) -> int:
+    if isinstance(value, np.ndarray):
+        return value.nbytes
+    if isinstance(value, dict):
+        return sum(_nbytes(v) for v in value.values())
+    return sum(_nbytes(v) for v in value) if isinstance(value, list) else 0

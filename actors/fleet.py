@@ -1,0 +1,164 @@
+"""The replicas of a run as Ray actors: the one file that knows Ray, and where its errors are mapped to ours.
+
+Each actor pins one worker to its own share of a device. Latents stay in the object store: a call returns (metadata,
+payload) as two objects and the driver awaits only the first. Ray's own task retries are off; recomputation is ours.
+"""
+
+import asyncio
+import os
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+from ray.actor import ActorHandle
+from ray.exceptions import ObjectLostError, RayActorError, RayError, RayTaskError
+
+from actors.local import Worker, replica_ids
+from raysearch.config import Config
+from raysearch.dispatcher import Answer, Call
+from raysearch.errors import ConfigError, InputLost, ReplicaDied
+from raysearch.session import Plan
+
+
+class Actor:
+    """A worker behind Ray. Asynchronous, so that calls queue and cancellations pass them."""
+
+    def __init__(self, kind: str, config: Config, plan: Plan) -> None:
+        self._worker = Worker(kind, config, plan)
+
+    async def ready(self) -> str:
+        """The id of the node it is on, once the model is loaded."""
+        return str(ray.get_runtime_context().get_node_id())
+
+    async def run(self, item: int, method: str, arguments: dict[str, Any], *inputs: Any) -> tuple[Any, Any]:
+        meta, payload = await asyncio.wrap_future(self._worker.submit(item, method, arguments, inputs))
+        return meta, payload
+
+    async def cancel(self, item: int) -> None:
+        self._worker.cancel(item)
+
+
+@dataclass
+class RayReplica:
+    id: str
+    kind: str
+    slots: int
+    actor: "ActorHandle[Actor]"
+    node: str = ""
+    _items: int = 0
+
+    async def run(self, call: Call) -> Answer:
+        self._items += 1
+        item = self._items
+        try:
+            made = self.actor.run.options(num_returns=2).remote(item, call.method, call.arguments, *call.inputs)  # type: ignore[attr-defined]
+            meta = await made[0]
+        except asyncio.CancelledError:
+            self.actor.cancel.remote(item)  # type: ignore[attr-defined]
+            raise
+        except RayError as error:
+            raise mapped(error) from error
+        return Answer(meta | {"place": self.id}, made[1])
+
+    async def restart(self) -> None:
+        try:
+            self.node = await self.actor.ready.remote()  # type: ignore[attr-defined]
+        except RayError as error:
+            raise ReplicaDied(f"{self.id} does not come back: {first_line(error)}") from error
+
+
+@dataclass
+class RayFleet:
+    replicas: list[RayReplica]
+
+    async def fetch(self, ref: Any) -> dict[str, bytes]:
+        try:
+            return dict(await ref)
+        except RayError as error:
+            raise mapped(error) from error
+
+
+def mapped(error: RayError) -> Exception:
+    """Ray's errors in our terms."""
+    if isinstance(error, RayActorError):  # died, or cannot be reached just now
+        return ReplicaDied(first_line(error))
+    if isinstance(error, ObjectLostError):
+        return InputLost(first_line(error))
+    if isinstance(error, RayTaskError):
+        cause = error.cause
+        return mapped(cause) if isinstance(cause, RayError) else cause
+    return error
+
+
+def first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def check_resources(config: Config, nodes: list[dict[str, float]]) -> None:
+    """Raise ConfigError unless the nodes can ever hold every replica. `nodes` holds their resources."""
+    demand: Counter[str] = Counter()
+    for kind, _, pool in replica_ids(config):
+        for resource, amount in (("GPU", pool.num_gpus), ("CPU", pool.num_cpus)):
+            key = f"fleet.{kind}s.num_{resource.lower()}s"
+            most = max((n.get(resource, 0) for n in nodes), default=0)
+            if amount > most:
+                raise ConfigError(f"{key}: {amount:g} is not allowed; the largest node has {most:g} {resource}")
+            demand[resource] += amount  # type: ignore[assignment]
+    for resource, amount in demand.items():
+        total = sum(n.get(resource, 0) for n in nodes)
+        if amount > total:
+            parts = [
+                f"{p.replicas} {k} x {getattr(p, f'num_{resource.lower()}s'):g}"
+                for k, p in (("denoisers", config.fleet.denoisers), ("scorers", config.fleet.scorers), ("encoders", config.fleet.encoders))
+            ]
+            raise ConfigError(
+                f"fleet: {' + '.join(parts)} {resource} need {amount:g}, and the cluster has {total:g}; "
+                f"lower fleet.*.replicas or fleet.*.num_{resource.lower()}s"
+            )
+
+
+def connect(config: Config) -> None:
+    """Connect to the configured cluster, or start one here, and check that it can hold the fleet."""
+    if not ray.is_initialized():
+        address = config.fleet.address or os.environ.get("RAY_ADDRESS")
+        try:
+            ray.init(address=address, include_dashboard=None if address else False, logging_level="ERROR", log_to_driver=False)
+        except ConnectionError as error:
+            raise ConfigError(f"fleet.address: no Ray cluster answers at {address!r} ({first_line(error)})") from error
+    check_resources(config, [n["Resources"] for n in ray.nodes() if n["Alive"]])
+
+
+def start(config: Config, plan: Plan) -> list[RayReplica]:
+    shared_config, shared_plan = ray.put(config), ray.put(_without_search(plan))
+    replicas = []
+    for kind, name, pool in replica_ids(config):
+        actor = ray.remote(Actor).options(
+            num_gpus=pool.num_gpus,
+            num_cpus=pool.num_cpus,
+            max_restarts=-1,
+            max_task_retries=0,
+            max_concurrency=1000,
+        )
+        replicas.append(RayReplica(name, kind, pool.slots, actor.remote(kind, shared_config, shared_plan)))
+    return replicas
+
+
+def _without_search(plan: Plan) -> Plan:
+    """Workers need no policies, and a policy of the user's may not be importable there."""
+    return Plan((), plan.details)
+
+
+@asynccontextmanager
+async def ray_fleet(config: Config, plan: Plan) -> AsyncIterator[RayFleet]:
+    replicas: list[RayReplica] = []
+    try:
+        replicas = start(config, plan)
+        for r in replicas:
+            r.node = await r.actor.ready.remote()  # type: ignore[attr-defined]
+        yield RayFleet(replicas)
+    finally:
+        for r in replicas:
+            ray.kill(r.actor)

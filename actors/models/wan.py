@@ -1,0 +1,124 @@
+"""The Wan family through diffusers' own classes, a part at a time: text encoder, transformer, autoencoder.
+
+Every formula is WanPipeline's (and, for a first frame, that of WanImageToVideoPipeline with expand_timesteps), so that a
+plain sample is bit for bit what the pipeline gives.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKLWan, WanPipeline, WanTransformer3DModel
+from diffusers.video_processor import VideoProcessor
+from PIL import Image
+from transformers import AutoTokenizer, ByT5Tokenizer, UMT5EncoderModel
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def index(folder: Path) -> dict[str, Any]:
+    """The pipeline's model_index.json."""
+    found: dict[str, Any] = json.loads((folder / "model_index.json").read_text())
+    return found
+
+
+class TextEncoder:
+    def __init__(self, folder: Path, *, dtype: str, device: str) -> None:
+        tokenizer_class = {"ByT5Tokenizer": ByT5Tokenizer}.get(index(folder)["tokenizer"][1], AutoTokenizer)
+        encoder = UMT5EncoderModel.from_pretrained(folder / "text_encoder", dtype=DTYPES[dtype]).to(device).eval()
+        self._pipeline = WanPipeline(
+            tokenizer=tokenizer_class.from_pretrained(folder / "tokenizer"),
+            text_encoder=encoder,
+            vae=None,
+            scheduler=None,
+            transformer=None,
+        )
+        self._device = device
+
+    @torch.no_grad()
+    def __call__(self, text: str, length: int) -> np.ndarray:
+        """Embeddings, float32 (1, length, dim), zero beyond the text."""
+        embeddings, _ = self._pipeline.encode_prompt(
+            text, do_classifier_free_guidance=False, max_sequence_length=length, device=self._device
+        )
+        return embeddings.float().cpu().numpy()  # type: ignore[no-any-return]
+
+
+class Transformer:
+    """velocity(latent, timestep) under a condition; batches rows with their own timesteps."""
+
+    def __init__(self, folder: Path, *, dtype: str, device: str) -> None:
+        self.dtype, self.device = DTYPES[dtype], device
+        self.model = (
+            WanTransformer3DModel.from_pretrained(folder / "transformer", torch_dtype=self.dtype).to(device).eval()
+        )
+        self.expand_timesteps = bool(index(folder).get("expand_timesteps", False))
+
+    @torch.no_grad()
+    def __call__(self, latents: torch.Tensor, timesteps: torch.Tensor, text: torch.Tensor, first: list[Any]) -> torch.Tensor:
+        """Velocities (B, C, T, H, W) of float32 latents.
+
+        timesteps (B,), text (B, length, dim), first: for each row the clean latent (1, C, 1, H, W) of its first frame,
+        or None.
+        """
+        if self.expand_timesteps or any(f is not None for f in first):
+            timesteps = self._per_token(latents, timesteps, first)
+            latents = torch.cat([with_first(x, f) for x, f in zip(latents.split(1), first, strict=True)])
+        return self.model(
+            hidden_states=latents.to(self.dtype), timestep=timesteps, encoder_hidden_states=text, return_dict=False
+        )[0]  # type: ignore[no-any-return]
+
+    def _per_token(self, latents: torch.Tensor, timesteps: torch.Tensor, first: list[Any]) -> torch.Tensor:
+        _, p_h, p_w = self.model.config.patch_size
+        mask = torch.ones(latents.shape[0], *latents.shape[2:], device=latents.device)
+        for row, f in enumerate(first):
+            if f is not None:
+                mask[row, 0] = 0
+        return (mask[:, :, ::p_h, ::p_w] * timesteps[:, None, None, None]).flatten(1)
+
+
+def with_first(latent: torch.Tensor, first: torch.Tensor | None) -> torch.Tensor:
+    """`latent` (1, C, T, H, W) with its first frame clean."""
+    if first is None:
+        return latent
+    mask = torch.ones(1, 1, *latent.shape[2:], dtype=latent.dtype, device=latent.device)
+    mask[:, :, 0] = 0
+    return (1 - mask) * first + mask * latent
+
+
+def latent_shape(folder: Path, *, num_frames: int, height: int, width: int) -> tuple[int, ...]:
+    """(1, C, T, H, W) of a video's latent."""
+    vae = json.loads((folder / "vae" / "config.json").read_text())
+    transformer = json.loads((folder / "transformer" / "config.json").read_text())
+    temporal, spatial = vae.get("scale_factor_temporal", 4), vae.get("scale_factor_spatial", 8)
+    return (1, transformer["in_channels"], (num_frames - 1) // temporal + 1, height // spatial, width // spatial)
+
+
+class Autoencoder:
+    def __init__(self, folder: Path, *, dtype: str, device: str) -> None:
+        self.vae = AutoencoderKLWan.from_pretrained(folder / "vae", torch_dtype=DTYPES[dtype]).to(device).eval()
+        self._device = device
+        self._processor = VideoProcessor(vae_scale_factor=self.vae.config.scale_factor_spatial)
+
+    def _statistics(self) -> tuple[torch.Tensor, torch.Tensor]:
+        shape, like = (1, self.vae.config.z_dim, 1, 1, 1), {"device": self._device, "dtype": self.vae.dtype}
+        mean = torch.tensor(self.vae.config.latents_mean).view(shape).to(**like)
+        return mean, 1.0 / torch.tensor(self.vae.config.latents_std).view(shape).to(**like)
+
+    @torch.no_grad()
+    def decode(self, latent: torch.Tensor) -> np.ndarray:
+        """float32 (1, C, T, H, W) -> frames, uint8 (T, H, W, 3)."""
+        mean, inverse_std = self._statistics()
+        latent = latent.to(self._device, self.vae.dtype) / inverse_std + mean
+        video = self.vae.decode(latent, return_dict=False)[0]
+        return np.rint(self._processor.postprocess_video(video, output_type="np")[0] * 255).astype(np.uint8)
+
+    @torch.no_grad()
+    def encode_image(self, image: Image.Image, height: int, width: int) -> np.ndarray:
+        """A picture -> the latent of a first frame, float32 (1, C, 1, H, W)."""
+        pixels = self._processor.preprocess(image, height=height, width=width).to(self._device, self.vae.dtype)
+        mean, inverse_std = self._statistics()
+        latent = (self.vae.encode(pixels.unsqueeze(2)).latent_dist.mode() - mean) * inverse_std
+        return latent.float().cpu().numpy()  # type: ignore[no-any-return]

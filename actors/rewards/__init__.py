@@ -1,0 +1,59 @@
+"""Rewards: one file each. A reward is a class with keyword-only arguments whose instances score views of candidates."""
+
+import importlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import torch
+
+from raysearch.errors import ConfigError
+
+NAMES = {
+    "verifier": "actors.rewards.verifier:Verifier",
+    "pixel": "actors.rewards.pixel:PixelReward",
+}
+
+
+@dataclass(frozen=True)
+class View:
+    """What a reward may look at: the noisy latent at noise level `sigma`, or the decoded x0 estimate.
+
+    latent is float32 (1, C, T, H, W) on the CPU, frames uint8 (T, H, W, 3); the one that is not needed is None.
+    """
+
+    prompt: str
+    sigma: float
+    latent: torch.Tensor | None = None
+    frames: np.ndarray | None = None
+
+
+class Reward(Protocol):
+    """`weights` (optional) gives the default weight of each component, 1 where it is missing; `files` (optional, a
+    static method of the constructor's arguments) the files whose content the reward depends on."""
+
+    components: tuple[str, ...]
+    needs: Literal["latent", "frames"]
+
+    def __call__(self, views: Sequence[View]) -> np.ndarray:
+        """(len(views), len(components)); row i depends on view i alone."""
+        ...
+
+
+def find(name: str) -> Callable[..., Reward]:
+    """The class of a shipped reward's name, or of `module:Class`. Raises ConfigError."""
+    target = NAMES.get(name, name)
+    module, colon, attribute = target.partition(":")
+    if not colon:
+        raise ConfigError(f"no reward {name!r}; there are {', '.join(NAMES)}, or module:Class")
+    try:
+        return getattr(importlib.import_module(module), attribute)  # type: ignore[no-any-return]
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(f"the reward {name!r} cannot be imported: {error}") from error
+
+
+def files(reward: Callable[..., Reward], arguments: dict[str, Any]) -> list[Path]:
+    lister = getattr(reward, "files", None)
+    return list(lister(**arguments)) if lister else []

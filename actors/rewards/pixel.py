@@ -1,0 +1,179 @@
+"""The learned pixel reward: a small network that looks at decoded frames and reads the caption.
+
+It knows nothing of the world but what training on the verifier's grades taught it. Words are embedded, a convolution
+over five words at a time makes one query of each phrase, and the queries attend to what convolutions over space and
+time saw. `actors/training/pixel_reward.py` trained the weights in `actors/assets/pixel-reward`.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+from torch.nn import functional as F
+
+if TYPE_CHECKING:
+    from actors.rewards import View
+
+ASSETS = Path(__file__).parents[1] / "assets" / "pixel-reward"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PixelConfig:
+    vocabulary: tuple[str, ...]
+    phrase: int = 5  # words
+    frames: int = 17  # clips of another length are resampled to it
+    size: int = 32
+    stem: int = 32
+    mid: int = 48
+    width: int = 96
+    heads: int = 4
+    blocks: int = 2
+
+
+class Block(nn.Module):
+    """Queries attend to what was seen, then to each other, then pass an MLP; each before a norm, around a residual."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.seen = nn.MultiheadAttention(width, heads, batch_first=True)
+        self.each_other = nn.MultiheadAttention(width, heads, batch_first=True)
+        self.mlp = nn.Sequential(nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width))
+        self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(3))
+
+    def forward(self, q: torch.Tensor, seen: torch.Tensor, absent: torch.Tensor) -> torch.Tensor:
+        q = q + self.seen(self.norms[0](q), seen, seen, need_weights=False)[0]
+        h = self.norms[1](q)
+        q = q + self.each_other(h, h, h, key_padding_mask=absent, need_weights=False)[0]
+        return q + self.mlp(self.norms[2](q))
+
+
+class PixelNet(nn.Module):
+    """VQ, MQ and TA in [0, 1], (b, 3), of frames (b, 3, t, h, w) in [-1, 1] and words (b, length), 0 where absent.
+
+    A caption's phrases are `phrase` words each and joined by one, so that `length` is phrases * (phrase + 1) - 1.
+    """
+
+    def __init__(self, config: PixelConfig) -> None:
+        super().__init__()
+        self.config = c = config
+        self.stem = nn.Sequential(
+            nn.Conv2d(3, c.stem, 4, 2, 1),
+            nn.GELU(),
+            nn.Conv2d(c.stem, c.mid, 4, 2, 1),
+            nn.GroupNorm(8, c.mid),
+            nn.GELU(),
+        )
+        self.trunk = nn.Sequential(
+            nn.Conv3d(c.mid, c.mid, (3, 1, 1), padding=(1, 0, 0)),
+            nn.GELU(),
+            nn.Conv3d(c.mid, c.width, 3, 2, 1),
+            nn.GroupNorm(8, c.width),
+            nn.GELU(),
+            nn.Conv3d(c.width, c.width, 3, (2, 1, 1), 1),
+        )
+        places = ((c.frames + 3) // 4, c.size // 8, c.size // 8)
+        self.places = nn.Parameter(0.02 * torch.randn(c.width, *places))
+        self.seen_norm = nn.LayerNorm(c.width)
+        self.words = nn.Embedding(len(c.vocabulary) + 1, c.width, padding_idx=0)
+        self.phrases = nn.Sequential(
+            nn.Conv1d(c.width, c.width, c.phrase, stride=c.phrase + 1), nn.GELU(), nn.Conv1d(c.width, c.width, 1)
+        )
+        self.whole = nn.Parameter(torch.randn(c.width))
+        self.blocks = nn.ModuleList(Block(c.width, c.heads) for _ in range(c.blocks))
+        self.norm = nn.LayerNorm(c.width)
+        self.of_phrase = nn.Linear(c.width, 2)  # MQ, TA
+        self.of_whole = nn.Linear(c.width, 2)  # VQ, and what is left of TA when the clip shows more than was told
+
+    def look(self, x: torch.Tensor) -> torch.Tensor:
+        """What a clip shows, whatever its caption: (b, places, width)."""
+        b, _, t = x.shape[:3]
+        h = self.stem(x.transpose(1, 2).flatten(0, 1)).unflatten(0, (b, t)).transpose(1, 2)
+        return self.seen_norm((self.trunk(h) + self.places).flatten(2).transpose(1, 2))
+
+    def read(self, words: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """A query for each phrase (b, phrases, width), and where there is no phrase (b, phrases)."""
+        return self.phrases(self.words(words).transpose(1, 2)).transpose(1, 2), words[:, :: self.config.phrase + 1] == 0
+
+    def judge(self, seen: torch.Tensor, words: torch.Tensor) -> torch.Tensor:
+        q, absent = self.read(words)
+        present = (~absent).to(q.dtype)[..., None]
+        whole = self.whole + (q * present).sum(1, keepdim=True)
+        q = torch.cat([whole, q], 1)
+        absent = F.pad(absent, (1, 0), value=False)
+        for block in self.blocks:
+            q = block(q, seen, absent)
+        q = self.norm(q)
+        each = (self.of_phrase(q[:, 1:]).sigmoid() * present).sum(1) / present.sum(1)
+        vq, rest = self.of_whole(q[:, 0]).sigmoid().unbind(-1)
+        return torch.stack([vq, each[:, 0], each[:, 1] * rest], -1)
+
+    def forward(self, x: torch.Tensor, words: torch.Tensor) -> torch.Tensor:
+        return self.judge(self.look(x), words)
+
+
+def spell(caption: str, config: PixelConfig, *, phrases: int = 2) -> list[int]:
+    """The indices of a caption's words, 0 where it has none. Raises ValueError for words the reward has not learnt."""
+    words = caption.split()
+    length = phrases * (config.phrase + 1) - 1
+    unknown = [w for w in words if w not in config.vocabulary]
+    if unknown or len(words) > length or (len(words) + 1) % (config.phrase + 1):
+        raise ValueError(
+            f"the pixel reward cannot read {caption!r}: it knows one to {phrases} phrases of {config.phrase} words, "
+            f"joined by a word, out of {list(config.vocabulary)}"
+        )
+    return [1 + config.vocabulary.index(w) for w in words] + [0] * (length - len(words))
+
+
+def resample(frames: np.ndarray, n: int) -> np.ndarray:
+    """`n` frames evenly spread over a clip, the nearest ones."""
+    return frames if len(frames) == n else frames[np.rint(np.linspace(0, len(frames) - 1, n)).astype(int)]
+
+
+def to_input(frames: np.ndarray) -> torch.Tensor:
+    """uint8 (..., t, h, w, 3) -> float32 (..., 3, t, h, w) in [-1, 1]."""
+    return torch.from_numpy(np.ascontiguousarray(frames)).movedim(-1, -4).float().div(127.5).sub(1)
+
+
+def save(net: PixelNet, folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(asdict(net.config), indent=2) + "\n")
+    save_file({k: v.contiguous() for k, v in net.state_dict().items()}, folder / "model.safetensors")
+
+
+def load(folder: Path) -> PixelNet:
+    fields = json.loads((folder / "config.json").read_text())
+    net = PixelNet(PixelConfig(**{**fields, "vocabulary": tuple(fields["vocabulary"])}))
+    net.load_state_dict(load_file(folder / "model.safetensors"))
+    return net.eval().requires_grad_(False)
+
+
+class PixelReward:
+    """The learned VQ, MQ and TA of decoded frames, one clip at a time."""
+
+    components: tuple[str, ...] = ("VQ", "MQ", "TA")
+    needs: Literal["latent", "frames"] = "frames"
+
+    @staticmethod
+    def files(*, folder: str | Path = ASSETS) -> list[Path]:
+        return [Path(folder) / "config.json", Path(folder) / "model.safetensors"]
+
+    def __init__(self, *, folder: str | Path = ASSETS) -> None:
+        self.net = load(Path(folder))
+
+    @torch.inference_mode()
+    def __call__(self, views: "Sequence[View]") -> np.ndarray:
+        c = self.net.config
+        rows = []
+        for view in views:
+            frames = view.frames
+            if frames is None or frames.dtype != np.uint8 or frames.shape[1:] != (c.size, c.size, 3) or len(frames) < 2:
+                raise ValueError(f"the pixel reward needs frames: uint8 (frames >= 2, {c.size}, {c.size}, 3)")
+            words = torch.tensor([spell(view.prompt, c)])
+            rows.append(self.net(to_input(resample(frames, c.frames))[None], words)[0].double().numpy())
+        return np.array(rows, dtype=np.float64).reshape(len(rows), len(self.components))

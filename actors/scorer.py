@@ -1,0 +1,76 @@
+"""A scorer: a bundle of rewards over a view of the candidate. Decoding happens inside; frames never cross the network."""
+
+import io
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import save as save_safetensors
+
+from actors import rewards, video
+from actors.models import wan
+
+
+@dataclass(frozen=True)
+class RewardSpec:
+    """A reward to build: `key` names it in calls."""
+
+    key: str
+    name: str
+    arguments: dict[str, Any]
+
+
+class Scorer:
+    def __init__(self, folder: str, specs: Sequence[RewardSpec], *, dtype: str, device: str) -> None:
+        torch.set_num_threads(1)
+        self._autoencoder = wan.Autoencoder(Path(folder), dtype=dtype, device=device)
+        self._rewards = {s.key: rewards.find(s.name)(**s.arguments) for s in specs}
+
+    def score(self, arguments: dict[str, Any], payload: dict[str, Any]) -> tuple[dict[str, Any], None]:
+        """Rewards of a candidate at its own point: ({rewards: key -> components, decodes, seconds}, None)."""
+        began = time.perf_counter()
+        keys = arguments["rewards"]
+        frames = None
+        if any(self._rewards[k].needs == "frames" for k in keys):
+            frames = self._autoencoder.decode(preview(payload, arguments["sigma"]))
+        scores = self._scores(keys, arguments, payload, frames)
+        meta = {"rewards": scores, "decodes": int(frames is not None), "seconds": time.perf_counter() - began}
+        return meta, None
+
+    def finish(self, arguments: dict[str, Any], payload: dict[str, Any]) -> tuple[dict[str, Any], dict[str, bytes]]:
+        """Rewards of a finished latent, and its files by extension."""
+        began = time.perf_counter()
+        outputs = arguments["outputs"]
+        frames = self._autoencoder.decode(preview(payload, 0.0))
+        scores = self._scores(arguments["rewards"], arguments, payload, frames)
+        files = {}
+        if outputs["mp4"]:
+            files["mp4"] = video.mp4(frames, fps=outputs["fps"], scale=outputs["scale"])
+        if outputs["safetensors"]:
+            files["safetensors"] = save_safetensors({"latents": torch.tensor(payload["latent"])})
+        if outputs["npy"]:
+            buffer = io.BytesIO()
+            np.save(buffer, frames)
+            files["npy"] = buffer.getvalue()
+        return {"rewards": scores, "decodes": 1, "seconds": time.perf_counter() - began}, files
+
+    def _scores(
+        self, keys: Sequence[str], arguments: dict[str, Any], payload: dict[str, Any], frames: np.ndarray | None
+    ) -> dict[str, list[float]]:
+        latent = torch.tensor(payload["latent"])
+        views = [rewards.View(arguments["prompt"].text, arguments["sigma"], latent, frames)]
+        return {k: [float(c) for c in self._rewards[k](views)[0]] for k in keys}
+
+
+def preview(payload: dict[str, Any], sigma: float) -> torch.Tensor:
+    """The one-step x0 estimate x - sigma v at the candidate's own point; the latent itself where there is no noise."""
+    latent = torch.tensor(payload["latent"])
+    if sigma == 0:
+        return latent
+    estimate = latent - sigma * torch.tensor(payload["velocity"])
+    first = payload.get("first")
+    return wan.with_first(estimate, None if first is None else torch.tensor(first))

@@ -1,0 +1,226 @@
+"""Train the tiny text-to-video model on top of the trained autoencoder:
+`python -m actors.training.pipeline --work training --out actors/assets/tiny-wan`.
+
+Three stages, each kept in `--work`, so that a killed run goes on and a longer `--steps` continues a finished one:
+latents of rendered clips; a `UMT5EncoderModel` over bytes, trained to say at every byte which object the byte belongs to;
+and a `WanTransformer3DModel` that learns the flow from noise to latents, given the frozen encoder's embeddings. The
+result is a complete `WanPipeline` folder. Held-out captions are never seen by any stage.
+
+Run with `--steps 1` next to an existing checkpoint, it writes the pipeline of that checkpoint.
+"""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKLWan, UniPCMultistepScheduler, WanPipeline, WanTransformer3DModel
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import ByT5Tokenizer, UMT5Config, UMT5EncoderModel
+
+from actors import world
+from actors.training.loop import clips, train
+
+TEXT_LENGTH = 80  # bytes; `max_sequence_length` of every call of the pipeline
+PER_FRAME = 16  # tokens of a latent frame: 8x8 latents in patches of 2x2
+SHIFT = 3.0  # of the noise levels, in training as in the scheduler
+NO_CAPTION = 0.1  # share of clips that train without their caption, for guidance
+LEVELS = ("one", "frames", "prefix")  # one level a clip; one a latent frame; clean first latent frames, one for the rest
+SHARES = (0.6, 0.2, 0.2)
+
+
+def build_encoder() -> UMT5EncoderModel:
+    return UMT5EncoderModel(
+        UMT5Config(
+            vocab_size=384, d_model=128, d_kv=32, num_heads=4, d_ff=256, num_layers=3, dropout_rate=0.0, tie_word_embeddings=True
+        )
+    )
+
+
+def build_transformer() -> WanTransformer3DModel:
+    return WanTransformer3DModel(
+        patch_size=(1, 2, 2),
+        num_attention_heads=6,
+        attention_head_dim=32,
+        in_channels=8,
+        out_channels=8,
+        text_dim=128,
+        freq_dim=256,
+        ffn_dim=512,
+        num_layers=8,
+        rope_max_seq_len=256,
+    )
+
+
+def encode_clips(vae: AutoencoderKLWan, n: int, seed: int) -> tuple[list[str], Tensor]:
+    """Captions and normalised latents, (n, channels, latent frames, height, width), of `n` rendered clips."""
+    mean, std = (torch.tensor(v).view(1, -1, 1, 1, 1) for v in (vae.config.latents_mean, vae.config.latents_std))
+    captions, latents = [], []
+    with torch.no_grad():
+        for i in range(0, n, 32):
+            text, x = clips(np.random.default_rng([seed, 2, i]), 32, two=0.75)
+            captions += text
+            latents.append((vae.encode(x).latent_dist.mode() - mean) / std)
+            if i % 3200 == 0:
+                print(f"latents {i}/{n}", flush=True)
+    return captions, torch.cat(latents)
+
+
+class Reader(nn.Module):
+    """The text encoder, and what it must say at each byte of an object's phrase: colour, shape, motion, and which object."""
+
+    WORDS = (tuple(world.COLOURS), world.SHAPES, tuple(world.MOTIONS), (0, 1))
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder = build_encoder()
+        self.heads = nn.ModuleList(nn.Linear(128, len(words)) for words in self.WORDS)
+        self.tokenizer = ByT5Tokenizer()
+
+    def embed(self, captions: Sequence[str]) -> Tensor:
+        """As `WanPipeline` does: float32 (n, TEXT_LENGTH, 128), zero beyond each caption's end."""
+        tokens = self.tokenizer(list(captions), padding="max_length", max_length=TEXT_LENGTH, return_tensors="pt")
+        mask = tokens.attention_mask
+        return self.encoder(tokens.input_ids, mask).last_hidden_state * mask.unsqueeze(-1)
+
+    def loss(self, captions: Sequence[str]) -> tuple[Tensor, float]:
+        """Cross-entropy, and the share of captions of which every byte is understood."""
+        truth = torch.full((len(self.heads), len(captions), TEXT_LENGTH), -100)
+        for i, text in enumerate(captions):
+            start = 0
+            for which, o in enumerate(world.parse(text)):
+                words = (o.colour, o.shape, o.motion, which)
+                for j, word in enumerate(words):
+                    truth[j, i, start : start + len(str(o))] = self.WORDS[j].index(word)
+                start += len(f"{o} and ")
+        states = self.embed(captions)
+        said = [head(states).transpose(1, 2) for head in self.heads]
+        right = torch.stack([((s.argmax(1) == t) | (t < 0)).all(1) for s, t in zip(said, truth, strict=True)])
+        return sum(F.cross_entropy(s, t) for s, t in zip(said, truth, strict=True)), right.all(0).float().mean().item()
+
+
+class FastAttention:
+    """`WanAttnProcessor` for training on a CPU: under autocast to bfloat16, only the projections gain from it."""
+
+    _attention_backend = None
+    _parallel_config = None
+
+    def __call__(self, attn, hidden_states, encoder_hidden_states=None, attention_mask=None, rotary_emb=None):
+        context = hidden_states if encoder_hidden_states is None else encoder_hidden_states
+        q, k, v = attn.to_q(hidden_states), attn.to_k(context), attn.to_v(context)
+        with torch.autocast("cpu", enabled=False):
+            q, k, v = (x.unflatten(2, (attn.heads, -1)) for x in (attn.norm_q(q.float()), attn.norm_k(k.float()), v.float()))
+            if rotary_emb is not None:
+                q, k = (rotate(x, rotary_emb[0][..., 0::2], rotary_emb[1][..., 1::2]) for x in (q, k))
+            out = F.scaled_dot_product_attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2))
+        return attn.to_out[0](out.transpose(1, 2).flatten(2))
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    x1, x2 = x.unflatten(-1, (-1, 2)).unbind(-1)
+    return torch.stack((x1 * cos - x2 * sin, x1 * sin + x2 * cos), -1).flatten(-2)
+
+
+def noise_levels(rng: np.random.Generator, kind: str, n: int, frames: int) -> Tensor:
+    """Levels in [0, 1] of each latent frame, float32 (n, frames): stratified over the batch, shifted as in sampling."""
+    columns = frames if kind == "frames" else 1
+    u = rng.permuted(np.tile(np.arange(n)[:, None], columns), axis=0) + rng.random((n, columns))
+    sigma = np.broadcast_to(SHIFT * (u / n) / (1 + (SHIFT - 1) * (u / n)), (n, frames)).copy()
+    if kind == "prefix":
+        sigma[np.arange(frames) < rng.integers(1, 4, size=(n, 1))] = 0
+    return torch.from_numpy(sigma).float()
+
+
+def flow_loss(transformer: WanTransformer3DModel, z: Tensor, text: Tensor, sigma: Tensor, *, uniform: bool) -> Tensor:
+    """Squared error of the predicted flow, noise - z, over the frames with noise; `sigma` is (n, frames)."""
+    noise = torch.randn_like(z)
+    level = sigma[:, None, :, None, None]
+    timestep = 1000 * (sigma[:, 0] if uniform else sigma.repeat_interleave(PER_FRAME, 1))
+    with torch.autocast("cpu", torch.bfloat16):
+        flow = transformer(torch.lerp(z, noise, level), timestep, text, return_dict=False)[0]
+    error = (flow.float() - (noise - z)).square().mean((1, 3, 4))
+    return error[sigma > 0].mean()
+
+
+def save(out: Path, vae: AutoencoderKLWan, reader: Reader, transformer: WanTransformer3DModel) -> None:
+    """Write a `WanPipeline`; the transformer's weights as float16, half the size and good for float32 arithmetic."""
+    scheduler = UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=SHIFT)
+    WanPipeline(
+        tokenizer=reader.tokenizer, text_encoder=reader.encoder, vae=vae, scheduler=scheduler, transformer=transformer.half()
+    ).save_pretrained(out)
+    size = sum(f.stat().st_size for f in out.rglob("*") if f.is_file())
+    print(f"wrote {out}: {size / 1e6:.2f} MB")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--work", type=Path, default=Path("training"), help="latents and checkpoints")
+    parser.add_argument("--out", type=Path, default=Path("actors/assets/tiny-wan"), help="the pipeline's folder, with its vae")
+    parser.add_argument("--clips", type=int, default=20_000)
+    parser.add_argument("--text-steps", type=int, default=500)
+    parser.add_argument("--steps", type=int, default=10_000)
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--peak", type=float, default=1e-3, help="learning rate")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True, help="needs a C++ compiler")
+    args = parser.parse_args()
+    torch.manual_seed(args.seed)
+    args.work.mkdir(parents=True, exist_ok=True)
+    vae = AutoencoderKLWan.from_pretrained(args.out / "vae").eval()
+
+    cache = args.work / "latents.pt"
+    if not cache.exists():
+        torch.save(encode_clips(vae, args.clips, args.seed), cache)
+    captions, latents = torch.load(cache, weights_only=True)
+
+    reader = Reader()
+
+    def text_loss(step: int, rng: np.random.Generator) -> tuple[Tensor, dict[str, float]]:
+        texts = [world.caption(world.training_objects(rng)) for _ in range(64)]
+        value, right = reader.loss(texts)
+        return value, {"right": right}
+
+    reader.load_state_dict(
+        train(reader, text_loss, checkpoint=args.work / "text.pt", steps=args.text_steps, seed=args.seed + 1, peak=2e-3, ema=0.99)
+    )
+    reader.eval()
+    with torch.no_grad():
+        for held_out in (world.HELD_OUT_ONE, world.HELD_OUT_TWO):
+            print(f"reads {reader.loss(held_out)[1]:.4f} of {len(held_out)} held-out captions")
+        vocabulary = {text: i for i, text in enumerate(["", *sorted(set(captions))])}
+        texts = list(vocabulary)
+        embeddings = torch.cat([reader.embed(texts[i : i + 128]) for i in range(0, len(texts), 128)])
+    rows = np.array([vocabulary[text] for text in captions])
+
+    transformer = build_transformer()
+    for block in transformer.blocks:
+        block.attn1.set_processor(FastAttention())
+        block.attn2.set_processor(FastAttention())
+        if args.compile:
+            block.compile(dynamic=False)
+
+    def loss(step: int, rng: np.random.Generator) -> tuple[Tensor, dict[str, float]]:
+        kind = str(rng.choice(LEVELS, p=SHARES))
+        pick = rng.integers(len(latents), size=args.batch)
+        row = np.where(rng.random(args.batch) < NO_CAPTION, 0, rows[pick])
+        sigma = noise_levels(rng, kind, args.batch, latents.shape[2])
+        return flow_loss(transformer, latents[pick], embeddings[row], sigma, uniform=kind == "one"), {}
+
+    transformer.load_state_dict(
+        train(
+            transformer,
+            loss,
+            checkpoint=args.work / "transformer.pt",
+            steps=args.steps,
+            seed=args.seed + 2,
+            peak=args.peak,
+            weight_decay=0.01,
+        )
+    )
+    save(args.out, vae, reader, transformer.eval())
+
+
+if __name__ == "__main__":
+    main()

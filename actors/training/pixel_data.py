@@ -1,0 +1,205 @@
+"""Clips, captions and the verifier's grades for the pixel reward, in files of 500 clips that are made once.
+
+Three kinds: `rendered` clips of the world, half of them spoilt; those after the autoencoder and some noise on its
+latents (`decoded`); and the tiny model's own samples and one-step previews (`samples`). Each clip comes with several
+captions, its own first. No held-out caption is among them.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKLWan, WanPipeline
+
+from actors import world
+from actors.rewards import verifier
+from actors.training.corruptions import ATTRIBUTES, CORRUPTIONS, swap
+from actors.training.loop import to_model
+
+CHUNK = 500
+TEXT_LENGTH = 80
+CAPTIONS = 4
+KINDS = ("rendered", "decoded", "samples")
+Objects = tuple[world.Object, ...]
+_HELD_OUT = frozenset(world.HELD_OUT_TWO)
+
+
+def allowed(objects: Objects) -> bool:
+    """Whether training may see this caption."""
+    return (
+        len({o.colour for o in objects}) == len(objects)
+        and not any(str(o) in world.HELD_OUT_ONE for o in objects)
+        and not {world.caption(objects), world.caption(objects[::-1])} & _HELD_OUT
+    )
+
+
+def others(rng: np.random.Generator, objects: Objects) -> Iterator[Objects]:
+    """Endless captions that are not quite, or not at all, those of `objects`."""
+    while True:
+        kind = rng.integers(4)
+        wrong = objects
+        for _ in range(1 + int(kind == 1)):
+            wrong = swap(rng, wrong, str(rng.choice(list(ATTRIBUTES))))
+        if kind == 2:  # one too few, or one too many
+            wrong = objects[:1] if len(objects) == 2 else (*objects, world.training_objects(rng, two=0)[0])
+        if kind == 3:
+            wrong = world.training_objects(rng)
+        if allowed(wrong):
+            yield wrong
+
+
+@dataclass(frozen=True)
+class Clips:
+    """Frames uint8 (n, t, h, w, 3), captions (n, CAPTIONS), labels float32 (n, CAPTIONS, 3)."""
+
+    frames: np.ndarray
+    captions: np.ndarray
+    labels: np.ndarray
+
+
+def labelled(rng: np.random.Generator, frames: np.ndarray, objects: list[Objects]) -> Clips:
+    captions, labels = [], []
+    for clip, own in zip(frames, objects, strict=True):
+        seen = verifier.observe(clip)
+        wrong = others(rng, own)
+        row = [own, *(next(wrong) for _ in range(CAPTIONS - 1))]
+        captions.append([world.caption(o) for o in row])
+        labels.append([verifier.grade(seen, o)[:3] for o in row])
+    return Clips(frames, np.array(captions), np.array(labels, dtype=np.float32))
+
+
+def rendered(rng: np.random.Generator, n: int, *, spoilt: float = 0.7) -> tuple[np.ndarray, list[Objects]]:
+    """`n` clips, a share of them corrupted once or twice, and what they were meant to show."""
+    frames, objects = [], []
+    for _ in range(n):
+        own = world.training_objects(rng)
+        clip = world.draw(world.place(own, rng))
+        if rng.random() < spoilt:
+            for name in rng.choice(list(CORRUPTIONS), size=rng.integers(1, 3), replace=False):
+                spoil, low, high = CORRUPTIONS[str(name)]
+                clip = spoil(rng, clip, low + (high - low) * rng.random() ** 1.5)
+        frames.append(clip)
+        objects.append(own)
+    return np.stack(frames), objects
+
+
+def pixels(decoded: torch.Tensor) -> np.ndarray:
+    """(n, 3, t, h, w) in [-1, 1] -> uint8 (n, t, h, w, 3)."""
+    return (decoded.clamp(-1, 1).add(1) * 127.5).round().byte().permute(0, 2, 3, 4, 1).numpy()
+
+
+def statistics(vae: AutoencoderKLWan) -> tuple[torch.Tensor, torch.Tensor]:
+    return tuple(torch.tensor(x).view(1, -1, 1, 1, 1) for x in (vae.config.latents_mean, vae.config.latents_std))
+
+
+@torch.inference_mode()
+def decoded(rng: np.random.Generator, n: int, vae: AutoencoderKLWan) -> tuple[np.ndarray, list[Objects]]:
+    """Rendered clips after the autoencoder: a third as they are, a third noised, a third mixed with the next one."""
+    frames, objects = rendered(rng, n, spoilt=0.3)
+    out = []
+    _, std = statistics(vae)
+    for i in range(0, n, 20):
+        z = vae.encode(to_model(frames[i : i + 20])).latent_dist.mode()
+        way = torch.from_numpy(rng.integers(3, size=len(z))).view(-1, 1, 1, 1, 1)
+        strength = torch.from_numpy(rng.random(len(z))).float().view(-1, 1, 1, 1, 1)
+        noise = torch.from_numpy(rng.standard_normal(z.shape)).float() * std
+        noise = torch.where(torch.from_numpy(rng.random(len(z)) < 0.5).view(-1, 1, 1, 1, 1), noise, noise[:, :, :1])
+        mixed = z.lerp(z.roll(1, 0), strength * 0.6)
+        z = torch.where(way == 1, z + strength * noise, torch.where(way == 2, mixed, z))
+        out.append(pixels(vae.decode(z).sample))
+    return np.concatenate(out), objects
+
+
+@torch.inference_mode()
+def sampled(
+    pipe: WanPipeline, captions: list[str], seeds: list[int], *, steps: int, guidance: float, previews: tuple[int, ...]
+) -> list[np.ndarray]:
+    """Frames of one-step previews at some steps, then of the samples: each uint8 (n, t, h, w, 3)."""
+    prompts, negative = pipe.encode_prompt(
+        captions, do_classifier_free_guidance=guidance > 1, max_sequence_length=TEXT_LENGTH
+    )
+    shape = (pipe.transformer.config.in_channels, 5, 8, 8)
+    x = torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(s)) for s in seeds])
+    pipe.scheduler.set_timesteps(steps)
+    mean, std = statistics(pipe.vae)
+    clips = []
+    for i, t in enumerate(pipe.scheduler.timesteps):
+        sigma = pipe.scheduler.sigmas[i]
+        v = pipe.transformer(x, t.expand(len(x)), prompts).sample
+        if guidance > 1:
+            free = pipe.transformer(x, t.expand(len(x)), negative).sample
+            v = free + guidance * (v - free)
+        if i in previews:
+            clips.append(x - sigma * v)
+        x = pipe.scheduler.step(v, t, x).prev_sample
+    return [pixels(pipe.vae.decode(z * std + mean).sample) for z in [*clips, x]]
+
+
+def samples(
+    rng: np.random.Generator, n: int, pipe: WanPipeline, *, batch: int = 25
+) -> tuple[np.ndarray, list[Objects]]:
+    """`n` clips of the model, in batches of varied steps and guidance; half of them previews."""
+    frames, objects = [], []
+    while len(objects) < n:
+        own = [world.training_objects(rng, two=0.75) for _ in range(batch)]
+        steps = int(rng.integers(8, 31))
+        previews = (int(rng.integers(steps // 4, steps)),)
+        seeds = rng.integers(2**62, size=batch).tolist()
+        captions = [world.caption(o) for o in own]
+        guidance = float(rng.choice([1.0, 3.0, 5.0]))
+        for clips in sampled(pipe, captions, seeds, steps=steps, guidance=guidance, previews=previews):
+            frames.append(clips)
+            objects += own
+    return np.concatenate(frames)[:n], objects[:n]
+
+
+def make(kind: str, n: int, *, work: Path, model: Path, seed: int) -> None:
+    """Write clips of one kind to `work`; files that exist already are kept."""
+    source = None
+    if kind == "decoded":
+        source = AutoencoderKLWan.from_pretrained(model / "vae").eval()
+    elif kind == "samples":
+        source = WanPipeline.from_pretrained(model, torch_dtype=torch.float32)
+        source.set_progress_bar_config(disable=True)
+    work.mkdir(parents=True, exist_ok=True)
+    for i in range((n + CHUNK - 1) // CHUNK):
+        path = work / f"{kind}-{seed}-{i:03}.npz"
+        if path.exists():
+            continue
+        rng = np.random.default_rng([seed, KINDS.index(kind), i])
+        if kind == "rendered":
+            frames, objects = rendered(rng, CHUNK)
+        else:
+            frames, objects = {"decoded": decoded, "samples": samples}[kind](rng, CHUNK, source)
+        clips = labelled(rng, frames, objects)
+        partial = path.with_suffix(".partial.npz")
+        np.savez(partial, frames=clips.frames, captions=clips.captions, labels=clips.labels)
+        partial.replace(path)
+        print(f"wrote {path}: own captions' mean grades {clips.labels[:, 0].mean(0).round(3)}", flush=True)
+
+
+def read(work: Path, kind: str) -> Clips | None:
+    files = [np.load(p) for p in sorted(work.glob(f"{kind}-*[0-9].npz"))]
+    if not files:
+        return None
+    return Clips(*(np.concatenate([f[k] for f in files]) for k in ("frames", "captions", "labels")))
+
+
+_MIRROR = {"left": "right", "right": "left"}
+_REVERSE = {**_MIRROR, "up": "down", "down": "up"}
+
+
+def turned(
+    frames: np.ndarray, captions: list[str], *, mirror: bool, reverse: bool
+) -> tuple[np.ndarray, list[str]] | None:
+    """The clip mirrored, or backwards, and its captions told anew; None where training may not see one of those."""
+    rows = [world.parse(c) for c in captions]
+    for apply, names in ((mirror, _MIRROR), (reverse, _REVERSE)):
+        if apply:
+            rows = [tuple(replace(o, motion=names.get(o.motion, o.motion)) for o in row) for row in rows]
+    if not all(allowed(row) for row in rows):
+        return None
+    frames = frames[:, :, ::-1] if mirror else frames
+    return frames[::-1] if reverse else frames, [world.caption(row) for row in rows]

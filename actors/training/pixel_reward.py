@@ -1,0 +1,158 @@
+"""Train the pixel reward on the verifier's grades. From scratch, after the tiny model:
+
+    python -m actors.training.pixel_reward make --kind rendered --n 10000
+    python -m actors.training.pixel_reward make --kind decoded --n 5000
+    python -m actors.training.pixel_reward make --kind samples --n 8000
+    python -m actors.training.pixel_reward train --steps 4000
+    python -m actors.training.pixel_reward compare
+
+`make` and `train` go on where they were stopped; `train --start FOLDER` begins from earlier weights, with its own
+`--run` name. `compare` prints how often the reward orders two samples of a held-out caption as the verifier does.
+"""
+
+import argparse
+import itertools
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import WanPipeline
+from torch.nn import functional as F
+
+from actors import world
+from actors.rewards import pixel, verifier
+from actors.training import pixel_data
+from actors.training.loop import train
+
+VOCABULARY = ("a", "and", "moving", *world.COLOURS, *world.SHAPES, *world.MOTIONS)
+SHARES = {"rendered": 0.25, "decoded": 0.25, "samples": 0.5}
+
+
+def batch(
+    rng: np.random.Generator, kinds: dict[str, pixel_data.Clips], n: int, config: pixel.PixelConfig
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Frames (n, 3, t, h, w); for its own caption and another one, words (2, n, length) and labels (2, n, 3)."""
+    shares = np.array([SHARES[k] for k in kinds])
+    frames, words, labels = [], [], []
+    for kind in rng.choice(list(kinds), size=n, p=shares / shares.sum()):
+        clips = kinds[kind]
+        i = rng.integers(len(clips.frames))
+        picked = [0, int(rng.integers(1, pixel_data.CAPTIONS))]
+        clip, captions = clips.frames[i], clips.captions[i, picked].tolist()
+        mirror, reverse = rng.random(2) < 0.5
+        clip, captions = pixel_data.turned(clip, captions, mirror=mirror, reverse=reverse) or (clip, captions)
+        frames.append(clip)
+        words.append([pixel.spell(c, config) for c in captions])
+        labels.append(clips.labels[i, picked])
+    return pixel.to_input(np.stack(frames)), torch.tensor(words).transpose(0, 1), torch.tensor(np.stack(labels, 1))
+
+
+def fit(args: argparse.Namespace) -> None:
+    torch.manual_seed(args.seed)
+    config = pixel.PixelConfig(vocabulary=VOCABULARY)
+    net = pixel.load(args.start).requires_grad_(True) if args.start else pixel.PixelNet(config)
+    kinds = {k: c for k in args.kinds if (c := pixel_data.read(args.work, k))}
+    print({k: len(c.frames) for k, c in kinds.items()}, flush=True)
+
+    def loss(step: int, rng: np.random.Generator) -> tuple[torch.Tensor, dict[str, float]]:
+        x, words, labels = batch(rng, kinds, args.batch, config)
+        seen = net.look(x)
+        y = torch.stack([net.judge(seen, w) for w in words]).clamp(1e-4, 1 - 1e-4)
+        parts = F.binary_cross_entropy(y, labels, reduction="none") - F.binary_cross_entropy(
+            labels, labels, reduction="none"
+        )
+        error = (y.detach() - labels).abs().mean((0, 1))
+        return parts.mean(), dict(zip(pixel.PixelReward.components, error.tolist(), strict=True))
+
+    average = train(
+        net,
+        loss,
+        checkpoint=args.work / f"{args.run}.pt",
+        steps=args.steps,
+        seed=args.seed,
+        peak=args.peak,
+        weight_decay=0.01,
+    )
+    net.load_state_dict(average)
+    pixel.save(net, args.out)
+    print(f"wrote {args.out}")
+
+
+def agreement(ours: np.ndarray, theirs: np.ndarray, *, apart: float = 0.1) -> tuple[float, int, int]:
+    """Over pairs of rows of (captions, seeds): share ordered alike, pairs judged, pairs closer than `apart`."""
+    i, j = np.triu_indices(ours.shape[1], 1)
+    a, b = ours[:, i] - ours[:, j], theirs[:, i] - theirs[:, j]
+    told = np.abs(b) >= apart
+    right = np.where(a == 0, 0.5, (a > 0) == (b > 0))
+    return float(right[told].mean()) if told.any() else float("nan"), int(told.sum()), int((~told).sum())
+
+
+def compare(args: argparse.Namespace) -> None:
+    pipe = WanPipeline.from_pretrained(args.model, torch_dtype=torch.float32)
+    net = pixel.load(args.out)
+    rng = np.random.default_rng([args.seed, 99])
+    captions = [str(c) for c in rng.permutation([*world.HELD_OUT_ONE, *world.HELD_OUT_TWO])[: args.captions]]
+    ours, theirs = [], []
+    for c, caption in enumerate(captions):
+        seeds = [1_000_003 * (c + 1) + s for s in range(args.seeds)]
+        clips = pixel_data.sampled(
+            pipe, [caption] * args.seeds, seeds, steps=args.steps, guidance=args.guidance, previews=args.previews
+        )
+        words = torch.tensor([pixel.spell(caption, net.config)] * args.seeds)
+        with torch.inference_mode():
+            ours.append([net(pixel.to_input(x), words).double().numpy() for x in clips])
+        objects = world.parse(caption)
+        theirs.append([[verifier.measure(frames, objects) for frames in x] for x in clips])
+    a, b = np.array(ours).swapaxes(0, 1), np.array(theirs).swapaxes(0, 1)  # (stages, captions, seeds, components)
+    for stage, (x, y) in enumerate(itertools.zip_longest(a, b)):
+        name = f"preview at step {args.previews[stage]}" if stage < len(args.previews) else "samples"
+        print(
+            f"{name}: {len(captions)} held-out captions x {args.seeds} seeds; verifier's mean {y.mean((0, 1)).round(3)}"
+        )
+        rows = [("sum", x.sum(-1), y[..., :3].sum(-1))]
+        rows += [(n, x[..., k], y[..., k]) for k, n in enumerate(pixel.PixelReward.components)]
+        for label, mine, judge in rows:
+            share, told, near = agreement(mine, judge)
+            print(
+                f"  {label:4} agrees on {share:.3f} of {told} pairs (another {near} differ by less than 0.1), "
+                f"mean absolute error {np.abs(mine - judge).mean():.3f}"
+            )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    verbs = parser.add_subparsers(required=True)
+    shared = argparse.ArgumentParser(add_help=False)
+    shared.add_argument("--work", type=Path, default=Path("training/pixel"), help="clips and checkpoints")
+    shared.add_argument("--model", type=Path, default=Path("actors/assets/tiny-wan"))
+    shared.add_argument("--out", type=Path, default=pixel.ASSETS, help="the reward's folder")
+    shared.add_argument("--seed", type=int, default=0)
+
+    verb = verbs.add_parser("make", parents=[shared])
+    verb.add_argument("--kind", choices=pixel_data.KINDS, required=True)
+    verb.add_argument("--n", type=int, required=True)
+    verb.set_defaults(do=lambda a: pixel_data.make(a.kind, a.n, work=a.work, model=a.model, seed=a.seed))
+
+    verb = verbs.add_parser("train", parents=[shared])
+    verb.add_argument("--kinds", nargs="+", choices=pixel_data.KINDS, default=list(pixel_data.KINDS))
+    verb.add_argument("--steps", type=int, default=4000)
+    verb.add_argument("--batch", type=int, default=48)
+    verb.add_argument("--peak", type=float, default=1e-3, help="learning rate")
+    verb.add_argument("--start", type=Path, help="a folder of weights to begin from")
+    verb.add_argument("--run", default="run", help="name of the checkpoint")
+    verb.set_defaults(do=fit)
+
+    verb = verbs.add_parser("compare", parents=[shared])
+    verb.add_argument("--captions", type=int, default=60)
+    verb.add_argument("--seeds", type=int, default=8)
+    verb.add_argument("--steps", type=int, default=20)
+    verb.add_argument("--guidance", type=float, default=3.0)
+    verb.add_argument("--previews", type=int, nargs="*", default=[])
+    verb.set_defaults(do=compare)
+
+    args = parser.parse_args()
+    args.do(args)
+
+
+if __name__ == "__main__":
+    main()

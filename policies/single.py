@@ -1,0 +1,9 @@
+"""One sample of the seed's own noise: the baseline of every comparison."""
+
+from raysearch.context import Context
+from raysearch.recipe import Candidate
+
+
+async def search(ctx: Context) -> Candidate:
+    """One sample, no search: exactly what diffusers' pipeline gives for the seed."""
+    return ctx.denoise(ctx.noise(1))[0]

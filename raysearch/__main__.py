@@ -1,0 +1,83 @@
+"""The command line: the one place where engine, policies and actors meet.
+
+Exit codes: 0 done; 1 our fault; 2 a mistake of the user's (one line); 3 some searches failed; 130 interrupted.
+"""
+
+import argparse
+import asyncio
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from raysearch import config as configuration
+from raysearch import display
+from raysearch.errors import ConfigError
+
+OURS = ("raysearch", "policies", "actors")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="raysearch", description="Distributed search for better videos.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    run_parser = commands.add_parser("run", help="search for videos as a config says", description=run.__doc__)
+    run_parser.add_argument("config", type=Path, help="a YAML file; see configs/")
+    run_parser.add_argument("overrides", nargs="*", metavar="key=value", help="for example policy.n=16 run_dir=runs/mine")
+    commands.add_parser("policies", help="the policies that ship, with their arguments", description=policies.__doc__)
+    arguments = parser.parse_args(argv)
+    try:
+        check_packages()
+        if arguments.command == "policies":
+            return policies()
+        return run(arguments.config, arguments.overrides)
+    except ConfigError as error:
+        print(f"raysearch: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("raysearch: interrupted", file=sys.stderr)
+        return 130
+
+
+def run(path: Path, overrides: Sequence[str] = ()) -> int:
+    """Run every prompt and seed under every arm of a config; results go to its run directory."""
+    console = Console()
+    config = configuration.load(path, overrides)
+    run_dir = Path(config.run_dir or f"runs/{path.stem}-{time.strftime('%Y%m%d-%H%M%S')}")
+    configuration.prompts(config)
+    # torch and diffusers take seconds to import, and a mistake in the config should not wait for them.
+    from actors.backend import Backend
+    from raysearch.session import Session
+
+    say = display.say(console)
+    session = Session(config, Backend(), run_dir=run_dir, report=say)
+    for arm, cost in session.costs.items():
+        say(f"{arm}: about {display.cost_text(cost)} a search")
+    say(f"{session.progress.total} searches, {sum(c.nfe for c in session.costs.values()) * session.searches_per_arm} NFE in all; starting the fleet")
+    progress = asyncio.run(display.Display(console, session.progress).follow(session.run()))
+    display.summary(console, session.plan, progress, str(run_dir))
+    return 3 if progress.failed else 0
+
+
+def policies() -> int:
+    """Each shipped policy with its signature and the first line of its docstring."""
+    for name in configuration.policy_names():
+        search = configuration.find_policy(name)
+        arguments = ", ".join(str(p) for p in configuration.keyword_parameters(search).values())
+        print(f"{name}({arguments})\n    {(search.__doc__ or '').strip().splitlines()[0]}")
+    return 0
+
+
+def check_packages() -> None:
+    """raysearch, policies and actors are plain top-level packages; say so when another one shadows ours."""
+    root = Path(__file__).resolve().parent.parent
+    for name in OURS:
+        found = sys.modules.get(name) or __import__(name)
+        where = Path(str(found.__file__)).resolve().parent.parent
+        if where != root:
+            raise ConfigError(f"the package {name!r} at {where} shadows that of raysearch at {root}; run from {root}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,381 @@
+"""YAML and command-line overrides -> frozen dataclasses, or one clear line about what is wrong.
+
+A policy's keyword-only signature is the schema of its block, so there is nothing to declare twice. Nothing here loads
+a model; `load_policy` is the one place where the engine imports a policy, by name.
+"""
+
+import importlib
+import importlib.util
+import inspect
+import json
+import pkgutil
+import types
+import typing
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, fields
+from difflib import get_close_matches
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from raysearch.errors import ConfigError, check
+from raysearch.recipe import Prompt
+
+SAMPLERS = ("unipc", "euler", "dpm++")
+DTYPES = ("float32", "bfloat16", "float16")
+BACKENDS = ("ray", "local")
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    path: str = MISSING  # a folder in diffusers' layout, or a hub id
+    dtype: str = "float32"
+    height: int = 480
+    width: int = 832
+    num_frames: int = 81
+    max_sequence_length: int = 512
+
+
+@dataclass(frozen=True)
+class SamplerConfig:
+    name: str = "unipc"
+    num_steps: int = 50
+    guidance_scale: float = 5.0
+    flow_shift: float | None = None  # None: the model's own
+    negative_prompt: str = ""
+    batched_guidance: bool = False  # both halves of guidance in one forward: faster on a GPU, not bit-exact
+
+
+@dataclass(frozen=True)
+class BudgetConfig:
+    nfe: int | None = None
+    replica_seconds: float | None = None
+    wall_seconds: float | None = None
+
+
+@dataclass(frozen=True)
+class PoolConfig:
+    """Replicas of one kind. `num_gpus` 0 means CPU; fractions share a device."""
+
+    replicas: int = 1
+    num_gpus: float = 0
+    num_cpus: float = 1
+    slots: int = 1
+    shards: int = 1
+
+
+@dataclass(frozen=True)
+class FleetConfig:
+    backend: str = "ray"
+    address: str | None = None  # of a running Ray cluster; None: RAY_ADDRESS if set, else a local one
+    store_gb: float = 1.0
+    denoisers: PoolConfig = field(default_factory=PoolConfig)
+    scorers: PoolConfig = field(default_factory=PoolConfig)
+    encoders: PoolConfig = field(default_factory=PoolConfig)
+
+
+@dataclass(frozen=True)
+class RewardsConfig:
+    """Each a mapping: name, the reward's arguments, and `weights` of its components."""
+
+    search: dict[str, Any] | None = None
+    final: dict[str, Any] | None = None
+    holdout: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class OutputConfig:
+    videos: bool = True
+    latents: bool = False
+    frames: bool = False
+    fps: int = 8
+    scale: int = 1  # each pixel becomes scale x scale in the mp4
+
+
+@dataclass(frozen=True)
+class Config:
+    model: ModelConfig = field(default_factory=ModelConfig)
+    sampler: SamplerConfig = field(default_factory=SamplerConfig)
+    policy: dict[str, Any] = field(default_factory=lambda: {"name": "single"})
+    rewards: RewardsConfig = field(default_factory=RewardsConfig)
+    prompts: list[Any] | None = None
+    prompts_file: str | None = None
+    seeds: list[int] = field(default_factory=lambda: [0])
+    arms: list[dict[str, Any]] | None = None
+    budget: BudgetConfig = field(default_factory=BudgetConfig)
+    fleet: FleetConfig = field(default_factory=FleetConfig)
+    output: OutputConfig = field(default_factory=OutputConfig)
+    max_searches: int | None = None  # alive at a time; None: twice the denoisers' slots
+    run_dir: str | None = None
+
+
+ARM_KEYS = ("policy", "sampler", "budget", "rewards")
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One way in which every prompt and seed is run."""
+
+    name: str
+    policy: str
+    arguments: dict[str, Any]
+    search: Callable[..., Any]
+    sampler: SamplerConfig
+    budget: BudgetConfig
+    rewards: RewardsConfig
+
+
+# -- files and overrides ------------------------------------------------------------------------------------------------
+
+
+def load(path: Path, overrides: Sequence[str] = ()) -> Config:
+    """The config of a file with `key=value` overrides. Raises ConfigError."""
+    check(path.is_file(), "the config file", str(path), "an existing YAML file")
+    try:
+        loaded = OmegaConf.load(path)
+    except Exception as error:  # yaml's own errors span several lines
+        raise ConfigError(f"{path} is no YAML: {' '.join(str(error).split())}") from error
+    check(isinstance(loaded, DictConfig), "the config file", str(path), "a YAML mapping")
+    for o in overrides:
+        check("=" in o and not o.startswith("="), "an override", o, "of the form key=value")
+    return build(OmegaConf.merge(loaded, OmegaConf.from_dotlist(list(overrides))))
+
+
+def build(values: Any) -> Config:
+    """A checked config of a mapping. Raises ConfigError."""
+    config = _structured(Config, values)
+    _check_values(config)
+    arms(config)
+    return config
+
+
+def _structured(schema: type[Any], values: Any) -> Any:
+    try:
+        merged = OmegaConf.merge(OmegaConf.structured(schema), values)
+        return OmegaConf.to_object(merged)
+    except OmegaConfBaseException as error:
+        raise ConfigError(_one_line(schema, error)) from error
+
+
+def _one_line(schema: type[Any], error: OmegaConfBaseException) -> str:
+    key = error.full_key or ""
+    if "not in" in str(error):
+        parent, _, leaf = key.rpartition(".")
+        block = schema
+        for part in parent.split(".") if parent else []:
+            block = next(f.type for f in fields(block) if f.name == part)  # type: ignore[assignment]
+        return unknown_key(key, leaf, [f.name for f in fields(block)])
+    if "Missing mandatory value" in str(error):
+        return f"{key} is missing"
+    return f"{key}: {str(error).splitlines()[0]}"
+
+
+def unknown_key(key: str, leaf: str, allowed: Sequence[str]) -> str:
+    close = get_close_matches(leaf, allowed, n=1)
+    hint = f" (did you mean {close[0]!r}?)" if close else ""
+    return f"{key}: unknown key{hint}; allowed here: {', '.join(allowed) or 'none'}"
+
+
+def _check_values(c: Config) -> None:
+    check(c.model.dtype in DTYPES, "model.dtype", c.model.dtype, f"one of {', '.join(DTYPES)}")
+    for key in ("height", "width", "num_frames", "max_sequence_length"):
+        check(getattr(c.model, key) >= 1, f"model.{key}", getattr(c.model, key), "at least 1")
+    check(c.fleet.backend in BACKENDS, "fleet.backend", c.fleet.backend, f"one of {', '.join(BACKENDS)}")
+    check(c.fleet.store_gb > 0, "fleet.store_gb", c.fleet.store_gb, "above 0")
+    for kind in ("denoisers", "scorers", "encoders"):
+        pool: PoolConfig = getattr(c.fleet, kind)
+        check(pool.replicas >= 1, f"fleet.{kind}.replicas", pool.replicas, "at least 1")
+        check(pool.slots >= 1, f"fleet.{kind}.slots", pool.slots, "at least 1")
+        check(pool.shards == 1, f"fleet.{kind}.shards", pool.shards, "1 (sharded models are not supported yet)")
+        check(pool.num_gpus >= 0, f"fleet.{kind}.num_gpus", pool.num_gpus, "at least 0")
+        check(pool.num_cpus >= 0, f"fleet.{kind}.num_cpus", pool.num_cpus, "at least 0")
+    check(len(c.seeds) > 0, "seeds", c.seeds, "a list of at least one integer")
+    check(len(set(c.seeds)) == len(c.seeds), "seeds", c.seeds, "without repetition")
+    check(all(0 <= s < 2**63 for s in c.seeds), "seeds", c.seeds, "in 0..2^63-1")
+    check(c.max_searches is None or c.max_searches >= 1, "max_searches", c.max_searches, "at least 1")
+    check(c.output.fps >= 1, "output.fps", c.output.fps, "at least 1")
+    check(c.output.scale >= 1, "output.scale", c.output.scale, "at least 1")
+
+
+# -- arms -------------------------------------------------------------------------------------------------------------
+
+
+def arms(config: Config) -> list[Arm]:
+    """The arms of a run, each checked; without `arms`, one named after the policy."""
+    if config.arms is None:
+        return [_arm(config, str(config.policy.get("name", "")), {})]
+    check(len(config.arms) > 0, "arms", config.arms, "a list of at least one arm")
+    found = []
+    for i, block in enumerate(config.arms):
+        overrides = dict(block)
+        name = overrides.pop("name", None)
+        check(isinstance(name, str) and bool(name), f"arms[{i}].name", name, "a name")
+        check(all(ch.isalnum() or ch in "._+-" for ch in name), f"arms[{i}].name", name, "of letters, digits and . _ + -")
+        for key in overrides:
+            if key not in ARM_KEYS:
+                raise ConfigError(unknown_key(f"arms[{i}].{key}", key, ("name", *ARM_KEYS)))
+        try:
+            found.append(_arm(config, name, overrides))
+        except ConfigError as error:
+            raise ConfigError(f"arms[{i}] ({name}): {error}") from error
+    names = [a.name for a in found]
+    check(len(set(names)) == len(names), "arms", names, "differently named")
+    return found
+
+
+def _arm(config: Config, name: str, overrides: dict[str, Any]) -> Arm:
+    def block(key: str) -> Any:
+        base = getattr(config, key)
+        return base if key not in overrides else _structured(type(base), _merged(base, overrides[key], key))
+
+    policy = overrides.get("policy", config.policy)
+    if policy is not config.policy and "name" not in policy:
+        policy = {**config.policy, **policy}
+    sampler: SamplerConfig = block("sampler")
+    check(sampler.name in SAMPLERS, "sampler.name", sampler.name, f"one of {', '.join(SAMPLERS)}")
+    check(sampler.num_steps >= 1, "sampler.num_steps", sampler.num_steps, "at least 1")
+    check(sampler.flow_shift is None or sampler.flow_shift > 0, "sampler.flow_shift", sampler.flow_shift, "above 0")
+    budget: BudgetConfig = block("budget")
+    for f in fields(budget):
+        value = getattr(budget, f.name)
+        check(value is None or value > 0, f"budget.{f.name}", value, "above 0")
+    search, arguments = load_policy(policy)
+    label = "".join(ch if ch.isalnum() or ch in "._+-" else "-" for ch in name)
+    return Arm(label, str(policy["name"]), arguments, search, sampler, budget, block("rewards"))
+
+
+def _merged(base: Any, values: Any, key: str) -> Any:
+    check(isinstance(values, dict), key, values, "a mapping")
+    merged = {f.name: getattr(base, f.name) for f in fields(base)}
+    for k, v in values.items():
+        if k not in merged:
+            raise ConfigError(unknown_key(f"{key}.{k}", k, list(merged)))
+        merged[k] = v
+    return merged
+
+
+# -- policies -----------------------------------------------------------------------------------------------------------
+
+
+def policy_names() -> list[str]:
+    """The policies that ship, by name."""
+    package = importlib.import_module("policies")
+    names = [m.name for m in pkgutil.iter_modules(package.__path__)]
+    return sorted(n for n in names if hasattr(importlib.import_module(f"policies.{n}"), "search"))
+
+
+def find_policy(name: str) -> Callable[..., Any]:
+    """The coroutine of a shipped policy's name, or of `module:function`. Raises ConfigError."""
+    module, colon, attribute = name.partition(":")
+    if colon:
+        try:
+            return getattr(importlib.import_module(module), attribute)  # type: ignore[no-any-return]
+        except (ImportError, AttributeError) as error:
+            raise ConfigError(f"policy.name: {name!r} cannot be imported: {error}") from error
+    known = policy_names()
+    if name not in known:
+        close = get_close_matches(name, known, n=1)
+        hint = f" (did you mean {close[0]!r}?)" if close else ""
+        raise ConfigError(f"policy.name: no policy {name!r}{hint}; there are {', '.join(known)}, or module:function")
+    return importlib.import_module(f"policies.{name}").search  # type: ignore[no-any-return]
+
+
+def load_policy(block: dict[str, Any]) -> tuple[Callable[..., Any], dict[str, Any]]:
+    """A policy and its checked arguments, defaults filled in."""
+    name = block.get("name")
+    check(isinstance(name, str) and bool(name), "policy.name", name, "a policy's name")
+    search = find_policy(str(name))
+    given = {k: v for k, v in block.items() if k != "name"}
+    return search, bind(search, given, f"policy {name}", "policy")
+
+
+def keyword_parameters(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
+    parameters = inspect.signature(function).parameters.values()
+    return {p.name: p for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY}
+
+
+def bind(function: Callable[..., Any], given: dict[str, Any], what: str, key: str) -> dict[str, Any]:
+    """`given` checked against a function's keyword-only signature, defaults filled in. Raises ConfigError."""
+    parameters = keyword_parameters(function)
+    hints = typing.get_type_hints(function.__init__ if inspect.isclass(function) else function)
+    for k in given:
+        if k not in parameters:
+            raise ConfigError(unknown_key(f"{key}.{k}", str(k), list(parameters)))
+    bound = {}
+    for k, p in parameters.items():
+        if k in given:
+            bound[k] = coerce(f"{key}.{k}", given[k], hints.get(k, Any))
+        elif p.default is p.empty:
+            raise ConfigError(f"{key}.{k} is missing: {what} needs it")
+        else:
+            bound[k] = p.default
+    return bound
+
+
+def coerce(key: str, value: Any, hint: Any) -> Any:
+    """`value` as the annotated type, without guessing: an int is a float, a list is a tuple, and no more."""
+    origin, parts = typing.get_origin(hint), typing.get_args(hint)
+    if hint is Any:
+        return value
+    if origin in (typing.Union, types.UnionType):
+        if value is None and type(None) in parts:
+            return None
+        return coerce(key, value, next(p for p in parts if p is not type(None)))
+    if origin is typing.Literal:
+        check(value in parts, key, value, f"one of {', '.join(map(str, parts))}")
+        return value
+    if origin is not None and issubclass(origin, Sequence):
+        check(isinstance(value, list | tuple), key, value, "a list")
+        return tuple(coerce(f"{key}[{i}]", v, parts[0] if parts else Any) for i, v in enumerate(value))
+    if origin is dict or hint is dict:
+        check(isinstance(value, dict), key, value, "a mapping")
+        return dict(value)
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    check(isinstance(value, hint) and (hint is bool or not isinstance(value, bool)), key, value, f"of type {hint.__name__}")
+    return value
+
+
+# -- prompts ------------------------------------------------------------------------------------------------------------
+
+
+def prompts(config: Config) -> list[Prompt]:
+    """The prompts of a run: `prompts`, or a file with one a line (.jsonl: an object with `prompt` and maybe `image`)."""
+    check((config.prompts is None) != (config.prompts_file is None), "prompts", config.prompts, "given, or prompts_file is")
+    if config.prompts is not None:
+        entries, folder, where = list(config.prompts), Path(), "prompts"
+    else:
+        path = Path(str(config.prompts_file))
+        check(path.is_file(), "prompts_file", str(path), "an existing file")
+        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+        entries, folder, where = [line for line in lines if line], path.parent, str(path)
+        if path.suffix == ".jsonl":
+            entries = [_json(line, f"{where} entry {i + 1}") for i, line in enumerate(entries)]
+    check(len(entries) > 0, where, entries, "at least one prompt")
+    return [_prompt(e, folder, f"{where}[{i}]") for i, e in enumerate(entries)]
+
+
+def _json(line: str, key: str) -> Any:
+    try:
+        return json.loads(line)
+    except ValueError as error:
+        raise ConfigError(f"{key} is no JSON: {error}") from error
+
+
+def _prompt(entry: Any, folder: Path, key: str) -> Prompt:
+    if isinstance(entry, str):
+        entry = {"prompt": entry}
+    check(isinstance(entry, dict), key, entry, "a text, or a mapping with prompt and image")
+    for k in entry:
+        if k not in ("prompt", "image"):
+            raise ConfigError(unknown_key(f"{key}.{k}", k, ("prompt", "image")))
+    text, image = entry.get("prompt"), entry.get("image")
+    check(isinstance(text, str) and bool(text.strip()), f"{key}.prompt", text, "a text that is not empty")
+    if image is None:
+        return Prompt(text.strip())
+    check(isinstance(image, str) and (folder / image).is_file(), f"{key}.image", image, "an existing image file")
+    path = folder / image
+    return Prompt(text.strip(), str(path), blake2b(path.read_bytes(), digest_size=16).digest())

@@ -1,0 +1,214 @@
+"""What a policy sees: verbs that make recipes, which are pure and instant, and `score`, the one effect.
+
+A policy is a coroutine `search(ctx, *, ...) -> Candidate`. It touches only `ctx` and `ctx.rng`, hence the same seed
+gives the same winner whatever the fleet, the order of completion, or what was already made for others.
+"""
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+
+from raysearch.engine import Reward, Score
+from raysearch.errors import BudgetExhausted, ConcurrencyError, ConfigError, check
+from raysearch.ledger import Budget, Cost, Meter
+from raysearch.recipe import Branch, Candidate, Noise, Perturb, Prompt, Renoise, Sampler, denoise, digest, rebase
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A row of the search's history, in asking order."""
+
+    candidate: Candidate
+    reward: float
+    components: tuple[float, ...]
+
+
+@dataclass
+class History:
+    """What a search has asked, and the best answer: the highest last reward of a trajectory, ties by age."""
+
+    rows: list[Asked] = field(default_factory=list)
+    last: dict[bytes, tuple[float, int, Candidate]] = field(default_factory=dict)
+    exhausted: str | None = None
+
+    def add(self, x: Candidate, reward: float, components: tuple[float, ...]) -> None:
+        self.rows.append(Asked(x, reward, components))
+        age = self.last[x.trajectory][1] if x.trajectory in self.last else -len(self.last)
+        self.last[x.trajectory] = (reward, age, x)
+
+    @property
+    def best(self) -> Candidate | None:
+        return max(self.last.values(), key=lambda r: r[:2])[2] if self.last else None
+
+    def reward_of(self, x: Candidate) -> float | None:
+        """The last reward of a candidate's trajectory."""
+        return self.last[x.trajectory][0] if x.trajectory in self.last else None
+
+
+@dataclass(frozen=True)
+class Solver:
+    name: str
+    stochastic: bool
+
+
+class Context:
+    """One search's verbs. `answer` is the world: it scores candidates and, for a search, records what it answered."""
+
+    def __init__(
+        self,
+        prompt: Prompt,
+        sampler: Sampler,
+        seed: int,
+        *,
+        reward: Reward,
+        meter: Meter,
+        answer: Callable[[Sequence[Candidate]], Awaitable[list[Score]]],
+        rng_key: tuple[object, ...],
+        history: History | None = None,
+        scope: str = "",
+    ) -> None:
+        self.prompt, self.sampler, self.seed = prompt, sampler, seed
+        self.history = History() if history is None else history
+        self._reward, self.meter, self._answer = reward, meter, answer
+        self._rng_key, self._scope = rng_key, scope
+        self._ordinals: dict[bytes, int] = {}
+        self._noises = 0
+        self._pending = 0
+
+    # -- what is given ---------------------------------------------------------------------------------------------
+
+    @property
+    def num_steps(self) -> int:
+        return self.sampler.num_steps
+
+    @property
+    def sigmas(self) -> np.ndarray:
+        """Noise levels of the grid, (num_steps + 1,), from 1 to 0."""
+        return np.array(self.sampler.sigmas)
+
+    @property
+    def solver(self) -> Solver:
+        return Solver(self.sampler.name, self.sampler.stochastic)
+
+    @property
+    def budget(self) -> Budget:
+        return self.meter.budget
+
+    @property
+    def charged(self) -> Cost:
+        return self.meter.charged
+
+    @property
+    def rng(self) -> np.random.Generator:
+        """The search's own generator, seeded by its seed, prompt, policy and arguments."""
+        self._quiet("rng")
+        return self._rng
+
+    @cached_property
+    def _rng(self) -> np.random.Generator:
+        return np.random.default_rng(int.from_bytes(digest("rng", self.seed, *self._rng_key, self._scope), "big"))
+
+    # -- recipes: pure ---------------------------------------------------------------------------------------------
+
+    def noise(self, n: int = 1) -> list[Candidate]:
+        """`n` candidates of fresh noise; the first of a search is the noise that diffusers draws for its seed."""
+        self._count("noise", n)
+        first, self._noises = self._noises, self._noises + n
+        origins = [Noise(self.seed, i, self._scope) for i in range(first, first + n)]
+        return [Candidate(self.prompt, self.sampler, o) for o in origins]
+
+    def perturb(self, x: Candidate, n: int, beta: float) -> list[Candidate]:
+        """`n` variations sqrt(1 - beta^2) x + beta eps, at the same step, with fresh solver state."""
+        check(0 <= beta <= 1, "beta", beta, "in [0, 1]")
+        return [self._child(x, Perturb(x, i, beta=float(beta), scope=self._scope)) for i in self._ordinal(x, n)]
+
+    def renoise(self, x: Candidate, n: int, to_step: int) -> list[Candidate]:
+        """`n` forward noisings of x, back up to the noise level of an earlier step, with fresh solver state."""
+        check(0 <= to_step <= x.step, "to_step", to_step, f"in 0..{x.step}, the candidate's step")
+        return [self._child(x, Renoise(x, i, to_step=to_step, scope=self._scope)) for i in self._ordinal(x, n)]
+
+    def branch(self, x: Candidate, n: int) -> list[Candidate]:
+        """`n` copies that keep the solver state and see other noise from here on."""
+        if not self.sampler.stochastic:
+            raise ConfigError(
+                f"sampler.name: {self.sampler.name!r} is deterministic, so branches of a candidate would be identical; "
+                "it must be a stochastic solver"
+            )
+        return [self._child(x, Branch(x, i, scope=self._scope)) for i in self._ordinal(x, n)]
+
+    def denoise(self, xs: Sequence[Candidate], until: int | None = None) -> list[Candidate]:
+        """The same trajectories after `until` steps of the grid (all of them by default)."""
+        until = self.num_steps if until is None else until
+        check(0 <= until <= self.num_steps, "a scheduled step", until, f"in 0..{self.num_steps} (sampler.num_steps)")
+        return [denoise(x, until) for x in xs]
+
+    def rebase(self, x: Candidate, sampler: Sampler) -> Candidate:
+        """The step-0 start of x under another sampler: draft, then commit."""
+        return rebase(x, sampler)
+
+    def child(self, label: str) -> "Context":
+        """A concurrent subtree of the search, with its own rng and ordinals; budget and history are shared."""
+        self._quiet("child")
+        return Context(
+            self.prompt,
+            self.sampler,
+            self.seed,
+            reward=self._reward,
+            meter=self.meter,
+            answer=self._answer,
+            rng_key=self._rng_key,
+            history=self.history,
+            scope=f"{self._scope}/{label}",
+        )
+
+    # -- the one effect --------------------------------------------------------------------------------------------
+
+    async def score(self, xs: Sequence[Candidate]) -> np.ndarray:
+        """The weighted reward of each candidate at its own point, float64, (len(xs),).
+
+        Raises BudgetExhausted, with nothing dispatched, when it does not fit the search's budget.
+        """
+        xs = list(xs)
+        if not xs:
+            return np.zeros(0)
+        over = self.meter.admit(xs, self.best)
+        if over is not None:
+            self.history.exhausted = over
+            raise BudgetExhausted(f"{over} is reached")
+        self._pending += 1
+        try:
+            scores = await self._answer(xs)
+        finally:
+            self._pending -= 1
+        seconds = {x.identity: s.seconds for x, s in zip(xs, scores, strict=True)}
+        self.meter.charged += Cost(replica_seconds=sum(seconds.values()))
+        totals = [self._reward.total(s.components) for s in scores]
+        for x, total, s in zip(xs, totals, scores, strict=True):
+            self.history.add(x, total, s.components)
+        return np.array(totals)
+
+    @property
+    def best(self) -> Candidate:
+        """The candidate of the highest last reward, ties by age; the plain noise of the seed before any score."""
+        return self.history.best or Candidate(self.prompt, self.sampler, Noise(self.seed, 0))
+
+    # -- rules -----------------------------------------------------------------------------------------------------
+
+    def _child(self, x: Candidate, origin: Perturb | Renoise | Branch) -> Candidate:
+        return Candidate(x.prompt, x.sampler, origin)
+
+    def _ordinal(self, x: Candidate, n: int) -> range:
+        self._count("children", n)
+        first = self._ordinals.get(x.identity, 0)
+        self._ordinals[x.identity] = first + n
+        return range(first, first + n)
+
+    def _count(self, what: str, n: int) -> None:
+        self._quiet(what)
+        check(n >= 0, f"the number of {what}", n, "at least 0")
+
+    def _quiet(self, what: str) -> None:
+        if self._pending:
+            raise ConcurrencyError(f"{what} while a score of the same search is pending: use ctx.child(label)")

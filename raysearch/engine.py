@@ -1,0 +1,322 @@
+"""Makes what candidates need, and no others: latents from recipes, rewards from latents, videos from winners.
+
+Everything is made once and shared: by the store (what exists), by jobs (what is on its way), and by the memo of
+rewards. What was lost or evicted is made again from its recipe. It knows nothing of policies, budgets or Ray.
+"""
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from dataclasses import dataclass, field
+from math import isfinite
+from typing import Any, Generic, TypeVar
+
+from raysearch.dispatcher import Call, Dispatcher
+from raysearch.errors import InputLost, RewardError
+from raysearch.recipe import Candidate, Digest, Noise, Perturb, Prompt, Renoise, Sampler, denoise, digest
+from raysearch.store import Entry, Store
+
+T = TypeVar("T")
+ATTEMPTS = 8  # at making something whose inputs keep getting lost
+
+
+@dataclass(frozen=True)
+class Reward:
+    """A reward: what a scorer computes (`identity` covers its weights) and how its components are weighed."""
+
+    key: str
+    identity: bytes
+    components: tuple[str, ...]
+    weights: tuple[float, ...]
+    needs: str  # "latent" or "frames"
+
+    @property
+    def preview(self) -> bool:
+        """It looks at the x0 estimate, for which the velocity at the candidate's own point is evaluated."""
+        return self.needs == "frames"
+
+    def total(self, components: Sequence[float]) -> float:
+        return float(sum(w * c for w, c in zip(self.weights, components, strict=True)))
+
+
+@dataclass(frozen=True)
+class Score:
+    """Of one candidate by one reward: `components`, and the replica-seconds of making and scoring it."""
+
+    components: tuple[float, ...]
+    seconds: float
+
+
+@dataclass
+class Spent:
+    """What was really run for one search (what it shares with others is counted where it was asked first)."""
+
+    age: int = 0
+    nfe: int = 0
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A winner: rewards by their key, and files by their extension."""
+
+    rewards: dict[str, tuple[float, ...]]
+    files: dict[str, bytes]
+    seconds: float
+
+
+class Memo(OrderedDict[Digest, T], Generic[T]):
+    """A bounded, least-recently-used dictionary."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self._size = size
+
+    def recall(self, key: Digest) -> T | None:
+        if key not in self:
+            return None
+        self.move_to_end(key)
+        return self[key]
+
+    def keep(self, key: Digest, value: T) -> None:
+        self[key] = value
+        self.move_to_end(key)
+        while len(self) > self._size:
+            self.popitem(last=False)
+
+
+@dataclass
+class _Job(Generic[T]):
+    task: "asyncio.Task[tuple[T | None, Exception | None]]"
+    waiters: int = 0
+
+
+@dataclass
+class _Trajectory:
+    """The stops asked for on one trajectory; one item runs on it at a time, the earliest stop first."""
+
+    stops: list[int] = field(default_factory=list)
+    running: bool = False
+    changed: asyncio.Condition = field(default_factory=asyncio.Condition)
+
+
+class Engine:
+    def __init__(
+        self,
+        dispatcher: Dispatcher,
+        store: Store,
+        fetch: Callable[[Any], Awaitable[dict[str, bytes]]],
+        tasks: asyncio.TaskGroup,
+    ) -> None:
+        self.store = store
+        self.nfe = self.decodes = self.recomputed = 0
+        self._dispatcher, self._fetch, self._tasks = dispatcher, fetch, tasks
+        self._jobs: dict[Digest, _Job[Any]] = {}
+        self._trajectories: dict[Digest, _Trajectory] = {}
+        self._scores: Memo[Score] = Memo(200_000)
+        self._conditions: Memo[Any] = Memo(256)
+
+    # -- rewards ---------------------------------------------------------------------------------------------------
+
+    async def score(self, xs: Sequence[Candidate], reward: Reward, spent: Spent) -> list[Score]:
+        for x in xs:
+            self.store.watch(x)
+        return await gather(self._score(x, reward, spent) for x in xs)
+
+    async def _score(self, x: Candidate, reward: Reward, spent: Spent) -> Score:
+        key = digest("score", x.identity, reward.identity)
+        known = self._scores.recall(key)
+        if known is None:
+            known = await self._share(key, lambda: self._measure(x, reward, spent))
+            self._scores.keep(key, known)
+        return known
+
+    async def _measure(self, x: Candidate, reward: Reward, spent: Spent) -> Score:
+        arguments = {"rewards": [reward.key], "prompt": x.prompt, "sigma": x.sigma, "finished": x.finished}
+        entry, answer = await self._view("score", x, reward.preview, arguments, spent)
+        components = _components(answer.meta["rewards"], reward)
+        self.decodes += answer.meta["decodes"]
+        return Score(components, entry.seconds + answer.meta["seconds"])
+
+    async def finish(self, x: Candidate, rewards: Sequence[Reward], outputs: dict[str, Any], spent: Spent) -> Finished:
+        """The video of `x`, denoised to the end, with `rewards` of it."""
+        x = denoise(x, x.sampler.num_steps)
+        self.store.watch(x)
+        arguments = {"rewards": [r.key for r in rewards], "prompt": x.prompt, "sigma": x.sigma, "outputs": outputs}
+        entry, answer = await self._view("finish", x, False, arguments, spent)
+        scores = {r.key: _components(answer.meta["rewards"], r) for r in rewards}
+        self.decodes += answer.meta["decodes"]
+        return Finished(scores, await self._fetch(answer.ref), entry.seconds + answer.meta["seconds"])
+
+    async def _view(self, method: str, x: Candidate, velocity: bool, arguments: dict[str, Any], spent: Spent) -> Any:
+        """Make `x` and have a scorer look at it, again if it got lost on the way."""
+        for _ in range(ATTEMPTS):
+            entry = await self.latent(x, velocity, spent)
+            try:
+                call = Call(method, arguments, (entry.ref,))
+                return entry, await self._dispatcher.submit("scorer", call, age=spent.age, place=entry.place)
+            except InputLost:
+                self._lost(x)
+        raise InputLost(f"{x} was lost {ATTEMPTS} times")
+
+    # -- latents ---------------------------------------------------------------------------------------------------
+
+    async def latent(self, x: Candidate, velocity: bool, spent: Spent) -> Entry:
+        """The stored state of `x`; with the velocity at its own point if asked (a finished one needs none)."""
+        velocity = velocity and not x.finished
+        chain = [x]
+        while self.store.base(chain[-1]) is None and chain[-1].parent is not None:
+            chain.append(chain[-1].parent)
+        for ancestor in reversed(chain[1:]):  # not recursive: a chain may be thousands long
+            await self._shared_latent(ancestor, False, spent)
+        return await self._shared_latent(x, velocity, spent)
+
+    async def _shared_latent(self, x: Candidate, velocity: bool, spent: Spent) -> Entry:
+        entry = self._stored(x, velocity)
+        if entry is None:
+            key = digest("latent", x.identity, velocity)
+            entry = await self._share(key, lambda: self._make(x, velocity, spent))
+        return entry
+
+    def _stored(self, x: Candidate, velocity: bool) -> Entry | None:
+        entry = self.store.get(x)
+        return entry if entry is not None and entry.velocity >= velocity else None
+
+    async def _make(self, x: Candidate, velocity: bool, spent: Spent) -> Entry:
+        """Wait for this trajectory's turn, then run one leg from the latest state that exists."""
+        t = self._trajectories.setdefault(x.trajectory, _Trajectory())
+        t.stops.append(x.step)
+        try:
+            async with t.changed:
+                await t.changed.wait_for(lambda: not t.running and x.step == min(t.stops))
+                t.running = True
+            try:
+                return self._stored(x, velocity) or await self._leg(x, velocity, spent)
+            finally:
+                t.running = False
+        finally:
+            t.stops.remove(x.step)
+            if not t.stops:
+                self._trajectories.pop(x.trajectory, None)
+            async with t.changed:
+                t.changed.notify_all()
+
+    async def _leg(self, x: Candidate, velocity: bool, spent: Spent) -> Entry:
+        for _ in range(ATTEMPTS):
+            base = self.store.base(x)
+            source = x.parent if base is None else Candidate(x.prompt, x.sampler, x.origin, base)
+            state = None
+            if source is not None:
+                state = self._stored(source, False) or await self.latent(source, False, spent)
+            condition = await self._condition(x.prompt, x.sampler, spent)
+            arguments = {
+                "sampler": x.sampler,
+                "origin": _start(x) if base is None else None,
+                "step": x.origin.step if base is None else base,
+                "until": x.step,
+                "velocity": velocity,
+            }
+            inputs = (state.ref if state else None, *condition)
+            place = state.place if state else ""
+            try:
+                call = Call("denoise", arguments, inputs)
+                answer = await self._dispatcher.submit("denoiser", call, age=spent.age, place=place)
+            except InputLost:
+                if source is not None:
+                    self._lost(source)
+                self._conditions.clear()
+                continue
+            meta = answer.meta
+            entry = Entry(answer.ref, meta["nbytes"], meta["place"], velocity, meta["seconds"])
+            self.store.put(x, entry)
+            self.nfe += meta["nfe"]
+            spent.nfe += meta["nfe"]
+            return entry
+        raise InputLost(f"the inputs of {x} were lost {ATTEMPTS} times")
+
+    def _lost(self, x: Candidate) -> None:
+        self.store.drop(x)
+        self.recomputed += 1
+
+    async def _condition(self, prompt: Prompt, sampler: Sampler, spent: Spent) -> tuple[Any, Any, Any]:
+        """References to the embeddings of the prompt, of the negative prompt, and to the first frame's latent."""
+        length, size = sampler.max_sequence_length, (sampler.height, sampler.width)
+        wanted = (
+            ("encode_text", (prompt.text, length)),
+            ("encode_text", (sampler.negative_prompt, length)) if sampler.guided else None,
+            ("encode_image", (prompt.image, prompt.image_digest, size)) if prompt.image is not None else None,
+        )
+        refs = [None if w is None else await self._encoded(*w, sampler, spent) for w in wanted]
+        return refs[0], refs[1], refs[2]
+
+    async def _encoded(self, method: str, what: tuple[Any, ...], sampler: Sampler, spent: Spent) -> Any:
+        key = digest(method, sampler.model, sampler.fingerprint, what)
+        known = self._conditions.recall(key)
+        if known is None:
+
+            async def encode() -> Any:
+                call = Call(method, {"what": what})
+                return (await self._dispatcher.submit("encoder", call, age=spent.age)).ref
+
+            known = await self._share(key, encode)
+            self._conditions.keep(key, known)
+        return known
+
+    # -- sharing ---------------------------------------------------------------------------------------------------
+
+    async def _share(self, key: Digest, make: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """Join the job that makes `key`, or start it; it is cancelled when its last waiter leaves."""
+        job = self._jobs.get(key)
+        if job is None:
+            job = self._jobs[key] = _Job(self._tasks.create_task(_outcome(make())))
+        job.waiters += 1
+        try:
+            value, error = await asyncio.shield(job.task)
+        finally:
+            job.waiters -= 1
+            if not job.waiters:
+                job.task.cancel()
+                if self._jobs.get(key) is job:
+                    del self._jobs[key]
+        if error is not None:
+            raise error
+        return value  # type: ignore[no-any-return]
+
+
+async def _outcome(work: Coroutine[Any, Any, T]) -> tuple[T | None, Exception | None]:
+    """The error is the waiters', not the task group's."""
+    try:
+        return await work, None
+    except Exception as error:
+        return None, error
+
+
+async def gather(works: Any) -> list[Any]:
+    """All results in order; the first error cancels the rest and is raised as it is."""
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            started = [tasks.create_task(w) for w in works]
+    except BaseExceptionGroup as group:
+        raise group.exceptions[0] from None
+    return [t.result() for t in started]
+
+
+def _start(x: Candidate) -> dict[str, Any]:
+    """How a denoiser makes the origin of `x` from its parent's state: noise key and numbers, no recipe."""
+    o = x.origin
+    start: dict[str, Any] = {"kind": o.describe()["kind"], "key": o.key}
+    if isinstance(o, Perturb):
+        start["beta"] = o.beta
+    elif isinstance(o, Renoise):
+        start["from_step"] = o.parent.step
+    elif not isinstance(o, Noise):
+        del start["key"]
+    return start
+
+
+def _components(answer: dict[str, list[float]], reward: Reward) -> tuple[float, ...]:
+    components = tuple(float(c) for c in answer[reward.key])
+    if len(components) != len(reward.components):
+        raise RewardError(f"reward {reward.key} answered {len(components)} components, not {len(reward.components)}")
+    if not all(isfinite(c) for c in components):
+        raise RewardError(f"reward {reward.key} is not finite: {dict(zip(reward.components, components, strict=True))}")
+    return components

@@ -1,0 +1,287 @@
+"""A candidate is its recipe: a small frozen value that says how a partially denoised latent is made.
+
+It knows nothing of tensors, models or machines. Recipes are hash-consed: equal recipes are the same object, so they
+compare by identity, live in weak tables, and a chain of thousands of origins costs nothing to hash.
+
+Two digests (blake2b, 128 bits, over a canonical encoding). *Lineage* covers origins and steps, but no prompt, sampler
+or arm: it keys noise, so that every prompt and arm sees common random numbers. *Identity* covers everything: it keys
+what is stored.
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
+from hashlib import blake2b
+from typing import Any, TypeAlias
+from weakref import WeakValueDictionary
+
+from raysearch.errors import check
+
+Digest: TypeAlias = bytes
+
+
+def digest(*parts: object) -> Digest:
+    """128 bits of a canonical encoding of `parts`: str, bytes, int, float, bool, None, and tuples of these."""
+    h = blake2b(digest_size=16)
+    for part in parts:
+        _encode(h, part)
+    return h.digest()
+
+
+def _encode(h: "blake2b", part: object) -> None:
+    if isinstance(part, tuple):
+        h.update(b"(%d:" % len(part))
+        for p in part:
+            _encode(h, p)
+        return
+    if isinstance(part, bytes):
+        tag, raw = b"b", part
+    elif isinstance(part, str):
+        tag, raw = b"s", part.encode()
+    elif part is None or isinstance(part, bool | int):
+        tag, raw = b"i", repr(part).encode()
+    elif isinstance(part, float):
+        tag, raw = b"f", part.hex().encode()
+    else:
+        raise TypeError(f"no canonical encoding of {type(part).__name__}")
+    h.update(b"%s%d:" % (tag, len(raw)))
+    h.update(raw)
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What is asked for: a caption, and for image-to-video the first frame (a path, and the digest of its bytes)."""
+
+    text: str
+    image: str | None = None
+    image_digest: bytes | None = None
+
+    @cached_property
+    def identity(self) -> Digest:
+        return digest("prompt", self.text, self.image_digest)
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """What makes a trajectory what it is, prompt and noise aside.
+
+    `model` is the content digest of the weights and `fingerprint` names what can change bits: dtype, device type,
+    sharding, batching, library versions. `sigmas` has num_steps + 1 entries, from noise to clean.
+    """
+
+    model: bytes
+    name: str
+    num_steps: int
+    sigmas: tuple[float, ...]
+    guidance_scale: float = 5.0
+    flow_shift: float | None = None
+    negative_prompt: str = ""
+    height: int = 480
+    width: int = 832
+    num_frames: int = 81
+    max_sequence_length: int = 512
+    stochastic: bool = False
+    fingerprint: str = ""
+
+    def __post_init__(self) -> None:
+        assert len(self.sigmas) == self.num_steps + 1
+
+    @cached_property
+    def identity(self) -> Digest:
+        return digest("sampler", *(getattr(self, f.name) for f in fields(self)))
+
+    @property
+    def guided(self) -> bool:
+        return self.guidance_scale > 1
+
+    @property
+    def nfe_per_step(self) -> int:
+        """Transformer evaluations of one step: guidance evaluates twice."""
+        return 2 if self.guided else 1
+
+
+@dataclass(frozen=True)
+class Noise:
+    """Fresh Gaussian noise. Index 0 of the main scope is the noise that diffusers draws for `seed`."""
+
+    seed: int
+    index: int
+    scope: str = ""
+
+    parent = None
+    step = 0
+
+    @cached_property
+    def lineage(self) -> Digest:
+        return digest("noise", self.seed, self.index, self.scope)
+
+    @property
+    def identity(self) -> Digest:
+        return self.lineage
+
+    @property
+    def key(self) -> int:
+        """The seed of a torch generator on the CPU, whose float32 normals are this noise."""
+        if self.index == 0 and not self.scope:
+            return self.seed
+        return noise_key(self.lineage, "noise")
+
+    def describe(self) -> dict[str, Any]:
+        return {"kind": "noise", "seed": self.seed, "index": self.index} | ({"scope": self.scope} if self.scope else {})
+
+
+@dataclass(frozen=True, eq=False)
+class _Derived:
+    """An origin made from a parent candidate and its own noise; `ordinal` counts the parent's children in its search."""
+
+    parent: "Candidate"
+    ordinal: int
+    scope: str = field(default="", kw_only=True)
+
+    def _arguments(self) -> tuple[object, ...]:
+        return ()
+
+    @property
+    def kind(self) -> str:
+        return type(self).__name__.lower()
+
+    @property
+    def step(self) -> int:
+        return self.parent.step
+
+    @cached_property
+    def lineage(self) -> Digest:
+        return digest(self.kind, self.parent.lineage, self.ordinal, self.scope, *self._arguments())
+
+    @cached_property
+    def identity(self) -> Digest:
+        return digest(self.kind, self.parent.identity, self.ordinal, self.scope, *self._arguments())
+
+    @property
+    def key(self) -> int:
+        """The seed of this origin's own noise; it does not depend on beta or the like, so arms share it."""
+        return noise_key(digest(self.parent.lineage, self.ordinal, self.scope), self.kind)
+
+    def describe(self) -> dict[str, Any]:
+        own = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("parent", "scope")}
+        return {"kind": self.kind, "parent": self.parent.id} | own | ({"scope": self.scope} if self.scope else {})
+
+
+@dataclass(frozen=True, eq=False)
+class Perturb(_Derived):
+    """sqrt(1 - beta^2) x + beta eps, with fresh solver state."""
+
+    beta: float
+
+    def _arguments(self) -> tuple[object, ...]:
+        return (self.beta,)
+
+
+@dataclass(frozen=True, eq=False)
+class Renoise(_Derived):
+    """The forward kernel: back up the noise schedule to `to_step`, with fresh solver state."""
+
+    to_step: int
+
+    @property
+    def step(self) -> int:
+        return self.to_step
+
+    def _arguments(self) -> tuple[object, ...]:
+        return (self.to_step,)
+
+
+@dataclass(frozen=True, eq=False)
+class Branch(_Derived):
+    """The same latent and solver state, with other noise from here on: for stochastic solvers only."""
+
+
+Origin: TypeAlias = Noise | Perturb | Renoise | Branch
+
+
+@dataclass(frozen=True, eq=False, init=False)
+class Candidate:
+    """`origin`, denoised under `sampler` and `prompt` until `step` solver steps of the grid are done."""
+
+    prompt: Prompt
+    sampler: Sampler
+    origin: Origin
+    step: int
+    lineage: Digest
+    identity: Digest
+    trajectory: Digest  # the identity without the step
+
+    def __new__(cls, prompt: Prompt, sampler: Sampler, origin: Origin, step: int | None = None) -> "Candidate":
+        step = origin.step if step is None else step
+        trajectory = digest(prompt.identity, sampler.identity, origin.identity)
+        identity = digest(trajectory, step)
+        known = _candidates.get(identity)
+        if known is not None:
+            return known
+        new = super().__new__(cls)
+        values = (prompt, sampler, origin, step, digest(origin.lineage, step), identity, trajectory)
+        for f, value in zip(fields(cls), values, strict=True):
+            object.__setattr__(new, f.name, value)
+        _candidates[identity] = new
+        return new
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Candidate, (self.prompt, self.sampler, self.origin, self.step)
+
+    def __repr__(self) -> str:
+        return f"Candidate({self.prompt.text!r}, {self.origin.describe()}, step {self.step})"
+
+    @property
+    def id(self) -> str:
+        return self.identity.hex()
+
+    @property
+    def sigma(self) -> float:
+        return self.sampler.sigmas[self.step]
+
+    @property
+    def finished(self) -> bool:
+        return self.step == self.sampler.num_steps
+
+    @property
+    def parent(self) -> "Candidate | None":
+        return self.origin.parent
+
+    def ancestors(self) -> Iterator["Candidate"]:
+        """The parent of the origin, its parent, and so on."""
+        c = self.parent
+        while c is not None:
+            yield c
+            c = c.parent
+
+
+# Recipes are pure values, so sharing equal ones can be seen by nobody; the table holds them weakly.
+_candidates: "WeakValueDictionary[Digest, Candidate]" = WeakValueDictionary()
+
+
+def noise_key(lineage: Digest, purpose: str) -> int:
+    """A 63-bit generator seed from a lineage digest and what the noise is for."""
+    return int.from_bytes(digest("key", lineage, purpose)[:8], "big") >> 1
+
+
+def denoise(c: Candidate, until: int) -> Candidate:
+    """The same trajectory at step `until`; denoising in one go or in legs is the same candidate."""
+    check(c.step <= until <= c.sampler.num_steps, "denoise until", until, f"in {c.step}..{c.sampler.num_steps}")
+    return Candidate(c.prompt, c.sampler, c.origin, until)
+
+
+def rebase(c: Candidate, sampler: Sampler) -> Candidate:
+    """The step-0 start of `c` under another sampler (draft, then commit); origins of later steps are dropped."""
+    chain = [c.origin, *(a.origin for a in c.ancestors())]
+    while len(chain) > 1 and (chain[0].step > 0 or isinstance(chain[0], Branch)):
+        chain.pop(0)
+    rebased = Candidate(c.prompt, sampler, chain.pop())
+    for origin in reversed([o for o in chain if o.step == 0]):
+        rebased = Candidate(c.prompt, sampler, replace(origin, parent=rebased))  # type: ignore[arg-type]
+    return rebased
+
+
+def canonical_json(value: object) -> str:
+    """JSON with sorted keys and no spaces: the same text for the same value."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)

@@ -1,0 +1,102 @@
+"""Where the made things are: recipe -> reference, within a byte bound.
+
+A reference is opaque (a Ray ObjectRef, an array in tests); dropping it frees what it stands for. Entries that no live
+candidate needs go first, least recently used first; when live ones alone exceed the bound they go too, since whatever
+is gone can be made again from its recipe.
+"""
+
+from collections import OrderedDict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+from weakref import WeakSet
+
+from raysearch.recipe import Candidate, Digest
+
+LOW_WATER = 0.9  # an eviction pass frees down to this part of the bound, so that passes are rare
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A made latent: its reference, its size, where it was made, and whether the velocity at its point is with it."""
+
+    ref: Any
+    nbytes: int
+    place: str
+    velocity: bool
+    seconds: float  # replica-seconds of the leg that made it
+
+
+class Store:
+    def __init__(self, capacity: int) -> None:
+        self.capacity = capacity
+        self.nbytes = 0
+        self.evicted = 0
+        self._entries: OrderedDict[Digest, Entry] = OrderedDict()  # least recently used first
+        self._steps: dict[Digest, dict[int, Digest]] = {}  # trajectory -> step -> candidate
+        self._trajectory: dict[Digest, tuple[Digest, int]] = {}
+        self._live: WeakSet[Candidate] = WeakSet()
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def watch(self, c: Candidate) -> None:
+        """Keep what `c` needs while `c` is alive, as far as the bound allows."""
+        self._live.add(c)
+
+    def get(self, c: Candidate) -> Entry | None:
+        entry = self._entries.get(c.identity)
+        if entry is not None:
+            self._entries.move_to_end(c.identity)
+        return entry
+
+    def put(self, c: Candidate, entry: Entry) -> None:
+        self.drop(c)
+        self._entries[c.identity] = entry
+        self._steps.setdefault(c.trajectory, {})[c.step] = c.identity
+        self._trajectory[c.identity] = (c.trajectory, c.step)
+        self.nbytes += entry.nbytes
+        if self.nbytes > self.capacity:
+            self._evict(keep=c.identity)
+
+    def drop(self, c: Candidate) -> None:
+        if c.identity in self._entries:
+            self._drop(c.identity)
+
+    def base(self, c: Candidate) -> int | None:
+        """The latest stored step of `c`'s trajectory that `c` can be made from."""
+        return max((s for s in self._steps.get(c.trajectory, ()) if s <= c.step), default=None)
+
+    def _drop(self, identity: Digest) -> None:
+        self.nbytes -= self._entries.pop(identity).nbytes
+        trajectory, step = self._trajectory.pop(identity)
+        steps = self._steps[trajectory]
+        del steps[step]
+        if not steps:
+            del self._steps[trajectory]
+
+    def _needed(self) -> set[Digest]:
+        """For each live candidate its own latent or, where that is not made, the one it would be made from."""
+        needed = set()
+        for c in self._live:
+            source: Candidate | None = c
+            while source is not None:
+                step = self.base(source)
+                if step is not None:
+                    needed.add(self._steps[source.trajectory][step])
+                    break
+                source = source.parent
+        return needed
+
+    def _evict(self, keep: Digest) -> None:
+        target = self.capacity * LOW_WATER
+        needed = self._needed() | {keep}
+        self._drop_until(target, [i for i in self._entries if i not in needed])
+        self._drop_until(target, [i for i in self._entries if i != keep])
+
+    def _drop_until(self, target: float, identities: Iterable[Digest]) -> None:
+        for identity in identities:
+            if self.nbytes <= target:
+                return
+            self._drop(identity)
+            self.evicted += 1

@@ -1,0 +1,171 @@
+import asyncio
+
+import numpy as np
+import pytest
+
+from policies import best_of_n, rgrp
+from raysearch.context import Context
+from raysearch.engine import Score
+from raysearch.errors import BudgetExhausted, ConcurrencyError, ConfigError
+from raysearch.ledger import Budget, Ledger, Meter
+from raysearch.recipe import Candidate, Prompt, denoise
+from raysearch.testing import fake_reward, fake_sampler
+
+
+def context(rewards=lambda x: 0.0, *, num_steps=30, budget=None, stochastic=False, seed=3) -> Context:
+    async def answer(xs):
+        return [Score((rewards(x),), 0.0) for x in xs]
+
+    return Context(
+        Prompt("a"),
+        fake_sampler(num_steps, stochastic),
+        seed,
+        reward=fake_reward(),
+        meter=Meter(Budget(nfe=budget), Ledger(preview=True, decodes=True)),
+        answer=answer,
+        rng_key=("key",),
+    )
+
+
+def test_verbs_are_pure_and_count_ordinals_per_parent():
+    ctx = context()
+    a, b = ctx.noise(2)
+    (c,) = ctx.noise(1)
+    assert [x.origin.index for x in (a, b, c)] == [0, 1, 2]
+    assert [x.origin.ordinal for x in ctx.perturb(a, 2, 0.1)] == [0, 1]
+    assert [x.origin.ordinal for x in ctx.perturb(b, 1, 0.1)] == [0]
+    assert [x.origin.ordinal for x in ctx.perturb(a, 1, 0.2)] == [2]
+    (up,) = ctx.renoise(denoise(a, 9), 1, 4)
+    assert (up.step, up.parent.step) == (4, 9)
+    assert ctx.history.rows == []
+
+
+def test_a_branch_under_an_ode_solver_is_refused():
+    with pytest.raises(ConfigError, match="deterministic"):
+        context().branch(context().noise(1)[0], 2)
+    ctx = context(stochastic=True)
+    x = ctx.noise(1)[0]
+    assert len({y.identity for y in ctx.branch(x, 2)} | {x.identity}) == 3
+
+
+def test_drawing_while_a_score_is_pending_raises_and_a_child_context_may():
+    async def work():
+        gate = asyncio.Event()
+
+        async def answer(xs):
+            await gate.wait()
+            return [Score((0.0,), 0.0) for _ in xs]
+
+        ctx = context()
+        ctx._answer = answer
+        child = ctx.child("left")
+        xs = ctx.noise(2)
+        pending = asyncio.create_task(ctx.score(xs))
+        await asyncio.sleep(0)
+        for draw in (lambda: ctx.rng, lambda: ctx.noise(1), lambda: ctx.perturb(xs[0], 1, 0.1), lambda: ctx.child("x")):
+            with pytest.raises(ConcurrencyError):
+                draw()
+        ctx.denoise(xs, 5)  # no draw: always allowed
+        assert child.noise(1)[0].origin.key != xs[0].origin.key
+        assert child.rng.random() != context().rng.random()
+        gate.set()
+        await pending
+        assert len(ctx.noise(1)) == 1
+
+    asyncio.run(work())
+
+
+def test_rng_depends_on_seed_and_key_alone():
+    assert context().rng.random() == context().rng.random()
+    assert context().rng.random() != context(seed=4).rng.random()
+
+
+def test_best_is_the_highest_last_reward_and_the_oldest_of_equals():
+    async def work(rewards, calls):
+        ctx = context(lambda x: rewards[x.origin.index, x.step])
+        xs = ctx.noise(3)
+        for step in calls:
+            await ctx.score([x for x in ctx.denoise(xs, step) if (x.origin.index, x.step) in rewards])
+        return ctx.best.origin.index, ctx.best.step
+
+    fell = {(0, 1): 9.0, (1, 1): 5.0, (0, 2): 1.0}  # the first one's last reward is 1
+    assert asyncio.run(work(fell, [1, 2])) == (1, 1)
+    assert asyncio.run(work({(0, 1): 2.0, (1, 1): 2.0, (2, 1): 2.0}, [1])) == (0, 1)
+
+
+def test_budget_exhausted_leaves_the_best_and_dispatches_nothing():
+    asked = []
+
+    async def work():
+        ctx = context(lambda x: asked.append(x) or float(x.origin.index), budget=130)
+        xs = ctx.noise(3)
+        await ctx.score(ctx.denoise(xs[:2], 30))  # 120
+        assert len(asked) == 2
+        with pytest.raises(BudgetExhausted, match="budget.nfe=130"):
+            await ctx.score(ctx.denoise(xs[2:], 30))
+        return ctx
+
+    ctx = asyncio.run(work())
+    assert len(asked) == 2
+    assert (ctx.best.origin.index, ctx.charged.nfe, ctx.history.exhausted) == (1, 120, "budget.nfe=130")
+
+
+# -- policies ------------------------------------------------------------------------------------------------------------
+
+
+def test_best_of_n_returns_the_best():
+    ctx = context(lambda x: -abs(x.origin.index - 5))
+    assert asyncio.run(best_of_n.search(ctx, n=8)).origin.index == 5
+
+
+def replay_rgrp(ctx: Context, reward, n, schedule, beta, temperature) -> tuple[Candidate, list[int]]:
+    """The released algorithm written out with plain lists: alive indices, their cumulative weights, sizes."""
+    rng = context().rng
+    alive, total, sizes = list(range(n)), [0.0] * n, []
+    for t in schedule:
+        sizes.append(len(alive))
+        e = [np.exp(reward(i, t + 1) / temperature) for i in alive]
+        w = [v / sum(e) for v in e]
+        total = [c + v for c, v in zip(total, w, strict=True)]
+        drawn = set(rng.choice(len(alive), size=len(alive), p=np.array(w)).tolist())
+        alive, total = [alive[i] for i in sorted(drawn)], [total[i] for i in sorted(drawn)]
+    return alive[int(np.argmax(total))], sizes
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.2])
+def test_rgrp_is_the_published_algorithm(temperature):
+    values = np.random.default_rng(0).normal(size=(6, 31))
+
+    def index(x: Candidate) -> int:
+        return 0 if x.parent is None else x.origin.ordinal + 1
+
+    ctx = context(lambda x: values[index(x), x.step])
+    winner = asyncio.run(rgrp.search(ctx, temperature=temperature))
+    expected, sizes = replay_rgrp(ctx, lambda i, s: values[i, s], 6, (10, 15, 20), 0.1, temperature)
+    assert index(winner) == expected
+    steps = [row.candidate.step for row in ctx.history.rows]
+    assert [steps.count(s) for s in (11, 16, 21)] == sizes
+    assert sizes[0] == 6
+
+
+def test_rgrp_population_shrinks_as_expected_under_equal_rewards():
+    """6 -> 3.99 -> 2.73 in expectation: 6 (1 - (5/6)^6), and the same map once more."""
+    sizes = []
+    for seed in range(400):
+        ctx = context(seed=seed)
+        asyncio.run(rgrp.search(ctx))
+        steps = [row.candidate.step for row in ctx.history.rows]
+        sizes.append([steps.count(s) for s in (11, 16, 21)])
+    mean = np.mean(sizes, axis=0)
+    assert mean[0] == 6
+    assert abs(mean[1] - 3.99) < 0.15
+    assert abs(mean[2] - 2.73) < 0.15
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [{"n": 0}, {"schedule": (30,)}, {"schedule": (20, 10)}, {"schedule": ()}, {"temperature": 0.0}, {"beta": 1.5}],
+)
+def test_rgrp_refuses(arguments):
+    with pytest.raises(ConfigError, match="policy."):
+        asyncio.run(rgrp.search(context(), **arguments))

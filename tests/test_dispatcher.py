@@ -1,0 +1,162 @@
+import asyncio
+
+import pytest
+
+from raysearch.dispatcher import Answer, Call, Dispatcher
+from raysearch.errors import NoReplica, PoisonousItem, ReplicaDied
+from raysearch.testing import FakeReplica, run_virtual
+
+CALL = Call("encode_text", {"what": "x"})
+
+
+def named(name: str) -> Call:
+    return Call("encode_text", {"what": name})
+
+
+def encoder(name: str = "e", **values) -> FakeReplica:
+    return FakeReplica(name, "encoder", **values)
+
+
+def dies(*names: str, times: int = 10**6):
+    """A fault that kills the replica whenever it runs one of the named calls, `times` times in all."""
+    left = [times]
+
+    def fault(call: Call):
+        if call.arguments["what"] in names and left[0] > 0:
+            left[0] -= 1
+            return ReplicaDied("killed")
+        return None
+
+    return fault
+
+
+def dispatch(replicas, *calls: Call):
+    """What each call ends in, all submitted at once: an answer, or the exception."""
+
+    async def work():
+        async with Dispatcher.open(replicas) as d:
+            return await asyncio.gather(
+                *(d.submit("encoder", c, age=i) for i, c in enumerate(calls)), return_exceptions=True
+            )
+
+    return run_virtual(work())
+
+
+def test_a_result_and_an_error_go_to_their_own_waiters():
+    broken = ValueError("no such text")
+    fault = lambda call: broken if call.arguments["what"] == "bad" else None  # noqa: E731
+    good, bad, other = dispatch([encoder(fault=fault)], CALL, named("bad"), named("y"))
+    assert isinstance(good, Answer)
+    assert bad is broken
+    assert isinstance(other, Answer)
+    assert good.ref != other.ref
+
+
+def test_slots_bound_what_runs_at_a_time():
+    replicas = [encoder("a", slots=2), encoder("b", slots=3)]
+    assert len(dispatch(replicas, *[CALL] * 20)) == 20
+    assert [r.most_running for r in replicas] == [2, 3]
+
+
+def test_a_waiting_item_that_is_cancelled_never_runs():
+    async def work():
+        replica = encoder()
+        async with Dispatcher.open([replica]) as d:
+            first = asyncio.create_task(d.submit("encoder", named("first"), age=0))
+            second = asyncio.create_task(d.submit("encoder", named("second"), age=1))
+            await asyncio.sleep(0.5)
+            second.cancel()
+            await first
+            await d.submit("encoder", named("third"), age=2)
+        assert second.cancelled()
+        return [c.arguments["what"] for c in replica.calls]
+
+    assert run_virtual(work()) == ["first", "third"]
+
+
+def test_a_running_item_that_is_cancelled_frees_its_slot():
+    async def work():
+        replica = encoder(seconds=100)
+        async with Dispatcher.open([replica]) as d:
+            task = asyncio.create_task(d.submit("encoder", CALL, age=0))
+            await asyncio.sleep(1)
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+            assert (replica.running, d.tally.busy["encoder"]) == (0, 0)
+            began = asyncio.get_running_loop().time()
+            await d.submit("encoder", CALL, age=1)
+            return asyncio.get_running_loop().time() - began
+
+    assert run_virtual(work()) == 100
+
+
+def test_an_item_cancelled_in_the_turn_in_which_it_gets_its_slot_gives_it_back():
+    async def work():
+        async with Dispatcher.open([encoder()]) as d:
+            first = asyncio.create_task(d.submit("encoder", named("first"), age=0))
+            second = asyncio.create_task(d.submit("encoder", named("second"), age=1))
+            await asyncio.wait([first])  # in this turn the slot is granted to the second
+            second.cancel()
+            await asyncio.gather(second, return_exceptions=True)
+            await d.submit("encoder", named("third"), age=2)
+            assert d.tally.busy["encoder"] == 0
+
+    run_virtual(work())
+
+
+def test_an_item_whose_replica_died_is_done_elsewhere():
+    a, b = encoder("a", fault=dies("x", times=1), revives_after=None), encoder("b")
+    answers = dispatch([a, b], named("x"), named("y"), named("z"))
+    assert all(isinstance(answer, Answer) for answer in answers)
+    assert len(a.calls) == 1
+
+
+def test_a_replica_that_comes_back_is_used_again():
+    replica = encoder(fault=dies("x", times=2), revives_after=5)
+    (answer,) = dispatch([replica], named("x"))
+    assert isinstance(answer, Answer)
+    assert len(replica.calls) == 3
+
+
+def test_only_the_item_that_kills_alone_is_given_up():
+    """The poison takes its neighbours' replica down once; from then on it runs alone, and only it fails."""
+    replica = encoder(slots=4, fault=dies("poison"))
+    poisoned, *others = dispatch([replica], named("poison"), named("a"), named("b"), named("c"))
+    assert isinstance(poisoned, PoisonousItem)
+    assert all(isinstance(o, Answer) for o in others)
+
+
+def test_deaths_in_company_do_not_count():
+    """A machine dies five times under an innocent item that ran beside others each time but the first retry."""
+    replica = encoder(slots=2, fault=dies("x", times=3))  # one death in company, two alone: below the limit
+    x, y = dispatch([replica], named("x"), named("y"))
+    assert isinstance(x, Answer)
+    assert isinstance(y, Answer)
+
+
+def test_with_no_replica_left_every_waiter_is_told():
+    fault = dies("x", "y", "z")
+    ends = dispatch([encoder(fault=fault, revives_after=None)], named("x"), named("y"), named("z"))
+    assert [type(e) for e in ends] == [NoReplica] * 3
+
+
+def test_a_kind_that_does_not_exist_is_an_error_at_once():
+    async def work():
+        async with Dispatcher.open([encoder()]) as d:
+            with pytest.raises(NoReplica):
+                await d.submit("denoiser", CALL, age=0)
+
+    run_virtual(work())
+
+
+def test_older_searches_go_first():
+    async def work():
+        replica = encoder()
+        async with Dispatcher.open([replica]) as d:
+            busy = asyncio.create_task(d.submit("encoder", named("busy"), age=9))
+            await asyncio.sleep(0.1)
+            rest = [asyncio.create_task(d.submit("encoder", named(str(age)), age=age)) for age in (5, 3, 4)]
+            await asyncio.gather(busy, *rest)
+        return [c.arguments["what"] for c in replica.calls]
+
+    assert run_virtual(work()) == ["busy", "3", "4", "5"]

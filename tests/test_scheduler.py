@@ -1,0 +1,80 @@
+import pytest
+
+from raysearch.scheduler import Scheduler, Seat, Work
+
+
+def place(seats: str, work: str) -> str:
+    """Seats "id:node:slots:busy ..." and works "id:age:place[:alone]" -> the assignments, "id>seat ..." in order."""
+    scheduler = Scheduler()
+    for s in seats.split():
+        name, node, slots, busy = s.split(":")
+        scheduler.open(Seat(name, "denoiser", node, int(slots), int(busy)))
+    for w in work.split():
+        i, age, home, *alone = w.split(":")
+        scheduler.add(Work(int(i), "denoiser", int(age), home, bool(alone)))
+    return " ".join(f"{w.id}>{seat.id}" for w, seat in scheduler.assign())
+
+
+@pytest.mark.parametrize(
+    "seats, work, expected",
+    [
+        ("a:n:1:0", "", ""),
+        ("a:n:0:0", "1:0:", ""),
+        ("a:n:1:0", "1:0:", "1>a"),
+        ("a:n:2:0", "1:5: 2:3: 3:4:", "2>a 3>a"),  # the oldest search first, whatever came first
+        ("a:n:2:0", "2:3: 1:3:", "1>a 2>a"),  # within a search, in the order asked
+        ("a:n:1:0 b:n:1:0", "1:0:b", "1>b"),  # where its input was made
+        ("a:m:1:0 b:n:1:1 c:n:1:0", "1:0:b", "1>c"),  # else on the node of its input
+        ("a:m:2:0 b:n:1:1", "1:0:b", "1>a"),  # never idle while work waits
+        ("a:n:4:3 b:n:4:1", "1:0:", "1>b"),  # else the emptiest
+        ("a:n:1:0 b:n:1:0", "1:1:a 2:0:a", "2>a 1>b"),  # age before locality
+        ("a:n:2:0", "1:5::alone 2:3:", "1>a"),  # alone means alone
+        ("a:n:2:1", "1:5::alone 2:3:", ""),  # and the emptiest replica is kept free for it
+        ("a:n:2:1 b:n:2:0", "1:5::alone 2:3:", "1>b 2>a"),
+        ("a:n:1:1 b:n:2:1", "1:5::alone 2:6::alone 3:7:", ""),
+    ],
+)
+def test_table(seats, work, expected):
+    assert place(seats, work) == expected
+
+
+def test_an_item_alone_gets_its_replica_when_it_empties_and_gives_it_back():
+    scheduler = Scheduler([seat := Seat("a", "denoiser", "n", 2, busy=1)])
+    scheduler.add(Work(1, "denoiser", 0, alone=True))
+    scheduler.add(Work(2, "denoiser", 0))
+    assert list(scheduler.assign()) == []
+    scheduler.release(seat)
+    assert [w.id for w, _ in scheduler.assign()] == [1]
+    scheduler.release(seat)
+    assert [w.id for w, _ in scheduler.assign()] == [2]
+
+
+def test_a_cancelled_item_alone_lets_go_of_the_replica_kept_for_it():
+    scheduler = Scheduler([Seat("a", "denoiser", "n", 2, busy=1)])
+    scheduler.add(Work(1, "denoiser", 0, alone=True))
+    assert list(scheduler.assign()) == []
+    assert scheduler.remove(1)
+    scheduler.add(Work(2, "denoiser", 0))
+    assert [w.id for w, _ in scheduler.assign()] == [2]
+
+
+def test_kinds_do_not_mix_and_a_seat_out_of_service_takes_nothing():
+    scheduler = Scheduler([Seat("s", "scorer", "n", 1), gone := Seat("d", "denoiser", "n", 1)])
+    assert scheduler.shut(gone)
+    assert not scheduler.shut(gone)
+    scheduler.add(Work(1, "denoiser", 0))
+    scheduler.add(Work(2, "scorer", 1))
+    assert [(w.id, s.id) for w, s in scheduler.assign()] == [(2, "s")]
+    scheduler.release(gone)  # a late release of a dead seat changes nothing
+    assert list(scheduler.assign()) == []
+    assert scheduler.waiting("denoiser") == [1]
+    assert not scheduler.remove(2)
+
+
+def test_a_late_release_of_a_dead_seat_does_not_free_the_new_one():
+    scheduler = Scheduler([old := Seat("a", "denoiser", "n", 1, busy=1)])
+    scheduler.shut(old)
+    scheduler.open(Seat("a", "denoiser", "n", 1, busy=1))
+    scheduler.release(old)
+    scheduler.add(Work(1, "denoiser", 0))
+    assert list(scheduler.assign()) == []

@@ -1,0 +1,270 @@
+"""Whole runs on fakes in virtual time: the rules that make a candidate its recipe, each by what would break it."""
+
+import asyncio
+import gc
+import json
+import random
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from fakes import config, run, session
+
+from raysearch import journal
+from raysearch.errors import ConfigError, InputLost, ReplicaDied
+from raysearch.recipe import Candidate, Noise, Prompt, denoise
+from raysearch.testing import FakeBackend, FakeFleet, FakeLatent, FakeReplica, run_virtual
+
+ARMS = [
+    {"name": "single", "policy": {"name": "single"}},
+    {"name": "bon", "policy": {"name": "best_of_n", "n": 4}},
+    {"name": "bon8", "policy": {"name": "best_of_n", "n": 8}},
+    {"name": "rgrp", "policy": {"name": "rgrp", "schedule": [2, 5, 7]}},
+]
+SAME = ("search_id", "winner", "reward_search", "reward_holdout", "nfe", "decodes", "reward_calls", "status", "origin")
+
+
+def same(rows):
+    return [{k: r[k] for k in SAME} for r in rows]
+
+
+def unequal_fleet(denoisers: int, slots: int, seed: int) -> FakeFleet:
+    """Replicas of different speeds, so that the order of completion differs."""
+    rng = random.Random(seed)
+    kinds = [("denoiser", denoisers, slots), ("scorer", 2, 2), ("encoder", 1, 1)]
+    return FakeFleet(
+        replicas=[
+            FakeReplica(f"{kind}-{i}", kind, f"node-{i % 2}", n, rng.uniform(0.1, 3))
+            for kind, count, n in kinds
+            for i in range(count)
+        ]
+    )
+
+
+def test_same_winners_on_any_fleet_and_in_any_order_of_completion(tmp_path):
+    expected, _ = run(tmp_path / "one", FakeFleet(1, 1), arms=ARMS, seeds=[0, 1])
+    assert [r["status"] for r in expected] == ["done"] * 16
+    for i, (denoisers, slots) in enumerate([(3, 5), (2, 1), (7, 2)]):
+        rows, _ = run(tmp_path / str(i), unequal_fleet(denoisers, slots, i), arms=ARMS, seeds=[0, 1], max_searches=3 + i)
+        assert same(rows) == same(expected)
+
+
+def test_an_arm_has_the_same_winner_and_charge_alone_and_beside_others(tmp_path):
+    together, _ = run(tmp_path / "together", arms=ARMS)
+    for arm in ARMS:
+        alone, _ = run(tmp_path / arm["name"], arms=[arm])
+        assert same(alone) == [r for r in same(together) if r["search_id"].endswith(f"-{arm['name']}")]
+
+
+def test_arms_pay_once_for_what_they_share(tmp_path):
+    nested = [{"name": f"n{n}", "policy": {"name": "best_of_n", "n": n}} for n in (1, 2, 4, 8, 16, 32, 64)]
+    rows, progress = run(tmp_path / "run", FakeFleet(4, 4), arms=nested, prompts=["a"])
+    assert progress.engine.nfe == 64 * 20  # and not 127
+    assert progress.engine.decodes == 64 + 7  # each arm's video is decoded once more to be written
+    assert {r["arm"]: r["nfe"] for r in rows} == {f"n{n}": n * 20 for n in (1, 2, 4, 8, 16, 32, 64)}
+    assert sum(r["nfe_spent"] for r in rows) == 64 * 20
+
+
+def test_what_is_never_scored_or_returned_is_never_made(tmp_path):
+    fleet = FakeFleet()
+    run(tmp_path / "run", fleet, arms=ARMS[:1], prompts=["a"])
+    calls = [c for r in fleet.replicas for c in r.calls if c.method == "denoise"]
+    assert [(c.arguments["step"], c.arguments["until"]) for c in calls] == [(0, 10)]
+
+
+def test_captions_are_encoded_once(tmp_path):
+    fleet = FakeFleet(2, 2)
+    run(tmp_path / "run", fleet, arms=ARMS, seeds=[0, 1, 2])
+    texts = [c.arguments["what"][0] for c in fleet.replicas[-1].calls]
+    assert sorted(texts) == ["", "a", "b"]
+
+
+def test_lost_latents_are_made_again_from_their_recipes(tmp_path):
+    expected, _ = run(tmp_path / "expected", arms=ARMS)
+    rng = random.Random(0)
+    losses = []
+
+    def lose(call):
+        if call.inputs and isinstance(call.inputs[0], FakeLatent) and rng.random() < 0.2:
+            losses.append(call)
+            return InputLost("gone")
+        return None
+
+    fleet = FakeFleet(3, 2, 2)
+    for r in fleet.replicas:
+        r.fault = lose
+    rows, progress = run(tmp_path / "run", fleet, arms=ARMS)
+    assert len(losses) > 5
+    assert progress.engine.recomputed >= len(losses) / 2
+    assert same(rows) == same(expected)
+
+
+def test_a_store_of_one_latent_changes_the_work_and_not_the_winners(tmp_path):
+    expected, roomy = run(tmp_path / "expected", arms=ARMS)
+    rows, tight = run(tmp_path / "run", arms=ARMS, fleet={"store_gb": 1e-6})
+    assert same(rows) == same(expected)
+    assert tight.engine.store.nbytes <= 1000
+    assert tight.engine.nfe > roomy.engine.nfe
+
+
+def test_replicas_that_die_change_nothing(tmp_path):
+    expected, _ = run(tmp_path / "expected", arms=ARMS)
+    rng = random.Random(1)
+    fleet = FakeFleet(3, 2, 2)
+    for r in fleet.replicas[:3]:
+        r.fault = lambda call: ReplicaDied("killed") if rng.random() < 0.1 else None
+    rows, progress = run(tmp_path / "run", fleet, arms=ARMS)
+    assert progress.dispatcher.tally.deaths > 3
+    assert same(rows) == same(expected)
+
+
+@pytest.mark.parametrize("answer, reason", [([float("nan")], "not finite"), ([0.1, 0.2], "answered 2 components")])
+def test_a_bad_reward_fails_its_search_and_no_other(tmp_path, answer, reason):
+    class Scorer(FakeReplica):
+        async def _score(self, call):
+            good = await super()._score(call)
+            if call.arguments["prompt"].text == "a":
+                good.meta["rewards"] = {k: answer for k in good.meta["rewards"]}
+            return good
+
+    fleet = FakeFleet(replicas=[Scorer("s", "scorer"), *FakeFleet().replicas])
+    fleet.replicas = [r for r in fleet.replicas if r.id != "scorer-0"]
+    rows, progress = run(tmp_path / "run", fleet, arms=ARMS[1:2])
+    assert [r["status"] for r in rows] == ["failed", "done"]
+    assert reason in rows[0]["reason"]
+    assert progress.failed == 1
+
+
+def test_a_budget_ends_a_search_with_the_best_it_has(tmp_path):
+    rows, _ = run(tmp_path / "run", arms=ARMS[3:], budget={"nfe": 70}, prompts=["a"])
+    candidates = pq.read_table(tmp_path / "run" / "candidates.parquet").to_pylist()
+    (row,) = rows
+    assert (row["status"], row["reason"]) == ("budget", "budget.nfe=70")
+    assert row["nfe"] <= 70
+    assert row["reward_search"] == max(c["reward"] for c in candidates)
+
+
+def test_the_budget_is_of_the_search_alone(tmp_path):
+    """Beside an arm that has made everything already, a budget ends the search at the same place."""
+    limited = ARMS[3] | {"name": "limited", "budget": {"nfe": 70}}
+    alone, _ = run(tmp_path / "alone", arms=[limited])
+    beside, _ = run(tmp_path / "beside", arms=[ARMS[3], limited], max_searches=1)
+    assert same(alone) == [r for r in same(beside) if r["search_id"].endswith("limited")]
+
+
+def test_rows_and_files(tmp_path):
+    rows, _ = run(tmp_path / "run", arms=ARMS, output={"latents": True, "frames": True})
+    folder = tmp_path / "run"
+    assert [r["search_id"] for r in rows] == sorted(r["search_id"] for r in rows)
+    assert {p.name for p in folder.iterdir()} == {
+        *("config.yaml", "journal", "searches.parquet", "candidates.parquet", "videos", "latents", "frames")
+    }
+    for r in rows:
+        assert (folder / r["video"]).is_file()
+        assert (folder / "latents" / f"{r['search_id']}.safetensors").is_file()
+        assert (folder / "frames" / f"{r['search_id']}.npy").is_file()
+    candidates = pq.read_table(folder / "candidates.parquet").to_pylist()
+    assert [c["search_id"] for c in candidates] == sorted(c["search_id"] for c in candidates)
+    best = [c for c in candidates if c["search_id"] == "000000-s0-bon"]
+    assert [json.loads(c["origin"])["index"] for c in best] == [0, 1, 2, 3]
+    assert [c["kept"] for c in best] == [c["reward"] == max(b["reward"] for b in best) for c in best]
+    pruned = [c for c in candidates if c["search_id"] == "000000-s0-rgrp"]
+    later = [{c["origin"] for c in pruned if c["step"] == s} for s in (3, 6, 8)]
+    assert [{c["origin"] for c in pruned if c["step"] == s and c["kept"]} for s in (3, 6)] == later[1:]
+
+
+def test_every_answer_is_in_the_journal_and_names_a_candidate_that_can_be_made_again(tmp_path):
+    run(tmp_path / "run", arms=ARMS[1:2], prompts=["a"])
+    records = list(journal.read(tmp_path / "run" / "journal"))
+    assert [r["kind"] for r in records] == ["answer", "search"]
+    sampler = FakeBackend().prepare(config(), []).arms
+    assert sampler == ()
+    from raysearch.testing import fake_sampler
+
+    made = [denoise(Candidate(Prompt("a"), fake_sampler(10), Noise(0, i)), 10).id for i in range(4)]
+    assert records[0]["asked"] == made
+
+
+def test_a_torn_last_record_is_dropped(tmp_path):
+    book = journal.Journal(tmp_path)
+    for i in range(3):
+        book.add({"i": i})
+    book.close()
+    path = tmp_path / "answers.jsonl"
+    path.write_bytes(path.read_bytes()[:-4])
+    assert [r["i"] for r in journal.read(tmp_path)] == [0, 1]
+
+
+def test_the_dry_run_gives_the_cost_of_the_run(tmp_path):
+    s = session(tmp_path / "run", arms=ARMS[:3], prompts=["a"])
+    progress = run_virtual(s.run())
+    for arm, cost in s.costs.items():
+        charged = progress.arms[arm].cost
+        assert (cost.nfe, cost.decodes, cost.reward_calls) == (charged.nfe, charged.decodes, charged.reward_calls)
+
+
+@pytest.mark.parametrize(
+    "values, line",
+    [
+        ({"policy": {"name": "rgrp", "schedule": [2, 10]}}, "policy.schedule"),
+        ({"policy": {"name": "best_of_n", "n": 0}}, "policy.n"),
+        ({"budget": {"nfe": 19}}, "budget.nfe"),
+    ],
+)
+def test_mistakes_are_found_before_anything_starts_and_leave_nothing(tmp_path, values, line):
+    with pytest.raises(ConfigError, match=line):
+        session(tmp_path / "run", **values)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_with_files_is_refused_and_kept(tmp_path):
+    (tmp_path / "mine").write_text("precious")
+    with pytest.raises(ConfigError, match="run_dir"):
+        session(tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["mine"]
+
+
+def test_an_interrupted_run_says_so_in_its_rows(tmp_path):
+    prepared = session(tmp_path / "run", arms=ARMS[1:2], max_searches=1)
+
+    async def cancel():
+        task = asyncio.create_task(prepared.run())
+        await asyncio.sleep(60)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+    run_virtual(cancel())
+    rows = pq.read_table(tmp_path / "run" / "searches.parquet").to_pylist()
+    assert [r["status"] for r in rows] == ["done", "cancelled"]
+
+
+def test_prompts_stream_in_constant_memory(tmp_path):
+    """10,000 prompts: what is alive does not grow with them, and finished rows are visible on the way."""
+    n = 10_000
+    file = tmp_path / "prompts.txt"
+    file.write_text("\n".join(f"prompt {i}" for i in range(n)))
+    alive: dict[int, int] = {}
+    s = session(
+        tmp_path / "run",
+        FakeBackend(FakeFleet(8, 4, 8)),
+        prompts=None,
+        prompts_file=str(file),
+        fleet={"store_gb": 1e-4},
+        output={"videos": False},
+        arms=ARMS[:1],
+    )
+    add, visible = s.directory.searches.add, []
+
+    def watch(rows):
+        add(rows)
+        done = s.progress.done
+        if done % 1000 == 0:
+            gc.collect()
+            alive[done] = len(gc.get_objects())
+            visible.append(pq.read_metadata(s.directory.searches.path).num_rows)
+
+    s.directory.searches.add = watch
+    run_virtual(s.run())
+    assert pq.read_metadata(Path(tmp_path / "run" / "searches.parquet")).num_rows == n
+    assert all(rows >= 0.8 * 1000 * i for i, rows in enumerate(visible))
+    assert alive[9000] < alive[3000] + 1000, alive

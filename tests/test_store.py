@@ -1,0 +1,93 @@
+import gc
+
+from raysearch.recipe import Candidate, Noise, Perturb, Prompt, denoise
+from raysearch.store import Entry, Store
+from raysearch.testing import fake_sampler
+
+PROMPT, SAMPLER = Prompt("for the store alone"), fake_sampler(10)
+
+
+def candidate(index: int, step: int = 0) -> Candidate:
+    return denoise(Candidate(PROMPT, SAMPLER, Noise(0, index)), step)
+
+
+def entry(nbytes: int = 10) -> Entry:
+    return Entry(object(), nbytes, "place", False, 0.0)
+
+
+def filled(capacity: int, *xs: Candidate) -> Store:
+    store = Store(capacity)
+    for x in xs:
+        store.put(x, entry())
+    return store
+
+
+def test_base_is_the_latest_state_that_a_candidate_can_be_made_from():
+    store = filled(1000, candidate(0, 2), candidate(0, 5), candidate(1, 9))
+    assert [store.base(candidate(0, s)) for s in (1, 2, 4, 5, 9)] == [None, 2, 2, 5, 5]
+    store.drop(candidate(0, 2))
+    assert store.base(candidate(0, 4)) is None
+
+
+def test_within_the_bound_everything_stays():
+    store = filled(30, *(candidate(i) for i in range(3)))
+    assert (len(store), store.nbytes, store.evicted) == (3, 30, 0)
+
+
+def test_beyond_it_the_least_recently_used_goes_first():
+    xs = [candidate(i) for i in range(4)]
+    store = filled(40, *xs)
+    store.get(xs[0])
+    store.put(candidate(9), entry())
+    assert [store.get(x) is not None for x in xs] == [True, False, False, True]
+    assert store.nbytes <= 40
+
+
+def test_what_a_live_candidate_needs_outlasts_what_nobody_does():
+    live = candidate(0, 5)
+    store = filled(40, candidate(0, 3), *(candidate(i) for i in (1, 2, 3)))  # step 3 is what `live` is made from
+    store.watch(live)
+    store.put(candidate(9), entry())
+    assert store.get(candidate(0, 3)) is not None
+    assert store.get(candidate(1)) is None
+    child = Candidate(PROMPT, SAMPLER, Perturb(live, 0, beta=0.1))
+    store.watch(child)  # not made: needs its parent's state
+    del live
+    for i in range(20, 30):
+        store.put(candidate(i), entry())
+    assert store.get(candidate(0, 3)) is not None
+
+
+def test_what_only_dead_candidates_needed_goes():
+    live = candidate(0)
+    store = filled(40, live, *(candidate(i) for i in (1, 2, 3)))
+    store.watch(live)
+    del live
+    gc.collect()
+    store.put(candidate(9), entry())
+    assert store.get(candidate(0)) is None
+
+
+def test_the_bound_holds_even_when_every_candidate_is_alive():
+    xs = [candidate(i) for i in range(100)]
+    store = Store(200)
+    for x in xs:
+        store.watch(x)
+        store.put(x, entry())
+        assert store.nbytes <= 200
+    assert store.get(xs[-1]) is not None
+
+
+def test_the_reference_is_freed_with_its_entry():
+    import weakref
+
+    class Ref:
+        pass
+
+    store, ref = Store(10), Ref()
+    alive = weakref.ref(ref)
+    store.put(candidate(0), Entry(ref, 10, "", False, 0.0))
+    del ref
+    store.put(candidate(1), entry())
+    gc.collect()
+    assert alive() is None
