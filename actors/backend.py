@@ -17,11 +17,12 @@ from huggingface_hub import snapshot_download
 from actors import rewards, solvers
 from actors.models import wan
 from actors.scorer import RewardSpec
-from raysearch.config import Arm, Config, SamplerConfig, bind
+from raysearch.config import Arm, Config, SamplerConfig
 from raysearch.engine import Reward
 from raysearch.errors import ConfigError, check
 from raysearch.recipe import Sampler, canonical_json, digest
 from raysearch.session import ArmPlan, Fleet, Plan
+from raysearch.signature import bind
 
 PARTS = ("transformer", "text_encoder", "tokenizer", "vae", "scheduler")
 
@@ -49,7 +50,7 @@ class Backend:
             check_devices(config)
         return Plan(tuple(plans), {"folder": str(folder), "rewards": tuple(specs.values())})
 
-    def fleet(self, config: Config, plan: Plan) -> AbstractAsyncContextManager[Fleet]:
+    def fleet(self, config: Config, plan: Plan) -> AbstractAsyncContextManager[Fleet, bool | None]:
         if config.fleet.backend == "local":
             from actors.local import local_fleet
 
@@ -62,7 +63,12 @@ class Backend:
 def model_folder(path: str) -> Path:
     """A checked folder in diffusers' layout; a hub id is looked up in the cache, else downloaded."""
     folder = Path(path)
-    if not folder.is_dir() and path.count("/") == 1 and not path.startswith((".", "/")) and not Path(path.split("/")[0]).exists():
+    if (
+        not folder.is_dir()
+        and path.count("/") == 1
+        and not path.startswith((".", "/"))
+        and not Path(path.split("/")[0]).exists()
+    ):
         try:
             folder = Path(snapshot_download(path, allow_patterns=[f"{p}/*" for p in PARTS] + ["model_index.json"]))
         except Exception as error:

@@ -217,7 +217,8 @@ class Denoiser:
         if len(parts) == 1:
             return list(conditional)
         return [
-            u + s.sampler.guidance_scale * (c - u) for s, c, u in zip(group, conditional, parts[1].split(1), strict=True)
+            u + s.sampler.guidance_scale * (c - u)
+            for s, c, u in zip(group, conditional, parts[1].split(1), strict=True)
         ]
 
     def _result(self, slot: Slot) -> tuple[dict[str, Any], dict[str, Any]]:

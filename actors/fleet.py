@@ -112,7 +112,11 @@ def check_resources(config: Config, nodes: list[dict[str, float]]) -> None:
         if amount > total:
             parts = [
                 f"{p.replicas} {k} x {getattr(p, f'num_{resource.lower()}s'):g}"
-                for k, p in (("denoisers", config.fleet.denoisers), ("scorers", config.fleet.scorers), ("encoders", config.fleet.encoders))
+                for k, p in (
+                    ("denoisers", config.fleet.denoisers),
+                    ("scorers", config.fleet.scorers),
+                    ("encoders", config.fleet.encoders),
+                )
             ]
             raise ConfigError(
                 f"fleet: {' + '.join(parts)} {resource} need {amount:g}, and the cluster has {total:g}; "
@@ -125,14 +129,18 @@ def connect(config: Config) -> None:
     if not ray.is_initialized():
         address = config.fleet.address or os.environ.get("RAY_ADDRESS")
         try:
-            ray.init(address=address, include_dashboard=None if address else False, logging_level="ERROR", log_to_driver=False)
+            ray.init(
+                address=address,
+                include_dashboard=None if address else False,
+                logging_level="ERROR",
+                log_to_driver=False,
+            )
         except ConnectionError as error:
             raise ConfigError(f"fleet.address: no Ray cluster answers at {address!r} ({first_line(error)})") from error
     check_resources(config, [n["Resources"] for n in ray.nodes() if n["Alive"]])
 
 
 def start(config: Config, plan: Plan) -> list[RayReplica]:
-    shared_config, shared_plan = ray.put(config), ray.put(_without_search(plan))
     replicas = []
     for kind, name, pool in replica_ids(config):
         actor = ray.remote(Actor).options(
@@ -142,7 +150,7 @@ def start(config: Config, plan: Plan) -> list[RayReplica]:
             max_task_retries=0,
             max_concurrency=1000,
         )
-        replicas.append(RayReplica(name, kind, pool.slots, actor.remote(kind, shared_config, shared_plan)))
+        replicas.append(RayReplica(name, kind, pool.slots, actor.remote(kind, config, _without_search(plan))))
     return replicas
 
 
@@ -157,7 +165,7 @@ async def ray_fleet(config: Config, plan: Plan) -> AsyncIterator[RayFleet]:
     try:
         replicas = start(config, plan)
         for r in replicas:
-            r.node = await r.actor.ready.remote()  # type: ignore[attr-defined]
+            await r.restart()
         yield RayFleet(replicas)
     finally:
         for r in replicas:

@@ -7,6 +7,9 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import diffusers
+import transformers
+
 from actors.denoiser import Denoiser
 from actors.encoder import Encoder
 from actors.scorer import Scorer
@@ -18,6 +21,8 @@ from raysearch.session import Plan
 
 def build(kind: str, config: Config, plan: Plan) -> Denoiser | Scorer | Encoder:
     """The worker of one replica, with its model loaded."""
+    diffusers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.disable_progress_bar()
     folder, dtype = plan.details["folder"], config.model.dtype
     pool: PoolConfig = getattr(config.fleet, f"{kind}s")
     device = "cuda" if pool.num_gpus else "cpu"

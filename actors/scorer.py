@@ -1,4 +1,4 @@
-"""A scorer: a bundle of rewards over a view of the candidate. Decoding happens inside; frames never cross the network."""
+"""A scorer: a bundle of rewards over a view of the candidate. It decodes; frames never cross the network."""
 
 import io
 import time

@@ -51,7 +51,9 @@ class Solver:
         self.timesteps: torch.Tensor = scheduler.timesteps
         self.sigmas: torch.Tensor = scheduler.sigmas
         if len(self.timesteps) != num_steps:
-            raise ValueError(f"{type(scheduler).__name__} takes {len(self.timesteps)} evaluations for {num_steps} steps")
+            raise ValueError(
+                f"{type(scheduler).__name__} takes {len(self.timesteps)} evaluations for {num_steps} steps"
+            )
 
     def start(self, step: int) -> State:
         """Fresh state at a step: no history, as a scheduler that begins there."""
@@ -83,7 +85,9 @@ def pack(state: State) -> State:
 
 
 def unpack(state: State, device: str) -> State:
-    return {k: [_unpacked(i, device) for i in v] if isinstance(v, list) else _unpacked(v, device) for k, v in state.items()}
+    return {
+        k: [_unpacked(i, device) for i in v] if isinstance(v, list) else _unpacked(v, device) for k, v in state.items()
+    }
 
 
 def _packed(value: Any) -> Any:

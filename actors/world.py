@@ -62,8 +62,8 @@ def parse(text: str) -> tuple[Object, ...]:
             or words[4] not in MOTIONS
         ):
             raise ValueError(
-                f"{text!r} is no caption of the synthetic world: 'a COLOUR SHAPE moving MOTION', once or twice "
-                f"joined by ' and ', with COLOUR in {sorted(COLOURS)}, SHAPE in {sorted(SHAPES)}, MOTION in {sorted(MOTIONS)}"
+                f"{text!r} is no caption of the synthetic world: 'a COLOUR SHAPE moving MOTION', once or twice joined "
+                f"by ' and ', with COLOUR in {sorted(COLOURS)}, SHAPE in {sorted(SHAPES)}, MOTION in {sorted(MOTIONS)}"
             )
         objects.append(Object(words[1], words[2], words[4]))
     if len(objects) > 2 or len({o.colour for o in objects}) != len(objects):

@@ -6,7 +6,8 @@ import numpy as np
 def softmax(log_w: np.ndarray) -> np.ndarray:
     """Normalised weights, (n,)."""
     w = np.exp(log_w - np.max(log_w))
-    return w / w.sum()
+    normalised: np.ndarray = w / w.sum()
+    return normalised
 
 
 def multinomial(rng: np.random.Generator, w: np.ndarray, n: int) -> np.ndarray:

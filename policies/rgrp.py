@@ -1,6 +1,7 @@
 """RGRP: reward-guided resampling and pruning (LatSearch, section on search; released code for Wan2.1, August 2026)."""
 
 from collections.abc import Sequence
+
 import numpy as np
 
 from policies.resampling import multinomial, softmax

@@ -13,7 +13,7 @@ from pathlib import Path
 from rich.console import Console
 
 from raysearch import config as configuration
-from raysearch import display
+from raysearch import display, prompts, signature
 from raysearch.errors import ConfigError
 
 OURS = ("raysearch", "policies", "actors")
@@ -24,7 +24,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     run_parser = commands.add_parser("run", help="search for videos as a config says", description=run.__doc__)
     run_parser.add_argument("config", type=Path, help="a YAML file; see configs/")
-    run_parser.add_argument("overrides", nargs="*", metavar="key=value", help="for example policy.n=16 run_dir=runs/mine")
+    run_parser.add_argument(
+        "overrides", nargs="*", metavar="key=value", help="for example policy.n=16 run_dir=runs/mine"
+    )
     commands.add_parser("policies", help="the policies that ship, with their arguments", description=policies.__doc__)
     arguments = parser.parse_args(argv)
     try:
@@ -45,7 +47,7 @@ def run(path: Path, overrides: Sequence[str] = ()) -> int:
     console = Console()
     config = configuration.load(path, overrides)
     run_dir = Path(config.run_dir or f"runs/{path.stem}-{time.strftime('%Y%m%d-%H%M%S')}")
-    configuration.prompts(config)
+    prompts.load(config)
     # torch and diffusers take seconds to import, and a mistake in the config should not wait for them.
     from actors.backend import Backend
     from raysearch.session import Session
@@ -54,7 +56,8 @@ def run(path: Path, overrides: Sequence[str] = ()) -> int:
     session = Session(config, Backend(), run_dir=run_dir, report=say)
     for arm, cost in session.costs.items():
         say(f"{arm}: about {display.cost_text(cost)} a search")
-    say(f"{session.progress.total} searches, {sum(c.nfe for c in session.costs.values()) * session.searches_per_arm} NFE in all; starting the fleet")
+    in_all = sum(c.nfe for c in session.costs.values()) * session.searches_per_arm
+    say(f"{session.progress.total} searches, about {in_all} NFE before sharing; starting the fleet")
     progress = asyncio.run(display.Display(console, session.progress).follow(session.run()))
     display.summary(console, session.plan, progress, str(run_dir))
     return 3 if progress.failed else 0
@@ -64,7 +67,7 @@ def policies() -> int:
     """Each shipped policy with its signature and the first line of its docstring."""
     for name in configuration.policy_names():
         search = configuration.find_policy(name)
-        arguments = ", ".join(str(p) for p in configuration.keyword_parameters(search).values())
+        arguments = ", ".join(str(p) for p in signature.keyword_parameters(search).values())
         print(f"{name}({arguments})\n    {(search.__doc__ or '').strip().splitlines()[0]}")
     return 0
 

@@ -5,16 +5,10 @@ a model; `load_policy` is the one place where the engine imports a policy, by na
 """
 
 import importlib
-import importlib.util
-import inspect
-import json
 import pkgutil
-import types
-import typing
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
-from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +16,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from raysearch.errors import ConfigError, check
-from raysearch.recipe import Prompt
+from raysearch.signature import bind, unknown_key
 
 SAMPLERS = ("unipc", "euler", "dpm++")
 DTYPES = ("float32", "bfloat16", "float16")
@@ -128,7 +122,7 @@ class Arm:
     rewards: RewardsConfig
 
 
-# -- files and overrides ------------------------------------------------------------------------------------------------
+# -- files and overrides ---------------------------------------------------------------------------------------------
 
 
 def load(path: Path, overrides: Sequence[str] = ()) -> Config:
@@ -146,7 +140,7 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Config:
 
 def build(values: Any) -> Config:
     """A checked config of a mapping. Raises ConfigError."""
-    config = _structured(Config, values)
+    config: Config = _structured(Config, values)
     _check_values(config)
     arms(config)
     return config
@@ -173,12 +167,6 @@ def _one_line(schema: type[Any], error: OmegaConfBaseException) -> str:
     return f"{key}: {str(error).splitlines()[0]}"
 
 
-def unknown_key(key: str, leaf: str, allowed: Sequence[str]) -> str:
-    close = get_close_matches(leaf, allowed, n=1)
-    hint = f" (did you mean {close[0]!r}?)" if close else ""
-    return f"{key}: unknown key{hint}; allowed here: {', '.join(allowed) or 'none'}"
-
-
 def _check_values(c: Config) -> None:
     check(c.model.dtype in DTYPES, "model.dtype", c.model.dtype, f"one of {', '.join(DTYPES)}")
     for key in ("height", "width", "num_frames", "max_sequence_length"):
@@ -200,7 +188,7 @@ def _check_values(c: Config) -> None:
     check(c.output.scale >= 1, "output.scale", c.output.scale, "at least 1")
 
 
-# -- arms -------------------------------------------------------------------------------------------------------------
+# -- arms ------------------------------------------------------------------------------------------------------------
 
 
 def arms(config: Config) -> list[Arm]:
@@ -213,7 +201,9 @@ def arms(config: Config) -> list[Arm]:
         overrides = dict(block)
         name = overrides.pop("name", None)
         check(isinstance(name, str) and bool(name), f"arms[{i}].name", name, "a name")
-        check(all(ch.isalnum() or ch in "._+-" for ch in name), f"arms[{i}].name", name, "of letters, digits and . _ + -")
+        check(
+            all(ch.isalnum() or ch in "._+-" for ch in name), f"arms[{i}].name", name, "of letters, digits and . _ + -"
+        )
         for key in overrides:
             if key not in ARM_KEYS:
                 raise ConfigError(unknown_key(f"arms[{i}].{key}", key, ("name", *ARM_KEYS)))
@@ -257,7 +247,7 @@ def _merged(base: Any, values: Any, key: str) -> Any:
     return merged
 
 
-# -- policies -----------------------------------------------------------------------------------------------------------
+# -- policies --------------------------------------------------------------------------------------------------------
 
 
 def policy_names() -> list[str]:
@@ -290,92 +280,3 @@ def load_policy(block: dict[str, Any]) -> tuple[Callable[..., Any], dict[str, An
     search = find_policy(str(name))
     given = {k: v for k, v in block.items() if k != "name"}
     return search, bind(search, given, f"policy {name}", "policy")
-
-
-def keyword_parameters(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
-    parameters = inspect.signature(function).parameters.values()
-    return {p.name: p for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY}
-
-
-def bind(function: Callable[..., Any], given: dict[str, Any], what: str, key: str) -> dict[str, Any]:
-    """`given` checked against a function's keyword-only signature, defaults filled in. Raises ConfigError."""
-    parameters = keyword_parameters(function)
-    hints = typing.get_type_hints(function.__init__ if inspect.isclass(function) else function)
-    for k in given:
-        if k not in parameters:
-            raise ConfigError(unknown_key(f"{key}.{k}", str(k), list(parameters)))
-    bound = {}
-    for k, p in parameters.items():
-        if k in given:
-            bound[k] = coerce(f"{key}.{k}", given[k], hints.get(k, Any))
-        elif p.default is p.empty:
-            raise ConfigError(f"{key}.{k} is missing: {what} needs it")
-        else:
-            bound[k] = p.default
-    return bound
-
-
-def coerce(key: str, value: Any, hint: Any) -> Any:
-    """`value` as the annotated type, without guessing: an int is a float, a list is a tuple, and no more."""
-    origin, parts = typing.get_origin(hint), typing.get_args(hint)
-    if hint is Any:
-        return value
-    if origin in (typing.Union, types.UnionType):
-        if value is None and type(None) in parts:
-            return None
-        return coerce(key, value, next(p for p in parts if p is not type(None)))
-    if origin is typing.Literal:
-        check(value in parts, key, value, f"one of {', '.join(map(str, parts))}")
-        return value
-    if origin is not None and issubclass(origin, Sequence):
-        check(isinstance(value, list | tuple), key, value, "a list")
-        return tuple(coerce(f"{key}[{i}]", v, parts[0] if parts else Any) for i, v in enumerate(value))
-    if origin is dict or hint is dict:
-        check(isinstance(value, dict), key, value, "a mapping")
-        return dict(value)
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    check(isinstance(value, hint) and (hint is bool or not isinstance(value, bool)), key, value, f"of type {hint.__name__}")
-    return value
-
-
-# -- prompts ------------------------------------------------------------------------------------------------------------
-
-
-def prompts(config: Config) -> list[Prompt]:
-    """The prompts of a run: `prompts`, or a file with one a line (.jsonl: an object with `prompt` and maybe `image`)."""
-    check((config.prompts is None) != (config.prompts_file is None), "prompts", config.prompts, "given, or prompts_file is")
-    if config.prompts is not None:
-        entries, folder, where = list(config.prompts), Path(), "prompts"
-    else:
-        path = Path(str(config.prompts_file))
-        check(path.is_file(), "prompts_file", str(path), "an existing file")
-        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
-        entries, folder, where = [line for line in lines if line], path.parent, str(path)
-        if path.suffix == ".jsonl":
-            entries = [_json(line, f"{where} entry {i + 1}") for i, line in enumerate(entries)]
-    check(len(entries) > 0, where, entries, "at least one prompt")
-    return [_prompt(e, folder, f"{where}[{i}]") for i, e in enumerate(entries)]
-
-
-def _json(line: str, key: str) -> Any:
-    try:
-        return json.loads(line)
-    except ValueError as error:
-        raise ConfigError(f"{key} is no JSON: {error}") from error
-
-
-def _prompt(entry: Any, folder: Path, key: str) -> Prompt:
-    if isinstance(entry, str):
-        entry = {"prompt": entry}
-    check(isinstance(entry, dict), key, entry, "a text, or a mapping with prompt and image")
-    for k in entry:
-        if k not in ("prompt", "image"):
-            raise ConfigError(unknown_key(f"{key}.{k}", k, ("prompt", "image")))
-    text, image = entry.get("prompt"), entry.get("image")
-    check(isinstance(text, str) and bool(text.strip()), f"{key}.prompt", text, "a text that is not empty")
-    if image is None:
-        return Prompt(text.strip())
-    check(isinstance(image, str) and (folder / image).is_file(), f"{key}.image", image, "an existing image file")
-    path = folder / image
-    return Prompt(text.strip(), str(path), blake2b(path.read_bytes(), digest_size=16).digest())

@@ -1,8 +1,9 @@
 """Items to slots, results to waiters: every item is resolved on every path, with a result, an error or cancellation.
 
 The scheduler decides; this does. An item is run by the task that asked for it, which waits here for a seat; whenever a
-slot or an item appears the scheduler is asked again, so there are no timers. An item whose replica died goes back to the queue and from then on
-runs alone; only deaths while alone count against it, so that a poisonous item cannot take others down with it.
+slot or an item appears the scheduler is asked again, so there are no timers. An item whose replica died goes back to
+the queue and from then on runs alone; only deaths while alone count against it, so that a poisonous item cannot take
+others down with it.
 """
 
 import asyncio
@@ -100,7 +101,9 @@ class Dispatcher:
                 self._bury(seat)
                 deaths += work.alone
                 if deaths >= DEATHS:
-                    raise PoisonousItem(f"{call.method}: {deaths} replicas died while it ran alone ({death})") from death
+                    raise PoisonousItem(
+                        f"{call.method}: {deaths} replicas died while it ran alone ({death})"
+                    ) from death
                 work = replace(work, place="", alone=True)
             finally:
                 self.tally.busy[kind] -= 1
@@ -110,6 +113,7 @@ class Dispatcher:
     async def _seat(self, work: Work) -> Seat:
         if not self._alive.get(work.kind):
             raise NoReplica(f"no {work.kind} is left")
+        grant: asyncio.Future[Seat]
         grant = self._grants[work.id] = asyncio.get_running_loop().create_future()
         self._scheduler.add(work)
         self._pump()
@@ -154,4 +158,4 @@ class Dispatcher:
             self._scheduler.open(Seat(replica.id, replica.kind, replica.node, replica.slots))
             self._pump()
         finally:
-            self._revivals.discard(asyncio.current_task())  # type: ignore[arg-type]
+            self._revivals.discard(asyncio.current_task())

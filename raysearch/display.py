@@ -63,7 +63,9 @@ class Display:
                     if live and screen is not None:
                         screen.update(self._drawing())
                     elif not task.done():
-                        self._console.print("; ".join(facts(self._progress, time.monotonic())), highlight=False, soft_wrap=True)
+                        self._console.print(
+                            "; ".join(facts(self._progress, time.monotonic())), highlight=False, soft_wrap=True
+                        )
             except asyncio.CancelledError:
                 task.cancel()
                 await asyncio.wait([task])
@@ -80,7 +82,14 @@ def summary(console: Console, plan: Plan, p: Progress, run_dir: str) -> None:
     holdout = next((a.holdout for a in plan.arms if a.holdout), None)
     title = f"winners judged by {holdout.key.rpartition('-')[0]} (held out), mean ± 95% interval" if holdout else None
     table = Table(title=title, title_justify="left")
-    for column in ("arm", "searches", *(holdout.components if holdout else ()), "NFE/search", "replica-s/search", "NFE run"):
+    for column in (
+        "arm",
+        "searches",
+        *(holdout.components if holdout else ()),
+        "NFE/search",
+        "replica-s/search",
+        "NFE run",
+    ):
         table.add_column(column, justify="left" if column == "arm" else "right")
     for name, t in p.arms.items():
         n = max(t.done, 1)

@@ -9,6 +9,7 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from math import isfinite
+from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from raysearch.dispatcher import Call, Dispatcher
@@ -240,12 +241,12 @@ class Engine:
     async def _condition(self, prompt: Prompt, sampler: Sampler, spent: Spent) -> tuple[Any, Any, Any]:
         """References to the embeddings of the prompt, of the negative prompt, and to the first frame's latent."""
         length, size = sampler.max_sequence_length, (sampler.height, sampler.width)
-        wanted = (
+        wanted: tuple[tuple[str, tuple[Any, ...]] | None, ...] = (
             ("encode_text", (prompt.text, length)),
             ("encode_text", (sampler.negative_prompt, length)) if sampler.guided else None,
             ("encode_image", (prompt.image, prompt.image_digest, size)) if prompt.image is not None else None,
         )
-        refs = [None if w is None else await self._encoded(*w, sampler, spent) for w in wanted]
+        refs = [None if w is None else await self._encoded(w[0], w[1], sampler, spent) for w in wanted]
         return refs[0], refs[1], refs[2]
 
     async def _encoded(self, method: str, what: tuple[Any, ...], sampler: Sampler, spent: Spent) -> Any:
@@ -254,7 +255,10 @@ class Engine:
         if known is None:
 
             async def encode() -> Any:
-                call = Call(method, {"what": what})
+                arguments: dict[str, Any] = {"what": what}
+                if method == "encode_image":
+                    arguments["data"] = Path(what[0]).read_bytes()
+                call = Call(method, arguments)
                 return (await self._dispatcher.submit("encoder", call, age=spent.age)).ref
 
             known = await self._share(key, encode)
@@ -279,7 +283,7 @@ class Engine:
                     del self._jobs[key]
         if error is not None:
             raise error
-        return value  # type: ignore[no-any-return]
+        return value  # type: ignore[return-value]
 
 
 async def _outcome(work: Coroutine[Any, Any, T]) -> tuple[T | None, Exception | None]:

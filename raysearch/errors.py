@@ -1,14 +1,14 @@
 """The errors of raysearch, one tree; each also is the built-in error that it refines, and each can be pickled.
 
-    RaysearchError
-    ├── ConfigError (ValueError)          a mistake of the user's: one line, exit code 2
-    ├── BudgetExhausted (RuntimeError)    a score that does not fit the search's budget; a policy may catch it
-    ├── ConcurrencyError (RuntimeError)   a policy broke the rule that keeps it deterministic
-    ├── RewardError (ArithmeticError)     a reward that is not finite, or of the wrong length
-    ├── InputLost (LookupError)           a latent that an item needs is gone; it is made again
-    ├── ReplicaDied (ConnectionError)     the replica that ran the item is gone; the item goes back to the queue
-    ├── PoisonousItem (RuntimeError)      an item that killed every replica it ran alone on
-    └── NoReplica (RuntimeError)          nothing is left that could run the item
+RaysearchError
+├── ConfigError (ValueError)          a mistake of the user's: one line, exit code 2
+├── BudgetExhausted (RuntimeError)    a score that does not fit the search's budget; a policy may catch it
+├── ConcurrencyError (RuntimeError)   a policy broke the rule that keeps it deterministic
+├── RewardError (ArithmeticError)     a reward that is not finite, or of the wrong length
+├── InputLost (LookupError)           a latent that an item needs is gone; it is made again
+├── ReplicaDied (ConnectionError)     the replica that ran the item is gone; the item goes back to the queue
+├── PoisonousItem (RuntimeError)      an item that killed every replica it ran alone on
+└── NoReplica (RuntimeError)          nothing is left that could run the item
 """
 
 

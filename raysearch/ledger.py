@@ -94,7 +94,9 @@ class Ledger:
 
     def _inherited(self, x: Candidate) -> bool:
         """A branch starts with the velocity that its parent knows."""
-        return isinstance(x.origin, Branch) and self._stops.get(x.origin.parent.trajectory, {}).get(x.origin.step, False)
+        return isinstance(x.origin, Branch) and self._stops.get(x.origin.parent.trajectory, {}).get(
+            x.origin.step, False
+        )
 
 
 class Meter:

@@ -133,7 +133,7 @@ class Noise:
 
 @dataclass(frozen=True, eq=False)
 class _Derived:
-    """An origin made from a parent candidate and its own noise; `ordinal` counts the parent's children in its search."""
+    """Made from a parent candidate and its own noise; `ordinal` counts the parent's children in its search."""
 
     parent: "Candidate"
     ordinal: int

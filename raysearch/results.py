@@ -57,7 +57,7 @@ def schema(columns: dict[str, pa.DataType], components: Iterable[str]) -> pa.Sch
 
 
 class Table:
-    """A Parquet file that grows by whole searches and stays sorted by search_id, the rows of a search in their order."""
+    """A Parquet file that grows by whole searches, sorted by search_id, the rows of a search in their order."""
 
     def __init__(self, path: Path, columns: pa.Schema, bound: int) -> None:
         self.path, self.rows = path, 0
@@ -111,7 +111,9 @@ def claimed(path: Path) -> Iterator[None]:
         (path / ".probe").touch()
         (path / ".probe").unlink()
     except OSError as error:
-        raise ConfigError(f"{key}: {str(path)!r} is not allowed; it must be a writable folder ({error.strerror})") from error
+        raise ConfigError(
+            f"{key}: {str(path)!r} is not allowed; it must be a writable folder ({error.strerror})"
+        ) from error
     try:
         yield
     except BaseException:

@@ -17,6 +17,7 @@ import numpy as np
 from omegaconf import OmegaConf
 
 from raysearch import config as configuration
+from raysearch import prompts
 from raysearch.config import Arm, Config
 from raysearch.context import Context, History
 from raysearch.dispatcher import Dispatcher, Replica
@@ -32,7 +33,8 @@ from raysearch.store import Store
 class Fleet(Protocol):
     """The replicas of a run, and how bytes that they made are pulled."""
 
-    replicas: Sequence[Replica]
+    @property
+    def replicas(self) -> Sequence[Replica]: ...
 
     async def fetch(self, ref: Any) -> dict[str, bytes]: ...
 
@@ -42,7 +44,7 @@ class Backend(Protocol):
 
     def prepare(self, config: Config, arms: Sequence[Arm]) -> "Plan": ...
 
-    def fleet(self, config: Config, plan: "Plan") -> AbstractAsyncContextManager[Fleet]: ...
+    def fleet(self, config: Config, plan: "Plan") -> AbstractAsyncContextManager[Fleet, bool | None]: ...
 
 
 @dataclass(frozen=True)
@@ -127,16 +129,18 @@ class Progress:
         return sum(a.failed for a in self.arms.values())
 
 
-def searches(plan: Plan, prompts: Sequence[Prompt], seeds: Sequence[int]) -> Iterator[Search]:
+def searches(plan: Plan, texts: Sequence[Prompt], seeds: Sequence[int]) -> Iterator[Search]:
     """In the order in which they are run: a prompt's arms together, so that they share what they can."""
-    for age, ((i, prompt), seed, arm) in enumerate(product(enumerate(prompts), seeds, plan.arms)):
+    for age, ((i, prompt), seed, arm) in enumerate(product(enumerate(texts), seeds, plan.arms)):
         yield Search(age, f"{i:06d}-s{seed}-{arm.arm.name}", prompt, seed, arm)
 
 
-# -- one search -----------------------------------------------------------------------------------------------------------
+# -- one search ------------------------------------------------------------------------------------------------------
 
 
-def context(s: Search, answer: Callable[[Sequence[Candidate]], Awaitable[list[Score]]], clock: Callable[[], float]) -> Context:
+def context(
+    s: Search, answer: Callable[[Sequence[Candidate]], Awaitable[list[Score]]], clock: Callable[[], float]
+) -> Context:
     reward, arm = s.plan.reward, s.plan.arm
     budget = Budget(arm.budget.nfe, arm.budget.replica_seconds, arm.budget.wall_seconds)
     ledger = Ledger(preview=reward.preview, decodes=reward.preview)
@@ -162,14 +166,14 @@ async def run_policy(s: Search, ctx: Context) -> tuple[Candidate, bool]:
     return winner, ctx.history.exhausted is not None
 
 
-# -- the dry run ----------------------------------------------------------------------------------------------------------
+# -- the dry run -----------------------------------------------------------------------------------------------------
 
 
-def estimate(plan: Plan, prompts: Sequence[Prompt], seeds: Sequence[int]) -> dict[str, Cost]:
+def estimate(plan: Plan, texts: Sequence[Prompt], seeds: Sequence[int]) -> dict[str, Cost]:
     """What one search of each arm would cost, by the policy itself against made-up rewards. Raises ConfigError."""
     costs = {}
     for arm in plan.arms:
-        s = Search(0, "dry-run", prompts[0], seeds[0], arm)
+        s = Search(0, "dry-run", texts[0], seeds[0], arm)
         rollout = arm.sampler.num_steps * arm.sampler.nfe_per_step
         limit = arm.arm.budget.nfe
         if limit is not None and limit < rollout:
@@ -190,7 +194,7 @@ def estimate(plan: Plan, prompts: Sequence[Prompt], seeds: Sequence[int]) -> dic
     return costs
 
 
-# -- the run --------------------------------------------------------------------------------------------------------------
+# -- the run ---------------------------------------------------------------------------------------------------------
 
 
 class Session:
@@ -207,7 +211,7 @@ class Session:
     ) -> None:
         self.config, self.backend, self.clock, self.report = config, backend, clock, report
         with claimed(run_dir):
-            self.prompts = configuration.prompts(config)
+            self.prompts = prompts.load(config)
             self.plan = backend.prepare(config, configuration.arms(config))
             self.costs = estimate(self.plan, self.prompts, config.seeds)
         self.directory = RunDirectory(
@@ -218,17 +222,22 @@ class Session:
         )
         self.journal = Journal(self.directory.path / "journal")
         self.searches_per_arm = len(self.prompts) * len(config.seeds)
-        self.progress = Progress(self.searches_per_arm * len(self.plan.arms), {a.arm.name: ArmTally() for a in self.plan.arms}, clock())
+        self.progress = Progress(
+            self.searches_per_arm * len(self.plan.arms), {a.arm.name: ArmTally() for a in self.plan.arms}, clock()
+        )
 
     async def run(self) -> Progress:
         try:
-            async with self.backend.fleet(self.config, self.plan) as fleet, Dispatcher.open(fleet.replicas) as dispatcher:
-                async with asyncio.TaskGroup() as tasks:
-                    store = Store(int(self.config.fleet.store_gb * 1e9))
-                    engine = Engine(dispatcher, store, fleet.fetch, tasks)
-                    self.progress.engine, self.progress.dispatcher = engine, dispatcher
-                    self.progress.started = self.clock()
-                    await self._run_searches(engine)
+            async with (
+                self.backend.fleet(self.config, self.plan) as fleet,
+                Dispatcher.open(fleet.replicas) as dispatcher,
+                asyncio.TaskGroup() as tasks,
+            ):
+                store = Store(int(self.config.fleet.store_gb * 1e9))
+                engine = Engine(dispatcher, store, fleet.fetch, tasks)
+                self.progress.engine, self.progress.dispatcher = engine, dispatcher
+                self.progress.started = self.clock()
+                await self._run_searches(engine)
         finally:
             self.directory.flush()
             self.journal.close()

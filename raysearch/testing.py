@@ -25,7 +25,7 @@ from raysearch.session import ArmPlan, Plan
 T = TypeVar("T")
 
 
-# -- virtual time -------------------------------------------------------------------------------------------------------
+# -- virtual time ----------------------------------------------------------------------------------------------------
 
 
 class _Jump(selectors.SelectSelector):
@@ -67,7 +67,7 @@ def virtual_now() -> float:
         return 0.0
 
 
-# -- fakes --------------------------------------------------------------------------------------------------------------
+# -- fakes -----------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,8 @@ class FakeReplica:
                 raise error
             if any(isinstance(i, FakeLatent) and i.lost for i in call.inputs):
                 raise InputLost("a fake latent was lost")
-            return await getattr(self, f"_{call.method}")(call)
+            answer: Answer = await getattr(self, f"_{call.method}")(call)
+            return answer
         finally:
             self.running -= 1
             self.busy_seconds += asyncio.get_running_loop().time() - began
@@ -137,7 +138,10 @@ class FakeReplica:
             value, known = base.value, base.velocity
         else:
             start = tuple(sorted((k, v) for k, v in a["origin"].items()))
-            value, known = digest(base.value if base else None, base.step if base else None, *start, *call.inputs[1:]), False
+            value, known = (
+                digest(base.value if base else None, base.step if base else None, *start, *call.inputs[1:]),
+                False,
+            )
         evaluations = a["until"] - a["step"] - (known and a["until"] > a["step"]) + a["velocity"]
         if a["until"] == a["step"] and known:
             evaluations = 0
@@ -156,7 +160,7 @@ class FakeReplica:
         answer = await self._score(call)
         latent: FakeLatent = call.inputs[0]
         kinds = [k for k in ("mp4", "safetensors", "npy") if call.arguments["outputs"].get(k)]
-        return Answer(answer.meta, {k: latent.value for k in kinds})
+        return Answer(answer.meta, dict.fromkeys(kinds, latent.value))
 
     async def _encode_text(self, call: Call) -> Answer:
         await asyncio.sleep(self.seconds)
@@ -197,7 +201,9 @@ class FakeBackend:
 
     def prepare(self, config: Config, arms: Sequence[Arm]) -> Plan:
         reward = fake_reward(self.needs)
-        return Plan(tuple(ArmPlan(a, fake_sampler(a.sampler.num_steps, self.stochastic), reward, None, reward) for a in arms))
+        return Plan(
+            tuple(ArmPlan(a, fake_sampler(a.sampler.num_steps, self.stochastic), reward, None, reward) for a in arms)
+        )
 
     @asynccontextmanager
     async def fleet(self, config: Config, plan: Plan) -> AsyncIterator[FakeFleet]:

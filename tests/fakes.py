@@ -11,7 +11,9 @@ from raysearch.testing import FakeBackend, FakeFleet, run_virtual, virtual_now
 
 
 def config(**values: Any) -> configuration.Config:
-    return configuration.build({"model": {"path": "fake"}, "prompts": ["a", "b"], "sampler": {"num_steps": 10}} | values)
+    return configuration.build(
+        {"model": {"path": "fake"}, "prompts": ["a", "b"], "sampler": {"num_steps": 10}} | values
+    )
 
 
 def session(path: Path, backend: FakeBackend | None = None, **values: Any) -> Session:

@@ -62,7 +62,8 @@ def test_drawing_while_a_score_is_pending_raises_and_a_child_context_may():
         xs = ctx.noise(2)
         pending = asyncio.create_task(ctx.score(xs))
         await asyncio.sleep(0)
-        for draw in (lambda: ctx.rng, lambda: ctx.noise(1), lambda: ctx.perturb(xs[0], 1, 0.1), lambda: ctx.child("x")):
+        draws = (lambda: ctx.rng, lambda: ctx.noise(1), lambda: ctx.perturb(xs[0], 1, 0.1), lambda: ctx.child("x"))
+        for draw in draws:
             with pytest.raises(ConcurrencyError):
                 draw()
         ctx.denoise(xs, 5)  # no draw: always allowed
@@ -101,7 +102,7 @@ def test_budget_exhausted_leaves_the_best_and_dispatches_nothing():
         xs = ctx.noise(3)
         await ctx.score(ctx.denoise(xs[:2], 30))  # 120
         assert len(asked) == 2
-        with pytest.raises(BudgetExhausted, match="budget.nfe=130"):
+        with pytest.raises(BudgetExhausted, match=r"budget\.nfe=130"):
             await ctx.score(ctx.denoise(xs[2:], 30))
         return ctx
 
@@ -110,7 +111,7 @@ def test_budget_exhausted_leaves_the_best_and_dispatches_nothing():
     assert (ctx.best.origin.index, ctx.charged.nfe, ctx.history.exhausted) == (1, 120, "budget.nfe=130")
 
 
-# -- policies ------------------------------------------------------------------------------------------------------------
+# -- policies -------------------------------------------------------------------------
 
 
 def test_best_of_n_returns_the_best():
@@ -167,5 +168,5 @@ def test_rgrp_population_shrinks_as_expected_under_equal_rewards():
     [{"n": 0}, {"schedule": (30,)}, {"schedule": (20, 10)}, {"schedule": ()}, {"temperature": 0.0}, {"beta": 1.5}],
 )
 def test_rgrp_refuses(arguments):
-    with pytest.raises(ConfigError, match="policy."):
+    with pytest.raises(ConfigError, match=r"policy\."):
         asyncio.run(rgrp.search(context(), **arguments))

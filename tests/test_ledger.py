@@ -18,7 +18,7 @@ def charge(*asked: Candidate, preview: bool = False, finish: Candidate | None = 
 
 
 @pytest.mark.parametrize(
-    "asked, preview, expected",
+    ("asked", "preview", "expected"),
     [
         ([at(10)], False, [20]),
         ([at(10)], True, [20]),  # a finished latent is its own preview
@@ -64,7 +64,9 @@ def test_a_score_that_does_not_fit_charges_nothing():
 
 
 def test_the_cost_of_finishing_the_dearest_candidate_is_held_back():
-    assert meter(nfe=59).admit([at(10, Noise(0, i)) for i in range(2)] + [at(0, Noise(0, 2))], at(10)) == "budget.nfe=59"
+    assert (
+        meter(nfe=59).admit([at(10, Noise(0, i)) for i in range(2)] + [at(0, Noise(0, 2))], at(10)) == "budget.nfe=59"
+    )
     assert meter(nfe=60).admit([at(10, Noise(0, i)) for i in range(2)] + [at(0, Noise(0, 2))], at(10)) is None
 
 

@@ -16,7 +16,7 @@ def place(seats: str, work: str) -> str:
 
 
 @pytest.mark.parametrize(
-    "seats, work, expected",
+    ("seats", "work", "expected"),
     [
         ("a:n:1:0", "", ""),
         ("a:n:0:0", "1:0:", ""),

@@ -45,7 +45,9 @@ def test_same_winners_on_any_fleet_and_in_any_order_of_completion(tmp_path):
     expected, _ = run(tmp_path / "one", FakeFleet(1, 1), arms=ARMS, seeds=[0, 1])
     assert [r["status"] for r in expected] == ["done"] * 16
     for i, (denoisers, slots) in enumerate([(3, 5), (2, 1), (7, 2)]):
-        rows, _ = run(tmp_path / str(i), unequal_fleet(denoisers, slots, i), arms=ARMS, seeds=[0, 1], max_searches=3 + i)
+        rows, _ = run(
+            tmp_path / str(i), unequal_fleet(denoisers, slots, i), arms=ARMS, seeds=[0, 1], max_searches=3 + i
+        )
         assert same(rows) == same(expected)
 
 
@@ -118,13 +120,13 @@ def test_replicas_that_die_change_nothing(tmp_path):
     assert same(rows) == same(expected)
 
 
-@pytest.mark.parametrize("answer, reason", [([float("nan")], "not finite"), ([0.1, 0.2], "answered 2 components")])
+@pytest.mark.parametrize(("answer", "reason"), [([float("nan")], "not finite"), ([0.1, 0.2], "answered 2 components")])
 def test_a_bad_reward_fails_its_search_and_no_other(tmp_path, answer, reason):
     class Scorer(FakeReplica):
         async def _score(self, call):
             good = await super()._score(call)
             if call.arguments["prompt"].text == "a":
-                good.meta["rewards"] = {k: answer for k in good.meta["rewards"]}
+                good.meta["rewards"] = dict.fromkeys(good.meta["rewards"], answer)
             return good
 
     fleet = FakeFleet(replicas=[Scorer("s", "scorer"), *FakeFleet().replicas])
@@ -204,7 +206,7 @@ def test_the_dry_run_gives_the_cost_of_the_run(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "values, line",
+    ("values", "line"),
     [
         ({"policy": {"name": "rgrp", "schedule": [2, 10]}}, "policy.schedule"),
         ({"policy": {"name": "best_of_n", "n": 0}}, "policy.n"),

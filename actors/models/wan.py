@@ -1,7 +1,7 @@
 """The Wan family through diffusers' own classes, a part at a time: text encoder, transformer, autoencoder.
 
-Every formula is WanPipeline's (and, for a first frame, that of WanImageToVideoPipeline with expand_timesteps), so that a
-plain sample is bit for bit what the pipeline gives.
+Every formula is WanPipeline's (and, for a first frame, that of WanImageToVideoPipeline with expand_timesteps), so that
+a plain sample is bit for bit what the pipeline gives.
 """
 
 import json
@@ -51,13 +51,13 @@ class Transformer:
 
     def __init__(self, folder: Path, *, dtype: str, device: str) -> None:
         self.dtype, self.device = DTYPES[dtype], device
-        self.model = (
-            WanTransformer3DModel.from_pretrained(folder / "transformer", torch_dtype=self.dtype).to(device).eval()
-        )
+        self.model = WanTransformer3DModel.from_pretrained(folder / "transformer", dtype=self.dtype).to(device).eval()
         self.expand_timesteps = bool(index(folder).get("expand_timesteps", False))
 
     @torch.no_grad()
-    def __call__(self, latents: torch.Tensor, timesteps: torch.Tensor, text: torch.Tensor, first: list[Any]) -> torch.Tensor:
+    def __call__(
+        self, latents: torch.Tensor, timesteps: torch.Tensor, text: torch.Tensor, first: list[Any]
+    ) -> torch.Tensor:
         """Velocities (B, C, T, H, W) of float32 latents.
 
         timesteps (B,), text (B, length, dim), first: for each row the clean latent (1, C, 1, H, W) of its first frame,
@@ -98,7 +98,7 @@ def latent_shape(folder: Path, *, num_frames: int, height: int, width: int) -> t
 
 class Autoencoder:
     def __init__(self, folder: Path, *, dtype: str, device: str) -> None:
-        self.vae = AutoencoderKLWan.from_pretrained(folder / "vae", torch_dtype=DTYPES[dtype]).to(device).eval()
+        self.vae = AutoencoderKLWan.from_pretrained(folder / "vae", dtype=DTYPES[dtype]).to(device).eval()
         self._device = device
         self._processor = VideoProcessor(vae_scale_factor=self.vae.config.scale_factor_spatial)
 

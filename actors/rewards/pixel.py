@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from safetensors.torch import save as dump
 from torch import nn
 from torch.nn import functional as F
 
@@ -143,7 +144,7 @@ def to_input(frames: np.ndarray) -> torch.Tensor:
 def save(net: PixelNet, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(asdict(net.config), indent=2) + "\n")
-    save_file({k: v.contiguous() for k, v in net.state_dict().items()}, folder / "model.safetensors")
+    (folder / "model.safetensors").write_bytes(dump({k: v.contiguous() for k, v in net.state_dict().items()}))
 
 
 def load(folder: Path) -> PixelNet:

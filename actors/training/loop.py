@@ -13,7 +13,9 @@ import torch
 from actors import world
 
 
-def clips(rng: np.random.Generator, n: int, *, frames: int = world.FRAMES, two: float = 0.7) -> tuple[list[str], torch.Tensor]:
+def clips(
+    rng: np.random.Generator, n: int, *, frames: int = world.FRAMES, two: float = 0.7
+) -> tuple[list[str], torch.Tensor]:
     """`n` captions and their clips as float32 (n, 3, frames, size, size) in [-1, 1]."""
     scenes = [world.place(world.training_objects(rng, two=two), rng, frames=frames) for _ in range(n)]
     pixels = np.stack([world.draw(s) for s in scenes])

@@ -27,14 +27,25 @@ TEXT_LENGTH = 80  # bytes; `max_sequence_length` of every call of the pipeline
 PER_FRAME = 16  # tokens of a latent frame: 8x8 latents in patches of 2x2
 SHIFT = 3.0  # of the noise levels, in training as in the scheduler
 NO_CAPTION = 0.1  # share of clips that train without their caption, for guidance
-LEVELS = ("one", "frames", "prefix")  # one level a clip; one a latent frame; clean first latent frames, one for the rest
+LEVELS = (
+    "one",
+    "frames",
+    "prefix",
+)  # one level a clip; one a latent frame; clean first latent frames, one for the rest
 SHARES = (0.6, 0.2, 0.2)
 
 
 def build_encoder() -> UMT5EncoderModel:
     return UMT5EncoderModel(
         UMT5Config(
-            vocab_size=384, d_model=128, d_kv=32, num_heads=4, d_ff=256, num_layers=3, dropout_rate=0.0, tie_word_embeddings=True
+            vocab_size=384,
+            d_model=128,
+            d_kv=32,
+            num_heads=4,
+            d_ff=256,
+            num_layers=3,
+            dropout_rate=0.0,
+            tie_word_embeddings=True,
         )
     )
 
@@ -111,7 +122,9 @@ class FastAttention:
         context = hidden_states if encoder_hidden_states is None else encoder_hidden_states
         q, k, v = attn.to_q(hidden_states), attn.to_k(context), attn.to_v(context)
         with torch.autocast("cpu", enabled=False):
-            q, k, v = (x.unflatten(2, (attn.heads, -1)) for x in (attn.norm_q(q.float()), attn.norm_k(k.float()), v.float()))
+            q, k, v = (
+                x.unflatten(2, (attn.heads, -1)) for x in (attn.norm_q(q.float()), attn.norm_k(k.float()), v.float())
+            )
             if rotary_emb is not None:
                 q, k = (rotate(x, rotary_emb[0][..., 0::2], rotary_emb[1][..., 1::2]) for x in (q, k))
             out = F.scaled_dot_product_attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2))
@@ -148,7 +161,11 @@ def save(out: Path, vae: AutoencoderKLWan, reader: Reader, transformer: WanTrans
     """Write a `WanPipeline`; the transformer's weights as float16, half the size and good for float32 arithmetic."""
     scheduler = UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=SHIFT)
     WanPipeline(
-        tokenizer=reader.tokenizer, text_encoder=reader.encoder, vae=vae, scheduler=scheduler, transformer=transformer.half()
+        tokenizer=reader.tokenizer,
+        text_encoder=reader.encoder,
+        vae=vae,
+        scheduler=scheduler,
+        transformer=transformer.half(),
     ).save_pretrained(out)
     size = sum(f.stat().st_size for f in out.rglob("*") if f.is_file())
     print(f"wrote {out}: {size / 1e6:.2f} MB")
@@ -157,7 +174,9 @@ def save(out: Path, vae: AutoencoderKLWan, reader: Reader, transformer: WanTrans
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work", type=Path, default=Path("training"), help="latents and checkpoints")
-    parser.add_argument("--out", type=Path, default=Path("actors/assets/tiny-wan"), help="the pipeline's folder, with its vae")
+    parser.add_argument(
+        "--out", type=Path, default=Path("actors/assets/tiny-wan"), help="the pipeline's folder, with its vae"
+    )
     parser.add_argument("--clips", type=int, default=20_000)
     parser.add_argument("--text-steps", type=int, default=500)
     parser.add_argument("--steps", type=int, default=10_000)
@@ -183,7 +202,15 @@ def main() -> None:
         return value, {"right": right}
 
     reader.load_state_dict(
-        train(reader, text_loss, checkpoint=args.work / "text.pt", steps=args.text_steps, seed=args.seed + 1, peak=2e-3, ema=0.99)
+        train(
+            reader,
+            text_loss,
+            checkpoint=args.work / "text.pt",
+            steps=args.text_steps,
+            seed=args.seed + 1,
+            peak=2e-3,
+            ema=0.99,
+        )
     )
     reader.eval()
     with torch.no_grad():

@@ -8,6 +8,7 @@ captions, its own first. No held-out caption is among them.
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,6 +21,7 @@ from actors.training.loop import to_model
 
 CHUNK = 500
 TEXT_LENGTH = 80
+GUIDANCE = (1.0, 1.0, 3.0, 5.0)
 CAPTIONS = 4
 KINDS = ("rendered", "decoded", "samples")
 Objects = tuple[world.Object, ...]
@@ -90,12 +92,13 @@ def pixels(decoded: torch.Tensor) -> np.ndarray:
     return (decoded.clamp(-1, 1).add(1) * 127.5).round().byte().permute(0, 2, 3, 4, 1).numpy()
 
 
-def statistics(vae: AutoencoderKLWan) -> tuple[torch.Tensor, torch.Tensor]:
-    return tuple(torch.tensor(x).view(1, -1, 1, 1, 1) for x in (vae.config.latents_mean, vae.config.latents_std))
+def statistics(vae: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    mean, std = (torch.tensor(x).view(1, -1, 1, 1, 1) for x in (vae.config.latents_mean, vae.config.latents_std))
+    return mean, std
 
 
 @torch.inference_mode()
-def decoded(rng: np.random.Generator, n: int, vae: AutoencoderKLWan) -> tuple[np.ndarray, list[Objects]]:
+def decoded(rng: np.random.Generator, n: int, vae: Any) -> tuple[np.ndarray, list[Objects]]:
     """Rendered clips after the autoencoder: a third as they are, a third noised, a third mixed with the next one."""
     frames, objects = rendered(rng, n, spoilt=0.3)
     out = []
@@ -114,7 +117,7 @@ def decoded(rng: np.random.Generator, n: int, vae: AutoencoderKLWan) -> tuple[np
 
 @torch.inference_mode()
 def sampled(
-    pipe: WanPipeline, captions: list[str], seeds: list[int], *, steps: int, guidance: float, previews: tuple[int, ...]
+    pipe: Any, captions: list[str], seeds: list[int], *, steps: int, guidance: float, previews: tuple[int, ...]
 ) -> list[np.ndarray]:
     """Frames of one-step previews at some steps, then of the samples: each uint8 (n, t, h, w, 3)."""
     prompts, negative = pipe.encode_prompt(
@@ -137,27 +140,30 @@ def sampled(
     return [pixels(pipe.vae.decode(z * std + mean).sample) for z in [*clips, x]]
 
 
-def samples(
-    rng: np.random.Generator, n: int, pipe: WanPipeline, *, batch: int = 25
-) -> tuple[np.ndarray, list[Objects]]:
-    """`n` clips of the model, in batches of varied steps and guidance; half of them previews."""
-    frames, objects = [], []
+def samples(rng: np.random.Generator, n: int, pipe: Any, *, batch: int = 25) -> tuple[np.ndarray, list[Objects]]:
+    """`n` clips of the model, in batches of varied steps and guidance; three previews to a sample."""
+    frames: list[np.ndarray] = []
+    objects: list[Objects] = []
     while len(objects) < n:
         own = [world.training_objects(rng, two=0.75) for _ in range(batch)]
-        steps = int(rng.integers(8, 31))
-        previews = (int(rng.integers(steps // 4, steps)),)
-        seeds = rng.integers(2**62, size=batch).tolist()
-        captions = [world.caption(o) for o in own]
-        guidance = float(rng.choice([1.0, 3.0, 5.0]))
-        for clips in sampled(pipe, captions, seeds, steps=steps, guidance=guidance, previews=previews):
-            frames.append(clips)
-            objects += own
+        steps = int(8 + 23 * rng.random() ** 2)
+        thirds = (np.arange(3) + rng.random(3)) / 3
+        clips = sampled(
+            pipe,
+            [world.caption(o) for o in own],
+            rng.integers(2**62, size=batch).tolist(),
+            steps=steps,
+            guidance=float(rng.choice(GUIDANCE)),
+            previews=tuple(int(x) for x in thirds * steps),
+        )
+        frames += clips
+        objects += own * len(clips)
     return np.concatenate(frames)[:n], objects[:n]
 
 
 def make(kind: str, n: int, *, work: Path, model: Path, seed: int) -> None:
     """Write clips of one kind to `work`; files that exist already are kept."""
-    source = None
+    source: Any = None
     if kind == "decoded":
         source = AutoencoderKLWan.from_pretrained(model / "vae").eval()
     elif kind == "samples":
@@ -172,7 +178,7 @@ def make(kind: str, n: int, *, work: Path, model: Path, seed: int) -> None:
         if kind == "rendered":
             frames, objects = rendered(rng, CHUNK)
         else:
-            frames, objects = {"decoded": decoded, "samples": samples}[kind](rng, CHUNK, source)
+            frames, objects = (decoded if kind == "decoded" else samples)(rng, CHUNK, source)
         clips = labelled(rng, frames, objects)
         partial = path.with_suffix(".partial.npz")
         np.savez(partial, frames=clips.frames, captions=clips.captions, labels=clips.labels)

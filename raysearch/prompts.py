@@ -1,0 +1,55 @@
+"""The prompts of a run, from its config or a file."""
+
+import json
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+from raysearch.config import Config
+from raysearch.errors import ConfigError, check
+from raysearch.recipe import Prompt
+from raysearch.signature import unknown_key
+
+
+def load(config: Config) -> list[Prompt]:
+    """`prompts`, or those of a file: one a line (.jsonl: an object with `prompt`, and `image` for a first frame)."""
+    check(
+        (config.prompts is None) != (config.prompts_file is None),
+        "prompts",
+        config.prompts,
+        "given, or prompts_file is",
+    )
+    if config.prompts is not None:
+        entries, folder, where = list(config.prompts), Path(), "prompts"
+    else:
+        path = Path(str(config.prompts_file))
+        check(path.is_file(), "prompts_file", str(path), "an existing file")
+        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+        entries, folder, where = [line for line in lines if line], path.parent, str(path)
+        if path.suffix == ".jsonl":
+            entries = [_json(line, f"{where} entry {i + 1}") for i, line in enumerate(entries)]
+    check(len(entries) > 0, where, entries, "at least one prompt")
+    return [_prompt(e, folder, f"{where}[{i}]") for i, e in enumerate(entries)]
+
+
+def _json(line: str, key: str) -> Any:
+    try:
+        return json.loads(line)
+    except ValueError as error:
+        raise ConfigError(f"{key} is no JSON: {error}") from error
+
+
+def _prompt(entry: Any, folder: Path, key: str) -> Prompt:
+    if isinstance(entry, str):
+        entry = {"prompt": entry}
+    check(isinstance(entry, dict), key, entry, "a text, or a mapping with prompt and image")
+    for k in entry:
+        if k not in ("prompt", "image"):
+            raise ConfigError(unknown_key(f"{key}.{k}", k, ("prompt", "image")))
+    text, image = entry.get("prompt"), entry.get("image")
+    check(isinstance(text, str) and bool(text.strip()), f"{key}.prompt", text, "a text that is not empty")
+    if image is None:
+        return Prompt(text.strip())
+    check(isinstance(image, str) and (folder / image).is_file(), f"{key}.image", image, "an existing image file")
+    path = folder / image
+    return Prompt(text.strip(), str(path), blake2b(path.read_bytes(), digest_size=16).digest())

@@ -1,0 +1,317 @@
+"""The plain-torch workers against diffusers' own pipeline, on a toy-sized Wan of the real classes."""
+
+import asyncio
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from diffusers import (
+    DPMSolverMultistepScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    UniPCMultistepScheduler,
+    WanImageToVideoPipeline,
+    WanPipeline,
+)
+from PIL import Image
+from safetensors.numpy import load_file
+
+from actors import local, solvers
+from actors.backend import Backend
+from actors.denoiser import Denoiser
+from raysearch import config as configuration
+from raysearch.session import Session
+
+PROMPT = "a red circle moving left"
+SIZE = {"height": 32, "width": 32, "num_frames": 9, "max_sequence_length": 40}
+SCHEDULERS = {
+    "unipc": lambda: UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0),
+    "euler": lambda: FlowMatchEulerDiscreteScheduler(shift=3.0),
+    "dpm++": lambda: DPMSolverMultistepScheduler(
+        prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0, algorithm_type="dpmsolver++"
+    ),
+}
+
+
+def config(folder: Path, **values) -> configuration.Config:
+    base = {
+        "model": {"path": str(folder), **SIZE},
+        "sampler": {"name": "unipc", "num_steps": 8, "guidance_scale": 3.0},
+        "rewards": {"search": {"name": "tiny:Brightness"}},
+        "prompts": [PROMPT],
+        "fleet": {"backend": "local"},
+        "output": {"latents": True, "frames": True},
+    }
+    return configuration.build(
+        {k: {**base.get(k, {}), **v} if isinstance(v, dict) else v for k, v in (base | values).items()}
+    )
+
+
+def run(folder: Path, run_dir: Path, **values):
+    """Rows, final latents and frames of a run, the last two by search id."""
+    session = Session(config(folder, **values), Backend(), run_dir=run_dir)
+    asyncio.run(session.run())
+    rows = pq.read_table(run_dir / "searches.parquet").to_pylist()
+    assert [r["status"] for r in rows] == ["done"] * len(rows), rows
+    latents = {
+        r["search_id"]: load_file(run_dir / "latents" / f"{r['search_id']}.safetensors")["latents"] for r in rows
+    }
+    frames = {r["search_id"]: np.load(run_dir / "frames" / f"{r['search_id']}.npy") for r in rows}
+    return rows, latents, frames
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    torch.set_num_threads(1)
+
+
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_single_is_the_pipeline_bit_for_bit(tiny, tmp_path, name):
+    pipeline = WanPipeline.from_pretrained(tiny, dtype=torch.float32)
+    pipeline.scheduler = SCHEDULERS[name]()
+    pipeline.set_progress_bar_config(disable=True)
+    call = {"prompt": PROMPT, "negative_prompt": "dull", "num_inference_steps": 8, "guidance_scale": 3.0, **SIZE}
+    expected = pipeline(**call, output_type="latent", generator=torch.Generator().manual_seed(5)).frames
+    video = pipeline(**call, output_type="np", generator=torch.Generator().manual_seed(5)).frames[0]
+    sampler = {"name": name, "negative_prompt": "dull"}
+    _, latents, frames = run(tiny, tmp_path / "run", seeds=[5], sampler=sampler)
+    (got,), (shown,) = latents.values(), frames.values()
+    assert got.dtype == np.float32
+    assert np.array_equal(got, expected.numpy())
+    assert np.array_equal(shown, np.rint(video * 255).astype(np.uint8))
+
+
+def test_a_first_frame_is_the_image_to_video_pipeline_bit_for_bit(tiny, tmp_path):
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (32, 32, 3), dtype=np.uint8))
+    image.save(tmp_path / "first.png")
+    (tmp_path / "prompts.jsonl").write_text(f'{{"prompt": "{PROMPT}", "image": "first.png"}}\n')
+    t2v = WanPipeline.from_pretrained(tiny, dtype=torch.float32)
+    pipeline = WanImageToVideoPipeline(
+        tokenizer=t2v.tokenizer, text_encoder=t2v.text_encoder, vae=t2v.vae, transformer=t2v.transformer,
+        scheduler=SCHEDULERS["unipc"](), expand_timesteps=True,
+    )  # fmt: skip
+    pipeline.set_progress_bar_config(disable=True)
+    expected = pipeline(
+        image=image, prompt=PROMPT, num_inference_steps=8, guidance_scale=3.0, **SIZE, output_type="latent",
+        generator=torch.Generator().manual_seed(5),
+    ).frames  # fmt: skip
+    _, latents, _ = run(tiny, tmp_path / "run", seeds=[5], prompts=None, prompts_file=str(tmp_path / "prompts.jsonl"))
+    assert np.array_equal(next(iter(latents.values())), expected.numpy())
+
+
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_fork_is_the_straight_run_bit_for_bit(tiny, tmp_path, name):
+    """To 3, to 6 and to the end through separate items, on two denoisers in turn, with and without previews."""
+    plan = Backend().prepare(c := config(tiny, sampler={"name": name}), configuration.arms(config(tiny)))
+    sampler = Backend().prepare(c, configuration.arms(c)).arms[0].sampler
+    encoder = local.build("encoder", c, plan)
+    text = encoder.encode_text({"what": (PROMPT, 40)})[1]
+    negative = encoder.encode_text({"what": ("", 40)})[1]
+    workers = [local.build("denoiser", c, plan) for _ in range(2)]
+
+    def leg(worker: Denoiser, base, step, until, velocity):
+        origin = {"kind": "noise", "key": 5} if base is None else None
+        arguments = {"sampler": sampler, "origin": origin, "step": step, "until": until, "velocity": velocity}
+        return worker.submit(0, arguments, (base, text, negative, None)).result(timeout=60)
+
+    straight = leg(workers[0], None, 0, 8, False)
+    for previews in (False, True):
+        evaluations, base = 0, None
+        for i, (step, until) in enumerate([(0, 3), (3, 6), (6, 8)]):
+            meta, base = leg(workers[i % 2], base, step, until, previews and until < 8)
+            evaluations += meta["nfe"]
+        assert np.array_equal(base["latent"], straight[1]["latent"])
+        assert evaluations == straight[0]["nfe"] == 16  # a preview's evaluation is the next step's: paid once
+    for w in workers:
+        w.close()
+
+
+def test_batched_slots_agree_with_one_by_one_to_a_tolerance(tiny, tmp_path):
+    policy = {"name": "best_of_n", "n": 6}
+    rewards = {"search": {"name": "tiny:LatentNorm"}}
+    _, exact, _ = run(tiny, tmp_path / "exact", policy=policy, rewards=rewards)
+    _, fast, _ = run(tiny, tmp_path / "fast", policy=policy, rewards=rewards, fleet={"denoisers": {"slots": 4}})
+    (a,), (b,) = exact.values(), fast.values()
+    assert np.allclose(a, b, atol=1e-4)
+    _, guided, _ = run(tiny, tmp_path / "guided", policy=policy, rewards=rewards, sampler={"batched_guidance": True})
+    assert np.allclose(a, next(iter(guided.values())), atol=1e-4)
+
+
+ARMS = [
+    {"name": "single", "policy": {"name": "single"}},
+    {"name": "bon", "policy": {"name": "best_of_n", "n": 3}},
+    {"name": "rgrp", "policy": {"name": "rgrp", "schedule": [2, 4], "n": 4}},
+]
+
+
+def test_two_denoisers_give_the_winners_of_one_bit_for_bit(tiny, tmp_path):
+    ends = []
+    for n in (1, 2):
+        fleet = {"denoisers": {"replicas": n}, "scorers": {"replicas": n}}
+        ends.append(run(tiny, tmp_path / str(n), arms=ARMS, seeds=[1, 2], fleet=fleet))
+    (rows, latents, _), (other_rows, other_latents, _) = ends
+    assert [r["winner"] for r in rows] == [r["winner"] for r in other_rows]
+    assert all(np.array_equal(latents[k], other_latents[k]) for k in latents)
+
+
+def test_an_arm_alone_is_the_arm_beside_others_bit_for_bit(tiny, tmp_path):
+    together = run(tiny, tmp_path / "together", arms=ARMS)
+    rows, latents, _ = run(tiny, tmp_path / "alone", arms=ARMS[2:])
+    assert np.array_equal(latents["000000-s0-rgrp"], together[1]["000000-s0-rgrp"])
+    assert rows[0]["nfe"] == next(r["nfe"] for r in together[0] if r["arm"] == "rgrp")
+
+
+def test_best_of_n_finds_the_best_of_the_finished_videos_scored_outside(tiny, tmp_path):
+    """The noises drawn by hand as design says, the pipeline itself, the reward called by hand."""
+    from tiny import Brightness
+
+    from actors.rewards import View
+    from raysearch.recipe import Noise
+
+    pipeline = WanPipeline.from_pretrained(tiny, dtype=torch.float32)
+    pipeline.set_progress_bar_config(disable=True)
+    totals = []
+    for i in range(3):
+        noise = torch.randn(1, 4, 3, 8, 8, generator=torch.Generator().manual_seed(Noise(7, i).key))
+        video = pipeline(PROMPT, num_inference_steps=8, guidance_scale=3.0, latents=noise, **SIZE).frames[0]
+        frames = np.rint(video * 255).astype(np.uint8)
+        totals.append(Brightness()([View(PROMPT, 0.0, None, frames)]).sum())
+    rows, _, _ = run(tiny, tmp_path / "run", seeds=[7], policy={"name": "best_of_n", "n": 3})
+    assert rows[0]["reward_search"] == pytest.approx(max(totals), abs=1e-12)
+
+
+def test_preview_is_the_estimate_at_the_candidates_own_point(tiny, tmp_path):
+    """Siblings perturbed from one latent differ in their previews, and each preview is x - sigma v(x)."""
+    c = config(tiny)
+    plan = Backend().prepare(c, configuration.arms(c))
+    sampler = plan.arms[0].sampler
+    encoder, worker = local.build("encoder", c, plan), local.build("denoiser", c, plan)
+    text = encoder.encode_text({"what": (PROMPT, 40)})[1]
+    none = encoder.encode_text({"what": ("", 40)})[1]
+    start = {"sampler": sampler, "origin": {"kind": "noise", "key": 1}, "step": 0, "until": 4, "velocity": False}
+    parent = worker.submit(0, start, (None, text, none, None)).result(60)[1]
+    previews = []
+    for key in (2, 3):
+        child = start | {"origin": {"kind": "perturb", "key": key, "beta": 0.3}, "step": 4, "velocity": True}
+        state = worker.submit(key, child, (parent, text, none, None)).result(60)[1]
+        noise = torch.randn(1, 4, 3, 8, 8, generator=torch.Generator().manual_seed(key))
+        x = (1 - 0.09) ** 0.5 * torch.tensor(parent["latent"]) + 0.3 * noise
+        assert np.allclose(state["latent"], x.numpy(), atol=1e-6)
+        model, t = worker._model.model, torch.tensor([worker._solver(sampler).timesteps[4]])
+        with torch.no_grad():
+            c_, u_ = (model(x, t, torch.tensor(e), return_dict=False)[0] for e in (text, none))
+        from actors.scorer import preview
+
+        previews.append(preview(state, sampler.sigmas[4]))
+        assert torch.allclose(previews[-1], x - sampler.sigmas[4] * (u_ + 3.0 * (c_ - u_)), atol=1e-5)
+    worker.close()
+    assert not torch.allclose(*previews, atol=1e-2)
+
+
+# -- solvers -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_interleaved_candidates_on_one_scheduler_equal_their_own(name):
+    g = torch.Generator().manual_seed(0)
+    velocities = [[torch.randn(1, 2, 2, 2, generator=g) for _ in range(6)] for _ in range(2)]
+    starts = [torch.randn(1, 2, 2, 2, generator=g) for _ in range(2)]
+
+    def alone(x, vs):
+        scheduler = SCHEDULERS[name]()
+        scheduler.set_timesteps(6)
+        for t, v in zip(scheduler.timesteps, vs, strict=True):
+            x = scheduler.step(v, t, x, return_dict=False)[0]
+        return x
+
+    solver = solvers.Solver(SCHEDULERS[name](), 6)
+    xs, states = list(starts), [solver.start(0), solver.start(0)]
+    for i in range(6):
+        for j in (0, 1) if i % 2 else (1, 0):
+            states[j] = solvers.unpack(solvers.pack(states[j]), "cpu")  # through the object store
+            xs[j], states[j] = solver.step(states[j], velocities[j][i], xs[j])
+    for j in (0, 1):
+        assert torch.equal(xs[j], alone(starts[j], velocities[j]))
+
+
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_a_fresh_state_equals_a_scheduler_that_begins_there(name):
+    g = torch.Generator().manual_seed(0)
+    vs = [torch.randn(1, 2, 2, 2, generator=g) for _ in range(4)]
+    x = y = torch.randn(1, 2, 2, 2, generator=g)
+    scheduler = SCHEDULERS[name]()
+    scheduler.set_timesteps(8)
+    scheduler.set_begin_index(4)
+    solver = solvers.Solver(SCHEDULERS[name](), 8)
+    state = solver.start(4)
+    for t, v in zip(scheduler.timesteps[4:], vs, strict=True):
+        x = scheduler.step(v, t, x, return_dict=False)[0]
+        y, state = solver.step(state, v, y)
+    assert torch.equal(x, y)
+
+
+def test_the_forward_kernel_has_the_marginals_of_the_higher_level():
+    """x_s = (1-s) x0 + s eps renoised to s' has mean (1-s') x0 and standard deviation s'."""
+    solver = solvers.Solver(SCHEDULERS["unipc"](), 10)
+    g = torch.Generator().manual_seed(0)
+    n, x0 = 200_000, 1.5
+    for step, to_step in [(9, 1), (6, 5), (10, 4), (3, 3)]:
+        s, s_to = float(solver.sigmas[step]), float(solver.sigmas[to_step])
+        x = (1 - s) * x0 + s * torch.randn(n, generator=g)
+        y = solver.renoise(x, step, to_step, torch.randn(n, generator=g))
+        assert float(y.mean()) == pytest.approx((1 - s_to) * x0, abs=5 * s_to / n**0.5 + 1e-4)
+        assert float(y.std()) == pytest.approx(s_to, rel=0.01)
+
+
+def test_perturbation_starts_with_fresh_history_and_is_not_undone(tiny):
+    """With kept UniPC history a perturbation is gone after one step (0.2 rms becomes 0.0004); ours stays."""
+    c = config(tiny)
+    plan = Backend().prepare(c, configuration.arms(c))
+    sampler = plan.arms[0].sampler
+    encoder, worker = local.build("encoder", c, plan), local.build("denoiser", c, plan)
+    text, none = (encoder.encode_text({"what": (t, 40)})[1] for t in (PROMPT, ""))
+    start = {"sampler": sampler, "origin": {"kind": "noise", "key": 1}, "step": 0, "until": 4, "velocity": False}
+    parent = worker.submit(0, start, (None, text, none, None)).result(60)[1]
+    onward = start | {"origin": None, "step": 4, "until": 5}
+    plain = worker.submit(1, onward, (parent, text, none, None)).result(60)[1]["latent"]
+    moved = onward | {"origin": {"kind": "perturb", "key": 9, "beta": 0.2}}
+    other = worker.submit(2, moved, (parent, text, none, None)).result(60)[1]["latent"]
+    worker.close()
+    assert np.sqrt(np.mean((plain - other) ** 2)) > 0.05
+
+
+def test_a_cancelled_item_frees_its_slot_between_steps(tiny):
+    c = config(tiny)
+    plan = Backend().prepare(c, configuration.arms(c))
+    sampler = replace(plan.arms[0].sampler, num_steps=999, sigmas=(1.0,) * 1000)
+    encoder, worker = local.build("encoder", c, plan), local.build("denoiser", c, plan)
+    text = encoder.encode_text({"what": (PROMPT, 40)})[1]
+    start = {"sampler": sampler, "origin": {"kind": "noise", "key": 1}, "step": 0, "until": 999, "velocity": False}
+    long = worker.submit(0, start, (None, text, text, None))
+    waiting = worker.submit(1, start, (None, text, text, None))
+    worker.cancel(1)
+    worker.cancel(0)
+    short = worker.submit(2, start | {"until": 1}, (None, text, text, None))
+    assert short.result(60)[0]["nfe"] == 2
+    assert long.cancelled()
+    assert waiting.cancelled()
+    worker.close()
+
+
+def test_an_error_reaches_its_waiter_and_the_worker_goes_on(tiny):
+    c = config(tiny)
+    plan = Backend().prepare(c, configuration.arms(c))
+    sampler = plan.arms[0].sampler
+    encoder, worker = local.build("encoder", c, plan), local.build("denoiser", c, plan)
+    text = encoder.encode_text({"what": (PROMPT, 40)})[1]
+    bad = {"sampler": sampler, "origin": {"kind": "renoise", "key": 1}, "step": 0, "until": 1, "velocity": False}
+    with pytest.raises(TypeError):  # a renoising needs its parent
+        worker.submit(0, bad, (None, text, text, None)).result(60)
+    wrong_shape = bad | {"origin": {"kind": "noise", "key": 1}}
+    with pytest.raises(RuntimeError):
+        worker.submit(1, wrong_shape, (None, text[:, :, :3], text, None)).result(60)
+    good = bad | {"origin": {"kind": "noise", "key": 1}}
+    assert worker.submit(2, good, (None, text, text, None)).result(60)[0]["nfe"] == 2
+    worker.close()

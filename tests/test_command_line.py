@@ -1,0 +1,132 @@
+"""A user's mistake is one clear line and exit code 2, before any model loads; nothing is lost or overwritten."""
+
+from pathlib import Path
+
+import pytest
+
+from actors.models import wan
+from raysearch.__main__ import main
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(autouse=True)
+def no_model_loads(monkeypatch):
+    def load(*args, **kwargs):
+        raise AssertionError("a model was loaded")
+
+    for part in ("TextEncoder", "Transformer", "Autoencoder"):
+        monkeypatch.setattr(wan, part, load)
+
+
+@pytest.fixture
+def config(tiny, tmp_path) -> Path:
+    path = tmp_path / "config.yaml"
+    path.write_text(
+        f"model: {{path: {tiny}, height: 32, width: 32, num_frames: 9, max_sequence_length: 40}}\n"
+        "sampler: {num_steps: 8}\n"
+        "rewards: {search: {name: tiny:Brightness}}\n"
+        "prompts: [a red circle moving left]\n"
+        "fleet: {backend: local}\n"
+        f"run_dir: {tmp_path / 'run'}\n"
+    )
+    return path
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        (["policy.name=nonesuch"], "policy.name: no policy 'nonesuch'; there are best_of_n"),
+        (["policy.name=best_of_m"], "did you mean 'best_of_n'?"),
+        (["policy.name=no_module:search"], "policy.name: 'no_module:search' cannot be imported"),
+        (["policy={name: best_of_n, m: 3}"], "policy.m: unknown key; allowed here: n"),
+        (["policy={name: best_of_n, n: three}"], "policy.n: 'three' is not allowed; it must be of type int"),
+        (["policy={name: best_of_n, n: 0}"], "policy.n: 0 is not allowed; it must be at least 1"),
+        (["policy={name: rgrp, n: -2}"], "policy.n: -2 is not allowed"),
+        (["policy.name=rgrp"], "policy.schedule: 10 is not allowed; it must be of steps in 0..7"),
+        (["polcy.name=single"], "polcy: unknown key (did you mean 'policy'?)"),
+        (["sampler.num_step=3"], "sampler.num_step: unknown key (did you mean 'num_steps'?)"),
+        (["sampler.num_steps=many"], "sampler.num_steps"),
+        (["sampler.num_steps=0"], "sampler.num_steps: 0 is not allowed; it must be at least 1"),
+        (["sampler.name=ddim"], "sampler.name: 'ddim' is not allowed; it must be one of unipc"),
+        (["model.path=/no/such/folder"], "model.path: '/no/such/folder' is not allowed"),
+        (["model.path=configs"], "model.path: 'configs' is not allowed; it must be a folder with a model_index.json"),
+        (["model.dtype=int8"], "model.dtype: 'int8' is not allowed; it must be one of float32"),
+        (["prompts=[]"], "prompts"),
+        (["prompts=['  ']"], "prompts[0].prompt"),
+        (["prompts=null"], "prompts"),
+        (["prompts=null", "prompts_file=/no/such/file"], "prompts_file: '/no/such/file' is not allowed"),
+        (["prompts=[{prompt: x, image: none.png}]"], "prompts[0].image: 'none.png' is not allowed"),
+        (["seeds=[]"], "seeds"),
+        (["seeds=[1, 1]"], "seeds: [1, 1] is not allowed"),
+        (["rewards.search.name=beauty"], "rewards.search.name: no reward 'beauty'; there are verifier"),
+        (["rewards.search.weights={shiny: 1}"], "rewards.search.weights: 'shiny' is not allowed"),
+        (["rewards.search.scale=big"], "rewards.search.scale: 'big' is not allowed; it must be of type float"),
+        (["budget.nfe=15"], "budget.nfe: 15 is not allowed; it must be at least 16"),
+        (["budget.nfe=-1"], "budget.nfe: -1 is not allowed; it must be above 0"),
+        (["arms=[{policy: {name: single}}]"], "arms[0].name"),
+        (["arms=[{name: a, model: {}}]"], "arms[0].model: unknown key"),
+        (["fleet.denoisers.num_gpus=1"], "fleet.denoisers.num_gpus: 1.0 is not allowed; it must be 0"),
+        (["fleet.denoisers.replicas=0"], "fleet.denoisers.replicas: 0 is not allowed"),
+        (["fleet.denoisers.shards=2"], "fleet.denoisers.shards: 2 is not allowed"),
+        (["fleet.backend=slurm"], "fleet.backend: 'slurm' is not allowed; it must be one of ray, local"),
+        (["max_searches=0"], "max_searches: 0 is not allowed"),
+        (["run_dir=/proc/nothing/here"], "run_dir: '/proc/nothing/here' is not allowed"),
+        (["nonsense"], "an override: 'nonsense' is not allowed; it must be of the form key=value"),
+    ],
+)
+def test_one_clear_line(config, capsys, overrides, expected):
+    assert main(["run", str(config), *overrides]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.count("\n") == 1
+    assert err.startswith("raysearch: ")
+    assert expected in err
+    assert not (config.parent / "run").exists()
+
+
+def test_a_run_dir_with_files_is_kept(config, capsys):
+    run_dir = config.parent / "run"
+    run_dir.mkdir()
+    (run_dir / "searches.parquet").write_text("precious")
+    assert main(["run", str(config)]) == 2
+    assert "run_dir" in capsys.readouterr().err
+    assert (run_dir / "searches.parquet").read_text() == "precious"
+    assert len(list(run_dir.iterdir())) == 1
+
+
+def test_no_such_config(capsys):
+    assert main(["run", "configs/none.yaml"]) == 2
+    assert "the config file: 'configs/none.yaml' is not allowed" in capsys.readouterr().err
+
+
+def test_broken_yaml_is_one_line(tmp_path, capsys):
+    (tmp_path / "c.yaml").write_text("model: [unclosed\nsampler: {")
+    assert main(["run", str(tmp_path / "c.yaml")]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_policies_lists_each_with_its_signature(capsys):
+    assert main(["policies"]) == 0
+    out = capsys.readouterr().out
+    assert "rgrp(*" not in out
+    assert "schedule: collections.abc.Sequence[int] = (10, 15, 20)" in out
+    assert "best_of_n(n: int = 4)" in out
+
+
+@pytest.mark.parametrize("argv", [["--help"], ["run", "--help"], ["policies", "--help"]])
+def test_help(argv, capsys):
+    with pytest.raises(SystemExit) as end:
+        main(argv)
+    assert end.value.code == 0
+    assert "usage: raysearch" in capsys.readouterr().out
+
+
+def test_a_shadowed_package_is_said(monkeypatch, capsys, tmp_path):
+    import types
+
+    other = types.ModuleType("policies")
+    other.__file__ = str(tmp_path / "policies" / "__init__.py")
+    monkeypatch.setitem(__import__("sys").modules, "policies", other)
+    assert main(["policies"]) == 2
+    assert "shadows" in capsys.readouterr().err

@@ -1,0 +1,120 @@
+"""The shipped pixel reward: prefers true clips to wrong and spoilt ones, one view at a time, within its size."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from actors import world
+from actors.rewards import View
+from actors.rewards.pixel import PixelReward
+from actors.training import corruptions
+
+N = 24
+Objects = tuple[world.Object, ...]
+
+
+@pytest.fixture(scope="module")
+def reward() -> PixelReward:
+    return PixelReward()
+
+
+@pytest.fixture(scope="module")
+def clips() -> list[tuple[np.ndarray, Objects]]:
+    rng = np.random.default_rng(11)
+    objects = [world.parse(c) for c in rng.permutation([*world.HELD_OUT_ONE, *world.HELD_OUT_TWO[:12]])[:N]]
+    return [(world.draw(world.place(o, rng)), o) for o in objects]
+
+
+def view(frames: np.ndarray, objects: Objects) -> View:
+    return View(prompt=world.caption(objects), sigma=0.0, latent=None, frames=frames)
+
+
+@pytest.fixture(scope="module")
+def true(reward: PixelReward, clips: list[tuple[np.ndarray, Objects]]) -> np.ndarray:
+    return reward([view(c, o) for c, o in clips])
+
+
+def test_shape_and_range(reward: PixelReward, true: np.ndarray) -> None:
+    assert true.shape == (N, 3) and true.dtype == np.float64
+    assert np.isfinite(true).all() and (true >= 0).all() and (true <= 1).all()
+    assert true.mean() > 0.85
+    assert reward([]).shape == (0, 3)
+
+
+@pytest.mark.parametrize(
+    ("attribute", "component", "drop"), [("colour", "TA", 0.3), ("motion", "MQ", 0.3), ("shape", "TA", 0.05)]
+)
+def test_prefers_the_right_caption(
+    attribute: str,
+    component: str,
+    drop: float,
+    reward: PixelReward,
+    clips: list[tuple[np.ndarray, Objects]],
+    true: np.ndarray,
+) -> None:
+    rng = np.random.default_rng(2)
+    wrong = reward([view(c, corruptions.swap(rng, o, attribute)) for c, o in clips])
+    k = reward.components.index(component)
+    assert (wrong[:, k] < true[:, k]).mean() >= 0.8
+    assert wrong[:, k].mean() < true[:, k].mean() - drop
+
+
+@pytest.mark.parametrize(
+    ("name", "strength", "component"),
+    [
+        ("blur", 2.0, "VQ"),
+        ("noise", 25.0, "VQ"),
+        ("flicker", 0.9, "VQ"),
+        ("fade", 0.8, "VQ"),
+        ("wobble", 2.0, "VQ"),
+        ("ghost", 0.7, "TA"),
+        ("freeze", 0.9, "MQ"),
+        ("shuffle", 0.9, "MQ"),
+        ("shake", 2.5, "MQ"),
+    ],
+)
+def test_prefers_clean_clips(
+    name: str,
+    strength: float,
+    component: str,
+    reward: PixelReward,
+    clips: list[tuple[np.ndarray, Objects]],
+    true: np.ndarray,
+) -> None:
+    rng = np.random.default_rng(3)
+    spoil: Callable[..., np.ndarray] = corruptions.CORRUPTIONS[name][0]
+    spoilt = reward([view(spoil(rng, c, strength), o) for c, o in clips])
+    k = reward.components.index(component)
+    assert (spoilt[:, k] < true[:, k]).mean() >= 0.9
+    assert (spoilt.sum(1) < true.sum(1)).mean() >= 0.9
+
+
+def test_rows_are_independent(reward: PixelReward, clips: list[tuple[np.ndarray, Objects]], true: np.ndarray) -> None:
+    alone = np.concatenate([reward([view(c, o)]) for c, o in clips[::-1]])[::-1]
+    np.testing.assert_array_equal(alone, true)
+
+
+def test_the_order_of_phrases_does_not_matter(reward: PixelReward, clips: list[tuple[np.ndarray, Objects]]) -> None:
+    two = [(c, o) for c, o in clips if len(o) == 2]
+    there, back = reward([view(c, o) for c, o in two]), reward([view(c, o[::-1]) for c, o in two])
+    np.testing.assert_allclose(there, back, atol=1e-5)
+
+
+@pytest.mark.parametrize("frames", [5, 9, 33])
+def test_other_lengths(frames: int, reward: PixelReward) -> None:
+    rng = np.random.default_rng(4)
+    objects = world.parse(world.HELD_OUT_TWO[0])
+    scores = reward([view(world.draw(world.place(objects, rng, frames=frames)), objects)])
+    assert scores.shape == (1, 3) and scores.mean() > 0.5
+
+
+def test_bad_views(reward: PixelReward, clips: list[tuple[np.ndarray, Objects]]) -> None:
+    with pytest.raises(ValueError, match="cannot read"):
+        reward([View(prompt="a cat", sigma=0.0, latent=None, frames=clips[0][0])])
+    with pytest.raises(ValueError, match="needs frames"):
+        reward([View(prompt="a red circle moving left", sigma=0.0, latent=None, frames=clips[0][0][:, :16])])
+
+
+def test_size() -> None:
+    assert sum(f.stat().st_size for f in PixelReward.files()) <= 5_000_000

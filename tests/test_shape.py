@@ -1,0 +1,147 @@
+"""The shape of the house: who imports whom, what is exported, what a policy file must have, what ships and how big."""
+
+import ast
+import importlib
+import inspect
+from pathlib import Path
+
+import pytest
+
+from raysearch import config as configuration
+from raysearch import signature
+from raysearch.errors import RaysearchError
+
+ROOT = Path(__file__).parent.parent
+OURS = ("raysearch", "policies", "actors")
+HEAVY = ("ray", "torch", "diffusers", "transformers")
+
+# package -> the modules of ours that it may import
+ALLOWED = {
+    "raysearch": ("raysearch",),
+    "policies": ("policies", "raysearch.recipe", "raysearch.context", "raysearch.errors"),
+    "actors": ("actors", "raysearch"),
+}
+
+
+def imports(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {a.name for a in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module, *(f"{node.module}.{a.name}" for a in node.names)}
+    return found
+
+
+def within(name: str, packages: tuple[str, ...]) -> bool:
+    return any(name == p or name.startswith(p + ".") for p in packages)
+
+
+def files(package: str) -> list[Path]:
+    return sorted((ROOT / package).rglob("*.py"))
+
+
+@pytest.mark.parametrize("package", OURS)
+def test_imports_run_one_way(package):
+    for path in files(package):
+        if path == ROOT / "raysearch" / "__main__.py":
+            continue  # composes everything
+        foreign = {i for i in imports(path) if within(i, OURS) and not within(i, ALLOWED[package])}
+        if package == "policies":
+            foreign -= {"raysearch"}  # `from raysearch import x` names the module itself
+        assert not foreign, f"{path} imports {foreign}"
+
+
+@pytest.mark.parametrize("package", ["raysearch", "policies"])
+def test_engine_and_policies_know_no_ray_and_no_torch(package):
+    for path in files(package):
+        heavy = {i for i in imports(path) if within(i, HEAVY)}
+        assert not heavy, f"{path} imports {heavy}"
+
+
+def test_only_the_fleet_knows_ray():
+    assert [p.name for p in files("actors") if any(within(i, ("ray",)) for i in imports(p))] == ["fleet.py"]
+
+
+@pytest.mark.parametrize("name", configuration.policy_names())
+def test_every_policy_conforms(name):
+    search = configuration.find_policy(name)
+    assert inspect.iscoroutinefunction(search)
+    parameters = list(inspect.signature(search).parameters.values())
+    assert parameters[0].name == "ctx"
+    assert all(p.kind is p.KEYWORD_ONLY and p.default is not p.empty for p in parameters[1:])
+    assert search.__doc__
+    module = importlib.import_module(f"policies.{name}")
+    assert module.__doc__
+    assert len(Path(str(module.__file__)).read_text().splitlines()) <= 70
+
+
+def test_every_policy_file_is_a_policy_or_the_kernels():
+    names = {p.stem for p in files("policies")} - {"__init__", "resampling"}
+    assert names == set(configuration.policy_names())
+
+
+def test_errors_are_one_picklable_tree_that_its_docstring_draws():
+    import pickle
+
+    from raysearch import errors
+
+    tree = [c for c in vars(errors).values() if inspect.isclass(c) and issubclass(c, Exception)]
+    for c in tree:
+        assert issubclass(c, RaysearchError)
+        assert c.__name__ in errors.__doc__
+        assert str(pickle.loads(pickle.dumps(c("what was wrong")))) == "what was wrong"
+        if c is not RaysearchError:
+            assert len(c.__mro__) > 4, f"{c} refines no built-in error"
+
+
+def test_held_out_captions_are_the_worlds_and_no_training_clip_shows_them():
+    import numpy as np
+
+    from actors import world
+
+    for name, captions in [
+        ("held_out_one", world.HELD_OUT_ONE),
+        ("held_out_two", world.HELD_OUT_TWO),
+        ("held_out_two_100", world.HELD_OUT_TWO[:100]),
+    ]:
+        assert (ROOT / "configs" / f"{name}.txt").read_text().split("\n")[:-1] == list(captions)
+    assert len(set(world.HELD_OUT_TWO)) == 240
+    held = {frozenset(world.parse(c)) for c in world.HELD_OUT_TWO}
+    ones = {world.parse(c)[0] for c in world.HELD_OUT_ONE}
+    rng = np.random.default_rng(0)
+    for _ in range(5000):
+        objects = world.training_objects(rng)
+        assert frozenset(objects) not in held
+        assert not ones & set(objects)
+
+
+def test_shipped_files_are_small():
+    def size(folder: str) -> int:
+        return sum(p.stat().st_size for p in (ROOT / "actors" / "assets" / folder).rglob("*") if p.is_file())
+
+    assert size("tiny-wan") <= 15e6
+    assert size("pixel-reward") <= 5e6
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda p: p.stem)
+def test_every_config_is_valid(path):
+    configuration.load(path)
+
+
+@pytest.mark.parametrize(
+    ("value", "hint", "expected"),
+    [(1, float, 1.0), (3, int | None, 3), (None, int | None, None), ([1, 2], tuple[int, ...], (1, 2)), (True, bool, True)],
+)
+def test_arguments_are_taken_as_their_annotated_type(value, hint, expected):
+    got = signature.coerce("key", value, hint)
+    assert got == expected
+    assert type(got) is type(expected)
+
+
+@pytest.mark.parametrize(
+    ("value", "hint"), [("1", int), (1.5, int), (True, int), (True, float), (1, str), (3, list[int]), ([1, "a"], list[int])]
+)
+def test_nothing_is_guessed(value, hint):
+    with pytest.raises(RaysearchError, match="key"):
+        signature.coerce("key", value, hint)

@@ -1,0 +1,58 @@
+"""A Wan pipeline of the real classes at toy size with random weights; and rewards that need no world."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKLWan, UniPCMultistepScheduler, WanPipeline, WanTransformer3DModel
+from transformers import ByT5Tokenizer, UMT5Config, UMT5EncoderModel
+
+from actors.rewards import View
+
+
+def save_pipeline(folder: Path) -> Path:
+    torch.manual_seed(0)
+    vae = AutoencoderKLWan(
+        base_dim=4, dim_mult=[1, 1, 1], z_dim=4, num_res_blocks=1, temperal_downsample=[True, True],
+        latents_mean=[0.1, -0.2, 0.0, 0.3], latents_std=[1.0, 2.0, 0.5, 1.5], scale_factor_spatial=4,
+    )  # fmt: skip
+    transformer = WanTransformer3DModel(
+        patch_size=(1, 2, 2), num_attention_heads=2, attention_head_dim=12, in_channels=4, out_channels=4, text_dim=16,
+        freq_dim=16, ffn_dim=32, num_layers=2, rope_max_seq_len=32,
+    )  # fmt: skip
+    text = UMT5EncoderModel(UMT5Config(vocab_size=384, d_model=16, d_kv=8, num_heads=2, d_ff=16, num_layers=1))
+    scheduler = UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0)
+    pipeline = WanPipeline(
+        tokenizer=ByT5Tokenizer(),
+        text_encoder=text.eval(),
+        vae=vae.eval(),
+        transformer=transformer.eval(),
+        scheduler=scheduler,
+    )
+    pipeline.save_pretrained(folder)
+    return folder
+
+
+class Brightness:
+    """A reward over frames: how bright they are, and how much they move."""
+
+    components = ("bright", "moves")
+    needs = "frames"
+
+    def __init__(self, *, scale: float = 1.0) -> None:
+        self.scale = scale
+
+    def __call__(self, views: Sequence[View]) -> np.ndarray:
+        clips = [v.frames.astype(float) for v in views]
+        return np.array([[self.scale * c.mean() / 255, np.abs(np.diff(c, axis=0)).mean() / 255] for c in clips])
+
+
+class LatentNorm:
+    """A reward over noisy latents."""
+
+    components = ("norm",)
+    needs = "latent"
+
+    def __call__(self, views: Sequence[View]) -> np.ndarray:
+        return np.array([[-float(v.latent.square().mean())] for v in views])
