@@ -187,6 +187,7 @@ class Engine:
         t = self._trajectories.setdefault(x.trajectory, _Trajectory())
         t.stops.append(x.step)
         try:
+            await asyncio.sleep(0)  # stops asked for in the same turn are all known before the first leg starts
             async with t.changed:
                 await t.changed.wait_for(lambda: not t.running and x.step == min(t.stops))
                 t.running = True

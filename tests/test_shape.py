@@ -131,7 +131,13 @@ def test_every_config_is_valid(path):
 
 @pytest.mark.parametrize(
     ("value", "hint", "expected"),
-    [(1, float, 1.0), (3, int | None, 3), (None, int | None, None), ([1, 2], tuple[int, ...], (1, 2)), (True, bool, True)],
+    [
+        (1, float, 1.0),
+        (3, int | None, 3),
+        (None, int | None, None),
+        ([1, 2], tuple[int, ...], (1, 2)),
+        (True, bool, True),
+    ],
 )
 def test_arguments_are_taken_as_their_annotated_type(value, hint, expected):
     got = signature.coerce("key", value, hint)
@@ -140,7 +146,8 @@ def test_arguments_are_taken_as_their_annotated_type(value, hint, expected):
 
 
 @pytest.mark.parametrize(
-    ("value", "hint"), [("1", int), (1.5, int), (True, int), (True, float), (1, str), (3, list[int]), ([1, "a"], list[int])]
+    ("value", "hint"),
+    [("1", int), (1.5, int), (True, int), (True, float), (1, str), (3, list[int]), ([1, "a"], list[int])],
 )
 def test_nothing_is_guessed(value, hint):
     with pytest.raises(RaysearchError, match="key"):

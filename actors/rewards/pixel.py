@@ -30,6 +30,7 @@ class PixelConfig:
     phrase: int = 5  # words
     frames: int = 17  # clips of another length are resampled to it
     size: int = 32
+    lag: int = 4  # frames, between the two whose difference shows motion
     stem: int = 32
     mid: int = 48
     width: int = 96
@@ -38,7 +39,7 @@ class PixelConfig:
 
 
 class Block(nn.Module):
-    """Queries attend to what was seen, then to each other, then pass an MLP; each before a norm, around a residual."""
+    """Queries attend to what was seen, those of one caption to each other, then an MLP; norms first, residuals around."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -48,23 +49,28 @@ class Block(nn.Module):
         self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(3))
 
     def forward(self, q: torch.Tensor, seen: torch.Tensor, absent: torch.Tensor) -> torch.Tensor:
-        q = q + self.seen(self.norms[0](q), seen, seen, need_weights=False)[0]
-        h = self.norms[1](q)
-        q = q + self.each_other(h, h, h, key_padding_mask=absent, need_weights=False)[0]
+        """q (b, captions, queries, width), seen (b, places, width), absent (b * captions, queries)."""
+        h = self.seen(self.norms[0](q).flatten(1, 2), seen, seen, need_weights=False)[0]
+        q = q + h.view_as(q)
+        h = self.norms[1](q).flatten(0, 1)
+        q = q + self.each_other(h, h, h, key_padding_mask=absent, need_weights=False)[0].view_as(q)
         return q + self.mlp(self.norms[2](q))
 
 
 class PixelNet(nn.Module):
-    """VQ, MQ and TA in [0, 1], (b, 3), of frames (b, 3, t, h, w) in [-1, 1] and words (b, length), 0 where absent.
+    """VQ, MQ and TA in [0, 1], (b, captions, 3), of frames (b, 3, t, h, w) in [-1, 1] and words (b, captions, length).
 
-    A caption's phrases are `phrase` words each and joined by one, so that `length` is phrases * (phrase + 1) - 1.
+    Words are indices, 0 where absent. A caption's phrases are `phrase` words each and joined by one, so that `length` is
+    phrases * (phrase + 1) - 1.
     """
 
     def __init__(self, config: PixelConfig) -> None:
         super().__init__()
         self.config = c = config
         self.stem = nn.Sequential(
-            nn.Conv2d(3, c.stem, 4, 2, 1),
+            nn.Conv2d(6, c.stem, 4, 2, 1),
+            nn.GELU(),
+            nn.Conv2d(c.stem, c.stem, 3, 1, 1),
             nn.GELU(),
             nn.Conv2d(c.stem, c.mid, 4, 2, 1),
             nn.GroupNorm(8, c.mid),
@@ -94,28 +100,28 @@ class PixelNet(nn.Module):
     def look(self, x: torch.Tensor) -> torch.Tensor:
         """What a clip shows, whatever its caption: (b, places, width)."""
         b, _, t = x.shape[:3]
+        change = x[:, :, self.config.lag :] - x[:, :, : -self.config.lag]
+        x = torch.cat([x, F.pad(change, (0, 0, 0, 0, self.config.lag, 0))], 1)
         h = self.stem(x.transpose(1, 2).flatten(0, 1)).unflatten(0, (b, t)).transpose(1, 2)
         return self.seen_norm((self.trunk(h) + self.places).flatten(2).transpose(1, 2))
 
-    def read(self, words: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """A query for each phrase (b, phrases, width), and where there is no phrase (b, phrases)."""
-        return self.phrases(self.words(words).transpose(1, 2)).transpose(1, 2), words[:, :: self.config.phrase + 1] == 0
+    def read(self, words: torch.Tensor) -> torch.Tensor:
+        """A query for each phrase: (b, captions, phrases, width)."""
+        b = len(words)
+        return self.phrases(self.words(words).flatten(0, 1).transpose(1, 2)).transpose(1, 2).unflatten(0, (b, -1))
 
-    def judge(self, seen: torch.Tensor, words: torch.Tensor) -> torch.Tensor:
-        q, absent = self.read(words)
+    def forward(self, x: torch.Tensor, words: torch.Tensor) -> torch.Tensor:
+        seen, q = self.look(x), self.read(words)
+        absent = words[..., :: self.config.phrase + 1] == 0
         present = (~absent).to(q.dtype)[..., None]
-        whole = self.whole + (q * present).sum(1, keepdim=True)
-        q = torch.cat([whole, q], 1)
-        absent = F.pad(absent, (1, 0), value=False)
+        q = torch.cat([self.whole + (q * present).sum(2, keepdim=True), q], 2)
+        absent = F.pad(absent, (1, 0), value=False).flatten(0, 1)
         for block in self.blocks:
             q = block(q, seen, absent)
         q = self.norm(q)
-        each = (self.of_phrase(q[:, 1:]).sigmoid() * present).sum(1) / present.sum(1)
-        vq, rest = self.of_whole(q[:, 0]).sigmoid().unbind(-1)
-        return torch.stack([vq, each[:, 0], each[:, 1] * rest], -1)
-
-    def forward(self, x: torch.Tensor, words: torch.Tensor) -> torch.Tensor:
-        return self.judge(self.look(x), words)
+        each = (self.of_phrase(q[:, :, 1:]).sigmoid() * present).sum(2) / present.sum(2)
+        vq, rest = self.of_whole(q[:, :, 0]).sigmoid().unbind(-1)
+        return torch.stack([vq, each[..., 0], each[..., 1] * rest], -1)
 
 
 def spell(caption: str, config: PixelConfig, *, phrases: int = 2) -> list[int]:
@@ -175,6 +181,6 @@ class PixelReward:
             frames = view.frames
             if frames is None or frames.dtype != np.uint8 or frames.shape[1:] != (c.size, c.size, 3) or len(frames) < 2:
                 raise ValueError(f"the pixel reward needs frames: uint8 (frames >= 2, {c.size}, {c.size}, 3)")
-            words = torch.tensor([spell(view.prompt, c)])
-            rows.append(self.net(to_input(resample(frames, c.frames))[None], words)[0].double().numpy())
+            words = torch.tensor([[spell(view.prompt, c)]])
+            rows.append(self.net(to_input(resample(frames, c.frames))[None], words)[0, 0].double().numpy())
         return np.array(rows, dtype=np.float64).reshape(len(rows), len(self.components))

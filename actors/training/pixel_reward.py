@@ -25,26 +25,26 @@ from actors.training import pixel_data
 from actors.training.loop import train
 
 VOCABULARY = ("a", "and", "moving", *world.COLOURS, *world.SHAPES, *world.MOTIONS)
+OWN = 2.0  # weight of a clip's own caption in the loss, against 1 for each other one
 SHARES = {"rendered": 0.25, "decoded": 0.25, "samples": 0.5}
 
 
 def batch(
     rng: np.random.Generator, kinds: dict[str, pixel_data.Clips], n: int, config: pixel.PixelConfig
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Frames (n, 3, t, h, w); for its own caption and another one, words (2, n, length) and labels (2, n, 3)."""
+    """Frames (n, 3, t, h, w), words (n, captions, length), labels (n, captions, 3)."""
     shares = np.array([SHARES[k] for k in kinds])
     frames, words, labels = [], [], []
     for kind in rng.choice(list(kinds), size=n, p=shares / shares.sum()):
         clips = kinds[kind]
         i = rng.integers(len(clips.frames))
-        picked = [0, int(rng.integers(1, pixel_data.CAPTIONS))]
-        clip, captions = clips.frames[i], clips.captions[i, picked].tolist()
+        clip, captions = clips.frames[i], clips.captions[i].tolist()
         mirror, reverse = rng.random(2) < 0.5
         clip, captions = pixel_data.turned(clip, captions, mirror=mirror, reverse=reverse) or (clip, captions)
         frames.append(clip)
         words.append([pixel.spell(c, config) for c in captions])
-        labels.append(clips.labels[i, picked])
-    return pixel.to_input(np.stack(frames)), torch.tensor(words).transpose(0, 1), torch.tensor(np.stack(labels, 1))
+        labels.append(clips.labels[i])
+    return pixel.to_input(np.stack(frames)), torch.tensor(words), torch.tensor(np.stack(labels))
 
 
 def fit(args: argparse.Namespace) -> None:
@@ -54,15 +54,15 @@ def fit(args: argparse.Namespace) -> None:
     kinds = {k: c for k in args.kinds if (c := pixel_data.read(args.work, k))}
     print({k: len(c.frames) for k, c in kinds.items()}, flush=True)
 
+    weights = torch.tensor([OWN] + [1.0] * (pixel_data.CAPTIONS - 1))[:, None]
+
     def loss(step: int, rng: np.random.Generator) -> tuple[torch.Tensor, dict[str, float]]:
         x, words, labels = batch(rng, kinds, args.batch, config)
-        seen = net.look(x)
-        y = torch.stack([net.judge(seen, w) for w in words]).clamp(1e-4, 1 - 1e-4)
-        parts = F.binary_cross_entropy(y, labels, reduction="none") - F.binary_cross_entropy(
-            labels, labels, reduction="none"
-        )
-        error = (y.detach() - labels).abs().mean((0, 1))
-        return parts.mean(), dict(zip(pixel.PixelReward.components, error.tolist(), strict=True))
+        y = net(x, words).clamp(1e-4, 1 - 1e-4)
+        least = F.binary_cross_entropy(labels, labels, reduction="none")
+        excess = F.binary_cross_entropy(y, labels, reduction="none") - least  # 0 where they agree
+        error = (y.detach() - labels)[:, 0].abs().mean(0)
+        return (weights * excess).mean(), dict(zip(pixel.PixelReward.components, error.tolist(), strict=True))
 
     average = train(
         net,
@@ -98,9 +98,9 @@ def compare(args: argparse.Namespace) -> None:
         clips = pixel_data.sampled(
             pipe, [caption] * args.seeds, seeds, steps=args.steps, guidance=args.guidance, previews=args.previews
         )
-        words = torch.tensor([pixel.spell(caption, net.config)] * args.seeds)
+        words = torch.tensor([[pixel.spell(caption, net.config)]] * args.seeds)
         with torch.inference_mode():
-            ours.append([net(pixel.to_input(x), words).double().numpy() for x in clips])
+            ours.append([net(pixel.to_input(x), words)[:, 0].double().numpy() for x in clips])
         objects = world.parse(caption)
         theirs.append([[verifier.measure(frames, objects) for frames in x] for x in clips])
     a, b = np.array(ours).swapaxes(0, 1), np.array(theirs).swapaxes(0, 1)  # (stages, captions, seeds, components)
