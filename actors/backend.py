@@ -21,7 +21,7 @@ from raysearch.config import Arm, Config, SamplerConfig
 from raysearch.engine import Reward
 from raysearch.errors import ConfigError, check
 from raysearch.recipe import Sampler, canonical_json, digest
-from raysearch.session import ArmPlan, Fleet, Plan
+from raysearch.plan import ArmPlan, Fleet, Plan
 from raysearch.signature import bind
 
 PARTS = ("transformer", "text_encoder", "tokenizer", "vae", "scheduler")

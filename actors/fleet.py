@@ -20,7 +20,7 @@ from actors.local import Worker, replica_ids
 from raysearch.config import Config
 from raysearch.dispatcher import Answer, Call
 from raysearch.errors import ConfigError, InputLost, ReplicaDied
-from raysearch.session import Plan
+from raysearch.plan import Plan
 
 
 class Actor:
@@ -67,7 +67,7 @@ class RayReplica:
         try:
             self.node = await self.actor.ready.remote()  # type: ignore[attr-defined]
         except RayError as error:
-            raise ReplicaDied(f"{self.id} does not come back: {first_line(error)}") from error
+            raise ReplicaDied(f"{self.id} does not start: {last_line(error)}") from error
 
 
 @dataclass
@@ -95,6 +95,12 @@ def mapped(error: RayError) -> Exception:
 
 def first_line(error: BaseException) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def last_line(error: BaseException) -> str:
+    """Where Ray puts the error of an actor's constructor."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__
 
 
 def check_resources(config: Config, nodes: list[dict[str, float]]) -> None:

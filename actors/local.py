@@ -16,7 +16,7 @@ from actors.scorer import Scorer
 from raysearch.config import Config, PoolConfig
 from raysearch.dispatcher import Answer, Call
 from raysearch.errors import ReplicaDied
-from raysearch.session import Plan
+from raysearch.plan import Plan
 
 
 def build(kind: str, config: Config, plan: Plan) -> Denoiser | Scorer | Encoder:

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from raysearch import config as configuration
 from raysearch import display, prompts, signature
-from raysearch.errors import ConfigError
+from raysearch.errors import ConfigError, RaysearchError
 
 OURS = ("raysearch", "policies", "actors")
 
@@ -34,12 +34,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         if arguments.command == "policies":
             return policies()
         return run(arguments.config, arguments.overrides)
-    except ConfigError as error:
+    except (RaysearchError, BaseExceptionGroup) as raised:
+        error = single(raised)
+        if not isinstance(error, RaysearchError):
+            raise
         print(f"raysearch: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
+        return 2 if isinstance(error, ConfigError) else 1
     except KeyboardInterrupt:
         print("raysearch: interrupted", file=sys.stderr)
         return 130
+
+
+def single(error: BaseException) -> BaseException:
+    """The error inside groups of one."""
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error
 
 
 def run(path: Path, overrides: Sequence[str] = ()) -> int:

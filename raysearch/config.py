@@ -16,6 +16,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from raysearch.errors import ConfigError, check
+from raysearch.ledger import Budget
 from raysearch.signature import bind, unknown_key
 
 SAMPLERS = ("unipc", "euler", "dpm++")
@@ -41,13 +42,6 @@ class SamplerConfig:
     flow_shift: float | None = None  # None: the model's own
     negative_prompt: str = ""
     batched_guidance: bool = False  # both halves of guidance in one forward: faster on a GPU, not bit-exact
-
-
-@dataclass(frozen=True)
-class BudgetConfig:
-    nfe: int | None = None
-    replica_seconds: float | None = None
-    wall_seconds: float | None = None
 
 
 @dataclass(frozen=True)
@@ -99,7 +93,7 @@ class Config:
     prompts_file: str | None = None
     seeds: list[int] = field(default_factory=lambda: [0])
     arms: list[dict[str, Any]] | None = None
-    budget: BudgetConfig = field(default_factory=BudgetConfig)
+    budget: Budget = field(default_factory=Budget)
     fleet: FleetConfig = field(default_factory=FleetConfig)
     output: OutputConfig = field(default_factory=OutputConfig)
     max_searches: int | None = None  # alive at a time; None: twice the denoisers' slots
@@ -118,7 +112,7 @@ class Arm:
     arguments: dict[str, Any]
     search: Callable[..., Any]
     sampler: SamplerConfig
-    budget: BudgetConfig
+    budget: Budget
     rewards: RewardsConfig
 
 
@@ -228,7 +222,7 @@ def _arm(config: Config, name: str, overrides: dict[str, Any]) -> Arm:
     check(sampler.name in SAMPLERS, "sampler.name", sampler.name, f"one of {', '.join(SAMPLERS)}")
     check(sampler.num_steps >= 1, "sampler.num_steps", sampler.num_steps, "at least 1")
     check(sampler.flow_shift is None or sampler.flow_shift > 0, "sampler.flow_shift", sampler.flow_shift, "above 0")
-    budget: BudgetConfig = block("budget")
+    budget: Budget = block("budget")
     for f in fields(budget):
         value = getattr(budget, f.name)
         check(value is None or value > 0, f"budget.{f.name}", value, "above 0")

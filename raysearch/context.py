@@ -173,6 +173,7 @@ class Context:
         xs = list(xs)
         if not xs:
             return np.zeros(0)
+        fresh = {x.identity for x in xs if not self.meter.ledger.asked(x)}
         over = self.meter.admit(xs, self.best)
         if over is not None:
             self.history.exhausted = over
@@ -182,7 +183,7 @@ class Context:
             scores = await self._answer(xs)
         finally:
             self._pending -= 1
-        seconds = {x.identity: s.seconds for x, s in zip(xs, scores, strict=True)}
+        seconds = {x.identity: s.seconds for x, s in zip(xs, scores, strict=True) if x.identity in fresh}
         self.meter.charged += Cost(replica_seconds=sum(seconds.values()))
         totals = [self._reward.total(s.components) for s in scores]
         for x, total, s in zip(xs, totals, scores, strict=True):

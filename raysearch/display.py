@@ -13,7 +13,8 @@ from rich.table import Table
 from rich.text import Text
 
 from raysearch.ledger import Cost
-from raysearch.session import Plan, Progress
+from raysearch.plan import Plan
+from raysearch.progress import Progress
 
 LINE_EVERY = 10.0  # seconds between plain lines
 DRAW_EVERY = 0.5

@@ -43,6 +43,9 @@ class Ledger:
         self._stops: dict[Digest, dict[int, bool]] = {}  # trajectory -> step -> is the velocity there known
         self._scored: set[Digest] = set()
 
+    def asked(self, x: Candidate) -> bool:
+        return x.identity in self._scored
+
     def copy(self) -> "Ledger":
         other = Ledger(preview=self.preview, decodes=self.decodes)
         other._stops = {k: dict(v) for k, v in self._stops.items()}

@@ -6,195 +6,25 @@ to the end, decoded, judged and written. Prompts stream, so memory does not grow
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass, field
-from itertools import product
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-import numpy as np
 from omegaconf import OmegaConf
 
 from raysearch import config as configuration
 from raysearch import prompts
-from raysearch.config import Arm, Config
+from raysearch.config import Config
 from raysearch.context import Context, History
-from raysearch.dispatcher import Dispatcher, Replica
-from raysearch.engine import Engine, Finished, Reward, Score, Spent
-from raysearch.errors import BudgetExhausted, ConfigError, RaysearchError
+from raysearch.dispatcher import Dispatcher
+from raysearch.engine import Engine, Finished, Score, Spent
 from raysearch.journal import Journal
-from raysearch.ledger import Budget, Cost, Ledger, Meter
-from raysearch.recipe import Candidate, Prompt, Sampler, canonical_json, denoise
+from raysearch.ledger import Cost
+from raysearch.plan import Backend, Search, context, estimate, run_policy, searches
+from raysearch.progress import ArmTally, Progress
+from raysearch.recipe import Candidate, canonical_json, denoise
 from raysearch.results import RunDirectory, claimed
 from raysearch.store import Store
-
-
-class Fleet(Protocol):
-    """The replicas of a run, and how bytes that they made are pulled."""
-
-    @property
-    def replicas(self) -> Sequence[Replica]: ...
-
-    async def fetch(self, ref: Any) -> dict[str, bytes]: ...
-
-
-class Backend(Protocol):
-    """Where models and rewards come from. `prepare` finds every mistake that can be found before anything is loaded."""
-
-    def prepare(self, config: Config, arms: Sequence[Arm]) -> "Plan": ...
-
-    def fleet(self, config: Config, plan: "Plan") -> AbstractAsyncContextManager[Fleet, bool | None]: ...
-
-
-@dataclass(frozen=True)
-class ArmPlan:
-    """An arm with what the backend knows of it. `reward` is what its search sees."""
-
-    arm: Arm
-    sampler: Sampler
-    reward: Reward
-    final: Reward | None
-    holdout: Reward | None
-
-
-@dataclass(frozen=True)
-class Plan:
-    arms: tuple[ArmPlan, ...]
-    details: dict[str, Any] = field(default_factory=dict)  # the backend's own: reward specs and the like
-
-
-@dataclass(frozen=True)
-class Search:
-    """One search to run. `age` is its place in the run's order."""
-
-    age: int
-    id: str
-    prompt: Prompt
-    seed: int
-    plan: ArmPlan
-
-
-@dataclass
-class ArmTally:
-    """Running sums of one arm, for the display and the summary."""
-
-    done: int = 0
-    failed: int = 0
-    budget: int = 0
-    cost: Cost = field(default_factory=Cost)
-    nfe_spent: int = 0
-    judged: "Moments" = field(default_factory=lambda: Moments())  # holdout components of the winners
-
-
-@dataclass
-class Moments:
-    """Running mean and spread of rows, in constant memory."""
-
-    n: int = 0
-    mean: np.ndarray = field(default_factory=lambda: np.zeros(0))
-    squares: np.ndarray = field(default_factory=lambda: np.zeros(0))
-
-    def add(self, row: Sequence[float]) -> None:
-        values = np.asarray(row, dtype=float)
-        if self.n == 0:
-            self.mean, self.squares = np.zeros_like(values), np.zeros_like(values)
-        self.n += 1
-        before = values - self.mean
-        self.mean = self.mean + before / self.n
-        self.squares = self.squares + before * (values - self.mean)
-
-    def interval(self) -> np.ndarray:
-        """Half the width of a 95% confidence interval of the mean (normal approximation)."""
-        return 1.96 * np.sqrt(self.squares / max(self.n - 1, 1) / max(self.n, 1))
-
-
-@dataclass
-class Progress:
-    """What a display reads while a run goes on."""
-
-    total: int
-    arms: dict[str, ArmTally]
-    started: float
-    engine: Engine | None = None
-    dispatcher: Dispatcher | None = None
-    best: float | None = None
-
-    @property
-    def done(self) -> int:
-        return sum(a.done for a in self.arms.values())
-
-    @property
-    def failed(self) -> int:
-        return sum(a.failed for a in self.arms.values())
-
-
-def searches(plan: Plan, texts: Sequence[Prompt], seeds: Sequence[int]) -> Iterator[Search]:
-    """In the order in which they are run: a prompt's arms together, so that they share what they can."""
-    for age, ((i, prompt), seed, arm) in enumerate(product(enumerate(texts), seeds, plan.arms)):
-        yield Search(age, f"{i:06d}-s{seed}-{arm.arm.name}", prompt, seed, arm)
-
-
-# -- one search ------------------------------------------------------------------------------------------------------
-
-
-def context(
-    s: Search, answer: Callable[[Sequence[Candidate]], Awaitable[list[Score]]], clock: Callable[[], float]
-) -> Context:
-    reward, arm = s.plan.reward, s.plan.arm
-    budget = Budget(arm.budget.nfe, arm.budget.replica_seconds, arm.budget.wall_seconds)
-    ledger = Ledger(preview=reward.preview, decodes=reward.preview)
-    return Context(
-        s.prompt,
-        s.plan.sampler,
-        s.seed,
-        reward=reward,
-        meter=Meter(budget, ledger, clock),
-        answer=answer,
-        rng_key=(s.prompt.identity, arm.policy, canonical_json(arm.arguments)),
-    )
-
-
-async def run_policy(s: Search, ctx: Context) -> tuple[Candidate, bool]:
-    """The winner, and whether the search ended for its budget."""
-    try:
-        winner = await s.plan.arm.search(ctx, **s.plan.arm.arguments)
-    except BudgetExhausted:
-        return ctx.best, True
-    if not isinstance(winner, Candidate):
-        raise ConfigError(f"policy {s.plan.arm.policy} returned {type(winner).__name__}, not a Candidate")
-    return winner, ctx.history.exhausted is not None
-
-
-# -- the dry run -----------------------------------------------------------------------------------------------------
-
-
-def estimate(plan: Plan, texts: Sequence[Prompt], seeds: Sequence[int]) -> dict[str, Cost]:
-    """What one search of each arm would cost, by the policy itself against made-up rewards. Raises ConfigError."""
-    costs = {}
-    for arm in plan.arms:
-        s = Search(0, "dry-run", texts[0], seeds[0], arm)
-        rollout = arm.sampler.num_steps * arm.sampler.nfe_per_step
-        limit = arm.arm.budget.nfe
-        if limit is not None and limit < rollout:
-            raise ConfigError.of("budget.nfe", limit, f"at least {rollout}, the NFE of one video")
-
-        async def answer(xs: Sequence[Candidate], n: int = len(arm.reward.components)) -> list[Score]:
-            return [Score(tuple(x.identity[i % 16] / 256 for i in range(n)), 0.0) for x in xs]
-
-        async def dry(s: Search = s, answer: Any = answer) -> Cost:
-            ctx = context(s, answer, lambda: 0.0)
-            winner, _ = await run_policy(s, ctx)
-            return ctx.charged + ctx.meter.ledger.finish(winner)
-
-        try:
-            costs[arm.arm.name] = asyncio.run(dry())
-        except RaysearchError as error:
-            raise ConfigError(f"policy {arm.arm.policy} (arm {arm.arm.name}): {error}") from error
-    return costs
-
-
-# -- the run ---------------------------------------------------------------------------------------------------------
 
 
 class Session:
@@ -218,7 +48,7 @@ class Session:
             run_dir,
             OmegaConf.to_yaml(OmegaConf.structured(config)),
             sorted({c for a in self.plan.arms for c in a.reward.components}),
-            sorted({f"{k}_{c}" for a in self.plan.arms for k, r in _judges(a) for c in r.components}),
+            sorted({f"{k}_{c}" for a in self.plan.arms for k, r in a.judges for c in r.components}),
         )
         self.journal = Journal(self.directory.path / "journal")
         self.searches_per_arm = len(self.prompts) * len(config.seeds)
@@ -285,7 +115,7 @@ class Session:
                 status, reason = "budget", str(ctx.history.exhausted)
             winner = denoise(winner, winner.sampler.num_steps)
             ctx.meter.charged += ctx.meter.ledger.finish(winner)
-            judges = list({r.key: r for _, r in _judges(s.plan)}.values())
+            judges = list({r.key: r for _, r in s.plan.judges}.values())
             finished = await engine.finish(winner, judges, self._outputs(), spent)
             ctx.meter.charged += Cost(replica_seconds=finished.seconds)
         except asyncio.CancelledError:
@@ -331,7 +161,7 @@ class Session:
             "wall_seconds": ctx.meter.wall_seconds,
             "video": video,
         }
-        for k, reward in _judges(s.plan):
+        for k, reward in s.plan.judges:
             if finished:
                 components = finished.rewards[reward.key]
                 row[f"reward_{k}"] = reward.total(components)
@@ -364,10 +194,6 @@ async def _admitted(source: Iterator[Search], live: asyncio.Semaphore) -> AsyncI
             live.release()
             return
         yield s
-
-
-def _judges(plan: ArmPlan) -> list[tuple[str, Reward]]:
-    return [(k, r) for k, r in (("final", plan.final), ("holdout", plan.holdout)) if r is not None]
 
 
 def _history_rows(s: Search, history: History, winner: Candidate | None) -> list[dict[str, Any]]:

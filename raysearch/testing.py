@@ -19,8 +19,8 @@ from raysearch.config import Arm, Config
 from raysearch.dispatcher import Answer, Call
 from raysearch.engine import Reward
 from raysearch.errors import InputLost, ReplicaDied
+from raysearch.plan import ArmPlan, Plan
 from raysearch.recipe import Sampler, digest
-from raysearch.session import ArmPlan, Plan
 
 T = TypeVar("T")
 

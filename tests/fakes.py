@@ -6,7 +6,8 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from raysearch import config as configuration
-from raysearch.session import Progress, Session
+from raysearch.progress import Progress
+from raysearch.session import Session
 from raysearch.testing import FakeBackend, FakeFleet, run_virtual, virtual_now
 
 

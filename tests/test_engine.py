@@ -1,4 +1,4 @@
-"""One item runs per trajectory: later requests attach to it, add stops or extend it; the last waiter's leaving ends it."""
+"""One item runs per trajectory: later requests attach to it, add stops or extend it; its last waiter ends it."""
 
 import asyncio
 

@@ -39,7 +39,7 @@ class PixelConfig:
 
 
 class Block(nn.Module):
-    """Queries attend to what was seen, those of one caption to each other, then an MLP; norms first, residuals around."""
+    """Queries attend to what was seen, then to those of the same caption, then pass an MLP; norms first."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -60,8 +60,8 @@ class Block(nn.Module):
 class PixelNet(nn.Module):
     """VQ, MQ and TA in [0, 1], (b, captions, 3), of frames (b, 3, t, h, w) in [-1, 1] and words (b, captions, length).
 
-    Words are indices, 0 where absent. A caption's phrases are `phrase` words each and joined by one, so that `length` is
-    phrases * (phrase + 1) - 1.
+    Words are indices, 0 where absent. A caption's phrases are `phrase` words each and joined by one, so that `length`
+    is phrases * (phrase + 1) - 1.
     """
 
     def __init__(self, config: PixelConfig) -> None:
@@ -111,7 +111,10 @@ class PixelNet(nn.Module):
         return self.phrases(self.words(words).flatten(0, 1).transpose(1, 2)).transpose(1, 2).unflatten(0, (b, -1))
 
     def forward(self, x: torch.Tensor, words: torch.Tensor) -> torch.Tensor:
-        seen, q = self.look(x), self.read(words)
+        return self.judge(self.look(x), words)
+
+    def judge(self, seen: torch.Tensor, words: torch.Tensor) -> torch.Tensor:
+        q = self.read(words)
         absent = words[..., :: self.config.phrase + 1] == 0
         present = (~absent).to(q.dtype)[..., None]
         q = torch.cat([self.whole + (q * present).sum(2, keepdim=True), q], 2)

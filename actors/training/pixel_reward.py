@@ -58,7 +58,9 @@ def fit(args: argparse.Namespace) -> None:
 
     def loss(step: int, rng: np.random.Generator) -> tuple[torch.Tensor, dict[str, float]]:
         x, words, labels = batch(rng, kinds, args.batch, config)
-        y = net(x, words).clamp(1e-4, 1 - 1e-4)
+        with torch.autocast("cpu", torch.bfloat16):
+            seen = net.look(x)
+        y = net.judge(seen.float(), words).clamp(1e-4, 1 - 1e-4)
         least = F.binary_cross_entropy(labels, labels, reduction="none")
         excess = F.binary_cross_entropy(y, labels, reduction="none") - least  # 0 where they agree
         error = (y.detach() - labels)[:, 0].abs().mean(0)
@@ -136,7 +138,7 @@ def main() -> None:
     verb = verbs.add_parser("train", parents=[shared])
     verb.add_argument("--kinds", nargs="+", choices=pixel_data.KINDS, default=list(pixel_data.KINDS))
     verb.add_argument("--steps", type=int, default=4000)
-    verb.add_argument("--batch", type=int, default=48)
+    verb.add_argument("--batch", type=int, default=32)
     verb.add_argument("--peak", type=float, default=1e-3, help="learning rate")
     verb.add_argument("--start", type=Path, help="a folder of weights to begin from")
     verb.add_argument("--run", default="run", help="name of the checkpoint")

@@ -1,0 +1,128 @@
+"""What a run is going to do: its arms with what the backend knows of them, its searches, and their cost.
+
+`estimate` is the dry run: each arm's policy runs against made-up rewards, which finds its mistakes and prices it.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
+from itertools import product
+from typing import Any, Protocol
+
+from raysearch.config import Arm, Config
+from raysearch.context import Context
+from raysearch.dispatcher import Replica
+from raysearch.engine import Reward, Score
+from raysearch.errors import BudgetExhausted, ConfigError, RaysearchError
+from raysearch.ledger import Cost, Ledger, Meter
+from raysearch.recipe import Candidate, Prompt, Sampler, canonical_json
+
+
+class Fleet(Protocol):
+    """The replicas of a run, and how bytes that they made are pulled."""
+
+    @property
+    def replicas(self) -> Sequence[Replica]: ...
+
+    async def fetch(self, ref: Any) -> dict[str, bytes]: ...
+
+
+class Backend(Protocol):
+    """Where models and rewards come from. `prepare` finds every mistake that can be found before anything is loaded."""
+
+    def prepare(self, config: Config, arms: Sequence[Arm]) -> "Plan": ...
+
+    def fleet(self, config: Config, plan: "Plan") -> AbstractAsyncContextManager[Fleet, bool | None]: ...
+
+
+@dataclass(frozen=True)
+class ArmPlan:
+    """An arm with what the backend knows of it. `reward` is what its search sees."""
+
+    arm: Arm
+    sampler: Sampler
+    reward: Reward
+    final: Reward | None
+    holdout: Reward | None
+
+    @property
+    def judges(self) -> list[tuple[str, Reward]]:
+        """What scores the winners."""
+        return [(k, r) for k, r in (("final", self.final), ("holdout", self.holdout)) if r is not None]
+
+
+@dataclass(frozen=True)
+class Plan:
+    arms: tuple[ArmPlan, ...]
+    details: dict[str, Any] = field(default_factory=dict)  # the backend's own: reward specs and the like
+
+
+@dataclass(frozen=True)
+class Search:
+    """One search to run. `age` is its place in the run's order."""
+
+    age: int
+    id: str
+    prompt: Prompt
+    seed: int
+    plan: ArmPlan
+
+
+def searches(plan: Plan, texts: Sequence[Prompt], seeds: Sequence[int]) -> Iterator[Search]:
+    """In the order in which they are run: a prompt's arms together, so that they share what they can."""
+    for age, ((i, prompt), seed, arm) in enumerate(product(enumerate(texts), seeds, plan.arms)):
+        yield Search(age, f"{i:06d}-s{seed}-{arm.arm.name}", prompt, seed, arm)
+
+
+def context(
+    s: Search, answer: Callable[[Sequence[Candidate]], Awaitable[list[Score]]], clock: Callable[[], float]
+) -> Context:
+    """A search's verbs, with a fresh account."""
+    reward, arm = s.plan.reward, s.plan.arm
+    ledger = Ledger(preview=reward.preview, decodes=reward.preview)
+    return Context(
+        s.prompt,
+        s.plan.sampler,
+        s.seed,
+        reward=reward,
+        meter=Meter(arm.budget, ledger, clock),
+        answer=answer,
+        rng_key=(s.prompt.identity, arm.policy, canonical_json(arm.arguments)),
+    )
+
+
+async def run_policy(s: Search, ctx: Context) -> tuple[Candidate, bool]:
+    """The winner, and whether the search ended for its budget."""
+    try:
+        winner = await s.plan.arm.search(ctx, **s.plan.arm.arguments)
+    except BudgetExhausted:
+        return ctx.best, True
+    if not isinstance(winner, Candidate):
+        raise ConfigError(f"policy {s.plan.arm.policy} returned {type(winner).__name__}, not a Candidate")
+    return winner, ctx.history.exhausted is not None
+
+
+def estimate(plan: Plan, texts: Sequence[Prompt], seeds: Sequence[int]) -> dict[str, Cost]:
+    """What one search of each arm would cost, by the policy itself against made-up rewards. Raises ConfigError."""
+    costs = {}
+    for arm in plan.arms:
+        s = Search(0, "dry-run", texts[0], seeds[0], arm)
+        rollout = arm.sampler.num_steps * arm.sampler.nfe_per_step
+        limit = arm.arm.budget.nfe
+        if limit is not None and limit < rollout:
+            raise ConfigError.of("budget.nfe", limit, f"at least {rollout}, the NFE of one video")
+
+        async def answer(xs: Sequence[Candidate], n: int = len(arm.reward.components)) -> list[Score]:
+            return [Score(tuple(x.identity[i % 16] / 256 for i in range(n)), 0.0) for x in xs]
+
+        async def dry(s: Search = s, answer: Any = answer) -> Cost:
+            ctx = context(s, answer, lambda: 0.0)
+            winner, _ = await run_policy(s, ctx)
+            return ctx.charged + ctx.meter.ledger.finish(winner)
+
+        try:
+            costs[arm.arm.name] = asyncio.run(dry())
+        except RaysearchError as error:
+            raise ConfigError(f"policy {arm.arm.policy} (arm {arm.arm.name}): {error}") from error
+    return costs
