@@ -77,7 +77,9 @@ def policies() -> int:
     """Each shipped policy with its signature and the first line of its docstring."""
     for name in configuration.policy_names():
         search = configuration.find_policy(name)
-        arguments = ", ".join(str(p) for p in signature.keyword_parameters(search).values())
+        arguments = ", ".join(
+            str(p).replace("collections.abc.", "") for p in signature.keyword_parameters(search).values()
+        )
         print(f"{name}({arguments})\n    {(search.__doc__ or '').strip().splitlines()[0]}")
     return 0
 

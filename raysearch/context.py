@@ -13,38 +13,57 @@ import numpy as np
 from raysearch.engine import Reward, Score
 from raysearch.errors import BudgetExhausted, ConcurrencyError, ConfigError, check
 from raysearch.ledger import Budget, Cost, Meter
-from raysearch.recipe import Branch, Candidate, Noise, Perturb, Prompt, Renoise, Sampler, denoise, digest, rebase
+from raysearch.recipe import (
+    Branch,
+    Candidate,
+    Digest,
+    Noise,
+    Origin,
+    Perturb,
+    Prompt,
+    Renoise,
+    Sampler,
+    denoise,
+    digest,
+    rebase,
+)
 
 
 @dataclass(frozen=True)
 class Asked:
-    """A row of the search's history, in asking order."""
+    """A row of the search's history. It holds the recipe's parts and not the candidate, which would keep it alive."""
 
-    candidate: Candidate
+    id: str
+    origin: Origin
+    step: int
+    sigma: float
+    trajectory: Digest
     reward: float
     components: tuple[float, ...]
 
 
 @dataclass
 class History:
-    """What a search has asked, and the best answer: the highest last reward of a trajectory, ties by age."""
+    """What a search has asked, in asking order; and the last answer of each trajectory, with the trajectory's age."""
 
     rows: list[Asked] = field(default_factory=list)
-    last: dict[bytes, tuple[float, int, Candidate]] = field(default_factory=dict)
+    last: dict[Digest, tuple[int, Asked]] = field(default_factory=dict)
     exhausted: str | None = None
 
     def add(self, x: Candidate, reward: float, components: tuple[float, ...]) -> None:
-        self.rows.append(Asked(x, reward, components))
-        age = self.last[x.trajectory][1] if x.trajectory in self.last else -len(self.last)
-        self.last[x.trajectory] = (reward, age, x)
+        row = Asked(x.id, x.origin, x.step, x.sigma, x.trajectory, reward, components)
+        self.rows.append(row)
+        age = self.last[x.trajectory][0] if x.trajectory in self.last else len(self.last)
+        self.last[x.trajectory] = (age, row)
 
     @property
-    def best(self) -> Candidate | None:
-        return max(self.last.values(), key=lambda r: r[:2])[2] if self.last else None
+    def best(self) -> Asked | None:
+        """The highest last reward of a trajectory, ties by age."""
+        return max(self.last.values(), key=lambda r: (r[1].reward, -r[0]))[1] if self.last else None
 
     def reward_of(self, x: Candidate) -> float | None:
         """The last reward of a candidate's trajectory."""
-        return self.last[x.trajectory][0] if x.trajectory in self.last else None
+        return self.last[x.trajectory][1].reward if x.trajectory in self.last else None
 
 
 @dataclass(frozen=True)
@@ -193,7 +212,10 @@ class Context:
     @property
     def best(self) -> Candidate:
         """The candidate of the highest last reward, ties by age; the plain noise of the seed before any score."""
-        return self.history.best or Candidate(self.prompt, self.sampler, Noise(self.seed, 0))
+        best = self.history.best
+        if best is None:
+            return Candidate(self.prompt, self.sampler, Noise(self.seed, 0))
+        return Candidate(self.prompt, self.sampler, best.origin, best.step)
 
     # -- rules -----------------------------------------------------------------------------------------------------
 

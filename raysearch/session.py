@@ -199,25 +199,29 @@ async def _admitted(source: Iterator[Search], live: asyncio.Semaphore) -> AsyncI
 def _history_rows(s: Search, history: History, winner: Candidate | None) -> list[dict[str, Any]]:
     """A candidate is kept if it was asked again later, had a child that was asked, or led to the winner."""
     used: dict[bytes, int] = {}  # trajectory -> the latest step that something was made of
-    sources = [row.candidate for row in history.rows] + ([winner] if winner else [])
-    for x in sources:
-        used[x.trajectory] = max(used.get(x.trajectory, -1), x.step)
-    parents = {a.trajectory: a.step for x in sources for a in x.ancestors()}
-    rows = []
-    for row in history.rows:
-        x = row.candidate
-        kept = used[x.trajectory] > x.step or parents.get(x.trajectory, -1) >= x.step or x is winner
-        rows.append(
-            {
-                "search_id": s.id,
-                "candidate": x.id,
-                "parent": x.parent.id if x.parent else None,
-                "origin": canonical_json(x.origin.describe()),
-                "step": x.step,
-                "sigma": x.sigma,
-                "reward": row.reward,
-                "kept": kept,
-                **dict(zip(s.plan.reward.components, row.components, strict=True)),
-            }
-        )
-    return rows
+    origins = {row.origin for row in history.rows}
+    for trajectory, step in [(r.trajectory, r.step) for r in history.rows]:
+        used[trajectory] = max(used.get(trajectory, -1), step)
+    if winner is not None:
+        used[winner.trajectory] = winner.step
+        origins.add(winner.origin)
+    parents: dict[bytes, int] = {}
+    for parent in {o.parent for o in origins if o.parent is not None}:
+        for x in (parent, *parent.ancestors()):
+            parents[x.trajectory] = max(parents.get(x.trajectory, -1), x.step)
+    return [
+        {
+            "search_id": s.id,
+            "candidate": row.id,
+            "parent": row.origin.parent.id if row.origin.parent else None,
+            "origin": canonical_json(row.origin.describe()),
+            "step": row.step,
+            "sigma": row.sigma,
+            "reward": row.reward,
+            "kept": used[row.trajectory] > row.step
+            or parents.get(row.trajectory, -1) >= row.step
+            or (winner is not None and winner.id == row.id),
+            **dict(zip(s.plan.reward.components, row.components, strict=True)),
+        }
+        for row in history.rows
+    ]

@@ -139,6 +139,15 @@ def test_batched_slots_agree_with_one_by_one_to_a_tolerance(tiny, tmp_path):
     assert np.allclose(a, next(iter(guided.values())), atol=1e-4)
 
 
+def test_each_candidate_is_scored_with_its_own_prompt(tiny, tmp_path):
+    prompts = ["a", "bb", "ccc", "dddd"]
+    rewards = {"search": {"name": "tiny:PromptLength"}, "holdout": {"name": "tiny:PromptLength"}}
+    fleet = {"denoisers": {"slots": 4}, "scorers": {"replicas": 2}}
+    policy = {"name": "best_of_n", "n": 2}
+    rows, _, _ = run(tiny, tmp_path / "run", prompts=prompts, rewards=rewards, policy=policy, fleet=fleet)
+    assert [(r["reward_search"], r["reward_holdout"]) for r in rows] == [(n, n) for n in (1, 2, 3, 4)]
+
+
 ARMS = [
     {"name": "single", "policy": {"name": "single"}},
     {"name": "bon", "policy": {"name": "best_of_n", "n": 3}},

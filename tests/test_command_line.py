@@ -110,7 +110,7 @@ def test_policies_lists_each_with_its_signature(capsys):
     assert main(["policies"]) == 0
     out = capsys.readouterr().out
     assert "rgrp(*" not in out
-    assert "schedule: collections.abc.Sequence[int] = (10, 15, 20)" in out
+    assert "schedule: Sequence[int] = (10, 15, 20)" in out
     assert "best_of_n(n: int = 4)" in out
 
 

@@ -1,4 +1,6 @@
 import asyncio
+import gc
+import weakref
 
 import numpy as np
 import pytest
@@ -111,6 +113,19 @@ def test_budget_exhausted_leaves_the_best_and_dispatches_nothing():
     assert (ctx.best.origin.index, ctx.charged.nfe, ctx.history.exhausted) == (1, 120, "budget.nfe=130")
 
 
+def test_what_the_policy_has_dropped_is_kept_alive_by_nothing():
+    async def work():
+        ctx = context(seed=77)
+        xs = ctx.denoise(ctx.noise(3), 4)
+        await ctx.score(xs)
+        alive = [weakref.ref(x) for x in xs]
+        xs = xs[:1]
+        gc.collect()
+        return [a() is not None for a in alive], ctx.best.step
+
+    assert asyncio.run(work()) == ([True, False, False], 4)
+
+
 # -- policies -------------------------------------------------------------------------
 
 
@@ -144,7 +159,7 @@ def test_rgrp_is_the_published_algorithm(temperature):
     winner = asyncio.run(rgrp.search(ctx, temperature=temperature))
     expected, sizes = replay_rgrp(ctx, lambda i, s: values[i, s], 6, (10, 15, 20), 0.1, temperature)
     assert index(winner) == expected
-    steps = [row.candidate.step for row in ctx.history.rows]
+    steps = [row.step for row in ctx.history.rows]
     assert [steps.count(s) for s in (11, 16, 21)] == sizes
     assert sizes[0] == 6
 
@@ -155,7 +170,7 @@ def test_rgrp_population_shrinks_as_expected_under_equal_rewards():
     for seed in range(400):
         ctx = context(seed=seed)
         asyncio.run(rgrp.search(ctx))
-        steps = [row.candidate.step for row in ctx.history.rows]
+        steps = [row.step for row in ctx.history.rows]
         sizes.append([steps.count(s) for s in (11, 16, 21)])
     mean = np.mean(sizes, axis=0)
     assert mean[0] == 6

@@ -52,6 +52,17 @@ def test_imports_run_one_way(package):
         assert not foreign, f"{path} imports {foreign}"
 
 
+def test_what_the_packages_export():
+    import actors
+    import policies
+    import raysearch
+
+    assert raysearch.__all__ == ["__version__"]
+    assert [
+        n for p in (actors, policies) for n in vars(p) if not n.startswith("_") and not inspect.ismodule(vars(p)[n])
+    ] == []
+
+
 @pytest.mark.parametrize("package", ["raysearch", "policies"])
 def test_engine_and_policies_know_no_ray_and_no_torch(package):
     for path in files(package):

@@ -56,3 +56,13 @@ class LatentNorm:
 
     def __call__(self, views: Sequence[View]) -> np.ndarray:
         return np.array([[-float(v.latent.square().mean())] for v in views])
+
+
+class PromptLength:
+    """A reward of the prompt alone."""
+
+    components = ("length",)
+    needs = "latent"
+
+    def __call__(self, views: Sequence[View]) -> np.ndarray:
+        return np.array([[float(len(v.prompt))] for v in views])

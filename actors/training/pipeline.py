@@ -113,7 +113,7 @@ class Reader(nn.Module):
 
 
 class FastAttention:
-    """`WanAttnProcessor` for training on a CPU: under autocast to bfloat16, only the projections gain from it."""
+    """`WanAttnProcessor` for training on a CPU, where scaled_dot_product_attention is slow at this size in bfloat16."""
 
     _attention_backend = None
     _parallel_config = None
@@ -127,7 +127,10 @@ class FastAttention:
             )
             if rotary_emb is not None:
                 q, k = (rotate(x, rotary_emb[0][..., 0::2], rotary_emb[1][..., 1::2]) for x in (q, k))
-            out = F.scaled_dot_product_attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2))
+            q, k, v = (
+                x.transpose(1, 2).bfloat16() for x in (q * q.shape[-1] ** -0.5, k, v)
+            )  # (n, heads, tokens, width)
+            out = (q @ k.transpose(2, 3)).float().softmax(-1).bfloat16() @ v
         return attn.to_out[0](out.transpose(1, 2).flatten(2))
 
 
