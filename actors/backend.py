@@ -152,7 +152,7 @@ def reward(key: str, block: dict[str, Any] | None, specs: dict[str, RewardSpec])
         is_number = isinstance(weight, int | float) and not isinstance(weight, bool)
         check(is_number, f"{key}.weights.{component}", weight, "a number")
         weights[component] = float(weight)
-    spec_key = f"{name}-{digest(canonical_json(arguments)).hex()[:8]}"
+    spec_key = f"{name}-{digest(canonical_json({k: str(v) if isinstance(v, Path) else v for k, v in arguments.items()})).hex()[:8]}"
     specs[spec_key] = RewardSpec(spec_key, str(name), arguments)
     for file in (content := rewards.files(build, arguments)):
         check(file.exists(), key, str(file), "an existing file")

@@ -54,7 +54,7 @@ def single(error: BaseException) -> BaseException:
 
 def run(path: Path, overrides: Sequence[str] = ()) -> int:
     """Run every prompt and seed under every arm of a config; results go to its run directory."""
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else 120)
     config = configuration.load(path, overrides)
     run_dir = Path(config.run_dir or f"runs/{path.stem}-{time.strftime('%Y%m%d-%H%M%S')}")
     prompts.load(config)

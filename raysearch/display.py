@@ -79,18 +79,15 @@ class Display:
 
 
 def summary(console: Console, plan: Plan, p: Progress, run_dir: str) -> None:
-    """A table, a row per arm; quality is by the held-out judge where there is one."""
+    """A table, a row per arm; quality is by the held-out judge where there is one.
+
+    NFE and replica-seconds are charged per search, as if alone; "NFE run" is what the arm really added.
+    """
     holdout = next((a.holdout for a in plan.arms if a.holdout), None)
     title = f"winners judged by {holdout.key.rpartition('-')[0]} (held out), mean ± 95% interval" if holdout else None
     table = Table(title=title, title_justify="left")
-    for column in (
-        "arm",
-        "searches",
-        *(holdout.components if holdout else ()),
-        "NFE/search",
-        "replica-s/search",
-        "NFE run",
-    ):
+    columns = ("arm", "searches", *(holdout.components if holdout else ()), "NFE", "replica-s", "NFE run")
+    for column in columns:
         table.add_column(column, justify="left" if column == "arm" else "right")
     for name, t in p.arms.items():
         n = max(t.done, 1)

@@ -5,6 +5,7 @@ import types
 import typing
 from collections.abc import Callable, Sequence
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Any
 
 from raysearch.errors import ConfigError, check
@@ -57,6 +58,8 @@ def coerce(key: str, value: Any, hint: Any) -> Any:
     if origin is dict or hint is dict:
         check(isinstance(value, dict), key, value, "a mapping")
         return dict(value)
+    if hint is Path and isinstance(value, str):
+        return Path(value)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     check(

@@ -7,7 +7,7 @@ sub-pixel centres, and matched with the three shapes. Nothing is learned and not
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 
@@ -233,7 +233,7 @@ class Verifier:
 
     components: tuple[str, ...] = ("VQ", "MQ", "TA", "success")
     needs: Literal["latent", "frames"] = "frames"
-    weights = {"success": 0.0}
+    weights: ClassVar[dict[str, float]] = {"success": 0.0}
 
     def __call__(self, views: "Sequence[View]") -> np.ndarray:
         rows = []

@@ -89,7 +89,7 @@ def rendered(rng: np.random.Generator, n: int, *, spoilt: float = 0.7) -> tuple[
 
 def pixels(decoded: torch.Tensor) -> np.ndarray:
     """(n, 3, t, h, w) in [-1, 1] -> uint8 (n, t, h, w, 3)."""
-    return (decoded.clamp(-1, 1).add(1) * 127.5).round().byte().permute(0, 2, 3, 4, 1).numpy()
+    return (decoded.float().clamp(-1, 1).add(1) * 127.5).round().byte().permute(0, 2, 3, 4, 1).numpy()
 
 
 def statistics(vae: Any) -> tuple[torch.Tensor, torch.Tensor]:
@@ -167,7 +167,7 @@ def make(kind: str, n: int, *, work: Path, model: Path, seed: int) -> None:
     if kind == "decoded":
         source = AutoencoderKLWan.from_pretrained(model / "vae").eval()
     elif kind == "samples":
-        source = WanPipeline.from_pretrained(model, torch_dtype=torch.float32)
+        source = WanPipeline.from_pretrained(model, dtype=torch.float32)
         source.set_progress_bar_config(disable=True)
     work.mkdir(parents=True, exist_ok=True)
     for i in range((n + CHUNK - 1) // CHUNK):
@@ -178,7 +178,8 @@ def make(kind: str, n: int, *, work: Path, model: Path, seed: int) -> None:
         if kind == "rendered":
             frames, objects = rendered(rng, CHUNK)
         else:
-            frames, objects = (decoded if kind == "decoded" else samples)(rng, CHUNK, source)
+            with torch.autocast("cpu", torch.bfloat16, enabled=kind == "samples"):
+                frames, objects = (decoded if kind == "decoded" else samples)(rng, CHUNK, source)
         clips = labelled(rng, frames, objects)
         partial = path.with_suffix(".partial.npz")
         np.savez(partial, frames=clips.frames, captions=clips.captions, labels=clips.labels)

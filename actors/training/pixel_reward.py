@@ -90,7 +90,7 @@ def agreement(ours: np.ndarray, theirs: np.ndarray, *, apart: float = 0.1) -> tu
 
 
 def compare(args: argparse.Namespace) -> None:
-    pipe = WanPipeline.from_pretrained(args.model, torch_dtype=torch.float32)
+    pipe = WanPipeline.from_pretrained(args.model, dtype=torch.float32)
     net = pixel.load(args.out)
     rng = np.random.default_rng([args.seed, 99])
     captions = [str(c) for c in rng.permutation([*world.HELD_OUT_ONE, *world.HELD_OUT_TWO])[: args.captions]]
