@@ -29,8 +29,9 @@ class Actor:
     def __init__(self, kind: str, config: Config, plan: Plan) -> None:
         self._worker = Worker(kind, config, plan)
 
+    @ray.method(max_task_retries=-1)  # type: ignore[misc]
     async def ready(self) -> str:
-        """The id of the node it is on, once the model is loaded."""
+        """The id of the node it is on, once the model is loaded; outlives restarts."""
         return str(ray.get_runtime_context().get_node_id())
 
     async def run(self, item: int, method: str, arguments: dict[str, Any], *inputs: Any) -> tuple[Any, Any]:
