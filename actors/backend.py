@@ -8,6 +8,7 @@ import importlib.metadata
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
 from hashlib import blake2b
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,9 @@ from actors.scorer import RewardSpec
 from raysearch.config import Arm, Config, SamplerConfig
 from raysearch.engine import Reward
 from raysearch.errors import ConfigError, check
-from raysearch.recipe import Sampler, canonical_json, digest
 from raysearch.plan import ArmPlan, Fleet, Plan
+from raysearch.recipe import Sampler, canonical_json, digest
+from raysearch.results import CANDIDATES
 from raysearch.signature import bind
 
 PARTS = ("transformer", "text_encoder", "tokenizer", "vae", "scheduler")
@@ -32,16 +34,14 @@ class Backend:
 
     def prepare(self, config: Config, arms: Sequence[Arm]) -> Plan:
         folder = model_folder(config.model.path)
+        check_sizes(config, folder)
         content = content_digest([folder])
         specs: dict[str, RewardSpec] = {}
         plans = []
         for arm in arms:
             found = {k: reward(f"rewards.{k}", getattr(arm.rewards, k), specs) for k in ("search", "final", "holdout")}
-            seen = found["search"] or found["final"] or found["holdout"]
-            if seen is None:
-                raise ConfigError("rewards.search is missing: a reward's name, say rewards.search.name=verifier")
             sampler_ = sampler(config, arm.sampler, folder, content)
-            plans.append(ArmPlan(arm, sampler_, seen, found["final"], found["holdout"]))
+            plans.append(ArmPlan(arm, sampler_, found["search"], found["final"], found["holdout"]))
         if config.fleet.backend == "ray":
             from actors.fleet import connect
 
@@ -84,6 +84,14 @@ def model_folder(path: str) -> Path:
     return folder
 
 
+def check_sizes(config: Config, folder: Path) -> None:
+    m, (temporal, spatial, channels, patch) = config.model, wan.granularity(folder)
+    check(channels, "model.path", m.path, "a text-to-video model: its transformer takes the latent's channels alone")
+    for key, value, unit in (("height", m.height, spatial * patch[0]), ("width", m.width, spatial * patch[1])):
+        check(value % unit == 0, f"model.{key}", value, f"a multiple of {unit} for this model")
+    check(m.num_frames % temporal == 1 % temporal, "model.num_frames", m.num_frames, f"1 plus a multiple of {temporal}")
+
+
 def check_devices(config: Config) -> None:
     for kind in ("denoisers", "scorers", "encoders"):
         gpus = getattr(config.fleet, kind).num_gpus
@@ -120,6 +128,7 @@ def sampler(config: Config, s: SamplerConfig, folder: Path, content: bytes) -> S
         width=m.width,
         num_frames=m.num_frames,
         max_sequence_length=m.max_sequence_length,
+        batched_guidance=s.batched_guidance,
         fingerprint=fingerprint(config, s),
     )
 
@@ -146,13 +155,17 @@ def reward(key: str, block: dict[str, Any] | None, specs: dict[str, RewardSpec])
     given = {k: v for k, v in block.items() if k not in ("name", "weights")}
     arguments = bind(build, given, f"reward {name}", key)  # type: ignore[arg-type]
     components: tuple[str, ...] = build.components  # type: ignore[attr-defined]
+    for component in components:
+        check(component not in CANDIDATES, f"{key}.name", name, f"a reward with no component {component!r}: a column")
+    check(isinstance(block.get("weights") or {}, dict), f"{key}.weights", block.get("weights"), "a mapping")
     weights = dict.fromkeys(components, 1.0) | dict(getattr(build, "weights", {}))
     for component, weight in (block.get("weights") or {}).items():
         check(component in components, f"{key}.weights", component, f"one of {', '.join(components)}")
-        is_number = isinstance(weight, int | float) and not isinstance(weight, bool)
-        check(is_number, f"{key}.weights.{component}", weight, "a number")
+        is_number = isinstance(weight, int | float) and not isinstance(weight, bool) and isfinite(weight)
+        check(is_number, f"{key}.weights.{component}", weight, "a finite number")
         weights[component] = float(weight)
-    spec_key = f"{name}-{digest(canonical_json({k: str(v) if isinstance(v, Path) else v for k, v in arguments.items()})).hex()[:8]}"
+    plain = {k: str(v) if isinstance(v, Path) else v for k, v in arguments.items()}
+    spec_key = f"{name}-{digest(canonical_json(plain)).hex()[:8]}"
     specs[spec_key] = RewardSpec(spec_key, str(name), arguments)
     for file in (content := rewards.files(build, arguments)):
         check(file.exists(), key, str(file), "an existing file")

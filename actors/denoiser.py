@@ -8,7 +8,7 @@ import queue
 import threading
 import time
 from collections import OrderedDict
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -54,10 +54,9 @@ class Request:
 
 
 class Denoiser:
-    def __init__(self, folder: str, *, dtype: str, device: str, slots: int, batched_guidance: bool) -> None:
+    def __init__(self, folder: str, *, dtype: str, device: str, slots: int) -> None:
         torch.set_num_threads(1)
         self._folder, self._device, self._slots = Path(folder), device, slots
-        self._batched_guidance = batched_guidance
         self._model = wan.Transformer(self._folder, dtype=dtype, device=device)
         self._scheduler_config = solvers.scheduler_config(self._folder)
         self._solvers: OrderedDict[bytes, solvers.Solver] = OrderedDict()
@@ -107,14 +106,17 @@ class Denoiser:
     def _drop_cancelled(self, occupied: list[Slot]) -> list[Slot]:
         for slot in occupied:
             if slot.id in self._cancelled:
-                self._cancelled.discard(slot.id)
-                slot.done.cancel()
-        return [s for s in occupied if not s.done.cancelled()]
+                slot.done.set_exception(CancelledError())
+        gone = {s.id for s in occupied if s.id in self._cancelled}
+        self._cancelled -= gone
+        return [s for s in occupied if s.id not in gone]
 
     def _admit(self, request: Request) -> Slot | None:
         if request.id in self._cancelled:
             self._cancelled.discard(request.id)
             request.done.cancel()
+        # From here on the future is running: nobody else can settle it, and the thread never meets a settled one.
+        if not request.done.set_running_or_notify_cancel():
             return None
         try:
             return self._slot(request)
@@ -187,7 +189,7 @@ class Denoiser:
         groups: dict[tuple[Any, ...], list[Slot]] = {}
         for s in occupied:
             if s.velocity is None and not s.finished:
-                groups.setdefault((s.latent.shape, len(s.text)), []).append(s)
+                groups.setdefault((s.latent.shape, len(s.text), s.sampler.batched_guidance), []).append(s)
         for group in groups.values():
             for s, velocity in zip(group, self._velocities(group), strict=True):
                 s.velocity = velocity
@@ -208,7 +210,7 @@ class Denoiser:
         timesteps = torch.stack([s.solver.timesteps[s.step] for s in group])
         first = [s.first for s in group]
         halves = [torch.cat([s.text[i] for s in group]) for i in range(len(group[0].text))]
-        if len(halves) == 2 and self._batched_guidance:
+        if len(halves) == 2 and group[0].sampler.batched_guidance:
             both = self._model(latents.repeat(2, 1, 1, 1, 1), timesteps.repeat(2), torch.cat(halves), first * 2)
             parts = list(both.chunk(2))
         else:

@@ -6,7 +6,6 @@ payload) as two objects and the driver awaits only the first. Ray's own task ret
 
 import asyncio
 import os
-from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from ray.exceptions import ObjectLostError, RayActorError, RayError, RayTaskErro
 from actors.local import Worker, replica_ids
 from raysearch.config import Config
 from raysearch.dispatcher import Answer, Call
-from raysearch.errors import ConfigError, InputLost, ReplicaDied
+from raysearch.errors import ConfigError, InputLost, ReplicaDied, check
 from raysearch.plan import Plan
 
 
@@ -33,6 +32,9 @@ class Actor:
     async def ready(self) -> str:
         """The id of the node it is on, once the model is loaded; outlives restarts."""
         return str(ray.get_runtime_context().get_node_id())
+
+    async def pid(self) -> int:
+        return os.getpid()
 
     async def run(self, item: int, method: str, arguments: dict[str, Any], *inputs: Any) -> tuple[Any, Any]:
         meta, payload = await asyncio.wrap_future(self._worker.submit(item, method, arguments, inputs))
@@ -105,30 +107,34 @@ def last_line(error: BaseException) -> str:
 
 
 def check_resources(config: Config, nodes: list[dict[str, float]]) -> None:
-    """Raise ConfigError unless the nodes can ever hold every replica. `nodes` holds their resources."""
-    demand: Counter[str] = Counter()
-    for kind, _, pool in replica_ids(config):
-        for resource, amount in (("GPU", pool.num_gpus), ("CPU", pool.num_cpus)):
-            key = f"fleet.{kind}s.num_{resource.lower()}s"
-            most = max((n.get(resource, 0) for n in nodes), default=0)
-            if amount > most:
-                raise ConfigError(f"{key}: {amount:g} is not allowed; the largest node has {most:g} {resource}")
-            demand[resource] += amount  # type: ignore[assignment]
-    for resource, amount in demand.items():
-        total = sum(n.get(resource, 0) for n in nodes)
-        if amount > total:
-            parts = [
-                f"{p.replicas} {k} x {getattr(p, f'num_{resource.lower()}s'):g}"
-                for k, p in (
-                    ("denoisers", config.fleet.denoisers),
-                    ("scorers", config.fleet.scorers),
-                    ("encoders", config.fleet.encoders),
-                )
-            ]
+    """Raise ConfigError unless the nodes can hold every replica, dearest first. `nodes` holds their resources."""
+    free = [(int(n.get("GPU", 0)) * [1.0], n.get("CPU", 0.0)) for n in nodes]
+    cluster = ", ".join(f"{n.get('CPU', 0):g} CPU and {n.get('GPU', 0):g} GPU" for n in nodes) or "no nodes"
+    for kind, _, pool in sorted(replica_ids(config), key=lambda r: (-r[2].num_gpus, -r[2].num_cpus)):
+        whole = pool.num_gpus == int(pool.num_gpus)
+        check(whole or pool.num_gpus < 1, f"fleet.{kind}s.num_gpus", pool.num_gpus, "a whole number, or below 1")
+        for i, (gpus, cpus) in enumerate(free):
+            left = _take(gpus, pool.num_gpus)
+            if left is not None and cpus >= pool.num_cpus - 1e-9:
+                free[i] = (left, cpus - pool.num_cpus)
+                break
+        else:
             raise ConfigError(
-                f"fleet: {' + '.join(parts)} {resource} need {amount:g}, and the cluster has {total:g}; "
-                f"lower fleet.*.replicas or fleet.*.num_{resource.lower()}s"
+                f"fleet.{kind}s: {pool.replicas} replicas of {pool.num_gpus:g} GPU and {pool.num_cpus:g} CPU "
+                f"do not fit beside the rest of the fleet; the cluster's nodes have {cluster}"
             )
+
+
+def _take(gpus: list[float], amount: float) -> list[float] | None:
+    """What is left of a node's GPUs, or None if they cannot give `amount`; a fraction must come from one of them."""
+    if amount >= 1:
+        idle = [g for g in gpus if g == 1]
+        rest = [g for g in gpus if g < 1]
+        return rest + idle[int(amount) :] if len(idle) >= amount else None
+    for i, g in enumerate(gpus):
+        if g >= amount - 1e-9:
+            return [*gpus[:i], g - amount, *gpus[i + 1 :]]
+    return None if amount else gpus
 
 
 def connect(config: Config) -> None:

@@ -27,8 +27,7 @@ def build(kind: str, config: Config, plan: Plan) -> Denoiser | Scorer | Encoder:
     pool: PoolConfig = getattr(config.fleet, f"{kind}s")
     device = "cuda" if pool.num_gpus else "cpu"
     if kind == "denoiser":
-        batched = config.sampler.batched_guidance
-        return Denoiser(folder, dtype=dtype, device=device, slots=pool.slots, batched_guidance=batched)
+        return Denoiser(folder, dtype=dtype, device=device, slots=pool.slots)
     if kind == "scorer":
         return Scorer(folder, plan.details["rewards"], dtype=dtype, device=device)
     return Encoder(folder, dtype=dtype, device=device)

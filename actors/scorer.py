@@ -42,11 +42,13 @@ class Scorer:
         return meta, None
 
     def finish(self, arguments: dict[str, Any], payload: dict[str, Any]) -> tuple[dict[str, Any], dict[str, bytes]]:
-        """Rewards of a finished latent, and its files by extension."""
+        """Rewards of a finished latent, and its files by extension; the seconds leave the judging out."""
         began = time.perf_counter()
         outputs = arguments["outputs"]
         frames = self._autoencoder.decode(preview(payload, 0.0))
+        judging = time.perf_counter()
         scores = self._scores(arguments["rewards"], arguments, payload, frames)
+        judging = time.perf_counter() - judging
         files = {}
         if outputs["mp4"]:
             files["mp4"] = video.mp4(frames, fps=outputs["fps"], scale=outputs["scale"])
@@ -56,7 +58,7 @@ class Scorer:
             buffer = io.BytesIO()
             np.save(buffer, frames)
             files["npy"] = buffer.getvalue()
-        return {"rewards": scores, "decodes": 1, "seconds": time.perf_counter() - began}, files
+        return {"rewards": scores, "decodes": 1, "seconds": time.perf_counter() - began - judging}, files
 
     def _scores(
         self, keys: Sequence[str], arguments: dict[str, Any], payload: dict[str, Any], frames: np.ndarray | None

@@ -56,7 +56,7 @@ def run(path: Path, overrides: Sequence[str] = ()) -> int:
     """Run every prompt and seed under every arm of a config; results go to its run directory."""
     console = Console(width=None if sys.stdout.isatty() else 120)
     config = configuration.load(path, overrides)
-    run_dir = Path(config.run_dir or f"runs/{path.stem}-{time.strftime('%Y%m%d-%H%M%S')}")
+    run_dir = Path(config.run_dir or f"runs/{path.stem}-{time.strftime('%Y%m%d-%H%M%S')}").expanduser()
     prompts.load(config)
     # torch and diffusers take seconds to import, and a mistake in the config should not wait for them.
     from actors.backend import Backend

@@ -5,15 +5,17 @@ a model; `load_policy` is the one place where the engine imports a policy, by na
 """
 
 import importlib
+import inspect
 import pkgutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
 from omegaconf import MISSING, DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
 from raysearch.errors import ConfigError, check
 from raysearch.ledger import Budget
@@ -129,7 +131,11 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Config:
     check(isinstance(loaded, DictConfig), "the config file", str(path), "a YAML mapping")
     for o in overrides:
         check("=" in o and not o.startswith("="), "an override", o, "of the form key=value")
-    return build(OmegaConf.merge(loaded, OmegaConf.from_dotlist(list(overrides))))
+    try:
+        merged = OmegaConf.merge(loaded, OmegaConf.from_dotlist(list(overrides)))
+    except Exception as error:
+        raise ConfigError(f"the overrides {list(overrides)} cannot be read: {' '.join(str(error).split())}") from error
+    return build(merged)
 
 
 def build(values: Any) -> Config:
@@ -144,13 +150,13 @@ def _structured(schema: type[Any], values: Any) -> Any:
     try:
         merged = OmegaConf.merge(OmegaConf.structured(schema), values)
         return OmegaConf.to_object(merged)
-    except OmegaConfBaseException as error:
+    except (OmegaConfBaseException, TypeError, ValueError) as error:
         raise ConfigError(_one_line(schema, error)) from error
 
 
-def _one_line(schema: type[Any], error: OmegaConfBaseException) -> str:
-    key = error.full_key or ""
-    if "not in" in str(error):
+def _one_line(schema: type[Any], error: Exception) -> str:
+    key = getattr(error, "full_key", None) or "the config"
+    if isinstance(error, ConfigKeyError):
         parent, _, leaf = key.rpartition(".")
         block = schema
         for part in parent.split(".") if parent else []:
@@ -166,7 +172,7 @@ def _check_values(c: Config) -> None:
     for key in ("height", "width", "num_frames", "max_sequence_length"):
         check(getattr(c.model, key) >= 1, f"model.{key}", getattr(c.model, key), "at least 1")
     check(c.fleet.backend in BACKENDS, "fleet.backend", c.fleet.backend, f"one of {', '.join(BACKENDS)}")
-    check(c.fleet.store_gb > 0, "fleet.store_gb", c.fleet.store_gb, "above 0")
+    check(0 < c.fleet.store_gb < float("inf"), "fleet.store_gb", c.fleet.store_gb, "above 0 and finite")
     for kind in ("denoisers", "scorers", "encoders"):
         pool: PoolConfig = getattr(c.fleet, kind)
         check(pool.replicas >= 1, f"fleet.{kind}.replicas", pool.replicas, "at least 1")
@@ -189,12 +195,13 @@ def arms(config: Config) -> list[Arm]:
     """The arms of a run, each checked; without `arms`, one named after the policy."""
     if config.arms is None:
         return [_arm(config, str(config.policy.get("name", "")), {})]
-    check(len(config.arms) > 0, "arms", config.arms, "a list of at least one arm")
+    check(isinstance(config.arms, list) and len(config.arms) > 0, "arms", config.arms, "a list of at least one arm")
     found = []
     for i, block in enumerate(config.arms):
+        check(isinstance(block, dict), f"arms[{i}]", block, "a mapping with a name")
         overrides = dict(block)
         name = overrides.pop("name", None)
-        check(isinstance(name, str) and bool(name), f"arms[{i}].name", name, "a name")
+        check(isinstance(name, str) and 0 < len(name) <= 64, f"arms[{i}].name", name, "a name of at most 64 letters")
         check(
             all(ch.isalnum() or ch in "._+-" for ch in name), f"arms[{i}].name", name, "of letters, digits and . _ + -"
         )
@@ -216,9 +223,11 @@ def _arm(config: Config, name: str, overrides: dict[str, Any]) -> Arm:
         return base if key not in overrides else _structured(type(base), _merged(base, overrides[key], key))
 
     policy = overrides.get("policy", config.policy)
+    check(isinstance(policy, dict), "policy", policy, "a mapping with a name")
     if policy is not config.policy and "name" not in policy:
         policy = {**config.policy, **policy}
     sampler: SamplerConfig = block("sampler")
+    check(isfinite(sampler.guidance_scale), "sampler.guidance_scale", sampler.guidance_scale, "a finite number")
     check(sampler.name in SAMPLERS, "sampler.name", sampler.name, f"one of {', '.join(SAMPLERS)}")
     check(sampler.num_steps >= 1, "sampler.num_steps", sampler.num_steps, "at least 1")
     check(sampler.flow_shift is None or sampler.flow_shift > 0, "sampler.flow_shift", sampler.flow_shift, "above 0")
@@ -256,9 +265,11 @@ def find_policy(name: str) -> Callable[..., Any]:
     module, colon, attribute = name.partition(":")
     if colon:
         try:
-            return getattr(importlib.import_module(module), attribute)  # type: ignore[no-any-return]
-        except (ImportError, AttributeError) as error:
+            search = getattr(importlib.import_module(module), attribute)
+        except (ImportError, AttributeError, ValueError) as error:
             raise ConfigError(f"policy.name: {name!r} cannot be imported: {error}") from error
+        check(inspect.iscoroutinefunction(search), "policy.name", name, "a coroutine, async def search(ctx, *, ...)")
+        return search  # type: ignore[no-any-return]
     known = policy_names()
     if name not in known:
         close = get_close_matches(name, known, n=1)

@@ -34,12 +34,17 @@ class Asked:
     """A row of the search's history. It holds the recipe's parts and not the candidate, which would keep it alive."""
 
     id: str
+    prompt: Prompt
+    sampler: Sampler
     origin: Origin
     step: int
-    sigma: float
     trajectory: Digest
     reward: float
     components: tuple[float, ...]
+
+    @property
+    def candidate(self) -> Candidate:
+        return Candidate(self.prompt, self.sampler, self.origin, self.step)
 
 
 @dataclass
@@ -51,7 +56,7 @@ class History:
     exhausted: str | None = None
 
     def add(self, x: Candidate, reward: float, components: tuple[float, ...]) -> None:
-        row = Asked(x.id, x.origin, x.step, x.sigma, x.trajectory, reward, components)
+        row = Asked(x.id, x.prompt, x.sampler, x.origin, x.step, x.trajectory, reward, components)
         self.rows.append(row)
         age = self.last[x.trajectory][0] if x.trajectory in self.last else len(self.last)
         self.last[x.trajectory] = (age, row)
@@ -81,7 +86,7 @@ class Context:
         sampler: Sampler,
         seed: int,
         *,
-        reward: Reward,
+        reward: Reward | None,
         meter: Meter,
         answer: Callable[[Sequence[Candidate]], Awaitable[list[Score]]],
         rng_key: tuple[object, ...],
@@ -93,6 +98,7 @@ class Context:
         self._reward, self.meter, self._answer = reward, meter, answer
         self._rng_key, self._scope = rng_key, scope
         self._ordinals: dict[bytes, int] = {}
+        self._children: set[str] = set()
         self._noises = 0
         self._pending = 0
 
@@ -170,6 +176,8 @@ class Context:
     def child(self, label: str) -> "Context":
         """A concurrent subtree of the search, with its own rng and ordinals; budget and history are shared."""
         self._quiet("child")
+        check("/" not in label and label not in self._children, "the label of a child", label, "new, and without a /")
+        self._children.add(label)
         return Context(
             self.prompt,
             self.sampler,
@@ -192,8 +200,13 @@ class Context:
         xs = list(xs)
         if not xs:
             return np.zeros(0)
+        reward = self._reward
+        if reward is None:
+            raise ConfigError(
+                "rewards.search is missing: the policy asks for rewards; say rewards.search.name=verifier"
+            )
         fresh = {x.identity for x in xs if not self.meter.ledger.asked(x)}
-        over = self.meter.admit(xs, self.best)
+        over = self.meter.admit(xs, [self.best, *(row.candidate for _, row in self.history.last.values())])
         if over is not None:
             self.history.exhausted = over
             raise BudgetExhausted(f"{over} is reached")
@@ -202,9 +215,11 @@ class Context:
             scores = await self._answer(xs)
         finally:
             self._pending -= 1
-        seconds = {x.identity: s.seconds for x, s in zip(xs, scores, strict=True) if x.identity in fresh}
-        self.meter.charged += Cost(replica_seconds=sum(seconds.values()))
-        totals = [self._reward.total(s.components) for s in scores]
+        for x, s in zip(xs, scores, strict=True):
+            if x.identity in fresh:
+                self.meter.time(x, s.making, s.scoring)
+                fresh.discard(x.identity)
+        totals = [reward.total(s.components) for s in scores]
         for x, total, s in zip(xs, totals, scores, strict=True):
             self.history.add(x, total, s.components)
         return np.array(totals)
@@ -213,9 +228,7 @@ class Context:
     def best(self) -> Candidate:
         """The candidate of the highest last reward, ties by age; the plain noise of the seed before any score."""
         best = self.history.best
-        if best is None:
-            return Candidate(self.prompt, self.sampler, Noise(self.seed, 0))
-        return Candidate(self.prompt, self.sampler, best.origin, best.step)
+        return best.candidate if best else Candidate(self.prompt, self.sampler, Noise(self.seed, 0))
 
     # -- rules -----------------------------------------------------------------------------------------------------
 

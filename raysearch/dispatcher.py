@@ -152,8 +152,9 @@ class Dispatcher:
             self.tally.slots[replica.kind] -= replica.slots
             if not self._alive[replica.kind]:
                 for work_id in self._scheduler.waiting(replica.kind):
-                    self._grants[work_id].set_exception(NoReplica(f"no {replica.kind} is left ({error})"))
                     self._scheduler.remove(work_id)
+                    if not self._grants[work_id].done():
+                        self._grants[work_id].set_exception(NoReplica(f"no {replica.kind} is left ({error})"))
         else:
             self._scheduler.open(Seat(replica.id, replica.kind, replica.node, replica.slots))
             self._pump()

@@ -83,19 +83,22 @@ def summary(console: Console, plan: Plan, p: Progress, run_dir: str) -> None:
 
     NFE and replica-seconds are charged per search, as if alone; "NFE run" is what the arm really added.
     """
-    holdout = next((a.holdout for a in plan.arms if a.holdout), None)
-    title = f"winners judged by {holdout.key.rpartition('-')[0]} (held out), mean ± 95% interval" if holdout else None
+    judges = {a.arm.name: a.holdout for a in plan.arms}
+    names = sorted({j.key.rpartition("-")[0] for j in judges.values() if j})
+    components = list(dict.fromkeys(c for j in judges.values() if j for c in j.components))
+    title = f"winners judged by {', '.join(names)} (held out), mean ± 95% interval" if names else None
     table = Table(title=title, title_justify="left")
-    columns = ("arm", "searches", *(holdout.components if holdout else ()), "NFE", "replica-s", "NFE run")
-    for column in columns:
+    for column in ("arm", "searches", *components, "NFE", "replica-s", "NFE run"):
         table.add_column(column, justify="left" if column == "arm" else "right")
     for name, t in p.arms.items():
         n = max(t.done, 1)
-        judged = [f"{m:.3f} ± {h:.3f}" for m, h in zip(t.judged.mean, t.judged.interval(), strict=True)]
-        judged = judged or ["-"] * (len(holdout.components) if holdout else 0)
+        judge = judges[name]
+        spread = t.judged.interval() if t.judged.n > 1 else [float("nan")] * len(t.judged.mean)
+        judged = [f"{m:.3f} ± {h:.3f}" for m, h in zip(t.judged.mean, spread, strict=True)]
+        shown = dict(zip(judge.components, judged, strict=False)) if judge else {}
         notes = "".join(f", {k} {v}" for k, v in (("failed", t.failed), ("at budget", t.budget)) if v)
         cost = (f"{t.cost.nfe / n:.0f}", f"{t.cost.replica_seconds / n:.2f}", str(t.nfe_spent))
-        table.add_row(name, f"{t.done}{notes}", *judged, *cost)
+        table.add_row(name, f"{t.done}{notes}", *(shown.get(c, "-") for c in components), *cost)
     console.print(table)
     console.print(f"results: {run_dir}", highlight=False, soft_wrap=True)
 

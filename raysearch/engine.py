@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from raysearch.dispatcher import Call, Dispatcher
-from raysearch.errors import InputLost, RewardError
+from raysearch.errors import InputLost, ReplicaDied, RewardError
 from raysearch.recipe import Candidate, Digest, Noise, Perturb, Prompt, Renoise, Sampler, denoise, digest
 from raysearch.store import Entry, Store
 
@@ -42,10 +42,11 @@ class Reward:
 
 @dataclass(frozen=True)
 class Score:
-    """Of one candidate by one reward: `components`, and the replica-seconds of making and scoring it."""
+    """Of one candidate by one reward; with the replica-seconds of its trajectory so far, and of scoring."""
 
     components: tuple[float, ...]
-    seconds: float
+    making: float = 0.0
+    scoring: float = 0.0
 
 
 @dataclass
@@ -62,7 +63,8 @@ class Finished:
 
     rewards: dict[str, tuple[float, ...]]
     files: dict[str, bytes]
-    seconds: float
+    making: float
+    decoding: float
 
 
 class Memo(OrderedDict[Digest, T], Generic[T]):
@@ -133,20 +135,20 @@ class Engine:
 
     async def _measure(self, x: Candidate, reward: Reward, spent: Spent) -> Score:
         arguments = {"rewards": [reward.key], "prompt": x.prompt, "sigma": x.sigma, "finished": x.finished}
-        entry, answer = await self._view("score", x, reward.preview, arguments, spent)
+        entry, answer, _ = await self._view("score", x, reward.preview, arguments, spent)
         components = _components(answer.meta["rewards"], reward)
         self.decodes += answer.meta["decodes"]
-        return Score(components, entry.seconds + answer.meta["seconds"])
+        return Score(components, entry.seconds, answer.meta["seconds"])
 
     async def finish(self, x: Candidate, rewards: Sequence[Reward], outputs: dict[str, Any], spent: Spent) -> Finished:
         """The video of `x`, denoised to the end, with `rewards` of it."""
         x = denoise(x, x.sampler.num_steps)
         self.store.watch(x)
         arguments = {"rewards": [r.key for r in rewards], "prompt": x.prompt, "sigma": x.sigma, "outputs": outputs}
-        entry, answer = await self._view("finish", x, False, arguments, spent)
+        entry, answer, files = await self._view("finish", x, False, arguments, spent)
         scores = {r.key: _components(answer.meta["rewards"], r) for r in rewards}
         self.decodes += answer.meta["decodes"]
-        return Finished(scores, await self._fetch(answer.ref), entry.seconds + answer.meta["seconds"])
+        return Finished(scores, files, entry.seconds, answer.meta["seconds"])
 
     async def _view(self, method: str, x: Candidate, velocity: bool, arguments: dict[str, Any], spent: Spent) -> Any:
         """Make `x` and have a scorer look at it, again if it got lost on the way."""
@@ -154,9 +156,14 @@ class Engine:
             entry = await self.latent(x, velocity, spent)
             try:
                 call = Call(method, arguments, (entry.ref,))
-                return entry, await self._dispatcher.submit("scorer", call, age=spent.age, place=entry.place)
+                answer = await self._dispatcher.submit("scorer", call, age=spent.age, place=entry.place)
             except InputLost:
                 self._lost(x)
+                continue
+            try:
+                return entry, answer, await self._fetch(answer.ref) if method == "finish" else {}
+            except (InputLost, ReplicaDied):  # the files were lost with their node; the latent may be there still
+                continue
         raise InputLost(f"{x} was lost {ATTEMPTS} times")
 
     # -- latents ---------------------------------------------------------------------------------------------------
@@ -228,7 +235,8 @@ class Engine:
                 self._conditions.clear()
                 continue
             meta = answer.meta
-            entry = Entry(answer.ref, meta["nbytes"], meta["place"], velocity, meta["seconds"])
+            earlier = state.seconds if state is not None and base is not None else 0.0
+            entry = Entry(answer.ref, meta["nbytes"], meta["place"], velocity, earlier + meta["seconds"])
             self.store.put(x, entry)
             self.nfe += meta["nfe"]
             spent.nfe += meta["nfe"]

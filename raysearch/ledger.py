@@ -1,7 +1,7 @@
 """What a search is charged: what it would cost alone, in program order, whatever other searches have already made."""
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from raysearch.recipe import Branch, Candidate, Digest, denoise
@@ -103,21 +103,27 @@ class Ledger:
 
 
 class Meter:
-    """One search's account: what it is charged, what was really run for it here, and what its budget still allows."""
+    """One search's account: what it is charged, and what its budget still allows."""
 
     def __init__(self, budget: Budget, ledger: Ledger, clock: Callable[[], float] = time.monotonic) -> None:
         self.budget, self.ledger, self.charged = budget, ledger, Cost()
-        self.nfe_spent = 0
+        self._making: dict[Digest, float] = {}
         self._clock, self._start = clock, clock()
 
     @property
     def wall_seconds(self) -> float:
         return self._clock() - self._start
 
-    def admit(self, xs: list[Candidate], fallback: Candidate) -> str | None:
+    def time(self, x: Candidate, making: float, rest: float) -> None:
+        """Charge seconds: of `x`'s trajectory what this search has not been charged for yet, and the rest whole."""
+        before = self._making.get(x.trajectory, 0.0)
+        self._making[x.trajectory] = max(before, making)
+        self.charged += Cost(replica_seconds=max(making - before, 0.0) + rest)
+
+    def admit(self, xs: list[Candidate], others: Sequence[Candidate]) -> str | None:
         """Charge for scoring `xs`; or say which budget does not allow it, and charge nothing.
 
-        The cost of finishing the dearest candidate that the search could then return is held back.
+        The cost of finishing the dearest of `xs` and `others`, which the search could then return, is held back.
         """
         b = self.budget
         if b.replica_seconds is not None and self.charged.replica_seconds >= b.replica_seconds:
@@ -129,7 +135,7 @@ class Meter:
             return None
         trial = self.ledger.copy()
         cost = trial.score(xs)
-        reserve = max(trial.remaining(x) for x in (fallback, *xs))
+        reserve = max(trial.remaining(x) for x in (*others, *xs))
         if self.charged.nfe + cost.nfe + reserve > b.nfe:
             return f"budget.nfe={b.nfe}"
         self.ledger, self.charged = trial, self.charged + cost

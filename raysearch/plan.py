@@ -42,9 +42,14 @@ class ArmPlan:
 
     arm: Arm
     sampler: Sampler
-    reward: Reward
+    reward: Reward | None
     final: Reward | None
     holdout: Reward | None
+
+    @property
+    def components(self) -> tuple[str, ...]:
+        """Of the reward that the search sees."""
+        return self.reward.components if self.reward else ()
 
     @property
     def judges(self) -> list[tuple[str, Reward]]:
@@ -80,7 +85,7 @@ def context(
 ) -> Context:
     """A search's verbs, with a fresh account."""
     reward, arm = s.plan.reward, s.plan.arm
-    ledger = Ledger(preview=reward.preview, decodes=reward.preview)
+    ledger = Ledger(preview=reward is not None and reward.preview, decodes=reward is not None and reward.preview)
     return Context(
         s.prompt,
         s.plan.sampler,
@@ -113,8 +118,8 @@ def estimate(plan: Plan, texts: Sequence[Prompt], seeds: Sequence[int]) -> dict[
         if limit is not None and limit < rollout:
             raise ConfigError.of("budget.nfe", limit, f"at least {rollout}, the NFE of one video")
 
-        async def answer(xs: Sequence[Candidate], n: int = len(arm.reward.components)) -> list[Score]:
-            return [Score(tuple(x.identity[i % 16] / 256 for i in range(n)), 0.0) for x in xs]
+        async def answer(xs: Sequence[Candidate], n: int = len(arm.components)) -> list[Score]:
+            return [Score(tuple(x.identity[i % 16] / 256 for i in range(n))) for x in xs]
 
         async def dry(s: Search = s, answer: Any = answer) -> Cost:
             ctx = context(s, answer, lambda: 0.0)

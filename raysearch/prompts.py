@@ -24,7 +24,10 @@ def load(config: Config) -> list[Prompt]:
     else:
         path = Path(str(config.prompts_file))
         check(path.is_file(), "prompts_file", str(path), "an existing file")
-        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+        try:
+            lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").split("\n")]
+        except UnicodeDecodeError as error:
+            raise ConfigError(f"prompts_file: {str(path)!r} is not UTF-8: {error}") from error
         entries, folder, where = [line for line in lines if line], path.parent, str(path)
         if path.suffix == ".jsonl":
             entries = [_json(line, f"{where} entry {i + 1}") for i, line in enumerate(entries)]

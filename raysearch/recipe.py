@@ -81,6 +81,7 @@ class Sampler:
     width: int = 832
     num_frames: int = 81
     max_sequence_length: int = 512
+    batched_guidance: bool = False
     stochastic: bool = False
     fingerprint: str = ""
 

@@ -6,7 +6,7 @@ Finished rows and videos are visible while the run goes on, and rows do not pile
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -103,13 +103,11 @@ class RunDirectory:
 @contextmanager
 def claimed(path: Path) -> Iterator[None]:
     """Make the directory, which must be new or empty and writable; take it away again if what follows fails."""
-    key, made = "run_dir", False
+    key, made = "run_dir", not path.exists()
     try:
-        made = not path.exists()
         path.mkdir(parents=True, exist_ok=True)
         check(not any(path.iterdir()), key, str(path), "a new or empty folder: this one holds files, which are kept")
-        (path / ".probe").touch()
-        (path / ".probe").unlink()
+        (path / "config.yaml").touch(exist_ok=False)  # from now on it is nobody else's
     except OSError as error:
         raise ConfigError(
             f"{key}: {str(path)!r} is not allowed; it must be a writable folder ({error.strerror})"
@@ -117,8 +115,10 @@ def claimed(path: Path) -> Iterator[None]:
     try:
         yield
     except BaseException:
+        (path / "config.yaml").unlink(missing_ok=True)
         if made:
-            path.rmdir()
+            with suppress(OSError):
+                path.rmdir()
         raise
 
 

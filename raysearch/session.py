@@ -47,7 +47,7 @@ class Session:
         self.directory = RunDirectory(
             run_dir,
             OmegaConf.to_yaml(OmegaConf.structured(config)),
-            sorted({c for a in self.plan.arms for c in a.reward.components}),
+            sorted({c for a in self.plan.arms for c in a.components}),
             sorted({f"{k}_{c}" for a in self.plan.arms for k, r in a.judges for c in r.components}),
         )
         self.journal = Journal(self.directory.path / "journal")
@@ -91,6 +91,7 @@ class Session:
 
         async def answer(xs: Sequence[Candidate]) -> list[Score]:
             nonlocal calls
+            assert s.plan.reward is not None  # the context refuses to score without
             scores = await engine.score(xs, s.plan.reward, spent)
             self.journal.add(
                 {
@@ -99,7 +100,7 @@ class Session:
                     "call": calls,
                     "asked": [x.id for x in xs],
                     "components": [list(a.components) for a in scores],
-                    "seconds": [a.seconds for a in scores],
+                    "seconds": [[a.making, a.scoring] for a in scores],
                 }
             )
             calls += 1
@@ -117,7 +118,7 @@ class Session:
             ctx.meter.charged += ctx.meter.ledger.finish(winner)
             judges = list({r.key: r for _, r in s.plan.judges}.values())
             finished = await engine.finish(winner, judges, self._outputs(), spent)
-            ctx.meter.charged += Cost(replica_seconds=finished.seconds)
+            ctx.meter.time(winner, finished.making, finished.decoding)
         except asyncio.CancelledError:
             self._record(s, ctx, spent, winner, None, "cancelled", "interrupted")
             raise
@@ -216,12 +217,12 @@ def _history_rows(s: Search, history: History, winner: Candidate | None) -> list
             "parent": row.origin.parent.id if row.origin.parent else None,
             "origin": canonical_json(row.origin.describe()),
             "step": row.step,
-            "sigma": row.sigma,
+            "sigma": row.sampler.sigmas[row.step],
             "reward": row.reward,
             "kept": used[row.trajectory] > row.step
             or parents.get(row.trajectory, -1) >= row.step
             or (winner is not None and winner.id == row.id),
-            **dict(zip(s.plan.reward.components, row.components, strict=True)),
+            **dict(zip(s.plan.components, row.components, strict=True)),
         }
         for row in history.rows
     ]

@@ -5,6 +5,7 @@ import types
 import typing
 from collections.abc import Callable, Sequence
 from difflib import get_close_matches
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +62,9 @@ def coerce(key: str, value: Any, hint: Any) -> Any:
     if hint is Path and isinstance(value, str):
         return Path(value)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+        value = float(value)
+    if isinstance(value, float):
+        check(isfinite(value), key, value, "a finite number")
     check(
         isinstance(value, hint) and (hint is bool or not isinstance(value, bool)),
         key,

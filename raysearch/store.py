@@ -24,7 +24,7 @@ class Entry:
     nbytes: int
     place: str
     velocity: bool
-    seconds: float  # replica-seconds of the leg that made it
+    seconds: float  # replica-seconds of its trajectory, from the origin on
 
 
 class Store:

@@ -1,4 +1,5 @@
 import asyncio
+import contextlib
 import gc
 import weakref
 
@@ -16,7 +17,7 @@ from raysearch.testing import fake_reward, fake_sampler
 
 def context(rewards=lambda x: 0.0, *, num_steps=30, budget=None, stochastic=False, seed=3) -> Context:
     async def answer(xs):
-        return [Score((rewards(x),), 0.0) for x in xs]
+        return [Score((rewards(x),)) for x in xs]
 
     return Context(
         Prompt("a"),
@@ -56,7 +57,7 @@ def test_drawing_while_a_score_is_pending_raises_and_a_child_context_may():
 
         async def answer(xs):
             await gate.wait()
-            return [Score((0.0,), 0.0) for _ in xs]
+            return [Score((0.0,)) for _ in xs]
 
         ctx = context()
         ctx._answer = answer
@@ -124,6 +125,37 @@ def test_what_the_policy_has_dropped_is_kept_alive_by_nothing():
         return [a() is not None for a in alive], ctx.best.step
 
     assert asyncio.run(work()) == ([True, False, False], 4)
+
+
+def test_a_child_has_a_label_of_its_own():
+    ctx = context()
+    ctx.child("a")
+    for label in ("a", "b/c"):
+        with pytest.raises(ConfigError, match="label"):
+            ctx.child(label)
+
+
+def test_the_budget_holds_when_the_best_falls_and_an_older_one_takes_its_place():
+    """`a` leads, then falls: the best is then `b`, which is dearer to finish, and its finishing was held back."""
+
+    async def work(budget):
+        values = {(0, 9): 2.0, (1, 1): 1.0, (0, 10): 0.0}
+        ctx = context(lambda x: values[x.origin.index, x.step], num_steps=10, budget=budget)
+        a, b = ctx.noise(2)
+        await ctx.score([*ctx.denoise([a], 9), *ctx.denoise([b], 1)])  # 20 and 4, previews included
+        with contextlib.suppress(BudgetExhausted):
+            await ctx.score(ctx.denoise([a], 10))
+        ledger = ctx.meter.ledger
+        return ctx.charged.nfe + ledger.finish(ctx.best).nfe
+
+    assert [asyncio.run(work(b)) <= b for b in (40, 41, 42, 44)] == [True] * 4
+
+
+def test_a_policy_that_asks_for_rewards_needs_one():
+    ctx = context()
+    ctx._reward = None
+    with pytest.raises(ConfigError, match=r"rewards\.search is missing"):
+        asyncio.run(ctx.score(ctx.noise(1)))
 
 
 # -- policies -------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """Real Ray, one cluster for the session: what only it can show."""
 
 import os
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -46,20 +47,35 @@ def test_ray_and_local_agree_bit_for_bit_with_one_and_two_denoisers(tiny, tmp_pa
         assert all((tmp_path / str(i) / r["video"]).read_bytes()[4:8] == b"ftyp" for r in rows)
 
 
-def test_gpu_fractions_pin_replicas_to_their_share(tiny, tmp_path):
-    """Two halves of one (pretended) GPU: both run, on the CPU path that a 0-GPU config has."""
-    config = configuration.build(
-        {"model": {"path": str(tiny)}, "fleet": on_ray(denoisers={"replicas": 4, "num_gpus": 0.5, "num_cpus": 0.5})}
-    )
-    ray_fleet.check_resources(config, [n["Resources"] for n in ray.nodes()])
+@pytest.mark.parametrize(
+    ("nodes", "replicas", "gpus", "fits"),
+    [
+        ([(8, 2)], 4, 0.5, True),
+        ([(8, 2)], 5, 0.5, False),
+        ([(8, 2)], 2, 0.6, True),
+        ([(8, 2)], 3, 0.6, False),  # two thirds of a GPU are left, on two GPUs
+        ([(8, 1), (8, 1)], 1, 2, False),  # on no single node
+        ([(1, 8)], 3, 1, False),  # too few CPUs beside them
+    ],
+)
+def test_what_fits(tiny, nodes, replicas, gpus, fits):
+    pools = on_ray(denoisers={"replicas": replicas, "num_gpus": gpus, "num_cpus": 0.5}, encoders={"num_cpus": 0})
+    config = configuration.build({"model": {"path": str(tiny)}, "fleet": pools})
+    resources = [{"CPU": cpu, "GPU": gpu} for cpu, gpu in nodes]
+    if fits:
+        ray_fleet.check_resources(config, resources)
+    else:
+        with pytest.raises(ConfigError, match=r"fleet\.(denoisers|scorers)"):
+            ray_fleet.check_resources(config, resources)
 
 
 @pytest.mark.parametrize(
     ("pools", "line"),
     [
-        ({"denoisers": {"replicas": 3, "num_gpus": 1}}, "3 denoisers x 1"),
-        ({"denoisers": {"num_gpus": 3}}, "fleet.denoisers.num_gpus: 3 is not allowed; the largest node has 2 GPU"),
-        ({"scorers": {"num_cpus": 64}}, "fleet.scorers.num_cpus: 64"),
+        ({"denoisers": {"replicas": 3, "num_gpus": 1}}, "fleet.denoisers: 3 replicas of 1 GPU"),
+        ({"denoisers": {"replicas": 3, "num_gpus": 0.6}}, "nodes have 4 CPU and 2 GPU"),
+        ({"denoisers": {"num_gpus": 1.5}}, "fleet.denoisers.num_gpus: 1.5 is not allowed"),
+        ({"scorers": {"num_cpus": 64}}, "fleet.scorers: 1 replicas of 0 GPU and 64 CPU do not fit"),
     ],
 )
 def test_what_the_cluster_can_never_hold_is_said_before_anything_starts(tiny, tmp_path, pools, line):
@@ -80,7 +96,8 @@ def test_a_killed_denoiser_comes_back_and_nothing_changes(tiny, tmp_path, monkey
         async def run_and_kill(self, call):
             if self.kind == "denoiser" and len(killed) < 2 and call.arguments["step"] > 0:
                 killed.append(self.id)
-                ray.kill(self.actor, no_restart=False)
+                pid = await self.actor.pid.remote()
+                os.kill(pid, signal.SIGKILL)
             return await plain(self, call)
 
         monkeypatch.setattr(ray_fleet.RayReplica, "run", run_and_kill)

@@ -96,6 +96,15 @@ def latent_shape(folder: Path, *, num_frames: int, height: int, width: int) -> t
     return (1, transformer["in_channels"], (num_frames - 1) // temporal + 1, height // spatial, width // spatial)
 
 
+def granularity(folder: Path) -> tuple[int, int, bool, tuple[int, int]]:
+    """The VAE's temporal and spatial factors, whether the transformer takes just its channels, and the patch (h, w)."""
+    vae = json.loads((folder / "vae" / "config.json").read_text())
+    transformer = json.loads((folder / "transformer" / "config.json").read_text())
+    _, p_h, p_w = transformer["patch_size"]
+    same = transformer["in_channels"] == vae.get("z_dim", 16)
+    return vae.get("scale_factor_temporal", 4), vae.get("scale_factor_spatial", 8), same, (p_h, p_w)
+
+
 class Autoencoder:
     def __init__(self, folder: Path, *, dtype: str, device: str) -> None:
         self.vae = AutoencoderKLWan.from_pretrained(folder / "vae", dtype=DTYPES[dtype]).to(device).eval()

@@ -17,6 +17,9 @@ NAMES = {
 }
 
 
+NEEDS = ("latent", "frames")
+
+
 @dataclass(frozen=True)
 class View:
     """What a reward may look at: the noisy latent at noise level `sigma`, or the decoded x0 estimate.
@@ -46,12 +49,15 @@ def find(name: str) -> Callable[..., Reward]:
     """The class of a shipped reward's name, or of `module:Class`. Raises ConfigError."""
     target = NAMES.get(name, name)
     module, colon, attribute = target.partition(":")
-    if not colon:
+    if not (colon and module and attribute):
         raise ConfigError(f"no reward {name!r}; there are {', '.join(NAMES)}, or module:Class")
     try:
-        return getattr(importlib.import_module(module), attribute)  # type: ignore[no-any-return]
+        found = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError) as error:
         raise ConfigError(f"the reward {name!r} cannot be imported: {error}") from error
+    if not isinstance(getattr(found, "components", None), tuple) or getattr(found, "needs", None) not in NEEDS:
+        raise ConfigError(f"{name!r} is no reward: it must have a tuple `components`, and `needs` in {NEEDS}")
+    return found  # type: ignore[no-any-return]
 
 
 def files(reward: Callable[..., Reward], arguments: dict[str, Any]) -> list[Path]:

@@ -2,11 +2,12 @@
 `python -m actors.training.pipeline --work training --out actors/assets/tiny-wan`.
 
 Three stages, each kept in `--work`, so that a killed run goes on and a longer `--steps` continues a finished one:
-latents of rendered clips; a `UMT5EncoderModel` over bytes, trained to say at every byte which object the byte belongs to;
-and a `WanTransformer3DModel` that learns the flow from noise to latents, given the frozen encoder's embeddings. The
+latents of rendered clips; a `UMT5EncoderModel` over bytes, trained to say at every byte which object the byte belongs
+to; and a `WanTransformer3DModel` that learns the flow from noise to latents, given the frozen encoder's embeddings. The
 result is a complete `WanPipeline` folder. Held-out captions are never seen by any stage.
 
-Run with `--steps 1` next to an existing checkpoint, it writes the pipeline of that checkpoint.
+Run with `--steps 1` next to an existing checkpoint, it writes the pipeline of that checkpoint. Where other processes
+share the cores, OMP_NUM_THREADS=1 is the fastest: threads that wait for each other make a step several times slower.
 """
 
 import argparse
@@ -27,6 +28,7 @@ TEXT_LENGTH = 80  # bytes; `max_sequence_length` of every call of the pipeline
 PER_FRAME = 16  # tokens of a latent frame: 8x8 latents in patches of 2x2
 SHIFT = 3.0  # of the noise levels, in training as in the scheduler
 NO_CAPTION = 0.1  # share of clips that train without their caption, for guidance
+FIRST = 2.0  # weight of the first latent frame, a single picture: where colours go wrong first
 LEVELS = (
     "one",
     "frames",
@@ -80,7 +82,7 @@ def encode_clips(vae: AutoencoderKLWan, n: int, seed: int) -> tuple[list[str], T
 
 
 class Reader(nn.Module):
-    """The text encoder, and what it must say at each byte of an object's phrase: colour, shape, motion, and which object."""
+    """The text encoder, and what it must say at each byte of a phrase: colour, shape, motion, and which object."""
 
     WORDS = (tuple(world.COLOURS), world.SHAPES, tuple(world.MOTIONS), (0, 1))
 
@@ -157,7 +159,9 @@ def flow_loss(transformer: WanTransformer3DModel, z: Tensor, text: Tensor, sigma
     with torch.autocast("cpu", torch.bfloat16):
         flow = transformer(torch.lerp(z, noise, level), timestep, text, return_dict=False)[0]
     error = (flow.float() - (noise - z)).square().mean((1, 3, 4))
-    return error[sigma > 0].mean()
+    weight = torch.ones_like(sigma)
+    weight[:, 0] = FIRST
+    return (weight * error)[sigma > 0].sum() / weight[sigma > 0].sum()
 
 
 def save(out: Path, vae: AutoencoderKLWan, reader: Reader, transformer: WanTransformer3DModel) -> None:

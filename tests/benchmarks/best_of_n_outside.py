@@ -30,7 +30,7 @@ from raysearch.recipe import Noise  # noqa: E402
 from raysearch.session import Session  # noqa: E402
 
 MODEL = {"height": 32, "width": 32, "num_frames": 17, "max_sequence_length": 80}
-STEPS, GUIDANCE = 30, 4.0
+STEPS, GUIDANCE = 30, 2.0
 
 
 def by_hand(pipeline: WanPipeline, reward: PixelReward, caption: str, seed: int, n: int) -> float:

@@ -40,7 +40,7 @@ def run(
                 "num_frames": 17,
                 "max_sequence_length": 80,
             },
-            "sampler": {"num_steps": 30, "guidance_scale": 4.0},
+            "sampler": {"num_steps": 30, "guidance_scale": 2.0},
             "rewards": {"holdout": {"name": "verifier"}},
             "prompts_file": str(scratch / f"{name}.jsonl"),
             "fleet": {"backend": "local", "denoisers": {"slots": 8}},
