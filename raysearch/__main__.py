@@ -5,6 +5,7 @@ Exit codes: 0 done; 1 our fault; 2 a mistake of the user's (one line); 3 some se
 
 import argparse
 import asyncio
+import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -68,6 +69,8 @@ def run(path: Path, overrides: Sequence[str] = ()) -> int:
         say(f"{arm}: about {display.cost_text(cost)} a search")
     in_all = sum(c.nfe for c in session.costs.values()) * session.searches_per_arm
     say(f"{session.progress.total} searches, about {in_all} NFE before sharing; starting the fleet")
+    # `ray job stop` ends a run as Ctrl-C does; set here, since Ray takes the signal for itself when it starts.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     progress = asyncio.run(display.Display(console, session.progress).follow(session.run()))
     display.summary(console, session.plan, progress, str(run_dir))
     return 3 if progress.failed else 0

@@ -220,6 +220,17 @@ def test_preview_is_the_estimate_at_the_candidates_own_point(tiny, tmp_path):
     assert not torch.allclose(*previews, atol=1e-2)
 
 
+def test_the_preview_of_a_first_frame_candidate_keeps_the_frame(tiny):
+    from actors.scorer import preview
+
+    g = torch.Generator().manual_seed(0)
+    latent, velocity = (torch.randn(1, 4, 3, 8, 8, generator=g).numpy() for _ in range(2))
+    first = torch.randn(1, 4, 1, 8, 8, generator=g).numpy()
+    shown = preview({"latent": latent, "velocity": velocity, "first": first}, 0.5).numpy()
+    assert np.array_equal(shown[:, :, :1], first)
+    assert np.allclose(shown[:, :, 1:], (latent - 0.5 * velocity)[:, :, 1:])
+
+
 # -- solvers -------------------------------------------------------------------------
 
 

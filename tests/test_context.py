@@ -151,6 +151,27 @@ def test_the_budget_holds_when_the_best_falls_and_an_older_one_takes_its_place()
     assert [asyncio.run(work(b)) <= b for b in (40, 41, 42, 44)] == [True] * 4
 
 
+def test_a_child_shares_history_and_account():
+    async def work():
+        ctx = context(lambda x: 1.0)
+        child = ctx.child("a")
+        await child.score(child.denoise(child.noise(1), 5))
+        return len(ctx.history.rows), ctx.charged.nfe
+
+    assert asyncio.run(work()) == (1, 12)
+
+
+def test_a_refused_score_marks_nothing_as_made():
+    async def work():
+        ctx = context(lambda x: 1.0, budget=70)
+        xs = ctx.noise(2)
+        with contextlib.suppress(BudgetExhausted):
+            await ctx.score(ctx.denoise(xs))  # 120
+        return [ctx.meter.ledger.asked(x) for x in ctx.denoise(xs)], ctx.meter.ledger.score(ctx.denoise(xs[:1])).nfe
+
+    assert asyncio.run(work()) == ([False, False], 60)
+
+
 def test_a_policy_that_asks_for_rewards_needs_one():
     ctx = context()
     ctx._reward = None

@@ -2,18 +2,22 @@
 
 import asyncio
 import gc
+import itertools
 import json
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 from fakes import config, run, session
 
+from raysearch import config as configuration
 from raysearch import journal
 from raysearch.errors import ConfigError, InputLost, ReplicaDied
+from raysearch.plan import Search, context
 from raysearch.recipe import Candidate, Noise, Prompt, denoise
-from raysearch.testing import FakeBackend, FakeFleet, FakeLatent, FakeReplica, run_virtual
+from raysearch.testing import FakeBackend, FakeFleet, FakeLatent, FakeReplica, fake_reward, run_virtual
 
 ARMS = [
     {"name": "single", "policy": {"name": "single"}},
@@ -270,3 +274,116 @@ def test_prompts_stream_in_constant_memory(tmp_path):
     assert pq.read_metadata(Path(tmp_path / "run" / "searches.parquet")).num_rows == n
     assert all(rows >= 0.8 * 1000 * i for i, rows in enumerate(visible))
     assert alive[9000] < alive[3000] + 1000, alive
+
+
+# -- what no other test would miss -------------------------------------------------------------------------
+
+
+def plan_of(**values):
+    backend = FakeBackend()
+    c = config(**values)
+    return backend.prepare(c, configuration.arms(c))
+
+
+def test_the_rng_of_a_search_depends_on_prompt_policy_and_arguments():
+    def first(prompt="a", seed=0, **policy):
+        (arm,) = plan_of(policy=policy or {"name": "rgrp", "schedule": [2]}).arms
+        return context(Search(0, "s", Prompt(prompt), seed, arm), None, lambda: 0.0).rng.random()
+
+    draws = [
+        first(),
+        first("b"),
+        first(seed=1),
+        first(name="best_of_n"),
+        first(name="rgrp", schedule=[2], n=4),
+        first(name="rgrp", schedule=[3]),
+    ]
+    assert len(set(draws)) == len(draws)
+    assert first() == first()
+
+
+def test_arms_with_other_rewards_share_latents_and_no_scores(tmp_path):
+    class Backend(FakeBackend):
+        def prepare(self, c, arms):
+            plan = super().prepare(c, arms)
+            other = replace(fake_reward(), key="other", identity=b"other")
+            return replace(plan, arms=(plan.arms[0], replace(plan.arms[1], reward=other)))
+
+    fleet = FakeFleet()
+    arms = [ARMS[1], ARMS[1] | {"name": "other"}]
+    progress = run_virtual(session(tmp_path / "run", Backend(fleet), arms=arms, prompts=["a"]).run())
+    scored = [c.arguments["rewards"] for r in fleet.replicas for c in r.calls if c.method == "score"]
+    assert (scored.count(["quality"]), scored.count(["other"])) == (4, 4)
+    assert progress.engine.nfe == 80
+
+
+def test_weights_make_the_total():
+    assert replace(fake_reward(), components=("a", "b"), weights=(2.0, -1.0)).total((0.5, 0.25)) == 0.75
+
+
+def test_a_policy_that_catches_its_budgets_end_is_still_a_budget_row(tmp_path):
+    rows, _ = run(tmp_path / "run", policy={"name": "careful:search"}, budget={"nfe": 50}, prompts=["a"])
+    assert [(r["status"], r["reason"]) for r in rows] == [("budget", "budget.nfe=50")]
+    assert rows[0]["nfe"] <= 50
+
+
+def test_no_more_searches_live_than_allowed_and_the_oldest_go_first(tmp_path):
+    began: list[str] = []
+    alive: list[int] = []
+    s = session(tmp_path / "run", FakeBackend(FakeFleet(4, 4, 4)), prompts=list("abcdefgh"), max_searches=2)
+    plain = s._search
+
+    async def watched(search, engine):
+        began.append(search.id)
+        alive.append(len(began) - s.progress.done)
+        await plain(search, engine)
+
+    s._search = watched
+    run_virtual(s.run())
+    assert max(alive) == 2
+    assert began == sorted(began)
+
+
+def test_the_oldest_search_gets_the_slot(tmp_path):
+    fleet = FakeFleet(1, 1)
+    run(tmp_path / "run", fleet, arms=ARMS[1:2], prompts=["a", "b", "c"], max_searches=3)
+    keys = [c.inputs[1] for c in fleet.replicas[0].calls]
+    assert keys == sorted(keys, key=keys.index)  # four rollouts of a search, then the next's
+    assert [len(list(g)) for _, g in itertools.groupby(keys)] == [4, 4, 4]
+
+
+def test_the_journal_has_what_a_replay_needs(tmp_path):
+    rows, _ = run(tmp_path / "run", arms=ARMS[2:3], prompts=["a"])
+    answer, search = journal.read(tmp_path / "run" / "journal")
+    candidates = pq.read_table(tmp_path / "run" / "candidates.parquet").to_pylist()
+    assert answer["asked"] == [c["candidate"] for c in candidates]
+    assert answer["components"] == [[c["quality"]] for c in candidates]
+    assert search["winner"] == rows[0]["winner"]
+
+
+def test_without_guidance_a_step_is_one_evaluation(tmp_path):
+    class Backend(FakeBackend):
+        def prepare(self, c, arms):
+            plan = super().prepare(c, arms)
+            return replace(
+                plan, arms=tuple(replace(a, sampler=replace(a.sampler, guidance_scale=1.0)) for a in plan.arms)
+            )
+
+    progress = run_virtual(session(tmp_path / "run", Backend(), prompts=["a"]).run())
+    assert (progress.engine.nfe, progress.arms["single"].cost.nfe) == (10, 10)
+
+
+def test_a_winners_files_that_are_lost_are_made_again(tmp_path):
+    fleet, lost = FakeFleet(), []
+    plain = fleet.fetch
+
+    async def fetch(ref):
+        if not lost:
+            lost.append(ref)
+            raise InputLost("its node is gone")
+        return await plain(ref)
+
+    fleet.fetch = fetch
+    rows, _ = run(tmp_path / "run", fleet, prompts=["a"])
+    assert lost
+    assert [r["status"] for r in rows] == ["done"]

@@ -186,7 +186,7 @@ def main() -> None:
     )
     parser.add_argument("--clips", type=int, default=20_000)
     parser.add_argument("--text-steps", type=int, default=500)
-    parser.add_argument("--steps", type=int, default=10_000)
+    parser.add_argument("--steps", type=int, default=5600)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--peak", type=float, default=1e-3, help="learning rate")
     parser.add_argument("--seed", type=int, default=0)
