@@ -85,11 +85,17 @@ def model_folder(path: str) -> Path:
 
 
 def check_sizes(config: Config, folder: Path) -> None:
-    m, (temporal, spatial, channels, patch) = config.model, wan.granularity(folder)
-    check(channels, "model.path", m.path, "a text-to-video model: its transformer takes the latent's channels alone")
-    for key, value, unit in (("height", m.height, spatial * patch[0]), ("width", m.width, spatial * patch[1])):
+    m, g = config.model, wan.Geometry.of(folder)
+    alone = g.in_channels == g.z_dim
+    check(alone, "model.path", m.path, "a text-to-video model: its transformer takes the latent's channels alone")
+    for key, value, unit in (("height", m.height, g.spatial * g.patch[0]), ("width", m.width, g.spatial * g.patch[1])):
         check(value % unit == 0, f"model.{key}", value, f"a multiple of {unit} for this model")
-    check(m.num_frames % temporal == 1 % temporal, "model.num_frames", m.num_frames, f"1 plus a multiple of {temporal}")
+    check(
+        m.num_frames % g.temporal == 1 % g.temporal,
+        "model.num_frames",
+        m.num_frames,
+        f"1 plus a multiple of {g.temporal}",
+    )
 
 
 def check_devices(config: Config) -> None:

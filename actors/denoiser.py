@@ -56,9 +56,10 @@ class Request:
 class Denoiser:
     def __init__(self, folder: str, *, dtype: str, device: str, slots: int) -> None:
         torch.set_num_threads(1)
-        self._folder, self._device, self._slots = Path(folder), device, slots
-        self._model = wan.Transformer(self._folder, dtype=dtype, device=device)
-        self._scheduler_config = solvers.scheduler_config(self._folder)
+        self._device, self._slots = device, slots
+        self._model = wan.Transformer(Path(folder), dtype=dtype, device=device)
+        self._geometry = wan.Geometry.of(Path(folder))
+        self._scheduler_config = solvers.scheduler_config(Path(folder))
         self._solvers: OrderedDict[bytes, solvers.Solver] = OrderedDict()
         self._requests: queue.SimpleQueue[Request | None] = queue.SimpleQueue()
         self._cancelled: set[int] = set()
@@ -159,9 +160,7 @@ class Denoiser:
     ) -> torch.Tensor:
         if origin["kind"] == "branch":
             return self._tensor(base["latent"])
-        shape = wan.latent_shape(
-            self._folder, num_frames=sampler.num_frames, height=sampler.height, width=sampler.width
-        )
+        shape = self._geometry.latent_shape(num_frames=sampler.num_frames, height=sampler.height, width=sampler.width)
         noise = torch.randn(shape, generator=torch.Generator().manual_seed(origin["key"])).to(self._device)
         if origin["kind"] == "noise":
             return noise

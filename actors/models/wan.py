@@ -5,6 +5,7 @@ a plain sample is bit for bit what the pipeline gives.
 """
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -88,21 +89,28 @@ def with_first(latent: torch.Tensor, first: torch.Tensor | None) -> torch.Tensor
     return (1 - mask) * first + mask * latent
 
 
-def latent_shape(folder: Path, *, num_frames: int, height: int, width: int) -> tuple[int, ...]:
-    """(1, C, T, H, W) of a video's latent."""
-    vae = json.loads((folder / "vae" / "config.json").read_text())
-    transformer = json.loads((folder / "transformer" / "config.json").read_text())
-    temporal, spatial = vae.get("scale_factor_temporal", 4), vae.get("scale_factor_spatial", 8)
-    return (1, transformer["in_channels"], (num_frames - 1) // temporal + 1, height // spatial, width // spatial)
+@dataclass(frozen=True)
+class Geometry:
+    """How a model's latents relate to videos, from its config files alone."""
 
+    in_channels: int  # of the transformer
+    z_dim: int  # of the autoencoder
+    temporal: int
+    spatial: int
+    patch: tuple[int, int]
 
-def granularity(folder: Path) -> tuple[int, int, bool, tuple[int, int]]:
-    """The VAE's temporal and spatial factors, whether the transformer takes just its channels, and the patch (h, w)."""
-    vae = json.loads((folder / "vae" / "config.json").read_text())
-    transformer = json.loads((folder / "transformer" / "config.json").read_text())
-    _, p_h, p_w = transformer["patch_size"]
-    same = transformer["in_channels"] == vae.get("z_dim", 16)
-    return vae.get("scale_factor_temporal", 4), vae.get("scale_factor_spatial", 8), same, (p_h, p_w)
+    @classmethod
+    def of(cls, folder: Path) -> "Geometry":
+        vae = json.loads((folder / "vae" / "config.json").read_text())
+        transformer = json.loads((folder / "transformer" / "config.json").read_text())
+        _, p_h, p_w = transformer["patch_size"]
+        factors = vae.get("scale_factor_temporal", 4), vae.get("scale_factor_spatial", 8)
+        return cls(transformer["in_channels"], vae.get("z_dim", 16), *factors, (p_h, p_w))
+
+    def latent_shape(self, *, num_frames: int, height: int, width: int) -> tuple[int, ...]:
+        """(1, C, T, H, W) of a video's latent."""
+        frames = (num_frames - 1) // self.temporal + 1
+        return 1, self.in_channels, frames, height // self.spatial, width // self.spatial
 
 
 class Autoencoder:
