@@ -63,6 +63,12 @@ def run(folder: Path, run_dir: Path, **values):
     return rows, latents, frames
 
 
+def workers(folder: Path):
+    """A sampler, an encoder and a denoiser of the plain config."""
+    plan = Backend().prepare(c := config(folder), configuration.arms(c))
+    return plan.arms[0].sampler, local.build("encoder", c, plan), local.build("denoiser", c, plan)
+
+
 @pytest.fixture(autouse=True)
 def one_thread():
     torch.set_num_threads(1)
@@ -194,10 +200,7 @@ def test_best_of_n_finds_the_best_of_the_finished_videos_scored_outside(tiny, tm
 
 def test_preview_is_the_estimate_at_the_candidates_own_point(tiny, tmp_path):
     """Siblings perturbed from one latent differ in their previews, and each preview is x - sigma v(x)."""
-    c = config(tiny)
-    plan = Backend().prepare(c, configuration.arms(c))
-    sampler = plan.arms[0].sampler
-    encoder, worker = local.build("encoder", c, plan), local.build("denoiser", c, plan)
+    sampler, encoder, worker = workers(tiny)
     text = encoder.encode_text({"what": (PROMPT, 40)})[1]
     none = encoder.encode_text({"what": ("", 40)})[1]
     start = {"sampler": sampler, "origin": {"kind": "noise", "key": 1}, "step": 0, "until": 4, "velocity": False}
@@ -288,10 +291,7 @@ def test_the_forward_kernel_has_the_marginals_of_the_higher_level():
 
 def test_perturbation_starts_with_fresh_history_and_is_not_undone(tiny):
     """With kept UniPC history a perturbation is gone after one step (0.2 rms becomes 0.0004); ours stays."""
-    c = config(tiny)
-    plan = Backend().prepare(c, configuration.arms(c))
-    sampler = plan.arms[0].sampler
-    encoder, worker = local.build("encoder", c, plan), local.build("denoiser", c, plan)
+    sampler, encoder, worker = workers(tiny)
     text, none = (encoder.encode_text({"what": (t, 40)})[1] for t in (PROMPT, ""))
     start = {"sampler": sampler, "origin": {"kind": "noise", "key": 1}, "step": 0, "until": 4, "velocity": False}
     parent = worker.submit(0, start, (None, text, none, None)).result(60)[1]
@@ -304,10 +304,8 @@ def test_perturbation_starts_with_fresh_history_and_is_not_undone(tiny):
 
 
 def test_a_cancelled_item_frees_its_slot_between_steps(tiny):
-    c = config(tiny)
-    plan = Backend().prepare(c, configuration.arms(c))
-    sampler = replace(plan.arms[0].sampler, num_steps=999, sigmas=(1.0,) * 1000)
-    encoder, worker = local.build("encoder", c, plan), local.build("denoiser", c, plan)
+    sampler, encoder, worker = workers(tiny)
+    sampler = replace(sampler, num_steps=999, sigmas=(1.0,) * 1000)
     text = encoder.encode_text({"what": (PROMPT, 40)})[1]
     start = {"sampler": sampler, "origin": {"kind": "noise", "key": 1}, "step": 0, "until": 999, "velocity": False}
     long = worker.submit(0, start, (None, text, text, None))
@@ -323,10 +321,7 @@ def test_a_cancelled_item_frees_its_slot_between_steps(tiny):
 
 def test_a_cancellation_from_outside_never_ends_the_compute_thread(tiny):
     """As asyncio does it: the future itself is cancelled, at any moment, by another thread."""
-    c = config(tiny)
-    plan = Backend().prepare(c, configuration.arms(c))
-    sampler = plan.arms[0].sampler
-    encoder, worker = local.build("encoder", c, plan), local.build("denoiser", c, plan)
+    sampler, encoder, worker = workers(tiny)
     text = encoder.encode_text({"what": (PROMPT, 40)})[1]
     start = {"sampler": sampler, "origin": {"kind": "noise", "key": 1}, "step": 0, "until": 2, "velocity": False}
     for i in range(40):
@@ -338,10 +333,7 @@ def test_a_cancellation_from_outside_never_ends_the_compute_thread(tiny):
 
 
 def test_an_error_reaches_its_waiter_and_the_worker_goes_on(tiny):
-    c = config(tiny)
-    plan = Backend().prepare(c, configuration.arms(c))
-    sampler = plan.arms[0].sampler
-    encoder, worker = local.build("encoder", c, plan), local.build("denoiser", c, plan)
+    sampler, encoder, worker = workers(tiny)
     text = encoder.encode_text({"what": (PROMPT, 40)})[1]
     bad = {"sampler": sampler, "origin": {"kind": "renoise", "key": 1}, "step": 0, "until": 1, "velocity": False}
     with pytest.raises(TypeError):  # a renoising needs its parent
