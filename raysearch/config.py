@@ -212,6 +212,8 @@ def arms(config: Config) -> list[Arm]:
             found.append(_arm(config, name, overrides))
         except ConfigError as error:
             raise ConfigError(f"arms[{i}] ({name}): {error}") from error
+    if all("name" in dict(block.get("policy") or {}) for block in config.arms):
+        load_policy(config.policy)  # no arm starts from it, so no arm has checked it
     names = [a.name for a in found]
     check(len(set(names)) == len(names), "arms", names, "differently named")
     return found

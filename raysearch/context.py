@@ -230,6 +230,13 @@ class Context:
         best = self.history.best
         return best.candidate if best else Candidate(self.prompt, self.sampler, Noise(self.seed, 0))
 
+    def affords(self, x: Candidate) -> bool:
+        """Whether `budget.nfe` still allows x to be finished; the history says so if not."""
+        if self.meter.affords(x):
+            return True
+        self.history.exhausted = f"budget.nfe={self.budget.nfe}"
+        return False
+
     # -- rules -----------------------------------------------------------------------------------------------------
 
     def _child(self, x: Candidate, origin: Perturb | Renoise | Branch) -> Candidate:

@@ -140,3 +140,7 @@ class Meter:
             return f"budget.nfe={b.nfe}"
         self.ledger, self.charged = trial, self.charged + cost
         return None
+
+    def affords(self, x: Candidate) -> bool:
+        """Whether `budget.nfe` still allows `x` to be finished."""
+        return self.budget.nfe is None or self.charged.nfe + self.ledger.copy().finish(x).nfe <= self.budget.nfe

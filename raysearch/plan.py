@@ -5,6 +5,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from itertools import product
@@ -105,6 +106,8 @@ async def run_policy(s: Search, ctx: Context) -> tuple[Candidate, bool]:
         return ctx.best, True
     if not isinstance(winner, Candidate):
         raise ConfigError(f"policy {s.plan.arm.policy} returned {type(winner).__name__}, not a Candidate")
+    if not ctx.affords(winner):  # never scored, hence nothing was held back for it
+        return ctx.best, True
     return winner, ctx.history.exhausted is not None
 
 
@@ -127,7 +130,8 @@ def estimate(plan: Plan, texts: Sequence[Prompt], seeds: Sequence[int]) -> dict[
             return ctx.charged + ctx.meter.ledger.finish(winner)
 
         try:
-            costs[arm.arm.name] = asyncio.run(dry())
+            with ThreadPoolExecutor(1) as thread:  # where no event loop runs: the caller's may
+                costs[arm.arm.name] = thread.submit(asyncio.run, dry()).result()
         except RaysearchError as error:
             raise ConfigError(f"policy {arm.arm.policy} (arm {arm.arm.name}): {error}") from error
     return costs

@@ -1,11 +1,12 @@
 """The run directory, an interface: config.yaml, journal/, searches.parquet, candidates.parquet, videos/ and the like.
 
 Finished rows and videos are visible while the run goes on, and rows do not pile up in memory: a table is rewritten
-(atomically) whenever its pending rows have grown to a tenth of it, or to a bound.
+(atomically) with every search, unless that would take more than a twentieth of the time; then rows wait, up to a bound.
 """
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -59,19 +60,23 @@ def schema(columns: dict[str, pa.DataType], components: Iterable[str]) -> pa.Sch
 class Table:
     """A Parquet file that grows by whole searches, sorted by search_id, the rows of a search in their order."""
 
-    def __init__(self, path: Path, columns: pa.Schema, bound: int) -> None:
+    def __init__(
+        self, path: Path, columns: pa.Schema, bound: int, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self.path, self.rows = path, 0
-        self._schema, self._bound = columns, bound
+        self._schema, self._bound, self._clock = columns, bound, clock
         self._pending: list[dict[str, Any]] = []
+        self._due = clock()
 
     def add(self, rows: Sequence[dict[str, Any]]) -> None:
         self._pending += rows
-        if len(self._pending) >= min(self._bound, max(1, self.rows // 10)):
+        if self._clock() >= self._due or len(self._pending) >= self._bound:
             self.flush()
 
     def flush(self) -> None:
         if not self._pending and self.path.exists():
             return
+        began = self._clock()
         tables = [pq.read_table(self.path, schema=self._schema)] if self.path.exists() else []
         whole = pa.concat_tables([*tables, pa.Table.from_pylist(self._pending, schema=self._schema)])
         order = pc.sort_indices(whole["search_id"])  # stable: a search's rows keep their order
@@ -79,6 +84,8 @@ class Table:
         pq.write_table(whole.take(order), partial)
         os.replace(partial, self.path)
         self.rows, self._pending = whole.num_rows, []
+        now = self._clock()
+        self._due = now + 20 * (now - began)
 
 
 class RunDirectory:

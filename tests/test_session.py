@@ -8,6 +8,7 @@ import random
 from dataclasses import replace
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from fakes import config, run, session
@@ -17,6 +18,7 @@ from raysearch import journal
 from raysearch.errors import ConfigError, InputLost, ReplicaDied
 from raysearch.plan import Search, context
 from raysearch.recipe import Candidate, Noise, Prompt, denoise
+from raysearch.results import Table, schema
 from raysearch.testing import FakeBackend, FakeFleet, FakeLatent, FakeReplica, fake_reward, run_virtual
 
 ARMS = [
@@ -156,6 +158,45 @@ def test_the_budget_is_of_the_search_alone(tmp_path):
     alone, _ = run(tmp_path / "alone", arms=[limited])
     beside, _ = run(tmp_path / "beside", arms=[ARMS[3], limited], max_searches=1)
     assert same(alone) == [r for r in same(beside) if r["search_id"].endswith("limited")]
+
+
+async def unscored(ctx, *, n: int = 3):
+    """Spends most of its budget on some candidates and returns another."""
+    await ctx.score(ctx.denoise(ctx.noise(n), 8))
+    return ctx.noise()[0]
+
+
+def test_a_winner_that_was_never_scored_does_not_break_the_budget(tmp_path):
+    policy = {"name": "test_session:unscored"}
+    rows, _ = run(tmp_path / "enough", policy=policy, budget={"nfe": 80}, prompts=["a"])
+    assert [(r["status"], r["nfe"]) for r in rows] == [("done", 74)]
+    rows, _ = run(tmp_path / "short", policy=policy, budget={"nfe": 60}, prompts=["a"])
+    assert [(r["status"], r["reason"]) for r in rows] == [("budget", "budget.nfe=60")]
+    assert rows[0]["nfe"] <= 60 and rows[0]["reward_search"] is not None
+
+
+def test_a_session_may_be_made_inside_a_running_event_loop(tmp_path):
+    async def made():
+        return session(tmp_path / "run", policy={"name": "best_of_n", "n": 4})
+
+    made_there = asyncio.run(made())
+    made_there.journal.close()
+    assert made_there.costs["best_of_n"].nfe == 80
+
+
+def test_a_table_is_rewritten_with_every_row_until_that_takes_its_share_of_the_time(tmp_path):
+    times = iter([0, 0, 0, 1, 10, 22, 22, 23])  # made; asked, begun, written; asked; asked, begun, written
+    table = Table(tmp_path / "t.parquet", schema({"search_id": pa.string()}, []), 3, clock=lambda: next(times))
+
+    def seen():
+        return pq.read_table(table.path)["search_id"].to_pylist()
+
+    table.add([{"search_id": "b"}])  # at 0: written in a second, so due again at 1 + 20
+    assert seen() == ["b"]
+    table.add([{"search_id": "c"}])  # at 10
+    assert seen() == ["b"]
+    table.add([{"search_id": "a"}])  # at 22
+    assert seen() == ["a", "b", "c"]
 
 
 def test_rows_and_files(tmp_path):
