@@ -16,9 +16,9 @@ import torch
 from huggingface_hub import snapshot_download
 
 from actors import rewards, solvers
-from actors.models import wan
+from actors.models import family, wan
 from actors.scorer import RewardSpec
-from raysearch.config import Arm, Config, SamplerConfig
+from raysearch.config import SDE, Arm, Config, SamplerConfig
 from raysearch.engine import Reward
 from raysearch.errors import ConfigError, check
 from raysearch.plan import ArmPlan, Fleet, Plan
@@ -26,15 +26,14 @@ from raysearch.recipe import Sampler, canonical_json, digest
 from raysearch.results import CANDIDATES
 from raysearch.signature import bind
 
-PARTS = ("transformer", "text_encoder", "tokenizer", "vae", "scheduler")
-
 
 class Backend:
     """Real models; see `raysearch.testing.FakeBackend` for the other kind."""
 
     def prepare(self, config: Config, arms: Sequence[Arm]) -> Plan:
         folder = model_folder(config.model.path)
-        check_sizes(config, folder)
+        m = config.model
+        family(folder).Geometry.of(folder).check(num_frames=m.num_frames, height=m.height, width=m.width)
         content = content_digest([folder])
         specs: dict[str, RewardSpec] = {}
         plans = []
@@ -70,32 +69,12 @@ def model_folder(path: str) -> Path:
         and not Path(path.split("/")[0]).exists()
     ):
         try:
-            folder = Path(snapshot_download(path, allow_patterns=[f"{p}/*" for p in PARTS] + ["model_index.json"]))
+            folder = Path(snapshot_download(path, allow_patterns=[f"{p}/*" for p in wan.PARTS] + ["model_index.json"]))
         except Exception as error:
             raise ConfigError(f"model.path: {path!r} is no folder here, and the model hub cannot give it") from error
     check(folder.is_dir(), "model.path", path, "an existing folder in diffusers' layout")
-    check((folder / "model_index.json").is_file(), "model.path", path, "a folder with a model_index.json")
-    for part in PARTS:
-        check((folder / part).is_dir(), "model.path", path, f"a folder with {part}/ in it")
-    index = wan.index(folder)
-    name = index.get("_class_name")
-    check(name in ("WanPipeline", "WanImageToVideoPipeline"), "model.path", path, f"a Wan pipeline, not {name}")
-    check(index.get("boundary_ratio") is None, "model.path", path, "a Wan pipeline with one transformer")
+    family(folder).check_folder(folder, "model.path")
     return folder
-
-
-def check_sizes(config: Config, folder: Path) -> None:
-    m, g = config.model, wan.Geometry.of(folder)
-    alone = g.in_channels == g.z_dim
-    check(alone, "model.path", m.path, "a text-to-video model: its transformer takes the latent's channels alone")
-    for key, value, unit in (("height", m.height, g.spatial * g.patch[0]), ("width", m.width, g.spatial * g.patch[1])):
-        check(value % unit == 0, f"model.{key}", value, f"a multiple of {unit} for this model")
-    check(
-        m.num_frames % g.temporal == 1 % g.temporal,
-        "model.num_frames",
-        m.num_frames,
-        f"1 plus a multiple of {g.temporal}",
-    )
 
 
 def check_devices(config: Config) -> None:
@@ -135,6 +114,9 @@ def sampler(config: Config, s: SamplerConfig, folder: Path, content: bytes) -> S
         num_frames=m.num_frames,
         max_sequence_length=m.max_sequence_length,
         batched_guidance=s.batched_guidance,
+        stochastic=s.name in SDE,
+        eta=SDE.get(s.name) if s.eta is None else s.eta,
+        interpolant=s.interpolant,
         fingerprint=fingerprint(config, s),
     )
 

@@ -8,6 +8,7 @@ import queue
 import threading
 import time
 from collections import OrderedDict
+from collections.abc import Sequence
 from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,8 +18,8 @@ import numpy as np
 import torch
 
 from actors import solvers
-from actors.models import wan
-from raysearch.recipe import Sampler
+from actors.models import family, with_first
+from raysearch.recipe import Digest, Sampler, digest, noise_key
 
 
 @dataclass
@@ -28,6 +29,7 @@ class Slot:
     id: int
     sampler: Sampler
     solver: solvers.Solver
+    lineage: Digest  # of the origin: keys the noise of stochastic steps
     latent: torch.Tensor
     state: solvers.State
     step: int
@@ -57,8 +59,9 @@ class Denoiser:
     def __init__(self, folder: str, *, dtype: str, device: str, slots: int) -> None:
         torch.set_num_threads(1)
         self._device, self._slots = device, slots
-        self._model = wan.Transformer(Path(folder), dtype=dtype, device=device)
-        self._geometry = wan.Geometry.of(Path(folder))
+        models = family(Path(folder))
+        self._model = models.Transformer(Path(folder), dtype=dtype, device=device)
+        self._geometry = models.Geometry.of(Path(folder))
         self._scheduler_config = solvers.scheduler_config(Path(folder))
         self._solvers: OrderedDict[bytes, solvers.Solver] = OrderedDict()
         self._requests: queue.SimpleQueue[Request | None] = queue.SimpleQueue()
@@ -138,12 +141,14 @@ class Denoiser:
             latent = self._origin(a["origin"], base, sampler, solver, a["step"])
             if a["origin"]["kind"] == "branch":
                 state = solvers.unpack(base["solver"], self._device)
-        if state is not None and "velocity" in base:
+        goes_on = a["origin"] is None or a["origin"]["kind"] in ("branch", "lookahead")
+        if goes_on and "velocity" in base:
             velocity = self._tensor(base["velocity"]).to(self._model.dtype)
         return Slot(
             id=request.id,
             sampler=sampler,
             solver=solver,
+            lineage=a["lineage"],
             latent=latent,
             state=state if state is not None else solver.start(a["step"]),
             step=a["step"],
@@ -158,16 +163,20 @@ class Denoiser:
     def _origin(
         self, origin: dict[str, Any], base: Any, sampler: Sampler, solver: solvers.Solver, step: int
     ) -> torch.Tensor:
-        if origin["kind"] == "branch":
+        if origin["kind"] in ("branch", "lookahead"):
             return self._tensor(base["latent"])
         shape = self._geometry.latent_shape(num_frames=sampler.num_frames, height=sampler.height, width=sampler.width)
-        noise = torch.randn(shape, generator=torch.Generator().manual_seed(origin["key"])).to(self._device)
+        noise = self._normal(shape, origin["key"])
         if origin["kind"] == "noise":
             return noise
         latent = self._tensor(base["latent"])
         if origin["kind"] == "perturb":
             beta = origin["beta"]
             return (1 - beta**2) ** 0.5 * latent + beta * noise
+        if origin["kind"] == "jitter":
+            return latent + origin["std"] * noise
+        if origin["kind"] == "neighbour":
+            return solvers.neighbour(latent, origin["cosine"], noise)
         if origin["kind"] == "renoise":
             return solver.renoise(latent, origin["from_step"], step, noise)
         raise ValueError(f"unknown origin {origin['kind']!r}")
@@ -175,8 +184,8 @@ class Denoiser:
     def _solver(self, sampler: Sampler) -> solvers.Solver:
         solver = self._solvers.get(sampler.identity)
         if solver is None:
-            scheduler = solvers.scheduler(self._scheduler_config, sampler.name, sampler.flow_shift)
-            solver = self._solvers[sampler.identity] = solvers.Solver(scheduler, sampler.num_steps, self._device)
+            solver = solvers.solver(self._scheduler_config, sampler, self._device)
+            self._solvers[sampler.identity] = solver
             if len(self._solvers) > 16:
                 self._solvers.popitem(last=False)
         return solver
@@ -196,13 +205,21 @@ class Denoiser:
         for s in occupied:
             if s.step < s.until:
                 assert s.velocity is not None
-                s.latent, s.state = s.solver.step(s.state, s.velocity, s.latent)
+                s.latent, s.state = s.solver.step(s.state, s.velocity, s.latent, self._step_noise(s))
                 s.step, s.velocity = s.step + 1, None
                 if s.step == s.sampler.num_steps:
-                    s.latent = wan.with_first(s.latent, s.first)
+                    s.latent = with_first(s.latent, s.first)
         share = (time.perf_counter() - began) / max(len(occupied), 1)
         for s in occupied:
             s.seconds += share
+
+    def _step_noise(self, s: Slot) -> torch.Tensor | None:
+        if not s.sampler.stochastic:
+            return None
+        return self._normal(s.latent.shape, noise_key(digest(s.lineage, s.step), "step"))
+
+    def _normal(self, shape: Sequence[int], key: int) -> torch.Tensor:
+        return torch.randn(tuple(shape), generator=torch.Generator().manual_seed(key)).to(self._device)
 
     def _velocities(self, group: list[Slot]) -> list[torch.Tensor]:
         latents = torch.cat([s.latent for s in group])

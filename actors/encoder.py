@@ -8,15 +8,16 @@ import numpy as np
 import torch
 from PIL import Image
 
-from actors.models import wan
+from actors.models import family
 
 
 class Encoder:
     def __init__(self, folder: str, *, dtype: str, device: str) -> None:
         torch.set_num_threads(1)
         self._folder, self._dtype, self._device = Path(folder), dtype, device
-        self._text = wan.TextEncoder(self._folder, dtype=dtype, device=device)
-        self._autoencoder: wan.Autoencoder | None = None  # loaded with the first picture
+        self._models = family(self._folder)
+        self._text = self._models.TextEncoder(self._folder, dtype=dtype, device=device)
+        self._autoencoder: Any = None  # loaded with the first picture
 
     def encode_text(self, arguments: dict[str, Any]) -> tuple[dict[str, Any], np.ndarray]:
         text, length = arguments["what"]
@@ -25,6 +26,6 @@ class Encoder:
     def encode_image(self, arguments: dict[str, Any]) -> tuple[dict[str, Any], np.ndarray]:
         _, _, (height, width) = arguments["what"]
         if self._autoencoder is None:
-            self._autoencoder = wan.Autoencoder(self._folder, dtype=self._dtype, device=self._device)
+            self._autoencoder = self._models.Autoencoder(self._folder, dtype=self._dtype, device=self._device)
         picture = Image.open(io.BytesIO(arguments["data"])).convert("RGB")
         return {}, self._autoencoder.encode_image(picture, height, width)

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save as save_safetensors
 
 from actors import rewards, video
-from actors.models import wan
+from actors.models import family, with_first
 
 
 @dataclass(frozen=True)
@@ -27,17 +27,17 @@ class RewardSpec:
 class Scorer:
     def __init__(self, folder: str, specs: Sequence[RewardSpec], *, dtype: str, device: str) -> None:
         torch.set_num_threads(1)
-        self._autoencoder = wan.Autoencoder(Path(folder), dtype=dtype, device=device)
+        self._autoencoder = family(Path(folder)).Autoencoder(Path(folder), dtype=dtype, device=device)
         self._rewards = {s.key: rewards.find(s.name)(**s.arguments) for s in specs}
 
     def score(self, arguments: dict[str, Any], payload: dict[str, Any]) -> tuple[dict[str, Any], None]:
         """Rewards of a candidate at its own point: ({rewards: key -> components, decodes, seconds}, None)."""
         began = time.perf_counter()
         keys = arguments["rewards"]
-        frames = None
-        if any(self._rewards[k].needs == "frames" for k in keys):
-            frames = self._autoencoder.decode(preview(payload, arguments["sigma"]))
-        scores = self._scores(keys, arguments, payload, frames)
+        needs = {self._rewards[k].needs for k in keys}
+        estimate = preview(payload, arguments["sigma"]) if needs - {"latent"} else None
+        frames = self._autoencoder.decode(estimate) if "frames" in needs else None
+        scores = self._scores(keys, arguments, payload, estimate, frames)
         meta = {"rewards": scores, "decodes": int(frames is not None), "seconds": time.perf_counter() - began}
         return meta, None
 
@@ -45,9 +45,10 @@ class Scorer:
         """Rewards of a finished latent, and its files by extension; the seconds leave the judging out."""
         began = time.perf_counter()
         outputs = arguments["outputs"]
-        frames = self._autoencoder.decode(preview(payload, 0.0))
+        latent = preview(payload, 0.0)
+        frames = self._autoencoder.decode(latent)
         judging = time.perf_counter()
-        scores = self._scores(arguments["rewards"], arguments, payload, frames)
+        scores = self._scores(arguments["rewards"], arguments, payload, latent, frames)
         judging = time.perf_counter() - judging
         files = {}
         if outputs["mp4"]:
@@ -61,10 +62,15 @@ class Scorer:
         return {"rewards": scores, "decodes": 1, "seconds": time.perf_counter() - began - judging}, files
 
     def _scores(
-        self, keys: Sequence[str], arguments: dict[str, Any], payload: dict[str, Any], frames: np.ndarray | None
+        self,
+        keys: Sequence[str],
+        arguments: dict[str, Any],
+        payload: dict[str, Any],
+        estimate: torch.Tensor | None,
+        frames: np.ndarray | None,
     ) -> dict[str, list[float]]:
         latent = torch.tensor(payload["latent"])
-        views = [rewards.View(arguments["prompt"].text, arguments["sigma"], latent, frames)]
+        views = [rewards.View(arguments["prompt"].text, arguments["sigma"], latent, estimate, frames)]
         return {k: [float(c) for c in self._rewards[k](views)[0]] for k in keys}
 
 
@@ -75,4 +81,4 @@ def preview(payload: dict[str, Any], sigma: float) -> torch.Tensor:
         return latent
     estimate = latent - sigma * torch.tensor(payload["velocity"])
     first = payload.get("first")
-    return wan.with_first(estimate, None if first is None else torch.tensor(first))
+    return with_first(estimate, None if first is None else torch.tensor(first))

@@ -1,16 +1,21 @@
-"""diffusers' schedulers as functions of (state, velocity, latent): capture, restore, step, and the forward kernel.
+"""diffusers' schedulers as functions of (state, velocity, latent, noise): capture, restore, step; forward kernel; SDEs.
 
 One scheduler object serves any number of interleaved candidates. What changes between its steps is captured into a
-plain dict and put back; the multistep history thus belongs to the candidate, not to the object.
+plain dict and put back; the multistep history thus belongs to the candidate, not to the object. Stochastic steps get
+their noise from the caller, who draws it from the recipe.
 """
 
 import json
+from collections.abc import Callable, Sequence
+from math import atan2, cos, pi, sin
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 import torch
 from diffusers import DPMSolverMultistepScheduler, FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler
+
+from raysearch.recipe import Sampler
 
 State: TypeAlias = dict[str, Any]
 
@@ -23,15 +28,28 @@ def scheduler(config: dict[str, Any], name: str, flow_shift: float | None) -> An
     config = {k: v for k, v in config.items() if not k.startswith("_")}
     shift = float(flow_shift if flow_shift is not None else config.get("flow_shift", config.get("shift", 1.0)))
     train = config.get("num_train_timesteps", 1000)
-    if name == "euler":
+    if name in ("euler", *EULER_MARUYAMA):
         return FlowMatchEulerDiscreteScheduler(num_train_timesteps=train, shift=shift)
     flow = {"prediction_type": "flow_prediction", "use_flow_sigmas": True, "flow_shift": shift}
     if name == "unipc":
         own = config if config.get("use_flow_sigmas") and "solver_type" in config and "solver_p" in config else {}
         return UniPCMultistepScheduler.from_config({**own, "num_train_timesteps": train, **flow})
-    if name == "dpm++":
-        return DPMSolverMultistepScheduler(num_train_timesteps=train, algorithm_type="dpmsolver++", **flow)
+    if name in ("dpm++", "sde-dpm++"):
+        kind = "dpmsolver++" if name == "dpm++" else "sde-dpmsolver++"
+        return DPMSolverMultistepScheduler(num_train_timesteps=train, algorithm_type=kind, **flow)
     raise ValueError(f"unknown sampler {name!r}")
+
+
+def solver(config: dict[str, Any], sampler: Sampler, device: str = "cpu") -> "Solver":
+    """The solver of a recipe's sampler, for a model with this scheduler config."""
+    if sampler.name == "lookahead":
+        return Solver(FlowMatchEulerDiscreteScheduler(), sampler.num_steps, device, sampler.sigmas)
+    steps = scheduler(config, sampler.name, sampler.flow_shift)
+    if sampler.name in EULER_MARUYAMA:
+        assert sampler.eta is not None
+        diffusion = EULER_MARUYAMA[sampler.name](sampler.eta)
+        return EulerMaruyama(steps, sampler.num_steps, device, diffusion, vp=sampler.interpolant == "vp")
+    return Solver(steps, sampler.num_steps, device)
 
 
 def scheduler_config(folder: Path) -> dict[str, Any]:
@@ -43,8 +61,11 @@ def scheduler_config(folder: Path) -> dict[str, Any]:
 class Solver:
     """One grid of one scheduler. Steps are indices into the grid, never timestep values."""
 
-    def __init__(self, scheduler: Any, num_steps: int, device: str = "cpu") -> None:
-        scheduler.set_timesteps(num_steps, device=device)
+    def __init__(
+        self, scheduler: Any, num_steps: int, device: str = "cpu", sigmas: Sequence[float] | None = None
+    ) -> None:
+        given = {} if sigmas is None else {"sigmas": list(sigmas[:-1])}  # the last one is 0
+        scheduler.set_timesteps(num_steps, device=device, **given)
         self._scheduler = scheduler
         self._blank = self._capture()
         self.num_steps = num_steps
@@ -59,12 +80,15 @@ class Solver:
         """Fresh state at a step: no history, as a scheduler that begins there."""
         return {k: list(v) if isinstance(v, list) else v for k, v in self._blank.items()} | {"_step_index": step}
 
-    def step(self, state: State, velocity: torch.Tensor, latent: torch.Tensor) -> tuple[torch.Tensor, State]:
-        """One solver step from `state`, which is left as it was."""
+    def step(
+        self, state: State, velocity: torch.Tensor, latent: torch.Tensor, noise: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, State]:
+        """One solver step from `state`, which is left as it was; standard normal `noise` for a stochastic one."""
         for k, v in state.items():
             setattr(self._scheduler, k, list(v) if isinstance(v, list) else v)
         timestep = self.timesteps[state["_step_index"]]
-        latent = self._scheduler.step(velocity, timestep, latent, return_dict=False)[0]
+        drawn = {} if noise is None else {"variance_noise": noise}
+        latent = self._scheduler.step(velocity, timestep, latent, return_dict=False, **drawn)[0]
         return latent, self._capture()
 
     def renoise(self, latent: torch.Tensor, step: int, to_step: int, noise: torch.Tensor) -> torch.Tensor:
@@ -77,6 +101,63 @@ class Solver:
     def _capture(self) -> State:
         found = {k: getattr(self._scheduler, k) for k in CHANGING if hasattr(self._scheduler, k)}
         return {k: list(v) if isinstance(v, list) else v for k, v in found.items()}
+
+
+class EulerMaruyama(Solver):
+    """Steps of the reverse SDE with diffusion g, dx = (v - g^2/2 score) dt + g dw, which has the ODE's marginals.
+
+    The score is that of the velocity, -(x + (1 - s) v) / s. With `vp`, steps are taken along the variance-preserving
+    path cos(phi) x0 + sin(phi) eps, phi = pi r / 2, which is the linear one scaled by c = cos + sin and with another
+    clock, tan(phi) = s / (1 - s) (Kim et al. 2503.19385); between steps latents are on the linear path all the same.
+    The last step is the ODE's.
+    """
+
+    def __init__(
+        self, scheduler: Any, num_steps: int, device: str, diffusion: Callable[[float, float], float], *, vp: bool
+    ) -> None:
+        super().__init__(scheduler, num_steps, device)
+        self._levels = [float(s) for s in self.sigmas.double()]
+        self._diffusion, self._vp = diffusion, vp
+
+    def step(
+        self, state: State, velocity: torch.Tensor, latent: torch.Tensor, noise: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, State]:
+        i = state["_step_index"]
+        s, s_next = self._levels[i : i + 2]
+        x, v = latent.double(), velocity.double()
+        if i == self.num_steps - 1:
+            x = x + (s_next - s) * v
+        else:
+            assert noise is not None
+            r, c, dc, ds = self._path(s)
+            r_next, c_next, _, _ = self._path(s_next)
+            g, h = self._diffusion(r, self._levels[1] if i == 0 else r), r - r_next
+            score = -(x + (1 - s) * v) / (s * c)
+            drift = dc * x + ds * c * v - 0.5 * g**2 * score
+            x = (c * x - h * drift + g * h**0.5 * noise.double()) / c_next
+        return x.float(), {**state, "_step_index": i + 1}
+
+    def _path(self, s: float) -> tuple[float, float, float, float]:
+        """Of the linear path's level s: the time r, the scale c, and dc/dr, ds/dr."""
+        if not self._vp:
+            return s, 1.0, 0.0, 1.0
+        phi = atan2(s, 1 - s)
+        c = cos(phi) + sin(phi)
+        return 2 * phi / pi, c, pi / 2 * (cos(phi) - sin(phi)), pi / 2 / c**2
+
+
+# Diffusions g of (time, the same kept off 1) for a strength eta.
+EULER_MARUYAMA: dict[str, Callable[[float], Callable[[float, float], float]]] = {
+    "flow-sde": lambda eta: lambda t, off: eta * (off / (1 - off)) ** 0.5,  # Flow-GRPO 2505.05470
+    "score-sde": lambda eta: lambda t, off: eta * t**2,  # Kim et al. 2503.19385
+}
+
+
+def neighbour(latent: torch.Tensor, cosine: float, noise: torch.Tensor) -> torch.Tensor:
+    """The latent of the same norm at `cosine`, towards the part of `noise` that is orthogonal to it (2501.09732)."""
+    x, w = latent.double(), noise.double()
+    w = w - (w * x).sum() / x.square().sum() * x
+    return (cosine * x + (1 - cosine**2) ** 0.5 * x.norm() / w.norm() * w).float()
 
 
 def pack(state: State) -> State:

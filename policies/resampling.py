@@ -1,4 +1,9 @@
-"""Pure kernels that policies share: weights and resampling. The generator comes first; weights stay in logs."""
+"""Pure kernels that policies share: weights and resampling. The generator comes first; weights stay in logs.
+
+A resampler takes normalised weights w (m,) and gives n ancestors, (n,), ascending; each expects n w_i copies of i.
+"""
+
+from collections.abc import Callable
 
 import numpy as np
 
@@ -10,6 +15,65 @@ def softmax(log_w: np.ndarray) -> np.ndarray:
     return normalised
 
 
+def log_mean_exp(log_w: np.ndarray) -> float:
+    top = np.max(log_w)
+    return float(top + np.log(np.mean(np.exp(log_w - top))))
+
+
+def ess(log_w: np.ndarray) -> float:
+    """The effective sample size, 1 / sum w^2, in [1, n]."""
+    return float(1 / np.square(softmax(log_w)).sum())
+
+
 def multinomial(rng: np.random.Generator, w: np.ndarray, n: int) -> np.ndarray:
-    """n ancestors drawn independently with probabilities w, (n,), ascending."""
+    """Drawn independently."""
     return np.sort(rng.choice(len(w), size=n, p=w))
+
+
+def systematic(rng: np.random.Generator, w: np.ndarray, n: int) -> np.ndarray:
+    """By a comb of n teeth with one random offset (Carpenter et al. 1999)."""
+    return _comb(w, (rng.random() + np.arange(n)) / n)
+
+
+def residual(rng: np.random.Generator, w: np.ndarray, n: int) -> np.ndarray:
+    """floor(n w_i) copies of each, the rest multinomial on what is left (Liu and Chen 1998)."""
+    copies = np.floor(n * w * (1 + 1e-12)).astype(int)
+    left = n - copies.sum()
+    if left:
+        rest = np.maximum(n * w - copies, 0)
+        copies += np.bincount(multinomial(rng, rest / rest.sum(), left), minlength=len(w))
+    return np.repeat(np.arange(len(w)), copies)
+
+
+def ssp(rng: np.random.Generator, w: np.ndarray, n: int) -> np.ndarray:
+    """Srinivasan's sampling process (Gerber, Chopin and Whiteley 2019): pairs of fractions are rounded in turn."""
+    expected = n * w
+    copies = np.floor(expected + 1e-12).astype(int)
+    p = np.maximum(expected - copies, 0)
+    i = 0
+    for j in range(1, len(w)):  # i holds the fraction that is still open
+        up, down = min(1 - p[i], p[j]), min(p[i], 1 - p[j])
+        if up + down > 0 and rng.random() < down / (up + down):
+            p[i], p[j] = p[i] + up, p[j] - up
+        else:
+            p[i], p[j] = p[i] - down, p[j] + down
+        for k in (i, j):
+            if p[k] > 1 - 1e-9:
+                copies[k], p[k] = copies[k] + 1, 0.0
+        if p[i] < 1e-9:
+            i = j
+    if copies.sum() < n:  # what rounding left open
+        copies[i] += n - copies.sum()
+    return np.repeat(np.arange(len(w)), copies)
+
+
+def _comb(w: np.ndarray, teeth: np.ndarray) -> np.ndarray:
+    return np.minimum(np.searchsorted(np.cumsum(w), teeth, side="right"), len(w) - 1)
+
+
+RESAMPLERS: dict[str, Callable[[np.random.Generator, np.ndarray, int], np.ndarray]] = {
+    "multinomial": multinomial,
+    "systematic": systematic,
+    "residual": residual,
+    "ssp": ssp,
+}

@@ -21,7 +21,10 @@ from raysearch.errors import ConfigError, check
 from raysearch.ledger import Budget
 from raysearch.signature import bind, unknown_key
 
-SAMPLERS = ("unipc", "euler", "dpm++")
+ODE = ("unipc", "euler", "dpm++")
+SDE = {"flow-sde": 0.7, "score-sde": 3.0, "sde-dpm++": None}  # with the paper's eta, where there is one
+SAMPLERS = (*ODE, *SDE)
+INTERPOLANTS = ("linear", "vp")
 DTYPES = ("float32", "bfloat16", "float16")
 BACKENDS = ("ray", "local")
 
@@ -42,6 +45,8 @@ class SamplerConfig:
     num_steps: int = 50
     guidance_scale: float = 5.0
     flow_shift: float | None = None  # None: the model's own
+    eta: float | None = None  # strength of the noise of a stochastic solver; None: its paper's
+    interpolant: str = "linear"  # the path along which score-sde steps: linear or vp
     negative_prompt: str = ""
     batched_guidance: bool = False  # both halves of guidance in one forward: faster on a GPU, not bit-exact
 
@@ -231,6 +236,17 @@ def _arm(config: Config, name: str, overrides: dict[str, Any]) -> Arm:
     sampler: SamplerConfig = block("sampler")
     check(isfinite(sampler.guidance_scale), "sampler.guidance_scale", sampler.guidance_scale, "a finite number")
     check(sampler.name in SAMPLERS, "sampler.name", sampler.name, f"one of {', '.join(SAMPLERS)}")
+    if sampler.eta is not None:
+        noisy = [k for k, eta in SDE.items() if eta is not None]
+        check(sampler.name in noisy, "sampler.eta", sampler.eta, f"left out, or sampler.name one of {', '.join(noisy)}")
+        check(0 < sampler.eta < float("inf"), "sampler.eta", sampler.eta, "above 0 and finite")
+    allowed = INTERPOLANTS if sampler.name == "score-sde" else INTERPOLANTS[:1]
+    check(
+        sampler.interpolant in allowed,
+        "sampler.interpolant",
+        sampler.interpolant,
+        f"one of {', '.join(allowed)} with sampler.name={sampler.name}",
+    )
     check(sampler.num_steps >= 1, "sampler.num_steps", sampler.num_steps, "at least 1")
     check(sampler.flow_shift is None or sampler.flow_shift > 0, "sampler.flow_shift", sampler.flow_shift, "above 0")
     budget: Budget = block("budget")

@@ -17,12 +17,15 @@ from raysearch.recipe import (
     Branch,
     Candidate,
     Digest,
+    Jitter,
+    Neighbour,
     Noise,
     Origin,
     Perturb,
     Prompt,
     Renoise,
     Sampler,
+    ahead,
     denoise,
     digest,
     rebase,
@@ -149,6 +152,16 @@ class Context:
         check(0 <= beta <= 1, "beta", beta, "in [0, 1]")
         return [self._child(x, Perturb(x, i, beta=float(beta), scope=self._scope)) for i in self._ordinal(x, n)]
 
+    def neighbours(self, x: Candidate, n: int, cosine: float) -> list[Candidate]:
+        """`n` latents of the norm of x at this cosine to it, at the same step, with fresh solver state."""
+        check(-1 <= cosine <= 1, "cosine", cosine, "in [-1, 1]")
+        return [self._child(x, Neighbour(x, i, cosine=float(cosine), scope=self._scope)) for i in self._ordinal(x, n)]
+
+    def jitter(self, x: Candidate, n: int, std: float) -> list[Candidate]:
+        """`n` variations x + std eps, at the same step, with fresh solver state."""
+        check(std >= 0, "std", std, "at least 0")
+        return [self._child(x, Jitter(x, i, std=float(std), scope=self._scope)) for i in self._ordinal(x, n)]
+
     def renoise(self, x: Candidate, n: int, to_step: int) -> list[Candidate]:
         """`n` forward noisings of x, back up to the noise level of an earlier step, with fresh solver state."""
         check(0 <= to_step <= x.step, "to_step", to_step, f"in 0..{x.step}, the candidate's step")
@@ -168,6 +181,13 @@ class Context:
         until = self.num_steps if until is None else until
         check(0 <= until <= self.num_steps, "a scheduled step", until, f"in 0..{self.num_steps} (sampler.num_steps)")
         return [denoise(x, until) for x in xs]
+
+    def lookahead(self, xs: Sequence[Candidate], steps: int) -> list[Candidate]:
+        """The x0 of each that `steps` deterministic steps from its own point lead to, or as many as are left.
+
+        The first evaluation is that of the candidate's own next step, and paid once.
+        """
+        return [ahead(x, min(steps, self.num_steps - x.step)) if not x.finished else x for x in xs]
 
     def rebase(self, x: Candidate, sampler: Sampler) -> Candidate:
         """The step-0 start of x under another sampler: draft, then commit."""
@@ -239,7 +259,7 @@ class Context:
 
     # -- rules -----------------------------------------------------------------------------------------------------
 
-    def _child(self, x: Candidate, origin: Perturb | Renoise | Branch) -> Candidate:
+    def _child(self, x: Candidate, origin: Origin) -> Candidate:
         return Candidate(x.prompt, x.sampler, origin)
 
     def _ordinal(self, x: Candidate, n: int) -> range:

@@ -8,13 +8,14 @@ import asyncio
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from math import isfinite
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from raysearch.dispatcher import Call, Dispatcher
 from raysearch.errors import InputLost, ReplicaDied, RewardError
-from raysearch.recipe import Candidate, Digest, Noise, Perturb, Prompt, Renoise, Sampler, denoise, digest
+from raysearch.recipe import Candidate, Digest, Lookahead, Prompt, Sampler, denoise, digest
 from raysearch.store import Entry, Store
 
 T = TypeVar("T")
@@ -29,11 +30,15 @@ class Reward:
     identity: bytes
     components: tuple[str, ...]
     weights: tuple[float, ...]
-    needs: str  # "latent" or "frames"
+    needs: str  # "latent", "estimate" or "frames"
 
     @property
     def preview(self) -> bool:
         """It looks at the x0 estimate, for which the velocity at the candidate's own point is evaluated."""
+        return self.needs != "latent"
+
+    @property
+    def decodes(self) -> bool:
         return self.needs == "frames"
 
     def total(self, components: Sequence[float]) -> float:
@@ -174,8 +179,8 @@ class Engine:
         chain = [x]
         while self.store.base(chain[-1]) is None and chain[-1].parent is not None:
             chain.append(chain[-1].parent)
-        for ancestor in reversed(chain[1:]):  # not recursive: a chain may be thousands long
-            await self._shared_latent(ancestor, False, spent)
+        for child, ancestor in reversed(list(pairwise(chain))):  # not recursive: a chain may be thousands long
+            await self._shared_latent(ancestor, isinstance(child.origin, Lookahead), spent)
         return await self._shared_latent(x, velocity, spent)
 
     async def _shared_latent(self, x: Candidate, velocity: bool, spent: Spent) -> Entry:
@@ -215,11 +220,13 @@ class Engine:
             source = x.parent if base is None else Candidate(x.prompt, x.sampler, x.origin, base)
             state = None
             if source is not None:
-                state = self._stored(source, False) or await self.latent(source, False, spent)
+                needs = base is None and isinstance(x.origin, Lookahead)
+                state = self._stored(source, needs) or await self.latent(source, needs, spent)
             condition = await self._condition(x.prompt, x.sampler, spent)
             arguments = {
                 "sampler": x.sampler,
                 "origin": _start(x) if base is None else None,
+                "lineage": x.origin.lineage,
                 "step": x.origin.step if base is None else base,
                 "until": x.step,
                 "velocity": velocity,
@@ -316,14 +323,8 @@ async def gather(works: Any) -> list[Any]:
 def _start(x: Candidate) -> dict[str, Any]:
     """How a denoiser makes the origin of `x` from its parent's state: noise key and numbers, no recipe."""
     o = x.origin
-    start: dict[str, Any] = {"kind": o.describe()["kind"], "key": o.key}
-    if isinstance(o, Perturb):
-        start["beta"] = o.beta
-    elif isinstance(o, Renoise):
-        start["from_step"] = o.parent.step
-    elif not isinstance(o, Noise):
-        del start["key"]
-    return start
+    numbers = {k: v for k, v in o.describe().items() if k not in ("parent", "scope", "ordinal", "seed", "index")}
+    return numbers | {"key": o.key} | ({} if o.parent is None else {"from_step": o.parent.step})
 
 
 def _components(answer: dict[str, list[float]], reward: Reward) -> tuple[float, ...]:

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from raysearch.recipe import Branch, Candidate, Digest, denoise
+from raysearch.recipe import Branch, Candidate, Digest, Lookahead, denoise
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class Ledger:
             nfe += evaluations * x.sampler.nfe_per_step
             if known or x.parent is None:
                 return nfe
-            x, velocity = x.parent, False
+            x, velocity = x.parent, isinstance(x.origin, Lookahead)
 
     def _leg(self, x: Candidate, velocity: bool) -> tuple[int, bool]:
         """Velocity evaluations that lead to `x` within its trajectory, and whether the trajectory was begun before."""
@@ -96,7 +96,9 @@ class Ledger:
         return x.step - start - known + velocity, begun
 
     def _inherited(self, x: Candidate) -> bool:
-        """A branch starts with the velocity that its parent knows."""
+        """A branch starts with the velocity that its parent knows, if it does; a lookahead makes its parent know it."""
+        if isinstance(x.origin, Lookahead):
+            return True
         return isinstance(x.origin, Branch) and self._stops.get(x.origin.parent.trajectory, {}).get(
             x.origin.step, False
         )

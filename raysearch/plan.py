@@ -86,7 +86,7 @@ def context(
 ) -> Context:
     """A search's verbs, with a fresh account."""
     reward, arm = s.plan.reward, s.plan.arm
-    ledger = Ledger(preview=reward is not None and reward.preview, decodes=reward is not None and reward.preview)
+    ledger = Ledger(preview=reward is not None and reward.preview, decodes=reward is not None and reward.decodes)
     return Context(
         s.prompt,
         s.plan.sampler,

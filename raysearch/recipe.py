@@ -83,6 +83,8 @@ class Sampler:
     max_sequence_length: int = 512
     batched_guidance: bool = False
     stochastic: bool = False
+    eta: float | None = None
+    interpolant: str = "linear"
     fingerprint: str = ""
 
     def __post_init__(self) -> None:
@@ -180,6 +182,26 @@ class Perturb(_Derived):
 
 
 @dataclass(frozen=True, eq=False)
+class Neighbour(_Derived):
+    """A latent of the same norm at a given cosine, in a random direction, with fresh solver state."""
+
+    cosine: float
+
+    def _arguments(self) -> tuple[object, ...]:
+        return (self.cosine,)
+
+
+@dataclass(frozen=True, eq=False)
+class Jitter(_Derived):
+    """x + std eps, with fresh solver state."""
+
+    std: float
+
+    def _arguments(self) -> tuple[object, ...]:
+        return (self.std,)
+
+
+@dataclass(frozen=True, eq=False)
 class Renoise(_Derived):
     """The forward kernel: back up the noise schedule to `to_step`, with fresh solver state."""
 
@@ -198,7 +220,16 @@ class Branch(_Derived):
     """The same latent and solver state, with other noise from here on: for stochastic solvers only."""
 
 
-Origin: TypeAlias = Noise | Perturb | Renoise | Branch
+@dataclass(frozen=True, eq=False)
+class Lookahead(_Derived):
+    """The same latent at the head of another, deterministic grid; the velocity at its point is the parent's."""
+
+    @property
+    def step(self) -> int:
+        return 0
+
+
+Origin: TypeAlias = Noise | Perturb | Neighbour | Jitter | Renoise | Branch | Lookahead
 
 
 @dataclass(frozen=True, eq=False, init=False)
@@ -274,13 +305,31 @@ def denoise(c: Candidate, until: int) -> Candidate:
 
 def rebase(c: Candidate, sampler: Sampler) -> Candidate:
     """The step-0 start of `c` under another sampler (draft, then commit); origins of later steps are dropped."""
-    chain = [c.origin, *(a.origin for a in c.ancestors())]
-    while len(chain) > 1 and (chain[0].step > 0 or isinstance(chain[0], Branch)):
-        chain.pop(0)
-    rebased = Candidate(c.prompt, sampler, chain.pop())
-    for origin in reversed([o for o in chain if o.step == 0]):
-        rebased = Candidate(c.prompt, sampler, replace(origin, parent=rebased))  # type: ignore[arg-type]
+    first, *later = reversed([c.origin, *(a.origin for a in c.ancestors())])
+    rebased = Candidate(c.prompt, sampler, first)
+    for origin in later:
+        assert origin.parent is not None
+        if origin.step > 0 or origin.parent.step > 0 or isinstance(origin, Branch | Lookahead):
+            break
+        rebased = Candidate(c.prompt, sampler, replace(origin, parent=rebased))
     return rebased
+
+
+def ahead(c: Candidate, steps: int) -> Candidate:
+    """The x0 that `steps` deterministic Euler steps along the rest of the grid lead to from `c`."""
+    rest = c.sampler.num_steps - c.step
+    check(1 <= steps <= rest, "the steps of a lookahead", steps, f"in 1..{rest}, the steps that are left")
+    stops = [c.step + round(i * rest / steps) for i in range(steps + 1)]
+    sampler = replace(
+        c.sampler,
+        name="lookahead",
+        num_steps=steps,
+        sigmas=tuple(c.sampler.sigmas[i] for i in stops),
+        stochastic=False,
+        eta=None,
+        interpolant="linear",
+    )
+    return Candidate(c.prompt, sampler, Lookahead(c, 0), steps)
 
 
 def canonical_json(value: object) -> str:

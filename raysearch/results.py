@@ -60,9 +60,7 @@ def schema(columns: dict[str, pa.DataType], components: Iterable[str]) -> pa.Sch
 class Table:
     """A Parquet file that grows by whole searches, sorted by search_id, the rows of a search in their order."""
 
-    def __init__(
-        self, path: Path, columns: pa.Schema, bound: int, clock: Callable[[], float] = time.monotonic
-    ) -> None:
+    def __init__(self, path: Path, columns: pa.Schema, bound: int, clock: Callable[[], float] = time.monotonic) -> None:
         self.path, self.rows = path, 0
         self._schema, self._bound, self._clock = columns, bound, clock
         self._pending: list[dict[str, Any]] = []

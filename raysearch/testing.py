@@ -138,10 +138,8 @@ class FakeReplica:
             value, known = base.value, base.velocity
         else:
             start = tuple(sorted((k, v) for k, v in a["origin"].items()))
-            value, known = (
-                digest(base.value if base else None, base.step if base else None, *start, *call.inputs[1:]),
-                False,
-            )
+            value = digest(base.value if base else None, base.step if base else None, *start, *call.inputs[1:])
+            known = base is not None and base.velocity and a["origin"]["kind"] in ("branch", "lookahead")
         evaluations = a["until"] - a["step"] - (known and a["until"] > a["step"]) + a["velocity"]
         if a["until"] == a["step"] and known:
             evaluations = 0

@@ -36,7 +36,7 @@ def config(tiny, tmp_path) -> Path:
 @pytest.mark.parametrize(
     ("overrides", "expected"),
     [
-        (["policy.name=nonesuch"], "policy.name: no policy 'nonesuch'; there are best_of_n"),
+        (["policy.name=nonesuch"], "policy.name: no policy 'nonesuch'; there are beam, best_of_n"),
         (["policy.name=best_of_m"], "did you mean 'best_of_n'?"),
         (["policy.name=no_module:search"], "policy.name: 'no_module:search' cannot be imported"),
         (["policy={name: best_of_n, m: 3}"], "policy.m: unknown key; allowed here: n"),

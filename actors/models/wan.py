@@ -16,13 +16,20 @@ from diffusers.video_processor import VideoProcessor
 from PIL import Image
 from transformers import AutoTokenizer, ByT5Tokenizer, UMT5EncoderModel
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+from actors.models import DTYPES, index, with_first
+from raysearch.errors import check
+
+PARTS = ("transformer", "text_encoder", "tokenizer", "vae", "scheduler")
 
 
-def index(folder: Path) -> dict[str, Any]:
-    """The pipeline's model_index.json."""
-    found: dict[str, Any] = json.loads((folder / "model_index.json").read_text())
-    return found
+def check_folder(folder: Path, key: str) -> None:
+    """Raises ConfigError unless the folder holds a Wan pipeline that raysearch can run."""
+    for part in PARTS:
+        check((folder / part).is_dir(), key, str(folder), f"a folder with {part}/ in it")
+    check(index(folder).get("boundary_ratio") is None, key, str(folder), "a Wan pipeline with one transformer")
+    g = Geometry.of(folder)
+    alone = g.in_channels == g.z_dim
+    check(alone, key, str(folder), "a text-to-video model: its transformer takes the latent's channels alone")
 
 
 class TextEncoder:
@@ -80,15 +87,6 @@ class Transformer:
         return (mask[:, :, ::p_h, ::p_w] * timesteps[:, None, None, None]).flatten(1)
 
 
-def with_first(latent: torch.Tensor, first: torch.Tensor | None) -> torch.Tensor:
-    """`latent` (1, C, T, H, W) with its first frame clean."""
-    if first is None:
-        return latent
-    mask = torch.ones(1, 1, *latent.shape[2:], dtype=latent.dtype, device=latent.device)
-    mask[:, :, 0] = 0
-    return (1 - mask) * first + mask * latent
-
-
 @dataclass(frozen=True)
 class Geometry:
     """How a model's latents relate to videos, from its config files alone."""
@@ -106,6 +104,14 @@ class Geometry:
         _, p_h, p_w = transformer["patch_size"]
         factors = vae.get("scale_factor_temporal", 4), vae.get("scale_factor_spatial", 8)
         return cls(transformer["in_channels"], vae.get("z_dim", 16), *factors, (p_h, p_w))
+
+    def check(self, *, num_frames: int, height: int, width: int) -> None:
+        """Raises ConfigError for a size that the model cannot make."""
+        for key, value, unit in (("height", height, self.patch[0]), ("width", width, self.patch[1])):
+            unit *= self.spatial
+            check(value % unit == 0, f"model.{key}", value, f"a multiple of {unit} for this model")
+        held = num_frames % self.temporal == 1 % self.temporal
+        check(held, "model.num_frames", num_frames, f"1 plus a multiple of {self.temporal}")
 
     def latent_shape(self, *, num_frames: int, height: int, width: int) -> tuple[int, ...]:
         """(1, C, T, H, W) of a video's latent."""

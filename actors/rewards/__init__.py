@@ -17,19 +17,20 @@ NAMES = {
 }
 
 
-NEEDS = ("latent", "frames")
+NEEDS = ("latent", "estimate", "frames")
 
 
 @dataclass(frozen=True)
 class View:
-    """What a reward may look at: the noisy latent at noise level `sigma`, or the decoded x0 estimate.
+    """What a reward may look at: the noisy latent at noise level `sigma`, the x0 estimate, or that one decoded.
 
-    latent is float32 (1, C, T, H, W) on the CPU, frames uint8 (T, H, W, 3); the one that is not needed is None.
+    latent and estimate are float32 (1, C, T, H, W) on the CPU, frames uint8 (T, H, W, 3); what no reward needs is None.
     """
 
     prompt: str
     sigma: float
     latent: torch.Tensor | None = None
+    estimate: torch.Tensor | None = None
     frames: np.ndarray | None = None
 
 
@@ -38,7 +39,7 @@ class Reward(Protocol):
     static method of the constructor's arguments) the files whose content the reward depends on."""
 
     components: tuple[str, ...]
-    needs: Literal["latent", "frames"]
+    needs: Literal["latent", "estimate", "frames"]
 
     def __call__(self, views: Sequence[View]) -> np.ndarray:
         """(len(views), len(components)); row i depends on view i alone."""

@@ -167,7 +167,7 @@ class PixelReward:
     """The learned VQ, MQ and TA of decoded frames, one clip at a time."""
 
     components: tuple[str, ...] = ("VQ", "MQ", "TA")
-    needs: Literal["latent", "frames"] = "frames"
+    needs: Literal["latent", "estimate", "frames"] = "frames"
 
     @staticmethod
     def files(*, folder: str | Path = ASSETS) -> list[Path]:

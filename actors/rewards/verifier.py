@@ -232,7 +232,7 @@ class Verifier:
     """VQ (clean, sharp, steady objects), MQ (even motion as told), TA (the objects told and no others), success."""
 
     components: tuple[str, ...] = ("VQ", "MQ", "TA", "success")
-    needs: Literal["latent", "frames"] = "frames"
+    needs: Literal["latent", "estimate", "frames"] = "frames"
     weights: ClassVar[dict[str, float]] = {"success": 0.0}
 
     def __call__(self, views: "Sequence[View]") -> np.ndarray:

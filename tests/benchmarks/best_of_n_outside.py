@@ -39,7 +39,7 @@ def by_hand(pipeline: WanPipeline, reward: PixelReward, caption: str, seed: int,
         noise = torch.randn(1, 8, 5, 8, 8, generator=torch.Generator().manual_seed(Noise(seed, i).key))
         video = pipeline(caption, num_inference_steps=STEPS, guidance_scale=GUIDANCE, latents=noise, **MODEL).frames[0]
         frames = np.rint(video * 255).astype(np.uint8)
-        totals.append(float(np.sum(reward([View(caption, 0.0, None, frames)])[0])))
+        totals.append(float(np.sum(reward([View(caption, 0.0, frames=frames)])[0])))
     return max(totals)
 
 

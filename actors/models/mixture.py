@@ -1,0 +1,132 @@
+"""An exact flow over a Gaussian mixture: velocity, score and posterior in closed form. A model like any other.
+
+Its folder holds model_index.json alone: `_class_name: GaussianMixture`, `means` (K, C), `stds` (K,), `weights` (K,),
+and `captions`, from a text to other weights. Latents are points, (1, C, 1, 1, 1); a decoded one is a picture of a dot.
+So every policy runs in milliseconds, and what it should find is known.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from actors.models import index
+from raysearch.errors import ConfigError, check
+
+SIDE, REACH = 32, 4.0  # pixels of the picture, and the range of coordinates that it shows
+
+
+def check_folder(folder: Path, key: str) -> None:
+    """Raises ConfigError unless the folder holds a mixture."""
+    try:
+        Mixture.of(folder)
+    except (KeyError, ValueError, TypeError) as error:
+        raise ConfigError(f"{key}: {str(folder)!r} holds no Gaussian mixture: {error}") from error
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """sum_k weights_k N(means_k, stds_k^2), in float64; `weights` may have a row for each latent, (B, K)."""
+
+    weights: torch.Tensor
+    means: torch.Tensor
+    stds: torch.Tensor
+
+    @classmethod
+    def of(cls, folder: Path) -> "Mixture":
+        parts = [torch.tensor(index(folder)[k], dtype=torch.float64) for k in ("weights", "means", "stds")]
+        w, m, s = parts
+        if m.ndim != 2 or w.shape != s.shape or len(w) != len(m):
+            raise ValueError(f"weights {tuple(w.shape)}, means {tuple(m.shape)} and stds {tuple(s.shape)} do not fit")
+        return cls(w / w.sum(), m, s)
+
+    def posterior(self, x: torch.Tensor, s: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Of x_s (B, C) at level s (B,): probabilities of the components (B, K), and E[x0 | component] (B, K, C)."""
+        a, s = 1 - s[:, None], s[:, None]
+        variance = (a * self.stds) ** 2 + s**2  # (B, K)
+        off = x[:, None] - a[..., None] * self.means
+        log_p = self.weights.log() - 0.5 * off.square().sum(-1) / variance - 0.5 * x.shape[1] * variance.log()
+        shrink = a * self.stds**2 / variance
+        return log_p.softmax(-1), self.means + shrink[..., None] * off
+
+    def denoised(self, x: torch.Tensor, s: torch.Tensor) -> torch.Tensor:
+        """E[x0 | x_s], (B, C)."""
+        p, x0 = self.posterior(x, s)
+        return (p[..., None] * x0).sum(1)
+
+    def velocity(self, x: torch.Tensor, s: torch.Tensor) -> torch.Tensor:
+        """E[eps - x0 | x_s], (B, C), for s > 0."""
+        return (x - self.denoised(x, s)) / s[:, None]
+
+    def score(self, x: torch.Tensor, s: torch.Tensor) -> torch.Tensor:
+        """The gradient of log p_s, (B, C), for s > 0."""
+        return -(x - (1 - s[:, None]) * self.denoised(x, s)) / s[:, None] ** 2
+
+    def log_density(self, x: torch.Tensor, s: torch.Tensor) -> torch.Tensor:
+        """log p_s(x), (B,)."""
+        a, s = 1 - s[:, None], s[:, None]
+        variance = (a * self.stds) ** 2 + s**2
+        off = (x[:, None] - a[..., None] * self.means).square().sum(-1)
+        constant = 0.5 * x.shape[1] * (2 * torch.pi * variance).log()
+        return torch.logsumexp(self.weights.log() - 0.5 * off / variance - constant, -1)
+
+
+class TextEncoder:
+    """A caption's embedding is the weights of the components under it."""
+
+    def __init__(self, folder: Path, *, dtype: str, device: str) -> None:
+        self._captions = index(folder).get("captions", {})
+        self._weights = index(folder)["weights"]
+
+    def __call__(self, text: str, length: int) -> np.ndarray:
+        weights = np.array(self._captions.get(text, self._weights), dtype=np.float32)
+        return (weights / weights.sum())[None, None]  # type: ignore[no-any-return]
+
+
+class Transformer:
+    def __init__(self, folder: Path, *, dtype: str, device: str) -> None:
+        self.dtype, self._mixture = torch.float32, Mixture.of(folder)
+
+    def __call__(
+        self, latents: torch.Tensor, timesteps: torch.Tensor, text: torch.Tensor, first: list[Any]
+    ) -> torch.Tensor:
+        """Velocities of latents (B, C, 1, 1, 1) at timesteps (B,) = 1000 s, under component weights text (B, 1, K)."""
+        m = Mixture(text[:, 0].double(), self._mixture.means, self._mixture.stds)
+        v = m.velocity(latents.flatten(1).double(), timesteps.double() / 1000)
+        return v.to(latents.dtype).view_as(latents)
+
+
+@dataclass(frozen=True)
+class Geometry:
+    in_channels: int
+    unit: tuple[int, int, int] = (1, 1, 1)
+
+    @classmethod
+    def of(cls, folder: Path) -> "Geometry":
+        return cls(Mixture.of(folder).means.shape[1])
+
+    def check(self, *, num_frames: int, height: int, width: int) -> None:
+        """A point has no size: all must be 1."""
+        for key, value in (("num_frames", num_frames), ("height", height), ("width", width)):
+            check(value == 1, f"model.{key}", value, "1 for a Gaussian mixture")
+
+    def latent_shape(self, *, num_frames: int, height: int, width: int) -> tuple[int, ...]:
+        return 1, self.in_channels, 1, 1, 1
+
+
+class Autoencoder:
+    def __init__(self, folder: Path, *, dtype: str, device: str) -> None:
+        pass
+
+    def decode(self, latent: torch.Tensor) -> np.ndarray:
+        """A white dot at the first two coordinates (x to the right, y up), uint8 (1, SIDE, SIDE, 3)."""
+        x, y = (*latent.flatten().double().tolist(), 0.0)[:2]
+        grid = (np.arange(SIDE) + 0.5) / SIDE * 2 * REACH - REACH
+        dot = np.exp(-0.5 * ((grid[None] - x) ** 2 + (-grid[:, None] - y) ** 2) / 0.25**2)
+        return np.rint(255 * dot).astype(np.uint8)[None, ..., None].repeat(3, -1)
+
+    def encode_image(self, image: Image.Image, height: int, width: int) -> np.ndarray:
+        raise ConfigError("prompts: a Gaussian mixture takes no pictures")

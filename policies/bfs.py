@@ -1,0 +1,43 @@
+"""Breadth-first search over denoising steps (Zhang et al. 2025, arXiv 2505.23614)."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+
+from policies.checks import above, at_least, rising
+from policies.resampling import softmax
+from policies.selection import variations
+from raysearch.context import Context
+from raysearch.recipe import Candidate
+
+
+async def search(
+    ctx: Context,
+    *,
+    n: int = 8,
+    schedule: Sequence[int] = (5, 10, 15),
+    temperature: float = 0.1,
+    mode: Literal["resample", "prune"] = "resample",
+    back: int = 2,
+) -> Candidate:
+    """BFS (2505.23614): at scheduled steps a latent gets n_i = round(n softmax(r / temperature)_i) copies.
+
+    `resample` goes on with n_i variations of each (branches under an SDE, the forward kernel under an ODE), `prune`
+    with one of each that has any. `schedule` counts solver steps.
+    """
+    at_least(1, n=n, back=back)
+    above(0, temperature=temperature)
+    rising(ctx, "schedule", schedule, low=1)
+
+    xs = ctx.noise(n)
+    for t in schedule:
+        xs = ctx.denoise(xs, until=t)
+        r = await ctx.score(xs)
+        copies = np.rint(n * softmax(r / temperature)).astype(int)
+        if not copies.any():  # all alike, and more of them than n
+            copies[r.argmax()] = 1
+        kept = np.minimum(copies, 1) if mode == "prune" else copies
+        xs = [y for x, k in zip(xs, kept.tolist(), strict=True) if k for y in variations(ctx, x, k, back)]
+    xs = ctx.denoise(xs)
+    return xs[int((await ctx.score(xs)).argmax())]

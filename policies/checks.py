@@ -1,0 +1,34 @@
+"""What policies ask of their arguments, in one line each."""
+
+from collections.abc import Sequence
+
+from raysearch.context import Context
+from raysearch.errors import ConfigError, check
+
+
+def at_least(low: float, **values: float) -> None:
+    for key, value in values.items():
+        check(value >= low, f"policy.{key}", value, f"at least {low:g}")
+
+
+def above(low: float, **values: float) -> None:
+    for key, value in values.items():
+        check(value > low, f"policy.{key}", value, f"above {low:g}")
+
+
+def rising(ctx: Context, key: str, steps: Sequence[int], *, low: int = 0, high: int | None = None) -> None:
+    """Steps of the grid in low..high (by default up to the last but one), strictly rising, at least one."""
+    high = ctx.num_steps - 1 if high is None else high
+    check(len(steps) > 0, f"policy.{key}", steps, "a list of at least one step")
+    for t in steps:
+        check(low <= t <= high, f"policy.{key}", t, f"of steps in {low}..{high} (sampler.num_steps is {ctx.num_steps})")
+    check(list(steps) == sorted(set(steps)), f"policy.{key}", steps, "strictly rising")
+
+
+def stochastic(ctx: Context, name: str) -> None:
+    """The policy branches, which under a deterministic solver would make copies."""
+    if not ctx.solver.stochastic:
+        raise ConfigError(
+            f"sampler.name: {ctx.solver.name!r} is not allowed with the policy {name}, which branches stochastic "
+            "steps; it must be one of flow-sde, score-sde, sde-dpm++"
+        )

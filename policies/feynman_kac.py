@@ -1,0 +1,49 @@
+"""Feynman-Kac models of denoising, by sequential Monte Carlo: what SMC and FK steering share."""
+
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import numpy as np
+
+from policies.resampling import RESAMPLERS, ess, softmax
+from policies.selection import variations
+from raysearch.context import Context
+from raysearch.recipe import Candidate
+
+Scheme = Literal["multinomial", "systematic", "residual", "ssp"]
+Duplicates = Literal["drop", "renoise"]
+
+
+async def particles(
+    ctx: Context,
+    xs: Sequence[Candidate],
+    log_g: Callable[[int, np.ndarray, np.ndarray], np.ndarray],
+    *,
+    steps: Sequence[int],
+    threshold: float = 0.5,
+    resampling: Scheme = "ssp",
+    duplicates: Duplicates = "drop",
+    back: int = 2,
+) -> tuple[list[Candidate], np.ndarray]:
+    """The finished particles of a Feynman-Kac model, and their log-weights.
+
+    At each of `steps`, the last of which is the end, log_g(t, r, past) is the log-potential of rewards r (n,) given
+    the particles' earlier rewards `past` (n, rewards so far). Where the effective sample size falls below `threshold`
+    of their number they are resampled; else the weights are carried on. Copies branch under an SDE. Under an ODE they
+    would end alike: they are dropped, one carrying the weight of all, or noised `back` steps and denoised again.
+    """
+    n, xs = len(xs), list(xs)
+    past, log_w = np.zeros((n, 0)), np.zeros(n)
+    for t in steps:
+        xs = ctx.denoise(xs, until=t)
+        r = await ctx.score(xs)
+        log_w = log_w + log_g(t, r, past)
+        past = np.column_stack([past, r])
+        if t == ctx.num_steps or ess(log_w) >= threshold * len(xs):
+            continue
+        a, copies = np.unique(RESAMPLERS[resampling](ctx.rng, softmax(log_w), n), return_counts=True)
+        ones = [1] * len(a) if not ctx.solver.stochastic and duplicates == "drop" else copies.tolist()
+        xs = [y for i, k in zip(a, ones, strict=True) for y in variations(ctx, xs[i], k, back)]
+        past = np.repeat(past[a], ones, axis=0)
+        log_w = np.repeat(np.log(copies / np.array(ones)), ones)
+    return xs, log_w

@@ -1,0 +1,70 @@
+"""Diffusion tree sampling and search (DTS: Jain et al. 2025, arXiv 2506.20701)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from policies.checks import above, at_least, rising, stochastic
+from policies.resampling import log_mean_exp, softmax
+from raysearch.context import Context
+from raysearch.recipe import Candidate
+
+
+@dataclass
+class Node:
+    """A latent at one of the levels; the root, above the first, has none. `v` is its soft value."""
+
+    x: Candidate | None
+    depth: int
+    v: float = 0.0
+    visits: int = 0
+    children: list["Node"] = field(default_factory=list)
+
+
+async def search(
+    ctx: Context,
+    *,
+    iterations: int = 8,
+    lam: float = 10.0,
+    schedule: Sequence[int] = (5, 10),
+    width: float = 2.0,
+    alpha: float = 0.5,
+) -> Candidate:
+    """DTS (2506.20701): a tree of denoising paths that branch at scheduled steps, grown by one finished path at a time.
+
+    A node with fewer than width visits^alpha children gets another; else a child is drawn with weights exp(lam v).
+    Backup: v = 1/lam log mean exp(lam v) over the children. The answer is the best path. Needs a stochastic solver.
+    """
+    at_least(1, iterations=iterations, width=width)
+    above(0, lam=lam)
+    at_least(0, alpha=alpha)
+    rising(ctx, "schedule", schedule, low=1, high=ctx.num_steps - 2)  # the last step hears no noise
+    stochastic(ctx, "tree")
+
+    levels = [0, *schedule, ctx.num_steps]
+    root = Node(None, -1)
+    leaves: list[Node] = []
+    for _ in range(iterations):
+        path = [root]
+        while path[-1].depth < len(levels) - 1:
+            path.append(descend(ctx, path[-1], levels, lam=lam, width=width, alpha=alpha))
+        leaves.append(path[-1])
+        path[-1].v = float((await ctx.score([leaves[-1].x]))[0])  # type: ignore[list-item]
+        for node in reversed(path):
+            node.visits += 1
+            if node.children:
+                node.v = log_mean_exp(lam * np.array([c.v for c in node.children])) / lam
+    return max(leaves, key=lambda leaf: leaf.v).x  # type: ignore[return-value]
+
+
+def descend(ctx: Context, node: Node, levels: Sequence[int], *, lam: float, width: float, alpha: float) -> Node:
+    """A new child, where the node is due one (below the last branching level one is enough); or one of its own."""
+    limit = 1 if node.depth == len(levels) - 2 else max(1, width * node.visits**alpha)
+    if len(node.children) >= limit:
+        w = softmax(lam * np.array([c.v for c in node.children]))
+        return node.children[int(ctx.rng.choice(len(w), p=w))]
+    # The first child goes on as the node would; the others hear other noise.
+    x = ctx.noise(1)[0] if node.x is None else ctx.branch(node.x, 1)[0] if node.children else node.x
+    node.children.append(Node(ctx.denoise([x], until=levels[node.depth + 1])[0], node.depth + 1))
+    return node.children[-1]

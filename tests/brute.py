@@ -1,0 +1,249 @@
+"""Each algorithm once more, as a plain numpy loop written from its formulas: what `policies/` must decide.
+
+Every function takes the numpy world `world` (tests/exact.py), a generator and the policy's arguments, and returns the
+latent of the answer. `score(p)` is the reward of the x0 estimate at a point, `end(p)` that of its finished sample.
+"""
+
+from itertools import pairwise
+
+import numpy as np
+from exact import Numpy, closeness
+
+
+def score(world: Numpy, p) -> float:
+    return closeness(world.x0(p))
+
+
+def end(world: Numpy, p) -> float:
+    return closeness(world.to(p, world.T).x)
+
+
+def single(world, rng):
+    return world.to(world.noise(), world.T).x
+
+
+def best_of_n(world, rng, *, n):
+    return max((world.to(world.noise(), world.T).x for _ in range(n)), key=closeness)
+
+
+def zero_order(world, rng, *, n, iterations, cosine):
+    pivot = world.noise()
+    seen = [pivot]
+    for i in range(iterations):
+        around = [world.neighbour(pivot, cosine) for _ in range(n)]
+        seen += around
+        better = [y for y in around if end(world, y) > end(world, pivot)]
+        if better:
+            pivot = max(better, key=lambda y: end(world, y))
+        elif i + 1 < iterations:
+            pivot = world.noise()
+            seen.append(pivot)
+    return world.to(max(seen, key=lambda y: end(world, y)), world.T).x
+
+
+def paths(world, rng, *, n, m, start, forward, backward):
+    kept, t = [world.to(world.noise(), start) for _ in range(n)], start
+    while t < world.T:
+        up = max(t - forward, 0)
+        t = min(up + backward, world.T)
+        tried = [world.to(world.renoise(p, up), t) for p in kept for _ in range(m)]
+        kept = sorted(tried, key=lambda p: -score(world, p))[:n]
+    return kept[0].x
+
+
+def spread_out(world, p, copies, back):
+    if world.s.stochastic:
+        return [p, *(world.branch(p) for _ in range(copies - 1))]
+    return [p, *(world.renoise(p, max(p.t - back, 0)) for _ in range(copies - 1))]
+
+
+def beam(world, rng, *, k, n, every, back, one_step):
+    alive = [world.noise() for _ in range(k * n)]
+    for t in range(every, world.T, every):
+        alive = [world.to(p, t) for p in alive]
+        alive = sorted(alive, key=lambda p: -(score(world, p) if one_step else end(world, p)))[:k]
+        alive = [q for p in alive for q in spread_out(world, p, n, back)]
+    return max((world.to(p, world.T).x for p in alive), key=closeness)
+
+
+def dlbs(world, rng, *, b, k, lookahead):
+    def estimate(p):
+        left = world.T - p.t
+        steps = min(lookahead, left)
+        stops = [p.t + round(i * left / steps) for i in range(steps + 1)]
+        x = p.x
+        for i, j in pairwise(stops):
+            x = x + (world.sigmas[j] - world.sigmas[i]) * world.v(x, world.sigmas[i])
+        return closeness(x)
+
+    alive = [world.noise() for _ in range(b * k)]
+    for t in range(1, world.T):
+        alive = sorted((world.to(p, t) for p in alive), key=lambda p: -estimate(p))[:b]
+        if t < world.T - 1:
+            alive = [q for p in alive for q in (p, *(world.branch(p) for _ in range(k - 1)))]
+    return max((world.to(p, world.T).x for p in alive), key=closeness)
+
+
+def svdd(world, rng, *, m, alpha):
+    p = world.noise()
+    for t in range(1, world.T):
+        tried = [world.to(q, t) for q in (p, *(world.branch(p) for _ in range(m - 1)))]
+        w = np.exp([score(world, q) / alpha for q in tried])
+        p = tried[rng.choice(m, p=w / w.sum())]
+    return world.to(p, world.T).x
+
+
+def rgrp(world, rng, *, n, schedule, beta, temperature):
+    first = world.noise()
+    alive, c = [first, *(world.perturb(first, beta) for _ in range(n - 1))], [0.0] * n
+    for t in schedule:
+        alive = [world.to(p, t + 1) for p in alive]
+        w = np.exp([score(world, p) / temperature for p in alive])
+        w /= w.sum()
+        drawn = sorted(set(rng.choice(len(alive), size=len(alive), p=w).tolist()))
+        alive, c = [alive[i] for i in drawn], [c[i] + w[i] for i in drawn]
+    return world.to(alive[int(np.argmax(c))], world.T).x
+
+
+def feynman_kac(world, rng, *, k, steps, weight, threshold):
+    """Multinomial resampling; `weight(t, rewards of the path)` is the log-potential."""
+    alive = [(world.noise(), [], 0.0) for _ in range(k)]
+    for t in steps:
+        moved = []
+        for p, seen, log_w in alive:
+            p = world.to(p, t)
+            seen = [*seen, score(world, p)]
+            moved.append((p, seen, log_w + weight(t, seen)))
+        w = np.exp([log_w for *_, log_w in moved])
+        w /= w.sum()
+        if t == world.T or 1 / (w**2).sum() >= threshold * len(moved):
+            alive = moved
+            continue
+        drawn = rng.choice(len(moved), size=k, p=w).tolist()
+        alive = []
+        for i in sorted(set(drawn)):
+            p, seen, _ = moved[i]
+            if world.s.stochastic:
+                alive += [(q, seen, 0.0) for q in (p, *(world.branch(p) for _ in range(drawn.count(i) - 1)))]
+            else:
+                alive.append((p, seen, np.log(drawn.count(i))))
+    return max((p.x for p, *_ in alive), key=closeness)
+
+
+def fk_steering(world, rng, *, k, lam, potential, interval, threshold):
+    def weight(t, seen):
+        if potential == "difference":
+            return lam * (seen[-1] - (seen[-2] if len(seen) > 1 else 0))
+        whole = [max(seen[: i + 1]) if potential == "max" else sum(seen[: i + 1]) for i in range(len(seen))]
+        return lam * whole[-1] if t < world.T else lam * (seen[-1] - sum(whole[:-1]))
+
+    gap = round(interval * world.T)
+    steps = [t for t in range(1, world.T) if t % gap == 0] + [world.T]
+    return feynman_kac(world, rng, k=k, steps=steps, weight=weight, threshold=threshold)
+
+
+def smc(world, rng, *, n, strength, every, threshold):
+    steps = [t for t in range(1, world.T) if t % every == 0] + [world.T]
+    lam = {t: strength * (2 ** (t / world.T) - 1) for t in steps}
+
+    def weight(t, seen):
+        i = steps.index(t)
+        return lam[t] * seen[-1] - (lam[steps[i - 1]] * seen[-2] if i else 0)
+
+    return feynman_kac(world, rng, k=n, steps=steps, weight=weight, threshold=threshold)
+
+
+def rbf(world, rng, *, quota):
+    p = world.noise()
+    best, saved = score(world, p), 0
+    for t in range(1, world.T):
+        allowed = quota + saved
+        tried = []
+        for i in range(allowed):
+            q = world.to(p if i == 0 else world.branch(p), t)
+            tried.append(q)
+            if score(world, q) > best:
+                break
+        saved = allowed - len(tried)
+        p = max(tried, key=lambda q: score(world, q))
+        best = max(best, score(world, p))
+    return world.to(p, world.T).x
+
+
+def bfs(world, rng, *, n, schedule, temperature, mode, back):
+    alive = [world.noise() for _ in range(n)]
+    for t in schedule:
+        alive = [world.to(p, t) for p in alive]
+        w = np.exp([score(world, p) / temperature for p in alive])
+        copies = np.rint(n * w / w.sum()).astype(int)
+        alive = [
+            q
+            for p, c in zip(alive, copies, strict=True)
+            if c
+            for q in (spread_out(world, p, int(c), back) if mode == "resample" else [p])
+        ]
+    return max((world.to(p, world.T).x for p in alive), key=closeness)
+
+
+def dfs(world, rng, *, schedule, threshold, back, backtracks):
+    p, stored = world.noise(), {t: [] for t in schedule}
+    pending = list(schedule)
+    while pending:
+        t = pending.pop(0)
+        p = world.to(p, t)
+        stored[t].append(p)
+        if score(world, p) >= threshold:
+            continue
+        if backtracks == 0:
+            p = max(stored[t], key=lambda q: score(world, q))
+            continue
+        backtracks -= 1
+        p = world.renoise(p, t - back) if t > back else world.noise()
+        pending = [s for s in schedule if s > p.t]
+    return world.to(p, world.T).x
+
+
+def evolution(world, rng, *, schedule, population, elite, beta, eta, share):
+    everyone = [world.noise() for _ in range(population[0])]
+    for t, size in zip(schedule, population[1:], strict=True):
+        fitness = [end(world, p) for p in everyone]
+        born = []
+        for _ in range(size - elite):
+            entrants = rng.choice(len(everyone), size=round(share * len(everyone)), replace=False)
+            winner = world.to(everyone[max(entrants, key=lambda i: fitness[i])], t)
+            s, s_next = world.sigmas[t], world.sigmas[t + 1]
+            born.append(
+                world.perturb(winner, beta)
+                if t == 0
+                else world.jitter(winner, float(eta * np.sqrt(s / (1 - s)) * np.sqrt(s - s_next)))
+            )
+        everyone += born
+    return world.to(max(everyone, key=lambda p: end(world, p)), world.T).x
+
+
+def tree(world, rng, *, iterations, lam, schedule, width, alpha):
+    levels = [0, *schedule, world.T]
+    root = {"p": None, "level": -1, "children": [], "visits": 0, "value": 0.0}
+    leaves = []
+    for _ in range(iterations):
+        walk = [root]
+        while walk[-1]["level"] < len(levels) - 1:
+            node = walk[-1]
+            limit = 1 if node["level"] == len(levels) - 2 else max(1, width * node["visits"] ** alpha)
+            if len(node["children"]) < limit:
+                if node["p"] is None:
+                    p = world.noise()
+                else:
+                    p = world.to(world.branch(node["p"]) if node["children"] else node["p"], levels[node["level"] + 1])
+                node["children"].append({"p": p, "level": node["level"] + 1, "children": [], "visits": 0, "value": 0.0})
+                walk.append(node["children"][-1])
+            else:
+                w = np.exp([lam * c["value"] for c in node["children"]])
+                walk.append(node["children"][rng.choice(len(w), p=w / w.sum())])
+        walk[-1]["value"] = closeness(walk[-1]["p"].x)
+        leaves.append(walk[-1]["p"].x)
+        for node in reversed(walk):
+            node["visits"] += 1
+            if node["children"]:
+                node["value"] = np.log(np.mean([np.exp(lam * c["value"]) for c in node["children"]])) / lam
+    return max(leaves, key=closeness)

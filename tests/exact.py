@@ -1,0 +1,211 @@
+"""Policies on the exact mixture, in milliseconds: a context that interprets recipes directly, and its numpy twin.
+
+`Interpreter` answers scores by making each candidate from its recipe with the real solvers, with no engine between.
+`Numpy` is for brute-force versions of algorithms: arrays, Euler steps and kernels written from the formulas; of the
+recipes it knows only which key each noise has.
+"""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import torch
+
+from actors import solvers
+from actors.models.mixture import Mixture
+from raysearch.config import SDE
+from raysearch.context import Context
+from raysearch.engine import Reward, Score
+from raysearch.ledger import Budget, Ledger, Meter
+from raysearch.recipe import Candidate, Prompt, Sampler, denoise, digest, noise_key
+
+MODEL = Mixture(
+    torch.tensor([0.4, 0.35, 0.25]).double(),
+    torch.tensor([[-1.5, 0.5], [1.0, -1.0], [0.5, 1.5]]).double(),
+    torch.tensor([0.3, 0.5, 0.2]).double(),
+)
+GOAL = np.array([1.2, 0.4])
+
+
+def closeness(x0: np.ndarray) -> float:
+    """The reward: minus the distance to a point off the modes."""
+    return -float(np.linalg.norm(x0 - GOAL))
+
+
+def sampler(num_steps: int = 12, name: str = "euler") -> Sampler:
+    config = {"flow_shift": 3.0}
+    sigmas = tuple(float(s) for s in solvers.Solver(solvers.scheduler(config, name, None), num_steps).sigmas)
+    return Sampler(b"mixture", name, num_steps, sigmas, flow_shift=3.0, stochastic=name in SDE, eta=SDE.get(name))
+
+
+def normal(key: int) -> np.ndarray:
+    return torch.randn((1, 2, 1, 1, 1), generator=torch.Generator().manual_seed(key)).numpy().ravel().astype(float)
+
+
+@dataclass
+class Interpreter:
+    """Latents of candidates, each made once, from recipes alone."""
+
+    reward: Callable[[np.ndarray], float] = closeness
+    states: dict[bytes, tuple[torch.Tensor, solvers.State]] = field(default_factory=dict)
+    grids: dict[bytes, solvers.Solver] = field(default_factory=dict)
+
+    def solver(self, s: Sampler) -> solvers.Solver:
+        if s.identity not in self.grids:
+            self.grids[s.identity] = solvers.solver({}, s)
+        return self.grids[s.identity]
+
+    def velocity(self, x: torch.Tensor, sigma: float) -> torch.Tensor:
+        return MODEL.velocity(x.flatten(1).double(), torch.tensor([sigma]).double()).float().view_as(x)
+
+    def state(self, c: Candidate) -> tuple[torch.Tensor, solvers.State]:
+        if c.identity not in self.states:
+            self.states[c.identity] = self._make(c)
+        return self.states[c.identity]
+
+    def _make(self, c: Candidate) -> tuple[torch.Tensor, solvers.State]:
+        solver, o = self.solver(c.sampler), c.origin
+        if c.step > o.step:
+            x, state = self.state(Candidate(c.prompt, c.sampler, o, c.step - 1))
+            noise = None
+            if c.sampler.stochastic:
+                noise = torch.tensor(normal(noise_key(digest(o.lineage, c.step - 1), "step"))).float().view_as(x)
+            return solver.step(state, self.velocity(x, c.sampler.sigmas[c.step - 1]), x, noise)
+        noise = torch.tensor(normal(o.key)).float().view(1, 2, 1, 1, 1)
+        kind = o.describe()["kind"]
+        if kind == "noise":
+            return noise, solver.start(0)
+        x, state = self.state(o.parent)
+        if kind == "branch":
+            return x, state
+        made = {
+            "lookahead": lambda: x,
+            "perturb": lambda: (1 - o.beta**2) ** 0.5 * x + o.beta * noise,
+            "jitter": lambda: x + o.std * noise,
+            "neighbour": lambda: solvers.neighbour(x, o.cosine, noise),
+            "renoise": lambda: solver.renoise(x, o.parent.step, o.to_step, noise),
+        }[kind]()
+        return made, solver.start(o.step)
+
+    def estimate(self, c: Candidate) -> np.ndarray:
+        """x0 at the candidate's own point, (2,)."""
+        x, _ = self.state(c)
+        if not c.finished:
+            x = x - c.sigma * self.velocity(x, c.sigma)
+        return x.numpy().ravel().astype(float)
+
+    async def answer(self, xs: Sequence[Candidate]) -> list[Score]:
+        return [Score((self.reward(self.estimate(x)),)) for x in xs]
+
+
+def context(
+    s: Sampler, *, seed: int = 0, world: Interpreter | None = None, decodes: bool = False, **budget: float
+) -> Context:
+    world = world or Interpreter()
+    reward = Reward("r", b"r", ("r",), (1.0,), "frames" if decodes else "estimate")
+    return Context(
+        Prompt("a"),
+        s,
+        seed,
+        reward=reward,
+        meter=Meter(Budget(**budget), Ledger(preview=True, decodes=decodes)),
+        answer=world.answer,
+        rng_key=("test",),
+    )
+
+
+def search(policy, s: Sampler, *, seed: int = 0, world: Interpreter | None = None, **arguments):
+    """The winner's finished latent (2,), the winner, and the context with its account."""
+    world = world or Interpreter()
+    ctx = context(s, seed=seed, world=world)
+    winner = asyncio.run(policy(ctx, **arguments))
+    ctx.meter.charged += ctx.meter.ledger.finish(winner)
+    return world.estimate(denoise(winner, winner.sampler.num_steps)), winner, ctx
+
+
+# -- the numpy twin --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Point:
+    """A latent, the steps done, and what keys the noise of its steps and children."""
+
+    x: np.ndarray
+    t: int
+    origin: bytes
+
+    @property
+    def lineage(self) -> bytes:
+        return digest(self.origin, self.t)
+
+
+class Numpy:
+    """Euler (and Flow-GRPO) steps and kernels in numpy. Ordinals of children count up per point."""
+
+    def __init__(self, s: Sampler, seed: int = 0) -> None:
+        self.s, self.seed, self.sigmas = s, seed, np.array(s.sigmas)
+        self.T = s.num_steps
+        self.children: dict[bytes, int] = {}
+        self.noises = 0
+
+    def noise(self) -> Point:
+        i, self.noises = self.noises, self.noises + 1
+        origin = digest("noise", self.seed, i, "")
+        return Point(normal(self.seed if i == 0 else noise_key(origin, "noise")), 0, origin)
+
+    def v(self, x: np.ndarray, s: float) -> np.ndarray:
+        w, m, d = MODEL.weights.numpy(), MODEL.means.numpy(), MODEL.stds.numpy()
+        a = 1 - s
+        var = a**2 * d**2 + s**2
+        p = w / var * np.exp(-0.5 * ((x - a * m) ** 2).sum(1) / var)
+        x0 = m + (a * d**2 / var)[:, None] * (x - a * m)
+        x0 = (p[:, None] * x0).sum(0) / p.sum()
+        return (x - x0) / s
+
+    def x0(self, p: Point) -> np.ndarray:
+        return p.x if p.t == self.T else p.x - self.sigmas[p.t] * self.v(p.x, self.sigmas[p.t])
+
+    def to(self, p: Point, t: int) -> Point:
+        """Denoised until step t."""
+        x = p.x
+        for i in range(p.t, t):
+            s, s_next = self.sigmas[i], self.sigmas[i + 1]
+            v, dt = self.v(x, s), s_next - s
+            if self.s.stochastic and i < self.T - 1:
+                off = self.sigmas[1] if i == 0 else s
+                g = self.s.eta * np.sqrt(off / (1 - off))
+                mean = x * (1 + g**2 / (2 * s) * dt) + v * (1 + g**2 * (1 - s) / (2 * s)) * dt
+                x = mean + g * np.sqrt(-dt) * normal(noise_key(digest(p.origin, i), "step"))
+            else:
+                x = x + dt * v
+        return replace(p, x=x, t=t)
+
+    def child(self, p: Point, kind: str, make, *arguments, step: int | None = None) -> Point:
+        k = self.children.get(p.lineage, 0)
+        self.children[p.lineage] = k + 1
+        eps = normal(noise_key(digest(p.lineage, k, ""), kind))
+        return Point(make(eps), p.t if step is None else step, digest(kind, p.lineage, k, "", *arguments))
+
+    def perturb(self, p: Point, b: float) -> Point:
+        return self.child(p, "perturb", lambda e: np.sqrt(1 - b**2) * p.x + b * e, b)
+
+    def jitter(self, p: Point, std: float) -> Point:
+        return self.child(p, "jitter", lambda e: p.x + std * e, std)
+
+    def branch(self, p: Point) -> Point:
+        return self.child(p, "branch", lambda e: p.x)
+
+    def neighbour(self, p: Point, cosine: float) -> Point:
+        def make(e):
+            u = p.x / np.linalg.norm(p.x)
+            w = e - (e @ u) * u
+            return np.linalg.norm(p.x) * (cosine * u + np.sqrt(1 - cosine**2) * w / np.linalg.norm(w))
+
+        return self.child(p, "neighbour", make, cosine)
+
+    def renoise(self, p: Point, to: int) -> Point:
+        s, s_to = self.sigmas[p.t], self.sigmas[to]
+        ratio = (1 - s_to) / (1 - s) if s < 1 else 1.0
+        spread = np.sqrt(max(s_to**2 - ratio**2 * s**2, 0))
+        return self.child(p, "renoise", lambda e: ratio * p.x + spread * e, to, step=to)
