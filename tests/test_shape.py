@@ -84,7 +84,7 @@ def test_every_policy_conforms(name):
     assert search.__doc__
     module = importlib.import_module(f"policies.{name}")
     assert module.__doc__
-    assert len(Path(str(module.__file__)).read_text().splitlines()) <= 70
+    assert len(Path(str(module.__file__)).read_text().splitlines()) <= 75
 
 
 def test_every_policy_file_is_a_policy_or_the_kernels():
