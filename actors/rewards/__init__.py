@@ -14,6 +14,7 @@ from raysearch.errors import ConfigError
 NAMES = {
     "verifier": "actors.rewards.verifier:Verifier",
     "pixel": "actors.rewards.pixel:PixelReward",
+    "near": "actors.rewards.near:Near",
 }
 
 
