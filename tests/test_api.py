@@ -1,6 +1,10 @@
 """Policies of the user's own, and every shipped one end to end: real workers, the exact mixture, in this process."""
 
 import asyncio
+import os
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -44,6 +48,19 @@ def test_a_policy_of_the_users_own(tmp_path):
     assert result.candidates.num_rows == 4 * 9
     latent = load_file(result.path / "latents" / f"{rows[0]['search_id']}.safetensors")["latents"]
     assert rows[0]["holdout_nearness"] == pytest.approx(-np.linalg.norm(latent.ravel() - [1.2, 0.4]), abs=1e-6)
+
+
+def test_the_readmes_policy_runs_as_written(tmp_path):
+    readme = (CONFIG.parent.parent / "README.md").read_text()
+    (block,) = [b for b in re.findall(r"```python\n(.*?)```", readme, re.DOTALL) if "raysearch.run(" in b]
+    (tmp_path / "mine.py").write_text(block)
+    for folder in ("configs", "actors"):
+        (tmp_path / folder).symlink_to(CONFIG.parent.parent / folder)
+    command = [sys.executable, "mine.py"]
+    environment = {**os.environ, "PYTHONPATH": str(CONFIG.parent.parent)}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert sum("-s" in line and "-0." in line for line in done.stdout.splitlines()) == 4, done.stdout
 
 
 def test_it_runs_inside_an_event_loop_and_from_a_mapping(tmp_path):
