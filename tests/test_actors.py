@@ -108,7 +108,7 @@ def test_a_first_frame_is_the_image_to_video_pipeline_bit_for_bit(tiny, tmp_path
     assert np.array_equal(next(iter(latents.values())), expected.numpy())
 
 
-@pytest.mark.parametrize("name", SCHEDULERS)
+@pytest.mark.parametrize("name", [*SCHEDULERS, *configuration.SDE])
 def test_fork_is_the_straight_run_bit_for_bit(tiny, tmp_path, name):
     """To 3, to 6 and to the end through separate items, on two denoisers in turn, with and without previews."""
     plan = Backend().prepare(c := config(tiny, sampler={"name": name}), configuration.arms(config(tiny)))
@@ -167,13 +167,26 @@ ARMS = [
     {"name": "bon", "policy": {"name": "best_of_n", "n": 3}},
     {"name": "rgrp", "policy": {"name": "rgrp", "schedule": [2, 4], "n": 4}},
 ]
+# Every kind of origin and of stochastic step.
+KINDS = [
+    {"name": "zero", "policy": {"name": "zero_order", "n": 2, "iterations": 1}},
+    {"name": "paths", "policy": {"name": "paths", "n": 1, "m": 2}},
+    {
+        "name": "evolution",
+        "policy": {"name": "evolution", "schedule": [2, 4], "population": [3, 2, 2], "elite": 1},
+    },
+    {"name": "svdd", "policy": {"name": "svdd", "m": 2}, "sampler": {"name": "score-sde", "interpolant": "vp"}},
+    {"name": "dlbs", "policy": {"name": "dlbs", "b": 1, "lookahead": 3}, "sampler": {"name": "flow-sde"}},
+    {"name": "smc", "policy": {"name": "smc", "n": 3, "threshold": 1.0}, "sampler": {"name": "sde-dpm++"}},
+]
 
 
-def test_two_denoisers_give_the_winners_of_one_bit_for_bit(tiny, tmp_path):
+@pytest.mark.parametrize("arms", [ARMS, KINDS])
+def test_two_denoisers_give_the_winners_of_one_bit_for_bit(tiny, tmp_path, arms):
     ends = []
     for n in (1, 2):
         fleet = {"denoisers": {"replicas": n}, "scorers": {"replicas": n}}
-        ends.append(run(tiny, tmp_path / str(n), arms=ARMS, seeds=[1, 2], fleet=fleet))
+        ends.append(run(tiny, tmp_path / str(n), arms=arms, seeds=[1, 2], fleet=fleet))
     (rows, latents, _), (other_rows, other_latents, _) = ends
     assert [r["winner"] for r in rows] == [r["winner"] for r in other_rows]
     assert all(np.array_equal(latents[k], other_latents[k]) for k in latents)
