@@ -317,7 +317,8 @@ def plot(found: Sequence[Curve], laws: Sequence[Fit]) -> bytes:
     for row, (measure, title) in zip(grid, shown.items(), strict=False):
         for axes, (cost, cost_title) in zip(row, COSTS.items(), strict=True):
             for i, c in enumerate(found):
-                _draw(axes, c, measure, cost, colours[i % len(colours)])
+                marker = "os^Dv"[i // len(colours) % 5]  # where there are more curves than colours
+                _draw(axes, c, measure, cost, colours[i % len(colours)], marker)
                 for f in laws:
                     if f.chosen and (f.curve, f.measure, cost) == (c.label, measure, "nfe"):
                         x = np.geomspace(c.costs[cost].min(), c.costs[cost].max(), 50)
@@ -337,14 +338,14 @@ def plot(found: Sequence[Curve], laws: Sequence[Fit]) -> bytes:
     return image.getvalue()
 
 
-def _draw(axes: Any, c: Curve, measure: str, cost: str, colour: Any) -> None:
+def _draw(axes: Any, c: Curve, measure: str, cost: str, colour: Any, marker: str) -> None:
     there = np.isfinite(c.means[measure]) & np.isfinite(c.costs[cost]) & (c.costs[cost] > 0)
     order = np.flatnonzero(there)[np.argsort(c.costs[cost][there], kind="stable")]
     if not len(order):
         return
     x, y = c.costs[cost][order], c.means[measure][order]
     low, high = np.array([interval(c.draws[measure][:, i]) for i in order]).T
-    axes.plot(x, y, "o-", color=colour, label=c.label, markersize=4)
+    axes.plot(x, y, f"{marker}-", color=colour, label=c.label, markersize=4)
     if len(x) > 1:
         axes.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
     elif np.isfinite(low).all():
@@ -388,7 +389,11 @@ def summary(rows: pa.Table, found: Sequence[Curve], laws: Sequence[Fit]) -> str:
             if any(cells):
                 body.append([c.label, *("–" if cell is None else _cell(*cell) for cell in cells)])
         lines += _markdown(["curve", *(f"{level:.3g} s" for level in levels)], body)
-    lines += ["", "Between a curve's points linear in the logarithm of the replica-seconds; – where it has none.", ""]
+    lines += [
+        "",
+        "Between a curve's points linear in the logarithm of the replica-seconds; – further than a tenth beyond them.",
+        "",
+    ]
     lines += ["## Every arm", ""]
     body = [
         [

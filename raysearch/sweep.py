@@ -6,7 +6,7 @@ A sweep's config is an ordinary one with a block `sweep` in place of `arms`:
       across: {sampler.num_steps: [20, 40]}          # every curve is drawn at each
       curves:
         - {policy: {name: best_of_n}, along: {policy.n: [1, 2, 4, 8]}}
-        - policy: {name: rgrp, schedule: [8, 15, 22]}
+        - policy: {name: rgrp, schedule: [8, 14, 18]}
           along: {policy.n: [2, 4], policy.temperature: [1.0, 0.5]}
           across: {policy.beta: [0.1, 0.5]}
 
