@@ -68,7 +68,7 @@ def sweep(path: Path, overrides: Sequence[str] = ()) -> int:
     grid = sweeps.load(path, overrides)
     run_dir = Path(grid.config.run_dir or f"runs/{path.stem}").expanduser()
     code = searched(grid.config, run_dir, again=True)
-    sweeps.report(grid, run_dir)
+    sweeps.write_report(grid, run_dir)
     return code
 
 

@@ -29,7 +29,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from raysearch import config as configuration
-from raysearch import curves
+from raysearch import curves, report
 from raysearch.config import ARM_KEYS, Config
 from raysearch.errors import ConfigError, check
 from raysearch.recipe import digest
@@ -75,6 +75,7 @@ def build(values: dict[str, Any]) -> Sweep:
     config = configuration.build(base)
     blocks: list[dict[str, Any]] = []
     points: dict[str, Point] = {}
+    owners: dict[str, str] = {}  # a curve's label -> where it stands
     same: dict[str, str] = {}  # what an arm does -> its name
     for where, block, point in _expanded(base, values["sweep"]):
         name = block["name"]
@@ -82,6 +83,9 @@ def build(values: dict[str, Any]) -> Sweep:
             (arm,) = configuration.arms(replace(config, arms=[block]))
         except ConfigError as error:
             raise ConfigError(f"{where} ({name}): {error.__cause__ or error}") from error
+        check(
+            owners.setdefault(point.curve, where) == where, where, point.curve, "given a `name`: another curve has this"
+        )
         content = repr((arm.policy, arm.arguments, arm.sampler, arm.budget, arm.rewards))
         check(content not in same, where, name, f"another arm than {same.get(content)}, which does the same")
         check(name not in points, where, name, "named differently from the arms before it: give its curve a `name`")
@@ -162,7 +166,8 @@ def _arm(
                 _put(block[key], axis.split(".")[1:], value, f"{where}: {axis}")
     label = curve.get("name")
     check(label is None or (isinstance(label, str) and bool(label)), f"{where}.name", label, "a text")
-    if label is None and "policy.name" not in fixed | moving:
+    check(label is not None or "policy.name" not in moving, f"{where}.name", label, "given, as policy.name is in along")
+    if label is None and "policy.name" not in fixed:
         label = str(block.get("policy", base.get("policy") or {"name": "single"}).get("name", ""))
     across = _name(label, fixed)
     return {"name": _name(across, moving), **block}, Point(across, fixed | moving)
@@ -170,7 +175,9 @@ def _arm(
 
 def _put(block: dict[str, Any], path: Sequence[str], value: Any, where: str) -> None:
     for key in path[:-1]:
-        block = block.setdefault(key, {})
+        if block.get(key) is None:
+            block[key] = {}
+        block = block[key]
         check(isinstance(block, dict), where, block, "a key within mappings")
     block[path[-1]] = deepcopy(value)
 
@@ -213,7 +220,7 @@ def _text(value: Any) -> str:
 # -- results ---------------------------------------------------------------------------------------------------------
 
 
-def report(sweep: Sweep, folder: Path) -> None:
+def write_report(sweep: Sweep, folder: Path) -> None:
     """Write sweep.parquet, curves.parquet, fits.parquet, curves.png and summary.md into a run directory."""
     rows = table(sweep, pq.read_table(folder / "searches.parquet"))
     write_table(folder / "sweep.parquet", rows)
@@ -221,8 +228,8 @@ def report(sweep: Sweep, folder: Path) -> None:
     laws = curves.fits(found)
     write_table(folder / "curves.parquet", curves.curve_table(found))
     write_table(folder / "fits.parquet", curves.fit_table(laws))
-    write(folder / "curves.png", curves.plot(found, laws))
-    write(folder / "summary.md", curves.summary(rows, found, laws).encode())
+    write(folder / "curves.png", report.plot(found, laws))
+    write(folder / "summary.md", report.summary(rows, found, laws).encode())
 
 
 def table(sweep: Sweep, searches: pa.Table) -> pa.Table:

@@ -16,7 +16,7 @@ import yaml
 from fakes import virtual_now
 
 from actors.backend import Backend
-from raysearch import curves, journal, sweep
+from raysearch import curves, journal, report, sweep
 from raysearch.__main__ import main
 from raysearch.errors import ConfigError
 from raysearch.session import Session
@@ -156,8 +156,9 @@ def test_names_are_file_safe_short_and_distinct():
         ({"curves": [BEST, BEST | {"name": "again"}]}, "'again-n1' is not allowed; it must be another arm than best"),
         (
             {"curves": [BEST, BEST | {"sampler": {"name": "euler"}}]},
-            "sweep.curves[1]: 'best_of_n-n1' is not allowed; it must be named differently",
+            "sweep.curves[1]: 'best_of_n' is not allowed; it must be given a `name`: another curve has this",
         ),
+        ({"curves": [{"along": {"policy.name": ["single", "smc"]}}]}, "sweep.curves[0].name: None is not allowed"),
         ({"curves": [BEST | {"across": {"sampler.eta": [0.5, 0.5]}}]}, "across.sampler.eta: [0.5, 0.5] is not allowed"),
         (
             {"curves": [BEST | {"along": {"policy.n": [1, 2], "budget.nfe": [20]}}]},
@@ -437,7 +438,7 @@ def test_what_a_sweep_writes(tmp_path):
         {"policy": {"name": "single"}}, BEST | {"along": {"policy.n": [1, 2, 4, 8]}}, RGRP, seeds=[0, 1], max_searches=4
     )
     run(s, tmp_path)
-    sweep.report(s, tmp_path)
+    sweep.write_report(s, tmp_path)
     searches, rows = pq.read_table(tmp_path / "searches.parquet"), pq.read_table(tmp_path / "sweep.parquet")
     assert rows.select(searches.column_names).equals(searches)
     assert rows.column_names[len(searches.column_names) :] == [
@@ -508,7 +509,7 @@ def test_a_sweep_with_no_finished_search_still_says_so(tmp_path):
     fleet = FakeFleet()
     fleet.replicas[1].fault = lambda call: ValueError("a bad day")
     run(s, tmp_path, fleet)
-    sweep.report(s, tmp_path)
+    sweep.write_report(s, tmp_path)
     assert "**9 searches failed" in (tmp_path / "summary.md").read_text()
     assert pq.read_table(tmp_path / "curves.parquet").num_rows == 0
 
@@ -580,7 +581,7 @@ def test_nothing_is_fitted_to_too_few_or_equal_points():
     (flat, _) = curves.fits(curves.curves(made([60, 120, 240, 480], 20, 2, lambda i, j, k, c: 0.5)))
     assert np.isnan(flat.r2) and not flat.chosen
     found = curves.curves(table := made([60, 120], 20, 2, lambda i, j, k, c: 0.5))
-    assert "none: a fit needs at least 3 budgets" in curves.summary(table, found, [])
+    assert "none: a fit needs at least 3 budgets" in report.summary(table, found, [])
 
 
 def test_the_band_covers_the_truth_as_often_as_it_says():
@@ -602,7 +603,7 @@ def test_what_is_missing_is_left_out_and_counted():
     assert c.n["reward_search"].tolist() == [10, 12]
     assert c.means["reward_search"].tolist() == [np.mean([1, 2, 3, 5, 6]), np.mean([0, 1, 2, 4, 5, 6])]
     assert np.isfinite(curves.interval(c.draws["reward_search"][:, 0])).all()
-    assert "**4 searches failed" in curves.summary(table, [c], [])
+    assert "**4 searches failed" in report.summary(table, [c], [])
 
 
 def test_one_search_has_no_interval_and_one_caption_draws_its_seeds():
@@ -627,7 +628,7 @@ def test_the_gap_is_of_the_same_winners():
     )
     (c,) = curves.curves(table)
     assert c.means["gap"].tolist() == [0.5, 1.5]
-    assert list(curves.panels(c.means)) == ["reward_search", "reward_holdout", "holdout_success", "gap"]
+    assert list(curves.shown([c])) == ["reward_search", "reward_holdout", "holdout_success", "gap"]
 
 
 def test_the_seed_of_the_bootstrap_is_fixed():
