@@ -1,9 +1,10 @@
 """Rows of a sweep -> curves with confidence bands, and scaling laws. Pure functions of tables.
 
-Every interval is a 95% bootstrap: captions are drawn with replacement, each with all its seeds (seeds of a caption are
-alike, so drawing them apart would flatter), and all arms see the same draws, as they saw the same captions and noise.
-With a single caption its seeds are drawn; with a single search there is no interval, and it says NaN. Few captions
-make intervals too narrow, and the summary says so.
+Every interval is a 95% bootstrap that draws captions and, independently, seeds with replacement (Owen's pigeonhole): a
+caption's seeds are alike, and all captions of a seed see the same noise, so drawing single searches would flatter. It
+errs on the wide side where neither matters. All arms see the same draws, as they saw the same captions and noise. A
+single search has no interval: NaN. A handful of captions or seeds makes intervals too narrow (the summary warns of
+few captions).
 """
 
 from collections.abc import Sequence
@@ -66,11 +67,13 @@ def curves(rows: pa.Table, seed: int = 0) -> list[Curve]:
     if not rows.num_rows:
         return []
     measures = measures_of(rows)
-    captions = rows["prompt"].to_pylist()
-    units = captions if len(set(captions)) > 1 else rows["seed"].to_pylist()
-    unit = np.unique(np.asarray(units), return_inverse=True)[1]
-    count = int(unit.max()) + 1
-    weights = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), DRAWS).astype(float)
+    rng = np.random.default_rng(seed)
+    place, weights = [], []
+    for column in ("prompt", "seed"):
+        which, index = np.unique(np.asarray(rows[column].to_pylist()), return_inverse=True)
+        place.append(index)
+        weights.append(rng.multinomial(len(which), np.full(len(which), 1 / len(which)), DRAWS).astype(float))
+    cells = np.column_stack(place)
     arm = np.asarray(rows["arm"].to_pylist())
     label = np.asarray(rows["curve"].to_pylist())
     costs = {k: floats(rows, k) for k in (*COSTS, "nfe_spent")}
@@ -83,7 +86,7 @@ def curves(rows: pa.Table, seed: int = 0) -> list[Curve]:
         first = [int(np.argmax(arm == a)) for a in arms]
         means, draws, n = {}, {}, {}
         for measure, values in measures.items():
-            made = [_resampled(values[arm == a], unit[arm == a], weights) for a in arms]
+            made = [_resampled(values[arm == a], cells[arm == a], weights) for a in arms]
             means[measure] = np.array([m for m, _, _ in made])
             draws[measure] = np.column_stack([d for _, d, _ in made])
             n[measure] = np.array([k for _, _, k in made])
@@ -141,19 +144,21 @@ def shown(found: "Sequence[Curve]") -> dict[str, str]:
     return {k: title for k, title in wanted if k is not None and k in measures}
 
 
-def _resampled(values: np.ndarray, unit: np.ndarray, weights: np.ndarray) -> tuple[float, np.ndarray, int]:
-    """The mean of one arm, its bootstrap draws, and of how many searches."""
+def _resampled(values: np.ndarray, cells: np.ndarray, weights: Sequence[np.ndarray]) -> tuple[float, np.ndarray, int]:
+    """The mean of one arm, its bootstrap draws, and of how many searches; cells are their (caption, seed)."""
     there = np.isfinite(values)
-    units = weights.shape[1]
-    n = np.bincount(unit[there], minlength=units).astype(float)
-    total = np.bincount(unit[there], values[there], minlength=units)
-    if not there.any():
-        return float("nan"), np.full(len(weights), np.nan), 0
-    if (n > 0).sum() < 2:  # nothing to draw from
-        return float(values[there].mean()), np.full(len(weights), np.nan), int(n.sum())
-    drawn = weights @ n
-    draws = np.divide(weights @ total, drawn, out=np.full(len(weights), np.nan), where=drawn > 0)
-    return float(values[there].mean()), draws, int(n.sum())
+    values, cells = values[there], cells[there]
+    draws = np.full(DRAWS, np.nan)
+    if not len(values):
+        return float("nan"), draws, 0
+    captions, seeds = weights  # (DRAWS, captions), (DRAWS, seeds)
+    n, total = np.zeros((2, captions.shape[1], seeds.shape[1]))
+    np.add.at(n, (cells[:, 0], cells[:, 1]), 1)
+    np.add.at(total, (cells[:, 0], cells[:, 1]), values)
+    if (n > 0).sum() > 1:  # else there is nothing to draw from
+        drawn = ((captions @ n) * seeds).sum(1)
+        np.divide(((captions @ total) * seeds).sum(1), drawn, out=draws, where=drawn > 0)
+    return float(values.mean()), draws, len(values)
 
 
 def interval(draws: np.ndarray) -> tuple[float, float]:

@@ -82,7 +82,7 @@ def summary(rows: pa.Table, found: Sequence[Curve], laws: Sequence[Fit]) -> str:
         "",
         f"{rows.num_rows} searches: {len(set(rows['arm'].to_pylist()))} arms on {captions} captions x {seeds} seeds. "
         f"NFE: {alone} if each had run alone, {spent} spent, since arms share what they make. "
-        "Intervals are 95%, by resampling captions, each with its seeds.",
+        "Intervals are 95%, by drawing captions and seeds anew.",
     ]
     failed = rows.num_rows - sum(s in FINISHED for s in rows["status"].to_pylist())
     if failed:
