@@ -7,7 +7,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import product
 from typing import Any, Protocol
 
@@ -17,7 +17,7 @@ from raysearch.dispatcher import Replica
 from raysearch.engine import Reward, Score
 from raysearch.errors import BudgetExhausted, ConfigError, RaysearchError
 from raysearch.ledger import Cost, Ledger, Meter
-from raysearch.recipe import Candidate, Prompt, Sampler, canonical_json
+from raysearch.recipe import Candidate, Prompt, Sampler, canonical_json, digest
 
 
 class Fleet(Protocol):
@@ -73,6 +73,18 @@ class Search:
     prompt: Prompt
     seed: int
     plan: ArmPlan
+
+
+def content_of(plan: Plan, texts: Sequence[Prompt]) -> bytes:
+    """Digests of what a config only names: prompts, model weights and rewards. How it is run is not in them."""
+    content = {
+        "prompts": digest(*(p.identity for p in texts)).hex(),
+        "the model's weights": digest(*(replace(a.sampler, fingerprint="").identity for a in plan.arms)).hex(),
+        "the rewards": digest(
+            *(r.identity if r else None for a in plan.arms for r in (a.reward, a.final, a.holdout))
+        ).hex(),
+    }
+    return canonical_json(content).encode()
 
 
 def searches(plan: Plan, texts: Sequence[Prompt], seeds: Sequence[int]) -> Iterator[Search]:
