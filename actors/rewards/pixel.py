@@ -1,8 +1,9 @@
 """The learned pixel reward: a small network that looks at decoded frames and reads the caption.
 
 It knows nothing of the world but what training on the verifier's grades taught it. Words are embedded, a convolution
-over five words at a time makes one query of each phrase, and the queries attend to what convolutions over space and
-time saw. `actors/training/pixel_reward.py` trained the weights in `actors/assets/pixel-reward`.
+over five words at a time makes one query of each phrase, the queries attend to what convolutions over space and time
+saw, and what they found is held against the phrase, feature by feature. `actors/training/pixel_reward.py` trained the
+weights in `actors/assets/pixel-reward`.
 """
 
 import json
@@ -94,6 +95,7 @@ class PixelNet(nn.Module):
         self.whole = nn.Parameter(torch.randn(c.width))
         self.blocks = nn.ModuleList(Block(c.width, c.heads) for _ in range(c.blocks))
         self.norm = nn.LayerNorm(c.width)
+        self.held_against = nn.Linear(c.width, c.width)
         self.of_phrase = nn.Linear(c.width, 2)  # MQ, TA
         self.of_whole = nn.Linear(c.width, 2)  # VQ, and what is left of TA when the clip shows more than was told
 
@@ -117,11 +119,11 @@ class PixelNet(nn.Module):
         q = self.read(words)
         absent = words[..., :: self.config.phrase + 1] == 0
         present = (~absent).to(q.dtype)[..., None]
-        q = torch.cat([self.whole + (q * present).sum(2, keepdim=True), q], 2)
+        asked = q = torch.cat([self.whole + (q * present).sum(2, keepdim=True), q], 2)
         absent = F.pad(absent, (1, 0), value=False).flatten(0, 1)
         for block in self.blocks:
             q = block(q, seen, absent)
-        q = self.norm(q)
+        q = self.norm(q) * (1 + self.held_against(asked))
         each = (self.of_phrase(q[:, :, 1:]).sigmoid() * present).sum(2) / present.sum(2)
         vq, rest = self.of_whole(q[:, :, 0]).sigmoid().unbind(-1)
         return torch.stack([vq, each[..., 0], each[..., 1] * rest], -1)

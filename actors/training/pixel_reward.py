@@ -1,9 +1,9 @@
 """Train the pixel reward on the verifier's grades. From scratch, after the tiny model:
 
-    python -m actors.training.pixel_reward make --kind rendered --n 10000
-    python -m actors.training.pixel_reward make --kind decoded --n 5000
-    python -m actors.training.pixel_reward make --kind samples --n 8000
-    python -m actors.training.pixel_reward train --steps 4000
+    python -m actors.training.pixel_reward make --kind rendered --n 8000
+    python -m actors.training.pixel_reward make --kind decoded --n 4000
+    python -m actors.training.pixel_reward make --kind samples --n 3000
+    python -m actors.training.pixel_reward train
     python -m actors.training.pixel_reward compare
 
 `make` and `train` go on where they were stopped; `train --start FOLDER` begins from earlier weights, with its own
@@ -137,7 +137,7 @@ def main() -> None:
 
     verb = verbs.add_parser("train", parents=[shared])
     verb.add_argument("--kinds", nargs="+", choices=pixel_data.KINDS, default=list(pixel_data.KINDS))
-    verb.add_argument("--steps", type=int, default=4000)
+    verb.add_argument("--steps", type=int, default=3000)
     verb.add_argument("--batch", type=int, default=32)
     verb.add_argument("--peak", type=float, default=1e-3, help="learning rate")
     verb.add_argument("--start", type=Path, help="a folder of weights to begin from")
@@ -148,7 +148,7 @@ def main() -> None:
     verb.add_argument("--captions", type=int, default=60)
     verb.add_argument("--seeds", type=int, default=8)
     verb.add_argument("--steps", type=int, default=20)
-    verb.add_argument("--guidance", type=float, default=3.0)
+    verb.add_argument("--guidance", type=float, default=2.0)
     verb.add_argument("--previews", type=int, nargs="*", default=[])
     verb.set_defaults(do=compare)
 
