@@ -7,6 +7,8 @@ process (`local`) or on Ray.
 import importlib.metadata
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
+from dataclasses import replace
+from functools import partial
 from hashlib import blake2b
 from math import isfinite
 from pathlib import Path
@@ -39,8 +41,9 @@ class Backend:
         plans = []
         for arm in arms:
             found = {k: reward(f"rewards.{k}", getattr(arm.rewards, k), specs) for k in ("search", "final", "holdout")}
-            sampler_ = sampler(config, arm.sampler, folder, content)
-            plans.append(ArmPlan(arm, sampler_, found["search"], found["final"], found["holdout"]))
+            at_steps = partial(sampler_at, config, arm.sampler, folder, content)
+            full = at_steps(arm.sampler.num_steps)
+            plans.append(ArmPlan(arm, full, found["search"], found["final"], found["holdout"], at_steps=at_steps))
         if config.fleet.backend == "ray":
             from actors.fleet import connect
 
@@ -119,6 +122,11 @@ def sampler(config: Config, s: SamplerConfig, folder: Path, content: bytes) -> S
         interpolant=s.interpolant,
         fingerprint=fingerprint(config, s),
     )
+
+
+def sampler_at(config: Config, s: SamplerConfig, folder: Path, content: bytes, num_steps: int) -> Sampler:
+    """The same with another number of steps."""
+    return sampler(config, replace(s, num_steps=num_steps), folder, content)
 
 
 def fingerprint(config: Config, s: SamplerConfig) -> str:

@@ -95,11 +95,14 @@ class Context:
         rng_key: tuple[object, ...],
         history: History | None = None,
         scope: str = "",
+        at_steps: Callable[[int], Sampler] | None = None,
+        commit: Sampler | None = None,
     ) -> None:
         self.prompt, self.sampler, self.seed = prompt, sampler, seed
         self.history = History() if history is None else history
         self._reward, self.meter, self._answer = reward, meter, answer
         self._rng_key, self._scope = rng_key, scope
+        self._at_steps, self._commit = at_steps, commit
         self._ordinals: dict[bytes, int] = {}
         self._children: set[str] = set()
         self._noises = 0
@@ -198,16 +201,32 @@ class Context:
         self._quiet("child")
         check("/" not in label and label not in self._children, "the label of a child", label, "new, and without a /")
         self._children.add(label)
+        return self._within(self.sampler, self._rng_key, f"{self._scope}/{label}", self._commit)
+
+    def draft(self, steps: int) -> "Context":
+        """The same search with fewer solver steps; noise, budget and history are shared.
+
+        What it finds is to be rebased to this sampler: the cost of that is what its budget holds back.
+        """
+        self._quiet("draft")
+        assert self._at_steps is not None
+        check(1 <= steps <= self.num_steps, "the steps of a draft", steps, f"in 1..{self.num_steps}")
+        key = (*self._rng_key, "draft", steps)
+        return self._within(self._at_steps(steps), key, self._scope, self._commit or self.sampler)
+
+    def _within(self, sampler: Sampler, rng_key: tuple[object, ...], scope: str, commit: Sampler | None) -> "Context":
         return Context(
             self.prompt,
-            self.sampler,
+            sampler,
             self.seed,
             reward=self._reward,
             meter=self.meter,
             answer=self._answer,
-            rng_key=self._rng_key,
+            rng_key=rng_key,
             history=self.history,
-            scope=f"{self._scope}/{label}",
+            scope=scope,
+            at_steps=self._at_steps,
+            commit=commit,
         )
 
     # -- the one effect --------------------------------------------------------------------------------------------
@@ -226,7 +245,8 @@ class Context:
                 "rewards.search is missing: the policy asks for rewards; say rewards.search.name=verifier"
             )
         fresh = {x.identity for x in xs if not self.meter.ledger.asked(x)}
-        over = self.meter.admit(xs, [self.best, *(row.candidate for _, row in self.history.last.values())])
+        others = [self.best, *(row.candidate for _, row in self.history.last.values())]
+        over = self.meter.admit(xs, [*others, self._rendered(self.best)])
         if over is not None:
             self.history.exhausted = over
             raise BudgetExhausted(f"{over} is reached")
@@ -252,12 +272,16 @@ class Context:
 
     def affords(self, x: Candidate) -> bool:
         """Whether `budget.nfe` still allows x to be finished; the history says so if not."""
-        if self.meter.affords(x):
+        if self.meter.affords(self._rendered(x)):
             return True
         self.history.exhausted = f"budget.nfe={self.budget.nfe}"
         return False
 
     # -- rules -----------------------------------------------------------------------------------------------------
+
+    def _rendered(self, x: Candidate) -> Candidate:
+        """What x would be finished as: of a draft, its rendering in full."""
+        return x if self._commit is None else rebase(x, self._commit)
 
     def _child(self, x: Candidate, origin: Origin) -> Candidate:
         return Candidate(x.prompt, x.sampler, origin)

@@ -46,6 +46,7 @@ class ArmPlan:
     reward: Reward | None
     final: Reward | None
     holdout: Reward | None
+    at_steps: Callable[[int], Sampler]  # the sampler with another number of steps
 
     @property
     def components(self) -> tuple[str, ...]:
@@ -95,6 +96,7 @@ def context(
         meter=Meter(arm.budget, ledger, clock),
         answer=answer,
         rng_key=(s.prompt.identity, arm.policy, canonical_json(arm.arguments)),
+        at_steps=s.plan.at_steps,
     )
 
 

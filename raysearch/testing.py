@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, TypeVar
 
 from raysearch.config import Arm, Config
@@ -198,9 +199,9 @@ class FakeBackend:
     stochastic: bool = False
 
     def prepare(self, config: Config, arms: Sequence[Arm]) -> Plan:
-        reward = fake_reward(self.needs)
+        reward, at_steps = fake_reward(self.needs), partial(fake_sampler, stochastic=self.stochastic)
         return Plan(
-            tuple(ArmPlan(a, fake_sampler(a.sampler.num_steps, self.stochastic), reward, None, reward) for a in arms)
+            tuple(ArmPlan(a, at_steps(a.sampler.num_steps), reward, None, reward, at_steps=at_steps) for a in arms)
         )
 
     @asynccontextmanager

@@ -112,13 +112,14 @@ def context(
         meter=Meter(Budget(**budget), Ledger(preview=True, decodes=decodes)),
         answer=world.answer,
         rng_key=("test",),
+        at_steps=lambda n: sampler(n, s.name),
     )
 
 
-def search(policy, s: Sampler, *, seed: int = 0, world: Interpreter | None = None, **arguments):
+def search(policy, s: Sampler, *, seed: int = 0, world: Interpreter | None = None, budget=None, **arguments):
     """The winner's finished latent (2,), the winner, and the context with its account."""
     world = world or Interpreter()
-    ctx = context(s, seed=seed, world=world)
+    ctx = context(s, seed=seed, world=world, **(budget or {}))
     winner = asyncio.run(policy(ctx, **arguments))
     ctx.meter.charged += ctx.meter.ledger.finish(winner)
     return world.estimate(denoise(winner, winner.sampler.num_steps)), winner, ctx

@@ -18,7 +18,8 @@ HEAVY = ("ray", "torch", "diffusers", "transformers")
 # package -> the modules of ours that it may import
 ALLOWED = {
     "raysearch": ("raysearch",),
-    "policies": ("policies", "raysearch.recipe", "raysearch.context", "raysearch.errors"),
+    # raysearch.config, since a policy may wrap another that the user names (draft_commit)
+    "policies": ("policies", "raysearch.recipe", "raysearch.context", "raysearch.errors", "raysearch.config"),
     "actors": ("actors", "raysearch"),
 }
 
