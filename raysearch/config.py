@@ -18,6 +18,7 @@ from typing import Any, NewType
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
+from raysearch import obstacles
 from raysearch.errors import ConfigError, check
 from raysearch.ledger import Budget
 from raysearch.signature import bind, unknown_key
@@ -100,6 +101,7 @@ class Config:
     prompts: list[Any] | None = None
     prompts_file: str | None = None
     seeds: list[int] = field(default_factory=lambda: [0])
+    obstacles: list[Any] | None = None  # what videos should keep away from
     arms: list[dict[str, Any]] | None = None
     budget: Budget = field(default_factory=Budget)
     fleet: FleetConfig = field(default_factory=FleetConfig)
@@ -108,7 +110,7 @@ class Config:
     run_dir: str | None = None
 
 
-ARM_KEYS = ("policy", "sampler", "budget", "rewards")
+ARM_KEYS = ("policy", "sampler", "budget", "rewards", "obstacles")
 
 
 @dataclass(frozen=True)
@@ -122,6 +124,7 @@ class Arm:
     sampler: SamplerConfig
     budget: Budget
     rewards: RewardsConfig
+    obstacles: tuple[dict[str, Any], ...]
 
 
 # -- files and overrides ---------------------------------------------------------------------------------------------
@@ -256,7 +259,8 @@ def _arm(config: Config, name: str, overrides: dict[str, Any]) -> Arm:
         check(value is None or value > 0, f"budget.{f.name}", value, "above 0")
     search, arguments = load_policy(policy)
     label = "".join(ch if ch.isalnum() or ch in "._+-" else "-" for ch in name)
-    return Arm(label, str(policy["name"]), arguments, search, sampler, budget, block("rewards"))
+    avoided = obstacles.checked(overrides.get("obstacles", config.obstacles))
+    return Arm(label, str(policy["name"]), arguments, search, sampler, budget, block("rewards"), avoided)
 
 
 def _merged(base: Any, values: Any, key: str) -> Any:

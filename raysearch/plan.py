@@ -17,6 +17,7 @@ from raysearch.dispatcher import Replica
 from raysearch.engine import Reward, Score
 from raysearch.errors import BudgetExhausted, ConfigError, RaysearchError
 from raysearch.ledger import Cost, Ledger, Meter
+from raysearch.obstacles import Barrier
 from raysearch.recipe import Candidate, Prompt, Sampler, canonical_json
 
 
@@ -47,6 +48,7 @@ class ArmPlan:
     final: Reward | None
     holdout: Reward | None
     at_steps: Callable[[int], Sampler]  # the sampler with another number of steps
+    obstacles: tuple[Barrier, ...] = ()
 
     @property
     def components(self) -> tuple[str, ...]:
@@ -83,11 +85,15 @@ def searches(plan: Plan, texts: Sequence[Prompt], seeds: Sequence[int]) -> Itera
 
 
 def context(
-    s: Search, answer: Callable[[Sequence[Candidate]], Awaitable[list[Score]]], clock: Callable[[], float]
+    s: Search, answer: Callable[[Sequence[Candidate], Reward], Awaitable[list[Score]]], clock: Callable[[], float]
 ) -> Context:
     """A search's verbs, with a fresh account."""
     reward, arm = s.plan.reward, s.plan.arm
-    ledger = Ledger(preview=reward is not None and reward.preview, decodes=reward is not None and reward.decodes)
+    ledger = Ledger(
+        preview=reward is not None and reward.preview,
+        decodes=reward is not None and reward.decodes,
+        obstacles=reward.obstacles if reward else (),
+    )
     return Context(
         s.prompt,
         s.plan.sampler,
@@ -97,6 +103,7 @@ def context(
         answer=answer,
         rng_key=(s.prompt.identity, arm.policy, canonical_json(arm.arguments)),
         at_steps=s.plan.at_steps,
+        obstacles=s.plan.obstacles,
     )
 
 
@@ -123,8 +130,8 @@ def estimate(plan: Plan, texts: Sequence[Prompt], seeds: Sequence[int]) -> dict[
         if limit is not None and limit < rollout:
             raise ConfigError.of("budget.nfe", limit, f"at least {rollout}, the NFE of one video")
 
-        async def answer(xs: Sequence[Candidate], n: int = len(arm.components)) -> list[Score]:
-            return [Score(tuple(x.identity[i % 16] / 256 for i in range(n))) for x in xs]
+        async def answer(xs: Sequence[Candidate], reward: Reward) -> list[Score]:
+            return [Score(tuple(x.identity[i % 16] / 256 for i in range(len(reward.components)))) for x in xs]
 
         async def dry(s: Search = s, answer: Any = answer) -> Cost:
             ctx = context(s, answer, lambda: 0.0)
