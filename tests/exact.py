@@ -121,6 +121,12 @@ class Interpreter:
         return [Score((total(x),)) for x in xs]
 
 
+def barrier(*point: float, space: str = "latent") -> Barrier:
+    """An obstacle at a point of the plane."""
+    obstacle = Obstacle((Recording(",".join(map(str, point)), repr(point).encode()),), space)
+    return Barrier(Reward("distance", obstacle.identity, ("distance",), (1.0,), "estimate", (obstacle,)), obstacle)
+
+
 def context(
     s: Sampler,
     *,

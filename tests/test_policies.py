@@ -3,7 +3,7 @@
 import brute
 import numpy as np
 import pytest
-from exact import Numpy, context, sampler, search
+from exact import MODEL, Numpy, barrier, context, sampler, search
 
 from raysearch import config as configuration
 
@@ -34,6 +34,12 @@ CASES = [
         {"schedule": (0, 3, 6), "population": (6, 4, 4, 3), "elite": 1, "beta": 0.3, "eta": 0.7, "share": 0.9},
     ),
     ("tree", SDE, {"iterations": 9, "lam": 2.0, "schedule": (3, 6), "width": 1.5, "alpha": 0.5}),
+    (
+        "repulsion",
+        BOTH,
+        {"n": 3, "eta": (1.0, 0.2), "reach": (0.5, 1.1), "h": 0.02, "start": 4, "every": 2, "back": 2, "tries": 5}
+        | {"obstacles": [barrier(*MODEL.means[1].tolist()), barrier(*MODEL.means[0].tolist())]},
+    ),
 ]
 
 
