@@ -53,8 +53,9 @@ def solver(config: dict[str, Any], sampler: Sampler, device: str = "cpu") -> "So
 
 
 def scheduler_config(folder: Path) -> dict[str, Any]:
+    """That of the model's own scheduler; a family whose models have none says nothing of it."""
     path = folder / "scheduler" / "scheduler_config.json"
-    config: dict[str, Any] = json.loads(path.read_text())
+    config: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
     return config
 
 

@@ -13,7 +13,7 @@ from raysearch.recipe import Candidate
 
 @dataclass
 class Node:
-    """A latent at one of the levels; the root, above the first, has none. `v` is its soft value."""
+    """A latent at one of the levels, with its soft value; the root, above the first, has none."""
 
     x: Candidate | None
     depth: int
@@ -39,8 +39,8 @@ async def search(
     at_least(1, iterations=iterations, width=width)
     above(0, lam=lam)
     at_least(0, alpha=alpha)
-    rising(ctx, "schedule", schedule, low=1, high=ctx.num_steps - 2)  # the last step hears no noise
     stochastic(ctx, "tree")
+    rising(ctx, "schedule", schedule, low=1, high=ctx.num_steps - 2)  # the last step hears no noise
 
     levels = [0, *schedule, ctx.num_steps]
     root = Node(None, -1)
@@ -51,10 +51,7 @@ async def search(
             path.append(descend(ctx, path[-1], levels, lam=lam, width=width, alpha=alpha))
         leaves.append(path[-1])
         path[-1].v = float((await ctx.score([leaves[-1].x]))[0])  # type: ignore[list-item]
-        for node in reversed(path):
-            node.visits += 1
-            if node.children:
-                node.v = log_mean_exp(lam * np.array([c.v for c in node.children])) / lam
+        backup(path, lam=lam)
     return max(leaves, key=lambda leaf: leaf.v).x  # type: ignore[return-value]
 
 
@@ -68,3 +65,10 @@ def descend(ctx: Context, node: Node, levels: Sequence[int], *, lam: float, widt
     x = ctx.noise(1)[0] if node.x is None else ctx.branch(node.x, 1)[0] if node.children else node.x
     node.children.append(Node(ctx.denoise([x], until=levels[node.depth + 1])[0], node.depth + 1))
     return node.children[-1]
+
+
+def backup(path: Sequence[Node], *, lam: float) -> None:
+    for node in reversed(path):
+        node.visits += 1
+        if node.children:
+            node.v = log_mean_exp(lam * np.array([c.v for c in node.children])) / lam

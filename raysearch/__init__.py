@@ -1,5 +1,7 @@
 """raysearch: distributed search over the noises and paths of video diffusion models."""
 
-__all__ = ["__version__"]
+from raysearch.api import Result, run
+
+__all__ = ["Result", "__version__", "run"]
 
 __version__ = "0.1.0"

@@ -9,7 +9,7 @@ import inspect
 import pkgutil
 import typing
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from difflib import get_close_matches
 from math import isfinite
 from pathlib import Path
@@ -153,6 +153,13 @@ def build(values: Any) -> Config:
     _check_values(config)
     arms(config)
     return config
+
+
+def with_policy(config: Config, policy: dict[str, Any]) -> Config:
+    """The config with another policy block, checked."""
+    changed = replace(config, policy=policy)
+    arms(changed)
+    return changed
 
 
 def _structured(schema: type[Any], values: Any) -> Any:

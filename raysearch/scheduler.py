@@ -123,14 +123,17 @@ class Scheduler:
 
     def _choose_alone(self, work: Work) -> Seat | None:
         seats = [s for s in self.seats.values() if s.kind == work.kind and not s.closed]
-        seats = [s for s in seats if s.reserved_for == work.id] or [s for s in seats if s.reserved_for is None]
-        if not seats:
-            return None
-        seat = min(seats, key=lambda s: s.busy)
-        if seat.busy == 0:
+        seats = [s for s in seats if s.reserved_for in (None, work.id)]
+        seat = min(seats, key=lambda s: (s.busy, s.reserved_for is None), default=None)
+        held = next((s for s in seats if s.reserved_for == work.id), None)
+        if seat is not None and seat.busy == 0:
+            if held is not None and held is not seat:  # another was empty first
+                held.reserved_for = None
+                self._index(held)
             return seat
-        seat.reserved_for = work.id
-        self._index(seat)
+        if seat is not None and held is None:
+            seat.reserved_for = work.id
+            self._index(seat)
         return None
 
     def _index(self, seat: Seat) -> None:

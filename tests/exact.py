@@ -8,6 +8,7 @@ recipes it knows only which key each noise has.
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -49,6 +50,7 @@ class Interpreter:
     """Latents of candidates, each made once, from recipes alone."""
 
     reward: Callable[[np.ndarray], float] = closeness
+    model: Mixture = MODEL
     states: dict[bytes, tuple[torch.Tensor, solvers.State]] = field(default_factory=dict)
     grids: dict[bytes, solvers.Solver] = field(default_factory=dict)
 
@@ -58,7 +60,7 @@ class Interpreter:
         return self.grids[s.identity]
 
     def velocity(self, x: torch.Tensor, sigma: float) -> torch.Tensor:
-        return MODEL.velocity(x.flatten(1).double(), torch.tensor([sigma]).double()).float().view_as(x)
+        return self.model.velocity(x.flatten(1).double(), torch.tensor([sigma]).double()).float().view_as(x)
 
     def state(self, c: Candidate) -> tuple[torch.Tensor, solvers.State]:
         if c.identity not in self.states:
@@ -131,7 +133,7 @@ def context(
     s: Sampler,
     *,
     seed: int = 0,
-    world: Interpreter | None = None,
+    world: Any = None,
     decodes: bool = False,
     obstacles: Sequence[Barrier] = (),
     **budget: float,
@@ -149,6 +151,18 @@ def context(
         at_steps=lambda n: sampler(n, s.name),
         obstacles=obstacles,
     )
+
+
+@dataclass
+class Scripted:
+    """Answers from a list, whatever is asked; `asked` has what that was, as (kind of origin, step)."""
+
+    rewards: list[float]
+    asked: list[tuple[str, int]] = field(default_factory=list)
+
+    async def answer(self, xs: Sequence[Candidate], reward: Reward) -> list[Score]:
+        self.asked += [(x.origin.describe()["kind"], x.step) for x in xs]
+        return [Score((self.rewards.pop(0),)) for _ in xs]
 
 
 def search(

@@ -1,6 +1,7 @@
 """The plain-torch workers against diffusers' own pipeline, on a toy-sized Wan of the real classes."""
 
 import asyncio
+import io
 from concurrent.futures import CancelledError
 from dataclasses import replace
 from pathlib import Path
@@ -108,7 +109,7 @@ def test_a_first_frame_is_the_image_to_video_pipeline_bit_for_bit(tiny, tmp_path
     assert np.array_equal(next(iter(latents.values())), expected.numpy())
 
 
-@pytest.mark.parametrize("name", SCHEDULERS)
+@pytest.mark.parametrize("name", [*SCHEDULERS, *configuration.SDE])
 def test_fork_is_the_straight_run_bit_for_bit(tiny, tmp_path, name):
     """To 3, to 6 and to the end through separate items, on two denoisers in turn, with and without previews."""
     plan = Backend().prepare(c := config(tiny, sampler={"name": name}), configuration.arms(config(tiny)))
@@ -167,13 +168,48 @@ ARMS = [
     {"name": "bon", "policy": {"name": "best_of_n", "n": 3}},
     {"name": "rgrp", "policy": {"name": "rgrp", "schedule": [2, 4], "n": 4}},
 ]
+# Every kind of origin and of stochastic step.
+KINDS = [
+    {"name": "zero", "policy": {"name": "zero_order", "n": 2, "iterations": 1}},
+    {"name": "paths", "policy": {"name": "paths", "n": 1, "m": 2}},
+    {
+        "name": "evolution",
+        "policy": {"name": "evolution", "schedule": [2, 4], "population": [3, 2, 2], "elite": 1},
+    },
+    {"name": "svdd", "policy": {"name": "svdd", "m": 2}, "sampler": {"name": "score-sde", "interpolant": "vp"}},
+    {"name": "dlbs", "policy": {"name": "dlbs", "b": 1, "lookahead": 3}, "sampler": {"name": "flow-sde"}},
+    {"name": "smc", "policy": {"name": "smc", "n": 3, "threshold": 1.0}, "sampler": {"name": "sde-dpm++"}},
+    {
+        "name": "around",
+        "policy": {"name": "repulsion", "n": 1, "eta": [1.0], "reach": [9.0], "every": 3, "tries": 1},
+        "obstacles": [{"text": "a blue square"}, {"text": "a red square", "space": "features"}],
+    },
+    {"name": "draft", "policy": {"name": "draft_commit", "draft_steps": 3, "explore": {"name": "best_of_n", "n": 2}}},
+]
 
 
-def test_two_denoisers_give_the_winners_of_one_bit_for_bit(tiny, tmp_path):
+def test_a_still_clip_is_encoded_as_its_first_frame_and_then_some(tiny):
+    """The autoencoder is causal, so the first latent frame of a clip is that of the picture alone."""
+    c = config(tiny)
+    encoder = local.build("encoder", c, Backend().prepare(c, configuration.arms(c)))
+    pixels = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    data = io.BytesIO()
+    Image.fromarray(pixels).save(data, "png")
+    what = {"data": data.getvalue()}
+    _, clip = encoder.encode_video({"what": ("p.png", b"", (9, 32, 32)), **what})
+    _, first = encoder.encode_image({"what": ("p.png", b"", (32, 32)), **what})
+    assert clip.shape == (1, 4, 3, 8, 8)
+    np.testing.assert_allclose(clip[:, :, :1], first, atol=1e-4)
+    _, smaller = encoder.encode_video({"what": ("p.png", b"", (5, 16, 32)), **what})
+    assert smaller.shape == (1, 4, 2, 4, 8)
+
+
+@pytest.mark.parametrize("arms", [ARMS, KINDS])
+def test_two_denoisers_give_the_winners_of_one_bit_for_bit(tiny, tmp_path, arms):
     ends = []
     for n in (1, 2):
         fleet = {"denoisers": {"replicas": n}, "scorers": {"replicas": n}}
-        ends.append(run(tiny, tmp_path / str(n), arms=ARMS, seeds=[1, 2], fleet=fleet))
+        ends.append(run(tiny, tmp_path / str(n), arms=arms, seeds=[1, 2], fleet=fleet))
     (rows, latents, _), (other_rows, other_latents, _) = ends
     assert [r["winner"] for r in rows] == [r["winner"] for r in other_rows]
     assert all(np.array_equal(latents[k], other_latents[k]) for k in latents)

@@ -3,6 +3,9 @@
 import asyncio
 import contextlib
 import json
+import pickle
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -13,19 +16,20 @@ from exact import barrier as at
 from fakes import config as fake_config
 from fakes import run, session
 from PIL import Image
+from safetensors.numpy import load_file
 
 from actors import potential, video
 from actors.backend import Backend
 from actors.models.mixture import Autoencoder
 from policies import best_of_n, repulsion, single
 from raysearch import config as configuration
-from raysearch.engine import Reward
+from raysearch.engine import Reward, Score
 from raysearch.errors import BudgetExhausted, ConfigError
 from raysearch.obstacles import Barrier, barriers
 from raysearch.plan import estimate
 from raysearch.recipe import Candidate, Noise, Obstacle, Prompt, Push, denoise
 from raysearch.session import Session
-from raysearch.testing import FakeBackend, FakeFleet
+from raysearch.testing import FakeBackend, FakeFleet, FakeReplica
 
 T = 12
 
@@ -121,8 +125,6 @@ def test_identity_covers_obstacles_and_lineage_does_not():
     assert len({y.identity for y in ys}) == 3
     assert len({y.lineage for y in ys}) == 1
     assert ctx.push(x, eta=[2], reach=[1], h=0.1).lineage != ys[0].lineage
-    import pickle
-
     assert pickle.loads(pickle.dumps(ys[0])) is ys[0]
     json.dumps(ys[0].origin.describe())
 
@@ -210,8 +212,6 @@ def scripted(table):
 
     class World(Interpreter):
         async def answer(self, xs, reward):
-            from raysearch.engine import Score
-
             if not reward.obstacles:
                 return await super().answer(xs, reward)
             return [Score((table.get((type(x.origin).__name__, x.step), 9.0),)) for x in xs]
@@ -303,10 +303,6 @@ def test_on_fakes_the_meter_is_exact_and_the_fleet_changes_nothing(tmp_path):
 
 
 def test_obstacles_that_are_lost_are_made_again(tmp_path):
-    from dataclasses import replace
-
-    from raysearch.testing import FakeReplica
-
     given = {"policy": POLICY, "obstacles": [{"text": "b"}], "prompts": ["a"]}
     rows, _ = run(tmp_path / "a", **given)
     lost = []
@@ -376,47 +372,22 @@ def test_mistakes_are_one_line(tmp_path, values, line):
 # -- on real workers -------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def mixture(tmp_path):
-    folder = tmp_path / "mixture"
-    (folder / "scheduler").mkdir(parents=True)
-    (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps({"flow_shift": 3.0}))
-    index = {
-        "_class_name": "GaussianMixture",
-        "weights": MODEL.weights.tolist(),
-        "means": MODEL.means.tolist(),
-        "stds": MODEL.stds.tolist(),
-        "captions": {"the first": [1.0, 0.0, 0.0]},
-    }
-    (folder / "model_index.json").write_text(json.dumps(index))
-    return folder
+MIXTURE = Path(__file__).parent.parent / "actors" / "assets" / "mixture"
 
 
-def local_config(folder, **values):
+def local_config(**values):
     return configuration.build(
         {
-            "model": {"path": str(folder), "height": 1, "width": 1, "num_frames": 1, "max_sequence_length": 1},
+            "model": {"path": str(MIXTURE), "height": 1, "width": 1, "num_frames": 1, "max_sequence_length": 1},
             "sampler": {"name": "euler", "num_steps": T, "guidance_scale": 1.0, "flow_shift": 3.0},
             "policy": {"name": "repulsion", "n": 1, "eta": [1.0], "reach": [0.9], "h": 0.05},
-            "rewards": {"search": {"name": "test_repulsion:Goal"}},
+            "rewards": {"search": {"name": "near", "point": [1.2, 0.4]}},
             "prompts": ["a"],
             "fleet": {"backend": "local"},
             "output": {"latents": True, "videos": False},
         }
         | values
     )
-
-
-class Goal:
-    """The reward of the exact world."""
-
-    components = ("goal",)
-    needs = "estimate"
-
-    def __call__(self, views):
-        from exact import closeness
-
-        return np.array([[closeness(v.estimate.numpy().ravel())] for v in views])
 
 
 class Right:
@@ -430,8 +401,6 @@ class Right:
 
 
 def run_local(c, run_dir):
-    from safetensors.numpy import load_file
-
     progress = Session(c, Backend(), run_dir=run_dir)
     asyncio.run(progress.run())
     rows = pq.read_table(run_dir / "searches.parquet").to_pylist()
@@ -440,27 +409,27 @@ def run_local(c, run_dir):
     return rows, latents
 
 
-def dot(folder, point) -> np.ndarray:
-    coder = Autoencoder(folder, dtype="float32", device="cpu")
+def dot(point) -> np.ndarray:
+    coder = Autoencoder(MIXTURE, dtype="float32", device="cpu")
     return coder.decode(torch.tensor(point).float().view(1, 2, 1, 1, 1))
 
 
 @pytest.mark.parametrize("kind", ["text", "image", "video", "reward"])
-def test_it_runs_end_to_end_with_obstacles_of_every_kind(mixture, tmp_path, kind):
+def test_it_runs_end_to_end_with_obstacles_of_every_kind(tmp_path, kind):
     """The obstacle lies on the first mode each time, however it is given; every winner ends beyond 0.9 of it."""
     mode = MODEL.means[0].numpy()
-    frames = dot(mixture, mode)
+    frames = dot(mode)
     Image.fromarray(frames[0]).save(tmp_path / "bad.png")
     (tmp_path / "bad.mp4").write_bytes(video.mp4(frames.repeat(5, 0), fps=8, scale=4))
     block = {
-        "text": {"text": "the first"},
+        "text": {"text": "left"},
         "image": {"image": str(tmp_path / "bad.png"), "space": "features"},
         "video": {"video": str(tmp_path / "bad.mp4")},
         "reward": {"reward": {"name": "test_repulsion:Right"}, "worst": -1.4},
     }[kind]
     seeds = list(range(8))
-    rows, latents = run_local(local_config(mixture, obstacles=[block], seeds=seeds), tmp_path / "run")
-    plain, before = run_local(local_config(mixture, policy={"name": "single"}, seeds=seeds), tmp_path / "plain")
+    rows, latents = run_local(local_config(obstacles=[block], seeds=seeds), tmp_path / "run")
+    plain, before = run_local(local_config(policy={"name": "single"}, seeds=seeds), tmp_path / "plain")
 
     def inside(x, reach: float) -> bool:
         return x[0] <= -0.5 if kind == "reward" else rms(x - mode) <= reach
@@ -473,12 +442,12 @@ def test_it_runs_end_to_end_with_obstacles_of_every_kind(mixture, tmp_path, kind
         assert row["nfe"] >= old["nfe"]
 
 
-def test_the_workers_make_what_the_recipes_say(mixture, tmp_path):
+def test_the_workers_make_what_the_recipes_say(tmp_path):
     """The pushed winner of a run, made by the denoiser, against the interpreter of recipes."""
     given = {"obstacles": [{"text": "a"}], "seeds": [3]}
     policy = {"name": "repulsion", "n": 1, "eta": [0.5], "reach": [3.0], "h": 0.05, "tries": 0}
-    rows, latents = run_local(local_config(mixture, policy=policy, **given), tmp_path / "run")
-    c = local_config(mixture, **given)
+    rows, latents = run_local(local_config(policy=policy, **given), tmp_path / "run")
+    c = local_config(**given)
     s = Backend().prepare(c, configuration.arms(c)).arms[0].sampler
     world = Interpreter()
     obstacle = Candidate(Prompt("a"), s, Noise(0, 0), T)
@@ -490,16 +459,15 @@ def test_the_workers_make_what_the_recipes_say(mixture, tmp_path):
     np.testing.assert_allclose(latents[0], x0, atol=1e-5)
 
 
-def test_the_reward_is_minus_the_potential_and_serves_any_policy(mixture, tmp_path):
+def test_the_reward_is_minus_the_potential_and_serves_any_policy(tmp_path):
     mode = MODEL.means[0].numpy()
-    Image.fromarray(dot(mixture, mode)[0]).save(tmp_path / "bad.png")
-    coder = Autoencoder(mixture, dtype="float32", device="cpu")
-    seen = coder.encode_video(dot(mixture, mode), 1, 1, 1).ravel()
+    Image.fromarray(dot(mode)[0]).save(tmp_path / "bad.png")
+    coder = Autoencoder(MIXTURE, dtype="float32", device="cpu")
+    seen = coder.encode_video(dot(mode), 1, 1, 1).ravel()
     np.testing.assert_allclose(seen, mode, atol=0.01)
     repulsion_ = {"name": "repulsion", "eta": 0.5, "reach": 2.5}
     rows, latents = run_local(
         local_config(
-            mixture,
             policy={"name": "best_of_n", "n": 4},
             rewards={"search": repulsion_, "holdout": {"name": "distance"}, "final": repulsion_},
             obstacles=[{"image": str(tmp_path / "bad.png")}],
@@ -527,7 +495,7 @@ def test_the_reward_is_minus_the_potential_and_serves_any_policy(mixture, tmp_pa
         ({"obstacles": [{"reward": {"name": "distance"}}]}, "obstacles[0].reward.name: 'distance' is not allowed"),
     ],
 )
-def test_mistakes_about_rewards_are_one_line(mixture, values, line):
+def test_mistakes_about_rewards_are_one_line(values, line):
     with pytest.raises(ConfigError) as error:
-        Backend().prepare(c := local_config(mixture, **values), configuration.arms(c))
+        Backend().prepare(c := local_config(**values), configuration.arms(c))
     assert line in str(error.value)

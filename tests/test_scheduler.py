@@ -49,6 +49,20 @@ def test_an_item_alone_gets_its_replica_when_it_empties_and_gives_it_back():
     assert [w.id for w, _ in scheduler.assign()] == [2]
 
 
+def test_an_item_alone_takes_another_replica_that_empties_first_and_frees_the_one_kept_for_it():
+    scheduler = Scheduler(
+        [kept := Seat("a", "denoiser", "n", 3, busy=1), other := Seat("b", "denoiser", "n", 3, busy=2)]
+    )
+    scheduler.add(Work(1, "denoiser", 0, alone=True))
+    scheduler.add(Work(2, "denoiser", 0))
+    assert [(w.id, s.id) for w, s in scheduler.assign()] == [(2, "b")]  # a is kept
+    for _ in range(3):
+        scheduler.release(other)
+    scheduler.add(Work(3, "denoiser", 0))
+    assert [(w.id, s.id) for w, s in scheduler.assign()] == [(1, "b"), (3, "a")]
+    assert kept.busy == 2
+
+
 def test_a_cancelled_item_alone_lets_go_of_the_replica_kept_for_it():
     scheduler = Scheduler([Seat("a", "denoiser", "n", 2, busy=1)])
     scheduler.add(Work(1, "denoiser", 0, alone=True))

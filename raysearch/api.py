@@ -1,0 +1,64 @@
+"""Runs from Python: `raysearch.run("configs/quickstart.yaml", policy=my_search)`."""
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from raysearch import config as configuration
+from raysearch.errors import ConfigError, check
+
+
+@dataclass(frozen=True)
+class Result:
+    """A finished run: its directory, and its rows (see README, run directory)."""
+
+    path: Path
+
+    @property
+    def searches(self) -> pa.Table:
+        return pq.read_table(self.path / "searches.parquet")
+
+    @property
+    def candidates(self) -> pa.Table:
+        return pq.read_table(self.path / "candidates.parquet")
+
+
+def run(
+    config: str | Path | Mapping[str, Any],
+    overrides: Sequence[str] = (),
+    *,
+    policy: Callable[..., Any] | None = None,
+    arguments: Mapping[str, Any] | None = None,
+    report: Callable[[str], None] = print,
+) -> Result:
+    """Run every prompt and seed of a config (a YAML file, or a mapping) and return where the results are.
+
+    `policy`, a coroutine function `search(ctx, *, ...)` at the top level of its module, takes the place of the config's
+    policy, and `arguments` are its own. Works inside a running event loop too (a notebook). Raises ConfigError.
+    """
+    if isinstance(config, Mapping):
+        name, loaded = "run", configuration.build(dict(config))
+    else:
+        name, loaded = Path(config).stem, configuration.load(Path(config), overrides)
+    if policy is not None:
+        check(loaded.arms is None, "policy", policy, "left out for a config with arms")
+        where = f"{policy.__module__}:{policy.__qualname__}"
+        if configuration.find_policy(where) is not policy:
+            raise ConfigError(f"policy: {where} is another function than the one given; define it at the top level")
+        loaded = configuration.with_policy(loaded, {"name": where, **(arguments or {})})
+    # The one other place, beside the command line, where the engine meets real models.
+    from actors.backend import Backend
+    from raysearch.session import Session
+
+    path = Path(loaded.run_dir or f"runs/{name}-{time.strftime('%Y%m%d-%H%M%S')}").expanduser()
+    session = Session(loaded, Backend(), run_dir=path, report=report)
+    with ThreadPoolExecutor(1) as thread:  # where no event loop runs: the caller's may
+        thread.submit(lambda: asyncio.run(session.run())).result()
+    return Result(path)
