@@ -15,6 +15,8 @@ from rich.console import Console
 
 from raysearch import config as configuration
 from raysearch import display, prompts, signature
+from raysearch import sweep as sweeps
+from raysearch.config import Config
 from raysearch.errors import ConfigError, RaysearchError
 
 OURS = ("raysearch", "policies", "actors")
@@ -24,17 +26,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="raysearch", description="Distributed search for better videos.")
     commands = parser.add_subparsers(dest="command", required=True)
     run_parser = commands.add_parser("run", help="search for videos as a config says", description=run.__doc__)
-    run_parser.add_argument("config", type=Path, help="a YAML file; see configs/")
-    run_parser.add_argument(
-        "overrides", nargs="*", metavar="key=value", help="for example policy.n=16 run_dir=runs/mine"
+    sweep_parser = commands.add_parser(
+        "sweep", help="run a grid of arms and draw how quality grows with compute", description=sweep.__doc__
     )
+    for p, example in ((run_parser, "policy.n=16 run_dir=runs/mine"), (sweep_parser, "seeds=[0,1] run_dir=runs/mine")):
+        p.add_argument("config", type=Path, help="a YAML file; see configs/")
+        p.add_argument("overrides", nargs="*", metavar="key=value", help=f"for example {example}")
     commands.add_parser("policies", help="the policies that ship, with their arguments", description=policies.__doc__)
     arguments = parser.parse_args(argv)
     try:
         check_packages()
         if arguments.command == "policies":
             return policies()
-        return run(arguments.config, arguments.overrides)
+        return (sweep if arguments.command == "sweep" else run)(arguments.config, arguments.overrides)
     except (RaysearchError, BaseExceptionGroup) as raised:
         error = single(raised)
         if not isinstance(error, RaysearchError):
@@ -55,20 +59,34 @@ def single(error: BaseException) -> BaseException:
 
 def run(path: Path, overrides: Sequence[str] = ()) -> int:
     """Run every prompt and seed under every arm of a config; results go to its run directory."""
-    console = Console(width=None if sys.stdout.isatty() else 120)
     config = configuration.load(path, overrides)
-    run_dir = Path(config.run_dir or f"runs/{path.stem}-{time.strftime('%Y%m%d-%H%M%S')}").expanduser()
+    return searched(config, Path(config.run_dir or f"runs/{path.stem}-{time.strftime('%Y%m%d-%H%M%S')}"))
+
+
+def sweep(path: Path, overrides: Sequence[str] = ()) -> int:
+    """Run every arm of a sweep's grid and draw its curves; run again, it finishes what is missing."""
+    grid = sweeps.load(path, overrides)
+    run_dir = Path(grid.config.run_dir or f"runs/{path.stem}").expanduser()
+    code = searched(grid.config, run_dir, again=True)
+    sweeps.write_report(grid, run_dir)
+    return code
+
+
+def searched(config: Config, run_dir: Path, *, again: bool = False) -> int:
+    """Run a config's session, showing how it goes."""
+    console, run_dir = Console(width=None if sys.stdout.isatty() else 120), run_dir.expanduser()
     prompts.load(config)
     # torch and diffusers take seconds to import, and a mistake in the config should not wait for them.
     from actors.backend import Backend
     from raysearch.session import Session
 
     say = display.say(console)
-    session = Session(config, Backend(), run_dir=run_dir, report=say)
+    session = Session(config, Backend(), run_dir=run_dir, again=again, report=say)
     for arm, cost in session.costs.items():
         say(f"{arm}: about {display.cost_text(cost)} a search")
     in_all = sum(c.nfe for c in session.costs.values()) * session.searches_per_arm
-    say(f"{session.progress.total} searches, about {in_all} NFE before sharing; starting the fleet")
+    kept = f" ({session.progress.kept} are done already)" if session.progress.kept else ""
+    say(f"{session.progress.total} searches{kept}, about {in_all} NFE before sharing; starting the fleet")
     # `ray job stop` ends a run as Ctrl-C does; set here, since Ray takes the signal for itself when it starts.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     progress = asyncio.run(display.Display(console, session.progress).follow(session.run()))

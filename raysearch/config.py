@@ -132,6 +132,13 @@ class Arm:
 
 def load(path: Path, overrides: Sequence[str] = ()) -> Config:
     """The config of a file with `key=value` overrides. Raises ConfigError."""
+    values = read(path, overrides)
+    check("sweep" not in values, "sweep", str(path), "run by `python -m raysearch sweep`: it is no key of a plain run")
+    return build(values)
+
+
+def read(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """A file with `key=value` overrides as a plain mapping, not checked any further. Raises ConfigError."""
     check(path.is_file(), "the config file", str(path), "an existing YAML file")
     try:
         loaded = OmegaConf.load(path)
@@ -142,9 +149,10 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Config:
         check("=" in o and not o.startswith("="), "an override", o, "of the form key=value")
     try:
         merged = OmegaConf.merge(loaded, OmegaConf.from_dotlist(list(overrides)))
+        values: dict[str, Any] = OmegaConf.to_container(merged, resolve=True)  # type: ignore[assignment]
     except Exception as error:
         raise ConfigError(f"the overrides {list(overrides)} cannot be read: {' '.join(str(error).split())}") from error
-    return build(merged)
+    return values
 
 
 def build(values: Any) -> Config:
@@ -238,7 +246,13 @@ def arms(config: Config) -> list[Arm]:
 def _arm(config: Config, name: str, overrides: dict[str, Any]) -> Arm:
     def block(key: str) -> Any:
         base = getattr(config, key)
-        return base if key not in overrides else _structured(type(base), _merged(base, overrides[key], key))
+        if key not in overrides:
+            return base
+        merged = _merged(base, overrides[key], key)
+        try:
+            return _structured(type(base), merged)
+        except ConfigError as error:
+            raise ConfigError(f"{key}.{error}") from error
 
     policy = overrides.get("policy", config.policy)
     check(isinstance(policy, dict), "policy", policy, "a mapping with a name")

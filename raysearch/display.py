@@ -42,8 +42,8 @@ def facts(p: Progress, now: float) -> list[str]:
         parts.append(f"{p.engine.nfe / elapsed:.0f} NFE/s")
         busy, slots = p.dispatcher.tally.busy, p.dispatcher.tally.slots
         parts.append("busy " + ", ".join(f"{k} {busy[k]}/{slots[k]}" for k in sorted(slots)))
-    if 0 < p.done < p.total:
-        parts.append(f"{duration(elapsed / p.done * (p.total - p.done))} left")
+    if p.kept < p.done < p.total:
+        parts.append(f"{duration(elapsed / (p.done - p.kept) * (p.total - p.done))} left")
     return parts
 
 

@@ -6,19 +6,34 @@ policy replayed against its answers asks for the same candidates, and those are 
 
 import json
 from collections.abc import Iterator
+from fcntl import LOCK_EX, LOCK_NB, flock
 from pathlib import Path
 from typing import Any
 from zlib import crc32
 
+from raysearch.errors import ConfigError
 from raysearch.recipe import canonical_json
 
 
 class Journal:
-    """Appends records to `folder/answers.jsonl`; a record is in the operating system's hands when `add` returns."""
+    """Appends records to `folder/answers.jsonl`; a record is in the operating system's hands when `add` returns.
+
+    Of an earlier run's file what follows a torn record is cut off first, or nothing added could be read. One writer at
+    a time: a second raises ConfigError.
+    """
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self._file = open(folder / "answers.jsonl", "ab", buffering=0)  # noqa: SIM115 (closed in close)
+        path = folder / "answers.jsonl"
+        self._file = open(path, "ab", buffering=0)  # noqa: SIM115 (closed in close)
+        try:
+            flock(self._file, LOCK_EX | LOCK_NB)
+        except BlockingIOError as error:
+            self.close()
+            raise ConfigError.of("run_dir", str(folder.parent), "one that no other run is writing to now") from error
+        except OSError:
+            pass  # a file system without locks
+        self._file.truncate(sum(len(line) for line, _ in _records(path)))
 
     def add(self, record: dict[str, Any]) -> None:
         text = canonical_json(record).encode()
@@ -31,11 +46,15 @@ class Journal:
 def read(folder: Path) -> Iterator[dict[str, Any]]:
     """The records of a journal, up to the first that is torn."""
     path = folder / "answers.jsonl"
-    if not path.exists():
-        return
+    if path.exists():
+        yield from (json.loads(text) for _, text in _records(path))
+
+
+def _records(path: Path) -> Iterator[tuple[bytes, bytes]]:
+    """Each whole line and its record's text, up to the first that is torn."""
     with open(path, "rb") as lines:
         for line in lines:
             checksum, _, text = line.rstrip(b"\n").partition(b" ")
             if not line.endswith(b"\n") or checksum != b"%08x" % crc32(text):
                 return
-            yield json.loads(text)
+            yield line, text

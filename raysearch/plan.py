@@ -7,7 +7,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import product
 from typing import Any, Protocol
 
@@ -18,7 +18,7 @@ from raysearch.engine import Reward, Score
 from raysearch.errors import BudgetExhausted, ConfigError, RaysearchError
 from raysearch.ledger import Cost, Ledger, Meter
 from raysearch.obstacles import Barrier
-from raysearch.recipe import Candidate, Prompt, Sampler, canonical_json
+from raysearch.recipe import Candidate, Prompt, Recording, Sampler, canonical_json, digest
 
 
 class Fleet(Protocol):
@@ -76,6 +76,30 @@ class Search:
     prompt: Prompt
     seed: int
     plan: ArmPlan
+
+
+def content_of(plan: Plan, texts: Sequence[Prompt]) -> bytes:
+    """Digests of what a config only names: prompts, model weights, rewards, obstacles. How it is run is not in them."""
+    content = {
+        "prompts": digest(*(p.identity for p in texts)).hex(),
+        "the model's weights": digest(*(replace(a.sampler, fingerprint="").identity for a in plan.arms)).hex(),
+        "the rewards": digest(
+            *(_reward_content(r) if r else None for a in plan.arms for r in (a.reward, a.final, a.holdout))
+        ).hex(),
+        "the obstacles": digest(*(c for a in plan.arms for b in a.obstacles for c in _obstacle_content(b))).hex(),
+    }
+    return canonical_json(content).encode()
+
+
+def _reward_content(r: Reward) -> object:
+    # One that meets obstacles has no weights, and its identity covers how their videos are made.
+    return r.key if r.obstacles else r.identity
+
+
+def _obstacle_content(b: Barrier) -> list[object]:
+    if b.obstacle is None:
+        return [b.distance.identity]
+    return [p.content if isinstance(p, Recording) else p.prompt.identity for p in b.obstacle.points]
 
 
 def searches(plan: Plan, texts: Sequence[Prompt], seeds: Sequence[int]) -> Iterator[Search]:

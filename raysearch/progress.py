@@ -54,6 +54,7 @@ class Progress:
     engine: Engine | None = None
     dispatcher: Dispatcher | None = None
     best: float | None = None
+    kept: int = 0  # finished by an earlier run, hence done at once
 
     @property
     def done(self) -> int:

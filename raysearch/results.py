@@ -4,6 +4,7 @@ Finished rows and videos are visible while the run goes on, and rows do not pile
 (atomically) with every search, unless that would take more than a twentieth of the time; then rows wait, up to a bound.
 """
 
+import json
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -14,9 +15,14 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
+from raysearch import journal
 from raysearch.errors import ConfigError, check
 
+FINISHED = ("done", "budget")  # of the statuses, those that are not searched again
+FREE = ("fleet", "output", "run_dir")  # keys that may differ when a run is gone on with: they choose no winner
+CONTENT = Path("journal", "content.json")
 FOLDERS = {"mp4": "videos", "safetensors": "latents", "npy": "frames"}
 
 SEARCHES: dict[str, pa.DataType] = {
@@ -78,12 +84,16 @@ class Table:
         tables = [pq.read_table(self.path, schema=self._schema)] if self.path.exists() else []
         whole = pa.concat_tables([*tables, pa.Table.from_pylist(self._pending, schema=self._schema)])
         order = pc.sort_indices(whole["search_id"])  # stable: a search's rows keep their order
-        partial = self.path.with_suffix(".partial")
-        pq.write_table(whole.take(order), partial)
-        os.replace(partial, self.path)
+        write_table(self.path, whole.take(order))
         self.rows, self._pending = whole.num_rows, []
         now = self._clock()
         self._due = now + 20 * (now - began)
+
+    def retain(self, ids: Iterable[str]) -> None:
+        """Drop the rows of all searches but these."""
+        if self.path.exists():
+            whole = pq.read_table(self.path, schema=self._schema)
+            write_table(self.path, whole.filter(pc.is_in(whole["search_id"], pa.array(ids, pa.string()))))
 
 
 class RunDirectory:
@@ -93,6 +103,13 @@ class RunDirectory:
         write(self.path / "config.yaml", resolved.encode())
         self.searches = Table(path / "searches.parquet", schema(SEARCHES, judged_components), 256)
         self.candidates = Table(path / "candidates.parquet", schema(CANDIDATES, search_components), 20_000)
+
+    def keep(self, rows: Sequence[dict[str, Any]]) -> None:
+        """Begin with the finished rows of an earlier run; what it wrote of other searches goes."""
+        self.searches.retain([])
+        self.searches.add(rows)
+        self.candidates.retain([r["search_id"] for r in rows])
+        self.flush()
 
     def save(self, search_id: str, files: dict[str, bytes]) -> str | None:
         """Write a winner's files; returns the video's path within the directory."""
@@ -106,9 +123,16 @@ class RunDirectory:
 
 
 @contextmanager
-def claimed(path: Path) -> Iterator[None]:
-    """Make the directory, which must be new or empty and writable; take it away again if what follows fails."""
+def claimed(path: Path, resolved: str | None = None) -> Iterator[None]:
+    """Make the directory, which must be new or empty and writable; take it away again if what follows fails.
+
+    With the text of a resolved config, one that holds a run of that config will do as well, and stays.
+    """
     key, made = "run_dir", not path.exists()
+    if resolved is not None and (path / "config.yaml").is_file():
+        _check_same(path, resolved)
+        yield
+        return
     try:
         path.mkdir(parents=True, exist_ok=True)
         check(not any(path.iterdir()), key, str(path), "a new or empty folder: this one holds files, which are kept")
@@ -125,6 +149,52 @@ def claimed(path: Path) -> Iterator[None]:
             with suppress(OSError):
                 path.rmdir()
         raise
+
+
+def _check_same(path: Path, resolved: str) -> None:
+    """Refuse a run directory of another config; FREE keys may differ."""
+    text = (path / "config.yaml").read_text()
+    if not text and [p.name for p in path.iterdir()] == ["config.yaml"]:
+        return  # a run that was stopped before it wrote anything
+    fresh = "a new or empty folder, or one with a run of this config"
+    try:
+        before, now = _leaves(OmegaConf.create(text)), _leaves(OmegaConf.create(resolved))
+    except Exception as error:  # yaml's own errors are of no one type
+        raise ConfigError.of("run_dir", str(path), fresh) from error
+    for key in [*now, *before]:
+        if before.get(key) != now.get(key) and key.partition(".")[0] not in FREE:
+            differs = f"this run holds {key}={before.get(key)!r}, and now it is {now.get(key)!r}"
+            raise ConfigError.of("run_dir", str(path), f"{fresh}: {differs}")
+
+
+def _leaves(value: Any, key: str = "") -> dict[str, Any]:
+    """A nested config as a mapping of dotted keys."""
+    if isinstance(value, DictConfig | ListConfig) and value:
+        parts = value.items() if isinstance(value, DictConfig) else enumerate(value)
+        return {k: v for part, below in parts for k, v in _leaves(below, f"{key}.{part!s}".lstrip(".")).items()}
+    return {key: value}
+
+
+def check_content(path: Path, content: bytes) -> None:
+    """Refuse a run directory whose run had other prompts, weights or rewards, though its config reads the same."""
+    if (path / CONTENT).exists():
+        before, now = json.loads((path / CONTENT).read_bytes()), json.loads(content)
+        for key in now:
+            allowed = f"a new folder: {key} have changed since its run began"
+            check(before.get(key) == now[key], "run_dir", str(path), allowed)
+
+
+def finished_rows(path: Path) -> dict[str, dict[str, Any]]:
+    """The rows of the finished searches of a run directory, by id: from its journal, which has them all."""
+    rows = (r for r in journal.read(path / "journal") if r["kind"] == "search" and r["status"] in FINISHED)
+    return {r["search_id"]: {k: v for k, v in r.items() if k != "kind"} for r in rows}
+
+
+def write_table(path: Path, rows: pa.Table) -> None:
+    """Write a Parquet file that is there whole or not at all."""
+    partial = path.with_suffix(".partial")
+    pq.write_table(rows, partial)
+    os.replace(partial, path)
 
 
 def write(path: Path, content: bytes) -> None:

@@ -20,15 +20,19 @@ from raysearch.dispatcher import Dispatcher
 from raysearch.engine import Engine, Finished, Reward, Score, Spent
 from raysearch.journal import Journal
 from raysearch.ledger import Cost
-from raysearch.plan import Backend, Search, context, estimate, run_policy, searches
+from raysearch.plan import Backend, Search, content_of, context, estimate, run_policy, searches
 from raysearch.progress import ArmTally, Progress
 from raysearch.recipe import Candidate, canonical_json, denoise
-from raysearch.results import RunDirectory, claimed
+from raysearch.results import CONTENT, RunDirectory, check_content, claimed, finished_rows, write
 from raysearch.store import Store
 
 
 class Session:
-    """A checked run: construct (raises ConfigError before anything is loaded), then `await run()`."""
+    """A checked run: construct (raises ConfigError before anything is loaded), then `await run()`.
+
+    With `again`, a run of the same config that `run_dir` may hold is gone on with: its finished searches are kept, all
+    others are run.
+    """
 
     def __init__(
         self,
@@ -36,28 +40,42 @@ class Session:
         backend: Backend,
         *,
         run_dir: Path,
+        again: bool = False,
         clock: Callable[[], float] = time.monotonic,
         report: Callable[[str], None] = lambda line: None,
     ) -> None:
         self.config, self.backend, self.clock, self.report = config, backend, clock, report
-        with claimed(run_dir):
+        resolved = OmegaConf.to_yaml(OmegaConf.structured(config))
+        with claimed(run_dir, resolved if again else None):
             self.prompts = prompts.load(config)
             self.plan = backend.prepare(config, configuration.arms(config))
             self.costs = estimate(self.plan, self.prompts, config.seeds)
+            content = content_of(self.plan, self.prompts)
+            check_content(run_dir, content)
         self.directory = RunDirectory(
             run_dir,
-            OmegaConf.to_yaml(OmegaConf.structured(config)),
+            resolved,
             sorted({c for a in self.plan.arms for c in a.components}),
             sorted({f"{k}_{c}" for a in self.plan.arms for k, r in a.judges for c in r.components}),
         )
         self.journal = Journal(self.directory.path / "journal")
+        write(run_dir / CONTENT, content)
         self.searches_per_arm = len(self.prompts) * len(config.seeds)
         self.progress = Progress(
             self.searches_per_arm * len(self.plan.arms), {a.arm.name: ArmTally() for a in self.plan.arms}, clock()
         )
+        kept = finished_rows(run_dir) if again else {}
+        if again:
+            self.directory.keep(list(kept.values()))
+        self.kept = frozenset(kept)
+        for row in kept.values():
+            self._tally(row)
+        self.progress.kept = len(kept)
 
     async def run(self) -> Progress:
         try:
+            if self.progress.done == self.progress.total:
+                return self.progress
             async with (
                 self.backend.fleet(self.config, self.plan) as fleet,
                 Dispatcher.open(fleet.replicas) as dispatcher,
@@ -77,7 +95,8 @@ class Session:
         slots = self.config.fleet.denoisers.replicas * self.config.fleet.denoisers.slots
         live = asyncio.Semaphore(self.config.max_searches or max(2, 2 * slots))
         async with asyncio.TaskGroup() as tasks:
-            async for s in _admitted(searches(self.plan, self.prompts, self.config.seeds), live):
+            every = searches(self.plan, self.prompts, self.config.seeds)
+            async for s in _admitted((s for s in every if s.id not in self.kept), live):
                 tasks.create_task(self._guarded(s, engine, live))
 
     async def _guarded(self, s: Search, engine: Engine, live: asyncio.Semaphore) -> None:
@@ -170,21 +189,22 @@ class Session:
         self.directory.searches.add([row])
         self.directory.candidates.add(_history_rows(s, ctx.history, winner))
         self.journal.add({"kind": "search", **row})
-        self._tally(s, row, finished)
+        self._tally(row)
 
-    def _tally(self, s: Search, row: dict[str, Any], finished: Finished | None) -> None:
-        tally = self.progress.arms[s.plan.arm.name]
+    def _tally(self, row: dict[str, Any]) -> None:
+        tally = self.progress.arms[row["arm"]]
         tally.done += 1
         tally.failed += row["status"] == "failed"
         tally.budget += row["status"] == "budget"
         tally.cost += Cost(row["nfe"], row["decodes"], row["reward_calls"], row["replica_seconds"])
         tally.nfe_spent += row["nfe_spent"]
-        if finished and s.plan.holdout:
-            tally.judged.add(finished.rewards[s.plan.holdout.key])
+        holdout = next(a.holdout for a in self.plan.arms if a.arm.name == row["arm"])
+        if holdout and row.get("reward_holdout") is not None:
+            tally.judged.add([row[f"holdout_{c}"] for c in holdout.components])
         if row["reward_search"] is not None:
             self.progress.best = max(self.progress.best or row["reward_search"], row["reward_search"])
         if row["status"] == "failed":
-            self.report(f"{s.id} failed: {row['reason']}")
+            self.report(f"{row['search_id']} failed: {row['reason']}")
 
 
 async def _admitted(source: Iterator[Search], live: asyncio.Semaphore) -> AsyncIterator[Search]:

@@ -136,7 +136,7 @@ def test_policies_lists_each_with_its_signature(capsys):
     assert "best_of_n(n: int = 4)" in out
 
 
-@pytest.mark.parametrize("argv", [["--help"], ["run", "--help"], ["policies", "--help"]])
+@pytest.mark.parametrize("argv", [["--help"], ["run", "--help"], ["sweep", "--help"], ["policies", "--help"]])
 def test_help(argv, capsys):
     with pytest.raises(SystemExit) as end:
         main(argv)

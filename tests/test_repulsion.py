@@ -26,7 +26,7 @@ from raysearch import config as configuration
 from raysearch.engine import Reward, Score
 from raysearch.errors import BudgetExhausted, ConfigError
 from raysearch.obstacles import Barrier, barriers
-from raysearch.plan import estimate
+from raysearch.plan import content_of, estimate
 from raysearch.recipe import Candidate, Noise, Obstacle, Prompt, Push, denoise
 from raysearch.session import Session
 from raysearch.testing import FakeBackend, FakeFleet, FakeReplica
@@ -335,6 +335,19 @@ def test_the_dry_run_prices_it_and_arms_may_have_their_own(tmp_path):
     assert costs["around"].nfe > costs["plain"].nfe == 40
     rows, _ = run(tmp_path / "run", prompts=["a"], arms=c.arms)
     assert [r["status"] for r in rows] == ["done", "done"]
+
+
+def test_a_changed_file_is_another_content_and_another_machine_is_not(tmp_path):
+    def content(color: str, fingerprint: str = "") -> bytes:
+        Image.new("RGB", (8, 8), color).save(tmp_path / "bad.png")
+        c = fake_config(obstacles=[{"text": "b"}, {"image": str(tmp_path / "bad.png")}, {"reward": {}}])
+        plan = FakeBackend().prepare(c, configuration.arms(c))
+        (arm,) = plan.arms
+        sampler_ = replace(arm.sampler, fingerprint=fingerprint)
+        met = barriers(arm.arm.obstacles, sampler_, lambda key, block: arm.reward)
+        return content_of(replace(plan, arms=(replace(arm, sampler=sampler_, obstacles=met),)), [Prompt("a")])
+
+    assert content("red") == content("red", "another") != content("blue")
 
 
 @pytest.mark.parametrize(

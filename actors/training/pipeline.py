@@ -11,6 +11,7 @@ share the cores, OMP_NUM_THREADS=1 is the fastest: threads that wait for each ot
 """
 
 import argparse
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -174,6 +175,10 @@ def save(out: Path, vae: AutoencoderKLWan, reader: Reader, transformer: WanTrans
         scheduler=scheduler,
         transformer=transformer.half(),
     ).save_pretrained(out)
+    for file in out.rglob("config.json"):  # without the path that a part was loaded from
+        config = json.loads(file.read_text())
+        if config.pop("_name_or_path", None) is not None:
+            file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
     size = sum(f.stat().st_size for f in out.rglob("*") if f.is_file())
     print(f"wrote {out}: {size / 1e6:.2f} MB")
 
@@ -186,7 +191,7 @@ def main() -> None:
     )
     parser.add_argument("--clips", type=int, default=20_000)
     parser.add_argument("--text-steps", type=int, default=500)
-    parser.add_argument("--steps", type=int, default=5600)
+    parser.add_argument("--steps", type=int, default=2400)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--peak", type=float, default=1e-3, help="learning rate")
     parser.add_argument("--seed", type=int, default=0)
@@ -228,6 +233,7 @@ def main() -> None:
         embeddings = torch.cat([reader.embed(texts[i : i + 128]) for i in range(0, len(texts), 128)])
     rows = np.array([vocabulary[text] for text in captions])
 
+    torch.manual_seed(args.seed)  # the same start whatever was made before and what was kept
     transformer = build_transformer()
     for block in transformer.blocks:
         block.attn1.set_processor(FastAttention())

@@ -38,16 +38,17 @@ def allowed(objects: Objects) -> bool:
 
 
 def others(rng: np.random.Generator, objects: Objects) -> Iterator[Objects]:
-    """Endless captions that are not quite, or not at all, those of `objects`."""
+    """Endless captions that are not quite, or not at all, those of `objects`; mostly wrong in one word."""
     while True:
-        kind = rng.integers(4)
+        kind = rng.choice(("swap", "swaps", "count", "unrelated"), p=(0.7, 0.1, 0.1, 0.1))
         wrong = objects
-        for _ in range(1 + int(kind == 1)):
-            wrong = swap(rng, wrong, str(rng.choice(list(ATTRIBUTES))))
-        if kind == 2:  # one too few, or one too many
-            wrong = objects[:1] if len(objects) == 2 else (*objects, world.training_objects(rng, two=0)[0])
-        if kind == 3:
+        if kind == "unrelated":
             wrong = world.training_objects(rng)
+        elif kind == "count":  # one too few, or one too many
+            wrong = objects[:1] if len(objects) == 2 else (*objects, world.training_objects(rng, two=0)[0])
+        else:
+            for _ in range(1 if kind == "swap" else 2):
+                wrong = swap(rng, wrong, str(rng.choice(list(ATTRIBUTES), p=(0.2, 0.4, 0.4))))
         if allowed(wrong):
             yield wrong
 

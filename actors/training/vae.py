@@ -2,9 +2,14 @@
 
 An `AutoencoderKLWan` with 4x spatial and 4x temporal compression into 8 channels. The background fills nine tenths of
 a clip, so pixels near objects weigh more; most steps see 9 frames, which is what the causal convolutions need.
+
+What a diffusion model learns well are latents in which every direction counts and different contents lie far apart.
+So the first three channels must be the clip's colours, averaged over each latent's pixels; the others must have mean
+0, variance 1 and no correlation; and the decoder sees every latent under noise of a fixed strength.
 """
 
 import argparse
+import math
 from pathlib import Path
 
 import numpy as np
@@ -12,15 +17,18 @@ import torch
 from diffusers import AutoencoderKLWan
 from torch.nn import functional as F
 
+from actors import world
 from actors.training.loop import clips, train
 
 Z_DIM = 8
 FOREGROUND = 8.0  # weight of a pixel on or next to an object, against 1 for the background
-KL = 1e-4  # per latent element
+NOISE = 0.2  # standard deviation of the posterior, the same everywhere
+CONTRAST = 3.0  # of the colour channels: brings their variance near 1
+COLOUR, WHITE = 0.2, 0.05  # weights of the two constraints on the latents
 
 
 def build() -> AutoencoderKLWan:
-    return AutoencoderKLWan(
+    vae = AutoencoderKLWan(
         base_dim=16,
         dim_mult=[1, 2, 2],
         num_res_blocks=1,
@@ -31,6 +39,10 @@ def build() -> AutoencoderKLWan:
         scale_factor_spatial=4,
         scale_factor_temporal=4,
     )
+    with torch.no_grad():  # the posterior's log-variance, which no loss below moves
+        vae.quant_conv.weight[Z_DIM:] = 0
+        vae.quant_conv.bias[Z_DIM:] = 2 * math.log(NOISE)
+    return vae
 
 
 def reconstruction(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
@@ -40,11 +52,24 @@ def reconstruction(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     return (weight * (error.abs() + error.square())).sum() / (weight.sum() * 3)
 
 
+def colours(x: torch.Tensor) -> torch.Tensor:
+    """What the first three channels hold: (n, 3, 1 + 4t, 4h, 4w) -> (n, 3, 1 + t, h, w), 0 on the background."""
+    background = torch.tensor(world.BACKGROUND).div(127.5).sub(1).view(3, 1, 1, 1)
+    first, later = F.avg_pool3d(x - background, (1, 4, 4)).split([1, x.shape[2] - 1], 2)
+    return CONTRAST * torch.cat([first, F.avg_pool3d(later, (4, 1, 1))], 2)
+
+
+def whiteness(z: torch.Tensor) -> torch.Tensor:
+    """Mean squared distance of the channels' second moments from the identity, and of their means from 0."""
+    z = z.transpose(0, 1).flatten(1)
+    return (z @ z.T / z.shape[1] - torch.eye(len(z))).square().mean() + z.mean(1).square().mean()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work", type=Path, default=Path("training"), help="checkpoints")
     parser.add_argument("--out", type=Path, default=Path("actors/assets/tiny-wan"), help="the pipeline's folder")
-    parser.add_argument("--steps", type=int, default=2400)
+    parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     torch.manual_seed(args.seed)
@@ -52,11 +77,12 @@ def main() -> None:
 
     def loss(step: int, rng: np.random.Generator) -> tuple[torch.Tensor, dict[str, float]]:
         _, x = clips(rng, 8, frames=9 if step < 0.8 * args.steps else 17)
-        posterior = vae.encode(x).latent_dist
-        y = vae.decode(posterior.sample()).sample
-        kl = 0.5 * (posterior.mean.square() + posterior.var - 1 - posterior.logvar).mean()
-        fit = reconstruction(x, y)
-        return fit + KL * kl, {"fit": fit.item(), "kl": kl.item()}
+        z = vae.encode(x).latent_dist.mean
+        fit = reconstruction(x, vae.decode(z + NOISE * torch.randn_like(z)).sample)
+        colour = (z[:, :3] - colours(x)).square().mean()
+        white = whiteness(z[:, 3:, :1]) + whiteness(z[:, 3:, 1:])  # the first latent frame is one picture, others four
+        parts = {"fit": fit.item(), "colour": colour.item(), "white": white.item()}
+        return fit + COLOUR * colour + WHITE * white, parts
 
     average = train(vae, loss, checkpoint=args.work / "vae.pt", steps=args.steps, seed=args.seed, peak=2e-3, ema=0.998)
     vae.load_state_dict(average)

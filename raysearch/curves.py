@@ -1,0 +1,303 @@
+"""Rows of a sweep -> curves with confidence bands, and scaling laws. Pure functions of tables.
+
+Every interval is a 95% bootstrap that draws captions and, independently, seeds with replacement (Owen's pigeonhole): a
+caption's seeds are alike, and all captions of a seed see the same noise, so drawing single searches would flatter. It
+errs on the wide side where neither matters. All arms see the same draws, as they saw the same captions and noise. A
+single search has no interval: NaN. A handful of captions or seeds makes intervals too narrow (the summary warns of
+few captions).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from raysearch.results import FINISHED
+
+DRAWS = 2000
+COSTS = ("nfe", "replica_seconds", "wall_seconds")
+ALPHAS = np.geomspace(0.05, 4, 200)  # exponents of the power law that are tried
+FORMS = {"log": ("a", "b"), "power": ("r_inf", "b", "alpha")}  # r = a + b log(c), and r = r_inf - b c^-alpha
+SLACK = 1.1  # a curve's end point stands for budgets that are this near to it
+
+
+@dataclass(frozen=True)
+class Curve:
+    """The K arms of a curve, the cheapest first."""
+
+    label: str
+    policy: str
+    arms: tuple[str, ...]
+    axes: tuple[dict[str, Any], ...]
+    costs: dict[str, np.ndarray]  # of COSTS and nfe_spent -> (K,) means
+    means: dict[str, np.ndarray]  # measure -> (K,)
+    draws: dict[str, np.ndarray]  # measure -> (DRAWS, K)
+    n: dict[str, np.ndarray]  # measure -> (K,) searches that have it
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A form fitted to a curve's means against c, its NFE; `parameters` are (value, low, high)."""
+
+    curve: str
+    policy: str
+    measure: str
+    form: str
+    parameters: dict[str, tuple[float, float, float]]
+    r2: float
+    adjusted_r2: float
+    points: int
+    chosen: bool
+
+    def __call__(self, c: np.ndarray) -> np.ndarray:
+        p = [v for v, _, _ in self.parameters.values()]
+        found: np.ndarray = p[0] + p[1] * np.log(c) if self.form == "log" else p[0] - p[1] * c ** -p[2]
+        return found
+
+
+# -- curves ----------------------------------------------------------------------------------------------------------
+
+
+def curves(rows: pa.Table, seed: int = 0) -> list[Curve]:
+    """The curves of a sweep's finished searches, by label."""
+    rows = rows.filter(pc.is_in(rows["status"], pa.array(FINISHED)))
+    if not rows.num_rows:
+        return []
+    measures = measures_of(rows)
+    rng = np.random.default_rng(seed)
+    place, weights = [], []
+    for column in ("prompt", "seed"):
+        which, index = np.unique(np.asarray(rows[column].to_pylist()), return_inverse=True)
+        place.append(index)
+        weights.append(rng.multinomial(len(which), np.full(len(which), 1 / len(which)), DRAWS).astype(float))
+    cells = np.column_stack(place)
+    arm = np.asarray(rows["arm"].to_pylist())
+    label = np.asarray(rows["curve"].to_pylist())
+    costs = {k: floats(rows, k) for k in (*COSTS, "nfe_spent")}
+    policy = np.asarray(rows["policy"].to_pylist())
+    axes = {k: rows[k].to_pylist() for k in rows.column_names if k.startswith("axis_")}
+    found = []
+    for name in np.unique(label):
+        arms = list(np.unique(arm[label == name]))
+        arms.sort(key=lambda a: float(costs["nfe"][arm == a].mean()))
+        first = [int(np.argmax(arm == a)) for a in arms]
+        means, draws, n = {}, {}, {}
+        for measure, values in measures.items():
+            made = [_resampled(values[arm == a], cells[arm == a], weights) for a in arms]
+            means[measure] = np.array([m for m, _, _ in made])
+            draws[measure] = np.column_stack([d for _, d, _ in made])
+            n[measure] = np.array([k for _, _, k in made])
+        found.append(
+            Curve(
+                str(name),
+                str(policy[first[0]]),
+                tuple(map(str, arms)),
+                tuple({k: v[i] for k, v in axes.items()} for i in first),
+                {k: np.array([v[arm == a].mean() for a in arms]) for k, v in costs.items()},
+                means,
+                draws,
+                n,
+            )
+        )
+    return found
+
+
+def floats(rows: pa.Table, column: str) -> np.ndarray:
+    """A column of numbers, NaN where there is none."""
+    values: np.ndarray = rows[column].cast(pa.float64()).to_numpy(zero_copy_only=False)
+    return values
+
+
+def measures_of(rows: pa.Table) -> dict[str, np.ndarray]:
+    """Rewards and judged components; and `gap`, a winner's search reward less its held-out (else final) one."""
+    found = {
+        k: floats(rows, k)
+        for k in rows.column_names
+        if k.startswith(("reward_", "final_", "holdout_")) and k != "reward_calls"
+    }
+    found = {k: v for k, v in found.items() if np.isfinite(v).any()}
+    judge = judged(found)
+    if judge and "reward_search" in found:
+        found["gap"] = found["reward_search"] - found[judge]
+    return found
+
+
+def judged(measures: Any) -> str | None:
+    """The reward that the search did not see: the held-out one, else the final one."""
+    return next((k for k in ("reward_holdout", "reward_final") if k in measures), None)
+
+
+def shown(found: "Sequence[Curve]") -> dict[str, str]:
+    """The measures that are drawn, fitted and tabled, with their titles."""
+    measures = {k for c in found for k in c.means}
+    judge = judged(measures)
+    success = next((k for k in ("holdout_success", "final_success") if k in measures), None)
+    wanted = (
+        ("reward_search", "search reward"),
+        (judge, "held-out reward" if judge == "reward_holdout" else "final reward"),
+        (success, "success"),
+        ("gap", "search reward − judged reward"),
+    )
+    return {k: title for k, title in wanted if k is not None and k in measures}
+
+
+def _resampled(values: np.ndarray, cells: np.ndarray, weights: Sequence[np.ndarray]) -> tuple[float, np.ndarray, int]:
+    """The mean of one arm, its bootstrap draws, and of how many searches; cells are their (caption, seed)."""
+    there = np.isfinite(values)
+    values, cells = values[there], cells[there]
+    draws = np.full(DRAWS, np.nan)
+    if not len(values):
+        return float("nan"), draws, 0
+    captions, seeds = weights  # (DRAWS, captions), (DRAWS, seeds)
+    n, total = np.zeros((2, captions.shape[1], seeds.shape[1]))
+    np.add.at(n, (cells[:, 0], cells[:, 1]), 1)
+    np.add.at(total, (cells[:, 0], cells[:, 1]), values)
+    if (n > 0).sum() > 1:  # else there is nothing to draw from
+        drawn = ((captions @ n) * seeds).sum(1)
+        np.divide(((captions @ total) * seeds).sum(1), drawn, out=draws, where=drawn > 0)
+    return float(values.mean()), draws, len(values)
+
+
+def interval(draws: np.ndarray) -> tuple[float, float]:
+    """The middle 95% of draws; NaN without any."""
+    there = draws[np.isfinite(draws)]
+    return (float(np.quantile(there, 0.025)), float(np.quantile(there, 0.975))) if len(there) else (np.nan, np.nan)
+
+
+# -- scaling laws ----------------------------------------------------------------------------------------------------
+
+
+def fits(found: Sequence[Curve]) -> list[Fit]:
+    """The laws of every curve and shown measure (but the gap); none where there are too few budgets."""
+    return [f for curve in found for measure in shown(found) if measure != "gap" for f in _fits(curve, measure)]
+
+
+def _fits(curve: Curve, measure: str) -> list[Fit]:
+    made = {}
+    for form, (values, low, high, r2, adjusted, points) in fit(
+        curve.costs["nfe"], curve.means[measure], curve.draws[measure]
+    ).items():
+        numbers = {k: (values[i], low[i], high[i]) for i, k in enumerate(FORMS[form])}
+        made[form] = Fit(curve.label, curve.policy, measure, form, numbers, r2, adjusted, points, False)
+    usable = [f for f in made.values() if np.isfinite(f.adjusted_r2) and not at_the_edge(f)]
+    best = max(usable, key=lambda f: f.adjusted_r2, default=None)
+    return [replace(f, chosen=f is best) for f in made.values()]
+
+
+def at_the_edge(f: Fit) -> bool:
+    """An exponent at an end of the grid: the data do not say what it is."""
+    return f.form == "power" and f.parameters["alpha"][0] in (ALPHAS[0], ALPHAS[-1])
+
+
+Fitted = tuple[np.ndarray, np.ndarray, np.ndarray, float, float, int]
+
+
+def fit(c: np.ndarray, y: np.ndarray, draws: np.ndarray) -> dict[str, Fitted]:
+    """Least squares of each form with enough points: values, low, high, R², adjusted R², points.
+
+    A form needs one point more than it has parameters. Where the means are all equal R² is NaN.
+    """
+    there = np.isfinite(y) & (c > 0)
+    c, y, draws = c[there], y[there], draws[:, there]
+    draws = draws[np.isfinite(draws).all(1)]
+    points = len(np.unique(c))
+    made = {}
+    for form, names in FORMS.items():
+        if points <= len(names):
+            continue
+        (values,), (sse,) = _least_squares(form, c, y[None])
+        spread = ((y - y.mean()) ** 2).sum()
+        r2 = 1 - sse / spread if spread > 1e-12 * max(1.0, (y**2).sum()) else np.nan
+        adjusted = 1 - (1 - r2) * (points - 1) / (points - len(names))
+        if len(draws):
+            low, high = np.quantile(_least_squares(form, c, draws)[0], [0.025, 0.975], axis=0)
+        else:
+            low = high = np.full(len(names), np.nan)
+        made[form] = (values, low, high, float(r2), float(adjusted), points)
+    return made
+
+
+def _least_squares(form: str, c: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Parameters (B, P) and squared errors (B,) of each row of y (B, K)."""
+    if form == "log":
+        a, b, sse = _line(np.log(c), y)
+        return np.column_stack([a, b]), sse
+    unit = np.exp(np.log(c).mean())
+    lines = [_line((c / unit) ** -alpha, y) for alpha in ALPHAS]
+    best = np.argmin([sse for _, _, sse in lines], axis=0)
+    a, b, sse = (np.array([line[i] for line in lines])[best, np.arange(len(y))] for i in range(3))
+    return np.column_stack([a, -b * unit ** ALPHAS[best], ALPHAS[best]]), sse
+
+
+def _line(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Intercept, slope and squared error of each row of y."""
+    centred = x - x.mean()
+    b = y @ centred / (centred @ centred)
+    a = y.mean(1) - b * x.mean()
+    return a, b, ((y - a[:, None] - b[:, None] * x) ** 2).sum(1)
+
+
+# -- at equal budgets ------------------------------------------------------------------------------------------------
+
+
+def budgets(found: Sequence[Curve], cost: str = "replica_seconds") -> list[float]:
+    """The cheapest arm's cost, doubled until it is above every arm's."""
+    every = np.concatenate([np.zeros(0), *(c.costs[cost] for c in found)])
+    every = every[np.isfinite(every) & (every > 0)]
+    if not len(every):
+        return []
+    return [float(every.min() * 2**k) for k in range(int(np.log2(every.max() * SLACK / every.min())) + 1)]
+
+
+def at(curve: Curve, measure: str, budget: float, cost: str = "replica_seconds") -> tuple[float, float, float] | None:
+    """Mean, low and high at a budget: linear between the curve's points in the logarithm of cost, never beyond them."""
+    there = np.isfinite(curve.means[measure]) & (curve.costs[cost] > 0)
+    order = np.flatnonzero(there)[np.argsort(curve.costs[cost][there], kind="stable")]
+    if not len(order):
+        return None
+    x, y, draws = curve.costs[cost][order], curve.means[measure][order], curve.draws[measure][:, order]
+    if not x[0] / SLACK <= budget <= x[-1] * SLACK:
+        return None
+    place = float(np.interp(np.log(budget), np.log(x), np.arange(len(x))))
+    i = min(int(place), len(x) - 1)
+    j, w = min(i + 1, len(x) - 1), place - i
+    return (float((1 - w) * y[i] + w * y[j]), *interval((1 - w) * draws[:, i] + w * draws[:, j]))
+
+
+# -- tables ----------------------------------------------------------------------------------------------------------
+
+
+def curve_table(found: Sequence[Curve]) -> pa.Table:
+    """A row per arm and measure. `budget` is the arm's mean NFE alone."""
+    rows = []
+    for c in found:
+        for measure in c.means:
+            for i, arm in enumerate(c.arms):
+                low, high = interval(c.draws[measure][:, i])
+                costs = {"budget": c.costs["nfe"][i]} | {k: v[i] for k, v in c.costs.items() if k != "nfe"}
+                rows.append(
+                    {"curve": c.label, "policy": c.policy, "arm": arm, **c.axes[i], **costs, "measure": measure}
+                    | {"mean": c.means[measure][i], "low": low, "high": high, "n": int(c.n[measure][i])}
+                )
+    return pa.Table.from_pylist(rows)
+
+
+FITS = pa.schema(
+    [(k, pa.string()) for k in ("curve", "policy", "measure", "form", "parameter")]
+    + [(k, pa.float64()) for k in ("value", "low", "high", "r2", "adjusted_r2")]
+    + [("points", pa.int64()), ("chosen", pa.bool_())]
+)
+
+
+def fit_table(laws: Sequence[Fit]) -> pa.Table:
+    """A row per fitted parameter; `chosen` is the form with the higher adjusted R²."""
+    rows = [
+        {k: getattr(f, k) for k in ("curve", "policy", "measure", "form", "r2", "adjusted_r2", "points", "chosen")}
+        | {"parameter": k, "value": v, "low": low, "high": high}
+        for f in laws
+        for k, (v, low, high) in f.parameters.items()
+    ]
+    return pa.Table.from_pylist(rows, schema=FITS)

@@ -1,0 +1,253 @@
+"""A sweep: curves of arms over any keys that an arm has, run as one session whose arms share what they make.
+
+A sweep's config is an ordinary one with a block `sweep` in place of `arms`:
+
+    sweep:
+      across: {sampler.num_steps: [20, 40]}          # every curve is drawn at each
+      curves:
+        - {policy: {name: best_of_n}, along: {policy.n: [1, 2, 4, 8]}}
+        - policy: {name: rgrp, schedule: [8, 14, 18]}
+          along: {policy.n: [2, 4], policy.temperature: [1.0, 0.5]}
+          across: {policy.beta: [0.1, 0.5]}
+
+A curve is an arm's block (`name`, `policy`, `sampler`, `budget`, `rewards`; what it leaves out is the config's) with
+axes. `along` has the points of one curve, smallest budget first: its keys move together, so their lists are equally
+long. `across` makes a curve of each combination of its values. The arms are named by policy and values:
+`rgrp-steps20-beta0.1-n2-temperature1.0`.
+"""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass, replace
+from itertools import product
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from raysearch import config as configuration
+from raysearch import curves, report
+from raysearch.config import ARM_KEYS, Config
+from raysearch.errors import ConfigError, check
+from raysearch.recipe import digest
+from raysearch.results import write, write_table
+from raysearch.signature import unknown_key
+
+BLOCKS = tuple(k for k in ARM_KEYS if k != "obstacles")  # mappings, whose keys can be axes; obstacles are a list
+MOST_ARMS = 1000
+LONGEST_NAME = 64
+SHORT = {"num_steps": "steps", "replica_seconds": "seconds"}  # in names, where there is no doubt
+
+
+@dataclass(frozen=True)
+class Point:
+    """What an arm is in its sweep: the curve it lies on, and its values on the axes."""
+
+    curve: str
+    values: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A config whose arms are the sweep's, and the points that they are, by arm."""
+
+    config: Config
+    points: dict[str, Point]
+
+    @property
+    def axes(self) -> list[str]:
+        return list(dict.fromkeys(key for p in self.points.values() for key in p.values))
+
+
+def load(path: Path, overrides: Sequence[str] = ()) -> Sweep:
+    """The sweep of a file with `key=value` overrides. Raises ConfigError."""
+    values = configuration.read(path, overrides)
+    check("sweep" in values, "sweep", None, "a mapping with curves: without it this is a plain config")
+    return build(values)
+
+
+def build(values: dict[str, Any]) -> Sweep:
+    """A checked sweep of a mapping. Raises ConfigError."""
+    base = {k: v for k, v in values.items() if k != "sweep"}
+    check(base.get("arms") is None, "arms", base.get("arms"), "left out: a sweep makes its own")
+    config = configuration.build(base)
+    blocks: list[dict[str, Any]] = []
+    points: dict[str, Point] = {}
+    owners: dict[str, str] = {}  # a curve's label -> where it stands
+    same: dict[str, str] = {}  # what an arm does -> its name
+    for where, block, point in _expanded(base, values["sweep"]):
+        name = block["name"]
+        try:
+            (arm,) = configuration.arms(replace(config, arms=[block]))
+        except ConfigError as error:
+            raise ConfigError(f"{where} ({name}): {error.__cause__ or error}") from error
+        check(
+            owners.setdefault(point.curve, where) == where, where, point.curve, "given a `name`: another curve has this"
+        )
+        content = repr((arm.policy, arm.arguments, arm.sampler, arm.budget, arm.rewards))
+        check(content not in same, where, name, f"another arm than {same.get(content)}, which does the same")
+        check(name not in points, where, name, "named differently from the arms before it: give its curve a `name`")
+        same[content] = name
+        points[name] = point
+        blocks.append(block)
+    return Sweep(configuration.build(base | {"arms": blocks}), points)
+
+
+# -- grids -----------------------------------------------------------------------------------------------------------
+
+
+def _expanded(base: dict[str, Any], sweep: Any) -> Iterator[tuple[str, dict[str, Any], Point]]:
+    """Where it stands, the block and the point of each arm."""
+    check(isinstance(sweep, dict), "sweep", sweep, "a mapping with curves")
+    _known("sweep", sweep, ("curves", "across"))
+    found = sweep.get("curves")
+    check(isinstance(found, list) and len(found) > 0, "sweep.curves", found, "a list of at least one curve")
+    assert isinstance(found, list)
+    shared = _axes("sweep.across", sweep.get("across"))
+    grids = []
+    for i, curve in enumerate(found):
+        where = f"sweep.curves[{i}]"
+        check(isinstance(curve, dict), where, curve, "a mapping like an arm's, with `along` and `across`")
+        _known(where, curve, ("name", *ARM_KEYS, "along", "across"))
+        along, across = _axes(f"{where}.along", curve.get("along")), _axes(f"{where}.across", curve.get("across"))
+        for key in across:
+            check(key not in shared, f"{where}.across", key, "left out: it is in sweep.across")
+        for key in along:
+            check(key not in shared | across, f"{where}.along", key, "left out: it is in across")
+        lengths = {key: len(v) for key, v in along.items()}
+        check(len(set(lengths.values())) <= 1, f"{where}.along", lengths, "of equally long lists: they move together")
+        grids.append((where, curve, shared | across, along))
+    arms = sum(
+        prod(map(len, across.values())) * max(map(len, along.values()), default=1) for *_, across, along in grids
+    )
+    check(arms <= MOST_ARMS, "sweep", f"{arms} arms", f"of at most {MOST_ARMS}")
+    for where, curve, across, along in grids:
+        for values in product(*across.values()):
+            fixed = dict(zip(across, values, strict=True))
+            for i in range(max(map(len, along.values()), default=1)):
+                moving = {key: v[i] for key, v in along.items()}
+                yield where, *_arm(where, base, curve, fixed, moving)
+
+
+def _axes(where: str, block: Any) -> dict[str, list[Any]]:
+    """The axes of a block, each a key of an arm's and the list of its values."""
+    if block is None:
+        return {}
+    check(isinstance(block, dict), where, block, "a mapping of keys like policy.n to lists")
+    for key, values in block.items():
+        top, dot, rest = str(key).partition(".")
+        if top not in BLOCKS or not dot:
+            raise ConfigError(unknown_key(f"{where}.{key}", str(key), [f"{k}.…" for k in BLOCKS]))
+        check(all(rest.split(".")), f"{where}.{key}", key, "a key like policy.n")
+        check(isinstance(values, list) and len(values) > 0, f"{where}.{key}", values, "a list of at least one value")
+    if where.endswith("across"):
+        for key, values in block.items():
+            check(len(set(map(repr, values))) == len(values), f"{where}.{key}", values, "without repetition")
+    return dict(block)
+
+
+def _arm(
+    where: str, base: dict[str, Any], curve: dict[str, Any], fixed: dict[str, Any], moving: dict[str, Any]
+) -> tuple[dict[str, Any], Point]:
+    """An arm's block, with every key that it touches spelled out, and its point."""
+    block: dict[str, Any] = {}
+    if "obstacles" in curve:
+        block["obstacles"] = deepcopy(curve["obstacles"])
+    for key in BLOCKS:
+        own = curve.get(key)
+        check(own is None or isinstance(own, dict), f"{where}.{key}", own, "a mapping")
+        if own is None and not any(axis.startswith(f"{key}.") for axis in fixed | moving):
+            continue
+        below = base.get(key) or ({"name": "single"} if key == "policy" else {})
+        replaces = key == "policy" and own is not None and "name" in own  # another policy has other arguments
+        block[key] = deepcopy((own or {}) if replaces else below | (own or {}))
+        for axis, value in (fixed | moving).items():
+            if axis.startswith(f"{key}."):
+                _put(block[key], axis.split(".")[1:], value, f"{where}: {axis}")
+    label = curve.get("name")
+    check(label is None or (isinstance(label, str) and bool(label)), f"{where}.name", label, "a text")
+    check(label is not None or "policy.name" not in moving, f"{where}.name", label, "given, as policy.name is in along")
+    if label is None and "policy.name" not in fixed:
+        label = str(block.get("policy", base.get("policy") or {"name": "single"}).get("name", ""))
+    across = _name(label, fixed)
+    return {"name": _name(across, moving), **block}, Point(across, fixed | moving)
+
+
+def _put(block: dict[str, Any], path: Sequence[str], value: Any, where: str) -> None:
+    for key in path[:-1]:
+        if block.get(key) is None:
+            block[key] = {}
+        block = block[key]
+        check(isinstance(block, dict), where, block, "a key within mappings")
+    block[path[-1]] = deepcopy(value)
+
+
+def _known(where: str, block: Mapping[Any, Any], allowed: Sequence[str]) -> None:
+    for key in block:
+        if key not in allowed:
+            raise ConfigError(unknown_key(f"{where}.{key}", str(key), allowed))
+
+
+# -- names -----------------------------------------------------------------------------------------------------------
+
+
+def _name(label: str | None, values: dict[str, Any]) -> str:
+    """A label and values as a file-safe name; with a digest where letters had to be changed or it would be too long."""
+    raw = "-".join([*([label] if label else []), *(_part(key, v) for key, v in values.items())])
+    name = "".join(ch if (ch.isascii() and ch.isalnum()) or ch in "._+-" else "-" for ch in raw)
+    if name == raw and len(name) <= LONGEST_NAME:
+        return name
+    mark = digest(raw).hex()[:8]
+    return f"{name[: LONGEST_NAME - 1 - len(mark)]}-{mark}"
+
+
+def _part(key: str, value: Any) -> str:
+    leaf = key.rpartition(".")[2]
+    if leaf == "name":
+        return str(value)
+    text = _text(value)
+    return f"{SHORT.get(leaf, leaf)}{'' if text[:1].isdigit() else '-'}{text}"
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, list):
+        return "+".join(map(_text, value))
+    if isinstance(value, dict):
+        return str(value["name"]) if set(value) == {"name"} else digest(repr(value)).hex()[:8]
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+# -- results ---------------------------------------------------------------------------------------------------------
+
+
+def write_report(sweep: Sweep, folder: Path) -> None:
+    """Write sweep.parquet, curves.parquet, fits.parquet, curves.png and summary.md into a run directory."""
+    rows = table(sweep, pq.read_table(folder / "searches.parquet"))
+    write_table(folder / "sweep.parquet", rows)
+    found = curves.curves(rows)
+    laws = curves.fits(found)
+    write_table(folder / "curves.parquet", curves.curve_table(found))
+    write_table(folder / "fits.parquet", curves.fit_table(laws))
+    write(folder / "curves.png", report.plot(found, laws))
+    write(folder / "summary.md", report.summary(rows, found, laws).encode())
+
+
+def table(sweep: Sweep, searches: pa.Table) -> pa.Table:
+    """The rows of searches.parquet with their curve, a column per axis, and what they would have cost alone."""
+    points = [sweep.points[arm] for arm in searches["arm"].to_pylist()]
+    rows = searches.append_column("curve", pa.array([p.curve for p in points], pa.string()))
+    rows = rows.append_column("nfe_alone", searches["nfe"])
+    for key in sweep.axes:
+        every = [p.values[key] for p in sweep.points.values() if key in p.values]
+        numbers = all(isinstance(v, int | float) and not isinstance(v, bool) for v in every)
+        kind = pa.float64() if numbers else pa.string()
+        if numbers and all(isinstance(v, int) for v in every):
+            kind = pa.int64()
+        cells = [p.values.get(key) for p in points]
+        if not numbers:
+            cells = [v if v is None or isinstance(v, str) else json.dumps(v) for v in cells]
+        rows = rows.append_column(f"axis_{key}", pa.array(cells, kind))
+    return rows

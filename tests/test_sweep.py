@@ -1,0 +1,661 @@
+"""Sweeps: grids against hand-written tables, shared work, going on after an interruption, curves and laws."""
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import yaml
+from fakes import virtual_now
+
+from actors.backend import Backend
+from raysearch import curves, journal, report, sweep
+from raysearch.__main__ import main
+from raysearch.errors import ConfigError
+from raysearch.session import Session
+from raysearch.testing import FakeBackend, FakeFleet, run_virtual
+
+BASE = {
+    "model": {"path": "fake"},
+    "prompts": ["a", "b", "c"],
+    "sampler": {"num_steps": 10},
+    "output": {"videos": False},
+}
+BEST = {"policy": {"name": "best_of_n"}, "along": {"policy.n": [1, 2, 4]}}
+RGRP = {
+    "policy": {"name": "rgrp", "schedule": [2, 5, 7]},
+    "along": {"policy.n": [2, 4]},
+    "across": {"policy.beta": [0.1, 0.5]},
+}
+ROOT = Path(__file__).parent.parent
+SAME = ("search_id", "winner", "reward_search", "reward_holdout", "nfe", "decodes", "reward_calls", "status")
+
+
+def grid(*found, across=None, **values):
+    block = {"curves": list(found)} | ({"across": across} if across else {})
+    return sweep.build(BASE | values | {"sweep": block})
+
+
+def session(s, path, fleet=None, backend=None):
+    return Session(s.config, backend or FakeBackend(fleet or FakeFleet()), run_dir=path, again=True, clock=virtual_now)
+
+
+def run(s, path, fleet=None):
+    progress = run_virtual(session(s, path, fleet).run())
+    return pq.read_table(path / "searches.parquet").to_pylist(), progress
+
+
+def same(rows):
+    return [{k: r[k] for k in SAME} for r in rows]
+
+
+# -- grids -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_grid_is_the_table_written_by_hand():
+    s = grid(
+        {"policy": {"name": "single"}},
+        {
+            "policy": {"name": "evolution", "schedule": [2], "elite": 1},
+            "along": {"policy.population": [[2, 2], [4, 3]], "policy.beta": [0.2, 0.1]},
+            "across": {"sampler.name": ["unipc", "flow-sde"]},
+        },
+        {"name": "greedy", "policy": {"name": "best_of_n"}, "along": {"policy.n": [2]}, "budget": {"nfe": 80}},
+        across={"sampler.num_steps": [10, 20]},
+    )
+    expected = """
+        single-steps10                                          single-steps10              single    unipc    10
+        single-steps20                                          single-steps20              single    unipc    20
+        evolution-steps10-unipc-population2+2-beta0.2           evolution-steps10-unipc     evolution unipc    10
+        evolution-steps10-unipc-population4+3-beta0.1           evolution-steps10-unipc     evolution unipc    10
+        evolution-steps10-flow-sde-population2+2-beta0.2        evolution-steps10-flow-sde  evolution flow-sde 10
+        evolution-steps10-flow-sde-population4+3-beta0.1        evolution-steps10-flow-sde  evolution flow-sde 10
+        evolution-steps20-unipc-population2+2-beta0.2           evolution-steps20-unipc     evolution unipc    20
+        evolution-steps20-unipc-population4+3-beta0.1           evolution-steps20-unipc     evolution unipc    20
+        evolution-steps20-flow-sde-population2+2-beta0.2        evolution-steps20-flow-sde  evolution flow-sde 20
+        evolution-steps20-flow-sde-population4+3-beta0.1        evolution-steps20-flow-sde  evolution flow-sde 20
+        greedy-steps10-n2                                       greedy-steps10              best_of_n unipc    10
+        greedy-steps20-n2                                       greedy-steps20              best_of_n unipc    20
+    """
+    found = [
+        [a.name, s.points[a.name].curve, a.policy, a.sampler.name, str(a.sampler.num_steps)]
+        for a in sweep.configuration.arms(s.config)
+    ]
+    assert found == [line.split() for line in expected.strip().splitlines()]
+    assert s.axes == ["sampler.num_steps", "sampler.name", "policy.population", "policy.beta", "policy.n"]
+    arms = {a.name: a for a in sweep.configuration.arms(s.config)}
+    mutated = arms["evolution-steps20-flow-sde-population4+3-beta0.1"].arguments
+    assert (mutated["schedule"], mutated["population"], mutated["beta"], mutated["elite"]) == ((2,), (4, 3), 0.1, 1)
+    assert arms["greedy-steps20-n2"].budget.nfe == 80
+    assert arms["single-steps10"].budget.nfe is None
+
+
+def test_a_curve_starts_from_the_configs_own_policy_and_an_axis_may_be_deep():
+    rewards = {"search": {"name": "pixel", "weights": {"TA": 1.0}}}
+    s = grid(
+        {"along": {"policy.n": [2, 4]}, "across": {"rewards.search.weights.TA": [1.0, 2.0]}},
+        policy={"name": "best_of_n"},
+        rewards=rewards,
+    )
+    arms = sweep.configuration.arms(s.config)
+    assert [a.name for a in arms] == [f"best_of_n-TA{w}-n{n}" for w in (1.0, 2.0) for n in (2, 4)]
+    assert [a.rewards.search for a in arms[::2]] == [{"name": "pixel", "weights": {"TA": w}} for w in (1.0, 2.0)]
+
+
+def test_a_curve_may_have_obstacles_of_its_own():
+    around = {"name": "around", "policy": {"name": "repulsion"}, "obstacles": [{"text": "b"}]}
+    s = sweep.build({**BASE, "sweep": {"curves": [{"policy": {"name": "single"}}, around]}})
+    assert [len(a.obstacles) for a in sweep.configuration.arms(s.config)] == [0, 1]
+
+
+def test_names_are_file_safe_short_and_distinct():
+    prompts = ["ugly: a/b", "ugly: a.b", "x" * 200, "x" * 201]
+    s = grid({"policy": {"name": "single"}, "across": {"sampler.negative_prompt": prompts}})
+    names = list(s.points)
+    assert len(set(names)) == 4
+    assert all(len(n) <= 64 and all(ch.isalnum() or ch in "._+-" for ch in n) for n in names)
+    assert names[0].startswith("single-negative_prompt-ugly--a-b-")
+
+
+@pytest.mark.parametrize(
+    ("block", "line"),
+    [
+        (None, "sweep: None is not allowed; it must be a mapping with curves"),
+        ({"curve": []}, "sweep.curve: unknown key (did you mean 'curves'?)"),
+        ({"curves": []}, "sweep.curves: [] is not allowed; it must be a list of at least one curve"),
+        ({"curves": [5]}, "sweep.curves[0]: 5 is not allowed"),
+        ({"curves": [{"polcy": {}}]}, "sweep.curves[0].polcy: unknown key (did you mean 'policy'?)"),
+        ({"curves": [{"policy": "single"}]}, "sweep.curves[0].policy: 'single' is not allowed; it must be a mapping"),
+        ({"curves": [{"name": 3}]}, "sweep.curves[0].name: 3 is not allowed; it must be a text"),
+        ({"curves": [BEST | {"along": [1, 2]}]}, "sweep.curves[0].along: [1, 2] is not allowed; it must be a mapping"),
+        ({"curves": [BEST | {"along": {"policy.n": []}}]}, "sweep.curves[0].along.policy.n: [] is not allowed"),
+        ({"curves": [BEST | {"along": {"policy.n": 4}}]}, "sweep.curves[0].along.policy.n: 4 is not allowed"),
+        ({"curves": [BEST | {"along": {"polcy.n": [1]}}]}, "sweep.curves[0].along.polcy.n: unknown key"),
+        ({"curves": [BEST | {"along": {"seeds": [1]}}]}, "allowed here: policy.…, sampler.…, budget.…, rewards.…"),
+        (
+            {"curves": [BEST | {"along": {"obstacles.0": [1]}}]},
+            "allowed here: policy.…, sampler.…, budget.…, rewards.…",
+        ),
+        ({"curves": [BEST | {"obstacles": [{"txt": "b"}]}]}, "obstacles[0]: {'txt': 'b'} is not allowed"),
+        (
+            {"curves": [BEST | {"along": {"policy.m": [1]}}]},
+            "sweep.curves[0] (best_of_n-m1): policy.m: unknown key; allowed here: n",
+        ),
+        (
+            {"curves": [BEST | {"along": {"policy.n": [1, 0]}}]},
+            "policy.n: 0 is not allowed; it must be at least 1",
+        ),
+        (
+            {"curves": [BEST | {"along": {"policy.n": ["two"]}}]},
+            "sweep.curves[0] (best_of_n-n-two): policy.n: 'two' is not allowed; it must be of type int",
+        ),
+        (
+            {"curves": [BEST | {"across": {"sampler.num_step": [2]}}]},
+            "sampler.num_step: unknown key (did you mean 'num_steps'?)",
+        ),
+        (
+            {"curves": [BEST | {"along": {"policy.n": [1, 1]}}]},
+            "sweep.curves[0]: 'best_of_n-n1' is not allowed; it must be another arm than best_of_n-n1",
+        ),
+        ({"curves": [BEST, BEST | {"name": "again"}]}, "'again-n1' is not allowed; it must be another arm than best"),
+        (
+            {"curves": [BEST, BEST | {"sampler": {"name": "euler"}}]},
+            "sweep.curves[1]: 'best_of_n' is not allowed; it must be given a `name`: another curve has this",
+        ),
+        ({"curves": [{"along": {"policy.name": ["single", "smc"]}}]}, "sweep.curves[0].name: None is not allowed"),
+        ({"curves": [BEST | {"across": {"sampler.eta": [0.5, 0.5]}}]}, "across.sampler.eta: [0.5, 0.5] is not allowed"),
+        (
+            {"curves": [BEST | {"along": {"policy.n": [1, 2], "budget.nfe": [20]}}]},
+            "it must be of equally long lists: they move together",
+        ),
+        ({"curves": [BEST | {"across": {"policy.n": [1]}}]}, "sweep.curves[0].along: 'policy.n' is not allowed"),
+        (
+            {"curves": [BEST | {"across": {"budget.nfe": [100]}}], "across": {"budget.nfe": [100]}},
+            "sweep.curves[0].across: 'budget.nfe' is not allowed; it must be left out: it is in sweep.across",
+        ),
+        (
+            {"curves": [BEST | {"along": {"policy.n": list(range(1, 1002))}}]},
+            "sweep: '1001 arms' is not allowed; it must be of at most 1000",
+        ),
+        ({"curves": [{"policy": {"name": "best_of_m"}}]}, "did you mean 'best_of_n'?"),
+        ({"curves": [BEST | {"along": {"policy.n.deep": [1]}}]}, "policy.n: {'deep': 1} is not allowed"),
+        ({"curves": [BEST | {"along": {"sampler.name.deep": ["x"]}}]}, "sampler.name: Cannot convert"),
+        ({"curves": [BEST | {"across": {"sampler.num_steps": ["many"]}}]}, "sampler.num_steps: Value 'many'"),
+        ({"curves": [RGRP | {"along": {"policy.schedule": [[2, 12]]}}]}, "policy.schedule: 12 is not allowed"),
+        ({"curves": [BEST | {"along": {"policy.n": [float("nan")]}}]}, "policy.n: nan is not allowed"),
+    ],
+)
+def test_one_clear_line(tiny, tmp_path, capsys, block, line):
+    path = tmp_path / "sweep.yaml"
+    model = {"path": str(tiny), "height": 32, "width": 32, "num_frames": 9, "max_sequence_length": 40}
+    rewards = {"search": {"name": "tiny:Brightness"}}
+    values = {"model": model, "rewards": rewards, "fleet": {"backend": "local"}, "run_dir": str(tmp_path / "run")}
+    path.write_text(yaml.safe_dump(BASE | values | {"sweep": block}))
+    assert main(["sweep", str(path)]) == 2
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+    assert err.startswith("raysearch: ")
+    assert line in err
+    assert not (tmp_path / "run").exists()
+
+
+def test_each_command_says_which_configs_it_takes(tmp_path, capsys):
+    plain, swept = tmp_path / "plain.yaml", tmp_path / "swept.yaml"
+    plain.write_text(yaml.safe_dump(BASE))
+    swept.write_text(yaml.safe_dump(BASE | {"sweep": {"curves": [BEST]}}))
+    assert main(["sweep", str(plain)]) == 2
+    assert "raysearch: sweep: None is not allowed; it must be a mapping with curves" in capsys.readouterr().err
+    assert main(["run", str(swept)]) == 2
+    assert "run by `python -m raysearch sweep`" in capsys.readouterr().err
+    swept.write_text(yaml.safe_dump(BASE | {"sweep": {"curves": [BEST]}, "arms": [{"name": "x"}]}))
+    assert main(["sweep", str(swept)]) == 2
+    assert "it must be left out: a sweep makes its own" in capsys.readouterr().err
+
+
+# -- sharing ---------------------------------------------------------------------------------------------------------
+
+
+def test_best_of_1_to_64_costs_what_best_of_64_costs(tmp_path):
+    s = grid({"policy": {"name": "best_of_n"}, "along": {"policy.n": [1, 2, 4, 8, 16, 32, 64]}})
+    rows, progress = run(s, tmp_path / "run", FakeFleet(4, 4))
+    assert progress.engine.nfe == sum(r["nfe_spent"] for r in rows) == 3 * 64 * 20
+    alone, _ = run(grid({"policy": {"name": "best_of_n", "n": 64}}), tmp_path / "alone", FakeFleet(4, 4))
+    assert sum(r["nfe_spent"] for r in rows) <= 1.02 * sum(r["nfe"] for r in alone)
+    assert sum(r["nfe"] for r in rows) == 3 * 127 * 20
+
+
+def test_a_shared_sweeps_winners_are_those_of_each_arm_alone(tmp_path):
+    s = grid(BEST, RGRP)
+    together, _ = run(s, tmp_path / "together", FakeFleet(3, 2))
+    for block in s.config.arms:
+        plain = sweep.configuration.build(BASE | {"arms": [block]})
+        alone = Session(plain, FakeBackend(), run_dir=tmp_path / block["name"], clock=virtual_now)
+        run_virtual(alone.run())
+        rows = pq.read_table(tmp_path / block["name"] / "searches.parquet").to_pylist()
+        assert same(rows) == same(r for r in together if r["arm"] == block["name"])
+
+
+# -- going on --------------------------------------------------------------------------------------------------------
+
+
+def stopped(s, path, after, fleet=None):
+    """Run until `after` virtual seconds, then cancel."""
+    first = session(s, path, fleet)
+
+    async def cancel():
+        task = asyncio.create_task(first.run())
+        await asyncio.sleep(after)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+    run_virtual(cancel())
+    return pq.read_table(path / "searches.parquet").to_pylist()
+
+
+def encoded(fleet):
+    """The captions that were asked for."""
+    return {c.arguments["what"][0] for r in fleet.replicas for c in r.calls if c.method == "encode_text"} - {""}
+
+
+def denoised(fleet):
+    return sum(c.method == "denoise" for r in fleet.replicas for c in r.calls)
+
+
+def test_an_interrupted_sweep_finishes_what_is_missing_and_redoes_nothing(tmp_path):
+    s = grid(BEST, RGRP)
+    expected, _ = run(s, tmp_path / "whole")
+    before = stopped(s, tmp_path / "run", 200)
+    done = [r for r in before if r["status"] == "done"]
+    assert {r["status"] for r in before} == {"done", "cancelled"}
+    assert {r["prompt"] for r in done} >= {"a"}
+    fleet = FakeFleet()
+    second = session(s, tmp_path / "run", fleet)
+    assert second.progress.kept == second.progress.done == len(done)
+    run_virtual(second.run())
+    rows = pq.read_table(tmp_path / "run" / "searches.parquet").to_pylist()
+    assert same(rows) == same(expected)
+    assert Counter(r["search_id"] for r in rows).most_common(1)[0][1] == 1
+    kept = {r["search_id"]: r for r in done}
+    assert [r for r in rows if r["search_id"] in kept] == list(kept.values())  # wall times too: nothing was run again
+    asked = [r["search_id"] for r in journal.read(tmp_path / "run" / "journal") if r["kind"] == "search"]
+    assert Counter(asked)[done[0]["search_id"]] == 1
+    whole = {r["prompt"] for r in before} - {r["prompt"] for r in expected if r["search_id"] not in kept}
+    assert whole and not encoded(fleet) & whole
+    candidates = pq.read_table(tmp_path / "run" / "candidates.parquet")
+    assert candidates.equals(pq.read_table(tmp_path / "whole" / "candidates.parquet"))
+
+
+def test_a_finished_sweep_asks_for_nothing_and_starts_no_fleet(tmp_path):
+    s = grid(BEST)
+    expected, first = run(s, tmp_path / "run")
+
+    class Backend(FakeBackend):
+        def fleet(self, config, plan):
+            raise AssertionError("a fleet was started")
+
+    second = session(s, tmp_path / "run", backend=Backend())
+    progress = run_virtual(second.run())
+    assert pq.read_table(tmp_path / "run" / "searches.parquet").to_pylist() == expected
+    assert progress.arms["best_of_n-n4"].cost == first.arms["best_of_n-n4"].cost
+    assert progress.arms["best_of_n-n4"].judged.mean == first.arms["best_of_n-n4"].judged.mean
+
+
+@pytest.mark.parametrize("torn", [0, 7])
+def test_a_crash_that_loses_the_tables_and_tears_the_journal_loses_no_finished_row(tmp_path, torn):
+    """SIGKILL: nothing is flushed or closed. The journal was written as far as it got; the tables may lag behind."""
+    s = grid(BEST, RGRP)
+    expected, _ = run(s, tmp_path / "whole")
+    stopped(s, tmp_path / "run", 200)
+    (tmp_path / "run" / "searches.parquet").unlink()
+    (tmp_path / "run" / "searches.partial").write_bytes(b"half a table")
+    path = tmp_path / "run" / "journal" / "answers.jsonl"
+    lines = [x for x in path.read_bytes().splitlines(keepends=True) if b'"cancelled"' not in x]
+    path.write_bytes(b"".join(lines)[:-torn] if torn else b"".join(lines))
+    finished = [r for r in journal.read(path.parent) if r["kind"] == "search"]
+    assert finished
+    fleet = FakeFleet()
+    second = session(s, tmp_path / "run", fleet)
+    assert second.progress.kept == len(finished)
+    run_virtual(second.run())
+    rows = pq.read_table(tmp_path / "run" / "searches.parquet").to_pylist()
+    assert same(rows) == same(expected)
+    everything, after = FakeFleet(), list(journal.read(path.parent))
+    run(s, tmp_path / "again", everything)
+    assert denoised(fleet) < denoised(everything)
+    assert len(after) > len(lines)  # what was added after the tear can be read
+    third = session(s, tmp_path / "run")
+    assert third.progress.kept == third.progress.total
+    third.journal.close()
+
+
+def test_a_killed_process_loses_no_finished_row(tmp_path):
+    """The real thing: a process that is gone in the middle of a write, with nothing flushed or closed."""
+    script = """
+import json, os, sys
+from fakes import virtual_now
+from pathlib import Path
+from raysearch import sweep
+from raysearch.session import Session
+from raysearch.testing import FakeBackend, run_virtual
+
+config = sweep.build(json.loads(sys.argv[2])).config
+s = Session(config, FakeBackend(), run_dir=Path(sys.argv[1]), again=True, clock=virtual_now)
+s.directory.searches.flush = s.directory.candidates.flush = lambda: None  # the tables lag behind
+add, rows = s.journal.add, []
+
+def dying(record):
+    rows.append(record["kind"] == "search")
+    if sum(rows) == 12:
+        s.journal._file.write(b"0a0a0a0a {")
+        os._exit(9)
+    add(record)
+
+s.journal.add = dying
+run_virtual(s.run())
+"""
+    values = json.dumps(BASE | {"sweep": {"curves": [BEST, RGRP]}})
+    paths = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
+    child = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path / "run"), values], env=os.environ | {"PYTHONPATH": paths}
+    )
+    assert child.returncode == 9
+    assert (
+        not (tmp_path / "run" / "searches.parquet").exists()
+        or not pq.read_table(tmp_path / "run" / "searches.parquet").num_rows
+    )
+    s = grid(BEST, RGRP)
+    expected, _ = run(s, tmp_path / "whole")
+    rows, progress = run(s, tmp_path / "run")
+    assert progress.kept == 11
+    assert same(rows) == same(expected)
+
+
+def test_failed_searches_are_run_again(tmp_path):
+    s = grid(BEST)
+    fleet = FakeFleet()
+    fleet.replicas[1].fault = lambda call: ValueError("a bad day") if call.arguments["prompt"].text == "b" else None
+    rows, progress = run(s, tmp_path / "run", fleet)
+    assert Counter(r["status"] for r in rows) == {"done": 6, "failed": 3}
+    rows, progress = run(s, tmp_path / "run")
+    assert Counter(r["status"] for r in rows) == {"done": 9}
+    assert (progress.kept, progress.failed) == (6, 0)
+
+
+@pytest.mark.parametrize(
+    ("values", "line"),
+    [
+        ({"seeds": [0, 1]}, r"seeds\.1=None, and now it is 1"),
+        ({"sampler": {"num_steps": 12}}, r"sampler\.num_steps=10, and now it is 12"),
+        ({"prompts": ["a", "b", "d"]}, r"prompts\.2='c', and now it is 'd'"),
+        ({"max_searches": 3}, "max_searches=None, and now it is 3"),
+    ],
+)
+def test_a_run_of_another_config_is_refused_and_kept(tmp_path, values, line):
+    expected, _ = run(grid(BEST), tmp_path / "run")
+    with pytest.raises(ConfigError, match=f"^run_dir: .*{line}"):
+        session(grid(BEST, **values), tmp_path / "run")
+    with pytest.raises(ConfigError, match=r"arms\.1\.name='best_of_n-n2', and now it is 'best_of_n-n3'"):
+        session(grid(BEST | {"along": {"policy.n": [1, 3, 4]}}), tmp_path / "run")
+    assert pq.read_table(tmp_path / "run" / "searches.parquet").to_pylist() == expected
+    elsewhere = {"fleet": {"denoisers": {"replicas": 2}}, "output": {"fps": 4}, "run_dir": "elsewhere"}
+    rows, progress = run(grid(BEST, **elsewhere), tmp_path / "run")
+    assert progress.kept == progress.total
+    assert rows == expected
+
+
+def test_other_weights_under_the_same_config_are_refused(tmp_path):
+    class Retrained(FakeBackend):
+        def prepare(self, config, arms):
+            plan = super().prepare(config, arms)
+            arms = tuple(sweep.replace(a, sampler=sweep.replace(a.sampler, model=b"other")) for a in plan.arms)
+            return sweep.replace(plan, arms=arms)
+
+    run(grid(BEST), tmp_path / "run")
+    with pytest.raises(ConfigError, match="the model's weights have changed"):
+        session(grid(BEST), tmp_path / "run", backend=Retrained())
+
+
+def test_a_folder_that_is_no_run_is_refused_and_kept(tmp_path):
+    (tmp_path / "config.yaml").write_text("- my\n- shopping\n")
+    with pytest.raises(ConfigError, match="run_dir"):
+        session(grid(BEST), tmp_path)
+    (tmp_path / "config.yaml").write_text("")
+    (tmp_path / "thesis.tex").write_text("precious")
+    with pytest.raises(ConfigError, match="run_dir"):
+        session(grid(BEST), tmp_path)
+    assert {p.name for p in tmp_path.iterdir()} == {"config.yaml", "thesis.tex"}
+
+
+def test_two_runs_may_not_write_to_one_folder(tmp_path):
+    s = grid(BEST)
+    first = session(s, tmp_path / "run")
+    with pytest.raises(ConfigError, match="no other run is writing to"):
+        session(s, tmp_path / "run")
+    run_virtual(first.run())
+
+
+# -- outputs ---------------------------------------------------------------------------------------------------------
+
+
+def test_what_a_sweep_writes(tmp_path):
+    s = grid(
+        {"policy": {"name": "single"}}, BEST | {"along": {"policy.n": [1, 2, 4, 8]}}, RGRP, seeds=[0, 1], max_searches=4
+    )
+    run(s, tmp_path)
+    sweep.write_report(s, tmp_path)
+    searches, rows = pq.read_table(tmp_path / "searches.parquet"), pq.read_table(tmp_path / "sweep.parquet")
+    assert rows.select(searches.column_names).equals(searches)
+    assert rows.column_names[len(searches.column_names) :] == [
+        "curve",
+        "nfe_alone",
+        "axis_policy.n",
+        "axis_policy.beta",
+    ]
+    row = next(r for r in rows.to_pylist() if r["search_id"] == "000001-s1-rgrp-beta0.5-n2")
+    assert (row["curve"], row["axis_policy.n"], row["axis_policy.beta"]) == ("rgrp-beta0.5", 2, 0.5)
+    assert row["nfe_alone"] == row["nfe"]
+    single = next(r for r in rows.to_pylist() if r["arm"] == "single")
+    assert (single["axis_policy.n"], single["axis_policy.beta"]) == (None, None)
+
+    drawn = pq.read_table(tmp_path / "curves.parquet").to_pylist()
+    point = next(r for r in drawn if (r["arm"], r["measure"]) == ("best_of_n-n4", "reward_search"))
+    values = [r["reward_search"] for r in rows.to_pylist() if r["arm"] == "best_of_n-n4"]
+    assert (point["policy"], point["curve"], point["axis_policy.n"], point["budget"], point["n"]) == (
+        *("best_of_n", "best_of_n", 4, 80.0, 6),
+    )
+    assert point["mean"] == pytest.approx(np.mean(values))
+    assert min(values) <= point["low"] <= point["mean"] <= point["high"] <= max(values)
+    assert {r["measure"] for r in drawn} == {"reward_search", "reward_holdout", "holdout_quality", "gap"}
+
+    laws = pq.read_table(tmp_path / "fits.parquet").to_pylist()
+    assert {(r["curve"], r["form"]) for r in laws} == {("best_of_n", "log"), ("best_of_n", "power")}  # others: too few
+    assert {r["parameter"] for r in laws if r["form"] == "power"} == {"r_inf", "b", "alpha"}
+    assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
+    text = (tmp_path / "summary.md").read_text()
+    for expected in ("## search reward at equal replica-seconds", "| rgrp-beta0.5-n4 | 6 |", "With 3 captions"):
+        assert expected in text
+    assert "none: a fit needs at least 3 budgets" in text
+
+
+def test_the_command_sweeps_and_when_given_again_has_nothing_to_do(tiny, tmp_path, capsys, monkeypatch):
+    path = tmp_path / "sweep.yaml"
+    values = {
+        "model": {"path": str(tiny), "height": 32, "width": 32, "num_frames": 9, "max_sequence_length": 40},
+        "sampler": {"num_steps": 4},
+        "rewards": {"search": {"name": "tiny:Brightness"}, "holdout": {"name": "tiny:Brightness"}},
+        "prompts": ["a red circle moving left", "a blue square moving up"],
+        "sweep": {"curves": [{"policy": {"name": "best_of_n"}, "along": {"policy.n": [1, 2]}}]},
+        "fleet": {"backend": "local"},
+        "output": {"videos": False},
+        "run_dir": str(tmp_path / "run"),
+    }
+    path.write_text(yaml.safe_dump(values))
+    assert main(["sweep", str(path)]) == 0
+    files = {p.name: p.read_bytes() for p in (tmp_path / "run").iterdir() if p.is_file()}
+    assert set(files) == {
+        *("config.yaml", "searches.parquet", "candidates.parquet"),
+        *("sweep.parquet", "curves.parquet", "fits.parquet", "curves.png", "summary.md"),
+    }
+    rows = pq.read_table(tmp_path / "run" / "sweep.parquet").to_pylist()
+    assert [(r["arm"], r["nfe_alone"]) for r in rows] == [("best_of_n-n1", 8), ("best_of_n-n2", 16)] * 2
+    assert sum(r["nfe_spent"] for r in rows) == 2 * 16
+    monkeypatch.setattr(Backend, "fleet", None)
+    capsys.readouterr()
+    assert main(["sweep", str(path)]) == 0
+    assert "4 searches (4 are done already)" in capsys.readouterr().out
+    assert {p.name: p.read_bytes() for p in (tmp_path / "run").iterdir() if p.is_file()} == files
+    assert main(["sweep", str(path), "seeds=[1]"]) == 2
+    assert "seeds.0=0, and now it is 1" in capsys.readouterr().err
+
+
+def test_a_sweep_with_no_finished_search_still_says_so(tmp_path):
+    s = grid(BEST)
+    fleet = FakeFleet()
+    fleet.replicas[1].fault = lambda call: ValueError("a bad day")
+    run(s, tmp_path, fleet)
+    sweep.write_report(s, tmp_path)
+    assert "**9 searches failed" in (tmp_path / "summary.md").read_text()
+    assert pq.read_table(tmp_path / "curves.parquet").num_rows == 0
+
+
+def made(points, prompts, seeds, value, cost=lambda c: c, **more):
+    """Rows of one curve: value(rng-free caption index, seed, c)."""
+    rows = [
+        {
+            **{"curve": "x", "policy": "p", "arm": f"x-{c:g}", "prompt": f"caption {i}", "seed": j, "status": "done"},
+            **{"nfe": float(c), "nfe_alone": float(c), "nfe_spent": 0.0, "wall_seconds": 1.0},
+            **{"replica_seconds": float(cost(c)), "axis_policy.n": c, "reward_search": value(i, j, k, c)},
+        }
+        for k, c in enumerate(points)
+        for i in range(prompts)
+        for j in range(seeds)
+    ]
+    return pa.Table.from_pylist([r | {k: f(r) for k, f in more.items()} for r in rows])
+
+
+def noisy(law, seed, prompts=40, seeds=3, spread=(0.2, 0.02, 0.05)):
+    """A law seen through a caption's own level and a seed's, shared by all points, and noise of each search."""
+    rng = np.random.default_rng(seed)
+    caption, shared = rng.normal(0, spread[0], prompts), rng.normal(0, spread[1], seeds)
+    noise = rng.normal(0, spread[2], (prompts, seeds, 16))
+    return lambda i, j, k, c: float(law(c) + caption[i] + shared[j] + noise[i, j, k])
+
+
+BUDGETS = [60, 120, 240, 480, 960, 1920, 3840]
+
+
+def test_a_logarithmic_law_is_found_within_its_intervals():
+    table = made(BUDGETS, 40, 3, noisy(lambda c: 0.2 + 0.15 * np.log(c), 1))
+    laws = curves.fits(curves.curves(table))
+    (log,) = (f for f in laws if f.form == "log")
+    for truth, (value, low, high) in zip((0.2, 0.15), log.parameters.values(), strict=True):
+        assert low <= truth <= high
+        assert low <= value <= high
+        assert high - low < 0.3
+    assert log.r2 > log.adjusted_r2 > 0.99
+
+
+def test_a_power_law_is_found_within_its_intervals_and_chosen():
+    table = made(BUDGETS, 40, 3, noisy(lambda c: 2.0 - 8.0 * c**-0.6, 2))
+    laws = curves.fits(curves.curves(table))
+    (chosen,) = (f for f in laws if f.chosen)
+    assert chosen.form == "power"
+    for truth, (value, low, high) in zip((2.0, 8.0, 0.6), chosen.parameters.values(), strict=True):
+        assert low <= truth <= high
+        assert low <= value <= high
+    assert chosen.parameters["alpha"][2] - chosen.parameters["alpha"][1] < 0.4
+
+
+@pytest.mark.parametrize(("form", "truth"), [("log", (1.0, 0.3)), ("power", (2.0, 30.0, 0.9))])
+def test_without_noise_a_law_is_found_exactly(form, truth):
+    c = np.array(BUDGETS, float)
+    y = truth[0] + truth[1] * np.log(c) if form == "log" else truth[0] - truth[1] * c ** -truth[2]
+    (values, _, _, r2, _, points) = curves.fit(c, y, np.tile(y, (5, 1)))[form]
+    assert values == pytest.approx(truth, rel=0.05)  # the exponents tried are 2% apart
+    assert (r2, points) == (pytest.approx(1, abs=1e-4), 7)
+
+
+def test_nothing_is_fitted_to_too_few_or_equal_points():
+    def forms(budgets, law=lambda c: np.log(c)):
+        laws = curves.fits(curves.curves(made(budgets, 20, 2, noisy(law, 0))))
+        return [f.form for f in laws]
+
+    assert forms([60, 120]) == []
+    assert forms([60, 120, 240]) == ["log"]
+    assert forms([60, 120, 240, 480]) == ["log", "power"]
+    (flat, _) = curves.fits(curves.curves(made([60, 120, 240, 480], 20, 2, lambda i, j, k, c: 0.5)))
+    assert np.isnan(flat.r2) and not flat.chosen
+    found = curves.curves(table := made([60, 120], 20, 2, lambda i, j, k, c: 0.5))
+    assert "none: a fit needs at least 3 budgets" in report.summary(table, found, [])
+
+
+@pytest.mark.parametrize(
+    ("spread", "low", "high"),
+    [
+        ((0.2, 0.02, 0.05), 0.89, 0.98),  # captions matter most: single searches drawn would cover 47%
+        (
+            (0.05, 0.2, 0.05),
+            0.85,
+            0.96,
+        ),  # seeds do: captions drawn alone would cover 25%; that there are only 10 costs some
+        ((0.02, 0.02, 0.2), 0.97, 1.0),  # neither does: on the wide side
+    ],
+)
+def test_the_band_covers_the_truth_as_often_as_it_says(spread, low, high):
+    inside = []
+    for trial in range(300):
+        (c,) = curves.curves(made([60], 30, 10, noisy(lambda c: 1.0, trial, 30, 10, spread)), seed=trial)
+        band = curves.interval(c.draws["reward_search"][:, 0])
+        inside.append(band[0] <= 1.0 <= band[1])
+    assert low <= np.mean(inside) <= high  # 95%, with 3 standard errors of 300 trials
+
+
+def test_what_is_missing_is_left_out_and_counted():
+    def value(i, j, k, c):
+        return float("nan") if (i + k) % 4 == 0 else float(i)
+
+    table = made([60, 120], 8, 2, value, status=lambda r: "failed" if r["prompt"] == "caption 7" else "done")
+    (c,) = curves.curves(table)
+    assert c.n["reward_search"].tolist() == [10, 12]
+    assert c.means["reward_search"].tolist() == [np.mean([1, 2, 3, 5, 6]), np.mean([0, 1, 2, 4, 5, 6])]
+    assert np.isfinite(curves.interval(c.draws["reward_search"][:, 0])).all()
+    assert "**4 searches failed" in report.summary(table, [c], [])
+
+
+def test_one_search_has_no_interval_and_one_caption_has_that_of_its_seeds():
+    (c,) = curves.curves(made([60], 1, 1, lambda i, j, k, c: 0.5))
+    assert np.isnan(curves.interval(c.draws["reward_search"][:, 0])).all()
+    (c,) = curves.curves(made([60], 1, 8, lambda i, j, k, c: float(j)))
+    low, high = curves.interval(c.draws["reward_search"][:, 0])
+    assert 1 < low < 3.5 < high < 6
+
+
+def test_equal_budgets_are_read_off_between_points_and_never_beyond_them():
+    (c,) = curves.curves(made([60, 240], 4, 2, lambda i, j, k, c: float(k) + i / 10, cost=lambda c: c / 10))
+    assert curves.budgets([c]) == [6, 12, 24]
+    at = [curves.at(c, "reward_search", budget) for budget in (3, 6, 12, 24, 48)]
+    assert [a if a is None else round(a[0], 9) for a in at] == [None, 0.15, 0.65, 1.15, None]
+    assert at[2][1] < 0.65 < at[2][2]
+
+
+def test_the_gap_is_of_the_same_winners():
+    table = made(
+        [60, 120], 4, 2, lambda i, j, k, c: k + 1.0, reward_holdout=lambda r: 0.5, holdout_success=lambda r: 1.0
+    )
+    (c,) = curves.curves(table)
+    assert c.means["gap"].tolist() == [0.5, 1.5]
+    assert list(curves.shown([c])) == ["reward_search", "reward_holdout", "holdout_success", "gap"]
+
+
+def test_the_seed_of_the_bootstrap_is_fixed():
+    table = made(BUDGETS, 10, 2, noisy(lambda c: np.log(c), 3, prompts=10))
+    one, two = curves.curves(table), curves.curves(table)
+    assert curves.curve_table(one).equals(curves.curve_table(two))
+    assert curves.fit_table(curves.fits(one)).equals(curves.fit_table(curves.fits(two)))
