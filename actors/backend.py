@@ -7,6 +7,8 @@ process (`local`) or on Ray.
 import importlib.metadata
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
+from dataclasses import replace
+from functools import partial
 from hashlib import blake2b
 from math import isfinite
 from pathlib import Path
@@ -21,8 +23,9 @@ from actors.scorer import RewardSpec
 from raysearch.config import SDE, Arm, Config, SamplerConfig
 from raysearch.engine import Reward
 from raysearch.errors import ConfigError, check
+from raysearch.obstacles import barriers
 from raysearch.plan import ArmPlan, Fleet, Plan
-from raysearch.recipe import Sampler, canonical_json, digest
+from raysearch.recipe import Obstacle, Sampler, canonical_json, digest
 from raysearch.results import CANDIDATES
 from raysearch.signature import bind
 
@@ -38,9 +41,17 @@ class Backend:
         specs: dict[str, RewardSpec] = {}
         plans = []
         for arm in arms:
-            found = {k: reward(f"rewards.{k}", getattr(arm.rewards, k), specs) for k in ("search", "final", "holdout")}
-            sampler_ = sampler(config, arm.sampler, folder, content)
-            plans.append(ArmPlan(arm, sampler_, found["search"], found["final"], found["holdout"]))
+            at_steps = partial(sampler_at, config, arm.sampler, folder, content)
+            full = at_steps(arm.sampler.num_steps)
+            met = barriers(arm.obstacles, full, lambda key, block: reward(key, block, specs, ()))
+            points = tuple(b.obstacle for b in met if b.obstacle is not None)
+            if points:
+                specs["distance"] = RewardSpec("distance", "distance", {})
+            found = {
+                k: reward(f"rewards.{k}", block, specs, points) if block is not None else None
+                for k, block in vars(arm.rewards).items()
+            }
+            plans.append(ArmPlan(arm, full, found["search"], found["final"], found["holdout"], at_steps, met))
         if config.fleet.backend == "ray":
             from actors.fleet import connect
 
@@ -121,6 +132,11 @@ def sampler(config: Config, s: SamplerConfig, folder: Path, content: bytes) -> S
     )
 
 
+def sampler_at(config: Config, s: SamplerConfig, folder: Path, content: bytes, num_steps: int) -> Sampler:
+    """The same with another number of steps."""
+    return sampler(config, replace(s, num_steps=num_steps), folder, content)
+
+
 def fingerprint(config: Config, s: SamplerConfig) -> str:
     """What can change bits: precision, device type, batching, library versions."""
     pool = config.fleet.denoisers
@@ -130,10 +146,8 @@ def fingerprint(config: Config, s: SamplerConfig) -> str:
     return ", ".join([config.model.dtype, device, mode, *versions])
 
 
-def reward(key: str, block: dict[str, Any] | None, specs: dict[str, RewardSpec]) -> Reward | None:
-    """A checked reward of a config block; its spec is added to `specs`."""
-    if block is None:
-        return None
+def reward(key: str, block: dict[str, Any], specs: dict[str, RewardSpec], obstacles: tuple[Obstacle, ...]) -> Reward:
+    """A checked reward of a config block, in an arm with these obstacles; its spec is added to `specs`."""
     name = block.get("name")
     check(isinstance(name, str) and bool(name), f"{key}.name", name, "a reward's name")
     try:
@@ -158,4 +172,14 @@ def reward(key: str, block: dict[str, Any] | None, specs: dict[str, RewardSpec])
     for file in (content := rewards.files(build, arguments)):
         check(file.exists(), key, str(file), "an existing file")
     identity = digest(spec_key, content_digest(content), importlib.metadata.version("torch"))
-    return Reward(spec_key, identity, components, tuple(weights[c] for c in components), build.needs)  # type: ignore[attr-defined]
+    if not getattr(build, "meets_obstacles", False):
+        obstacles = ()
+    else:
+        check(bool(obstacles), f"{key}.name", name, "given together with obstacles: a text, an image or a video")
+        try:
+            build(**arguments)  # it is cheap to make, and checks its arguments
+        except ConfigError as error:
+            raise ConfigError(f"{key}.{error}") from error
+        identity = digest(identity, *(o.identity for o in obstacles))
+    totals = tuple(weights[c] for c in components)
+    return Reward(spec_key, identity, components, totals, build.needs, obstacles)  # type: ignore[attr-defined]

@@ -17,8 +17,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from actors import solvers
+from actors import potential, solvers
 from actors.models import family, with_first
+from actors.scorer import finished, preview
 from raysearch.recipe import Digest, Sampler, digest, noise_key
 
 
@@ -131,14 +132,14 @@ class Denoiser:
     def _slot(self, request: Request) -> Slot:
         a = request.arguments
         sampler: Sampler = a["sampler"]
-        base, text, negative, first = request.inputs
+        base, text, negative, first, *points = request.inputs
         solver = self._solver(sampler)
         state, velocity = None, None
         if a["origin"] is None:
             latent = self._tensor(base["latent"])
             state = solvers.unpack(base["solver"], self._device)
         else:
-            latent = self._origin(a["origin"], base, sampler, solver, a["step"])
+            latent = self._origin(a["origin"], base, sampler, solver, a["step"], points)
             if a["origin"]["kind"] == "branch":
                 state = solvers.unpack(base["solver"], self._device)
         goes_on = a["origin"] is None or a["origin"]["kind"] in ("branch", "lookahead")
@@ -161,10 +162,21 @@ class Denoiser:
         )
 
     def _origin(
-        self, origin: dict[str, Any], base: Any, sampler: Sampler, solver: solvers.Solver, step: int
+        self,
+        origin: dict[str, Any],
+        base: Any,
+        sampler: Sampler,
+        solver: solvers.Solver,
+        step: int,
+        points: Sequence[Any],
     ) -> torch.Tensor:
         if origin["kind"] in ("branch", "lookahead"):
             return self._tensor(base["latent"])
+        if origin["kind"] == "push":
+            obstacles = potential.group(origin["obstacles"], [finished(p) for p in points])
+            x0 = preview(base, sampler.sigmas[step])
+            away = potential.push(x0, obstacles, origin["eta"], origin["reach"], origin["h"])
+            return self._tensor(base["latent"]) + away.to(self._device)
         shape = self._geometry.latent_shape(num_frames=sampler.num_frames, height=sampler.height, width=sampler.width)
         noise = self._normal(shape, origin["key"])
         if origin["kind"] == "noise":

@@ -1,4 +1,4 @@
-"""An encoder: captions to embeddings, first frames to latents. Each is encoded once per run and shared."""
+"""An encoder: captions to embeddings, pictures and clips to latents. Each is encoded once per run and shared."""
 
 import io
 from pathlib import Path
@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from actors import video
 from actors.models import family
 
 
@@ -25,7 +26,15 @@ class Encoder:
 
     def encode_image(self, arguments: dict[str, Any]) -> tuple[dict[str, Any], np.ndarray]:
         _, _, (height, width) = arguments["what"]
+        picture = Image.open(io.BytesIO(arguments["data"])).convert("RGB")
+        return {}, self._loaded().encode_image(picture, height, width)
+
+    def encode_video(self, arguments: dict[str, Any]) -> tuple[dict[str, Any], np.ndarray]:
+        """A clip, or a picture, which stands still, brought to the size of the model's videos."""
+        _, _, (num_frames, height, width) = arguments["what"]
+        return {}, self._loaded().encode_video(video.frames(arguments["data"]), num_frames, height, width)
+
+    def _loaded(self) -> Any:
         if self._autoencoder is None:
             self._autoencoder = self._models.Autoencoder(self._folder, dtype=self._dtype, device=self._device)
-        picture = Image.open(io.BytesIO(arguments["data"])).convert("RGB")
-        return {}, self._autoencoder.encode_image(picture, height, width)
+        return self._autoencoder

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from safetensors.torch import save as save_safetensors
 
-from actors import rewards, video
+from actors import potential, rewards, video
 from actors.models import family, with_first
 
 
@@ -30,25 +30,27 @@ class Scorer:
         self._autoencoder = family(Path(folder)).Autoencoder(Path(folder), dtype=dtype, device=device)
         self._rewards = {s.key: rewards.find(s.name)(**s.arguments) for s in specs}
 
-    def score(self, arguments: dict[str, Any], payload: dict[str, Any]) -> tuple[dict[str, Any], None]:
+    def score(self, arguments: dict[str, Any], payload: dict[str, Any], *points: Any) -> tuple[dict[str, Any], None]:
         """Rewards of a candidate at its own point: ({rewards: key -> components, decodes, seconds}, None)."""
         began = time.perf_counter()
         keys = arguments["rewards"]
         needs = {self._rewards[k].needs for k in keys}
         estimate = preview(payload, arguments["sigma"]) if needs - {"latent"} else None
         frames = self._autoencoder.decode(estimate) if "frames" in needs else None
-        scores = self._scores(keys, arguments, payload, estimate, frames)
+        scores = self._scores(keys, arguments, payload, points, estimate, frames)
         meta = {"rewards": scores, "decodes": int(frames is not None), "seconds": time.perf_counter() - began}
         return meta, None
 
-    def finish(self, arguments: dict[str, Any], payload: dict[str, Any]) -> tuple[dict[str, Any], dict[str, bytes]]:
+    def finish(
+        self, arguments: dict[str, Any], payload: dict[str, Any], *points: Any
+    ) -> tuple[dict[str, Any], dict[str, bytes]]:
         """Rewards of a finished latent, and its files by extension; the seconds leave the judging out."""
         began = time.perf_counter()
         outputs = arguments["outputs"]
         latent = preview(payload, 0.0)
         frames = self._autoencoder.decode(latent)
         judging = time.perf_counter()
-        scores = self._scores(arguments["rewards"], arguments, payload, latent, frames)
+        scores = self._scores(arguments["rewards"], arguments, payload, points, latent, frames)
         judging = time.perf_counter() - judging
         files = {}
         if outputs["mp4"]:
@@ -66,12 +68,19 @@ class Scorer:
         keys: Sequence[str],
         arguments: dict[str, Any],
         payload: dict[str, Any],
+        points: Sequence[Any],
         estimate: torch.Tensor | None,
         frames: np.ndarray | None,
     ) -> dict[str, list[float]]:
         latent = torch.tensor(payload["latent"])
-        views = [rewards.View(arguments["prompt"].text, arguments["sigma"], latent, estimate, frames)]
+        obstacles = potential.group(arguments["obstacles"], [finished(p) for p in points])
+        views = [rewards.View(arguments["prompt"].text, arguments["sigma"], latent, estimate, frames, obstacles)]
         return {k: [float(c) for c in self._rewards[k](views)[0]] for k in keys}
+
+
+def finished(point: Any) -> torch.Tensor:
+    """The latent of an obstacle's point: a finished candidate's state, or what the encoder made of a file."""
+    return torch.tensor(point["latent"] if isinstance(point, dict) else point)
 
 
 def preview(payload: dict[str, Any], sigma: float) -> torch.Tensor:

@@ -1,10 +1,11 @@
-"""Frames to mp4 bytes (H.264 through PyAV)."""
+"""Frames to mp4 bytes (H.264 through PyAV), and back."""
 
 import io
 from fractions import Fraction
 
 import av
 import numpy as np
+from PIL import Image, UnidentifiedImageError
 
 
 def mp4(frames: np.ndarray, *, fps: int, scale: int = 1) -> bytes:
@@ -23,3 +24,19 @@ def mp4(frames: np.ndarray, *, fps: int, scale: int = 1) -> bytes:
         for packet in stream.encode():
             container.mux(packet)
     return buffer.getvalue()
+
+
+def frames(data: bytes) -> np.ndarray:
+    """A video or a picture -> uint8 (T, H, W, 3)."""
+    try:
+        return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))[None]
+    except UnidentifiedImageError:
+        with av.open(io.BytesIO(data)) as container:
+            return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
+
+
+def fitted(frames: np.ndarray, *, num_frames: int, height: int, width: int) -> np.ndarray:
+    """Frames stretched to another size and sampled evenly in time, uint8 (num_frames, height, width, 3)."""
+    chosen = np.rint(np.linspace(0, len(frames) - 1, num_frames)).astype(int)
+    pictures = [Image.fromarray(frames[i]).resize((width, height), Image.Resampling.LANCZOS) for i in chosen]
+    return np.stack([np.asarray(p) for p in pictures])

@@ -99,7 +99,8 @@ def policies() -> int:
     for name in configuration.policy_names():
         search = configuration.find_policy(name)
         arguments = ", ".join(
-            str(p).replace("collections.abc.", "") for p in signature.keyword_parameters(search).values()
+            str(p).replace("collections.abc.", "").replace("raysearch.config.", "")
+            for p in signature.keyword_parameters(search).values()
         )
         print(f"{name}({arguments})\n    {(search.__doc__ or '').strip().splitlines()[0]}")
     return 0

@@ -7,16 +7,18 @@ a model; `load_policy` is the one place where the engine imports a policy, by na
 import importlib
 import inspect
 import pkgutil
+import typing
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from difflib import get_close_matches
 from math import isfinite
 from pathlib import Path
-from typing import Any
+from typing import Any, NewType
 
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
+from raysearch import obstacles
 from raysearch.errors import ConfigError, check
 from raysearch.ledger import Budget
 from raysearch.signature import bind, unknown_key
@@ -99,6 +101,7 @@ class Config:
     prompts: list[Any] | None = None
     prompts_file: str | None = None
     seeds: list[int] = field(default_factory=lambda: [0])
+    obstacles: list[Any] | None = None  # what videos should keep away from
     arms: list[dict[str, Any]] | None = None
     budget: Budget = field(default_factory=Budget)
     fleet: FleetConfig = field(default_factory=FleetConfig)
@@ -107,7 +110,7 @@ class Config:
     run_dir: str | None = None
 
 
-ARM_KEYS = ("policy", "sampler", "budget", "rewards")
+ARM_KEYS = ("policy", "sampler", "budget", "rewards", "obstacles")
 
 
 @dataclass(frozen=True)
@@ -121,6 +124,7 @@ class Arm:
     sampler: SamplerConfig
     budget: Budget
     rewards: RewardsConfig
+    obstacles: tuple[dict[str, Any], ...]
 
 
 # -- files and overrides ---------------------------------------------------------------------------------------------
@@ -276,7 +280,8 @@ def _arm(config: Config, name: str, overrides: dict[str, Any]) -> Arm:
         check(value is None or value > 0, f"budget.{f.name}", value, "above 0")
     search, arguments = load_policy(policy)
     label = "".join(ch if ch.isalnum() or ch in "._+-" else "-" for ch in name)
-    return Arm(label, str(policy["name"]), arguments, search, sampler, budget, block("rewards"))
+    avoided = obstacles.checked(overrides.get("obstacles", config.obstacles))
+    return Arm(label, str(policy["name"]), arguments, search, sampler, budget, block("rewards"), avoided)
 
 
 def _merged(base: Any, values: Any, key: str) -> Any:
@@ -291,6 +296,8 @@ def _merged(base: Any, values: Any, key: str) -> Any:
 
 # -- policies --------------------------------------------------------------------------------------------------------
 
+PolicyBlock = NewType("PolicyBlock", dict[str, Any])  # an argument that is the block of another policy
+
 
 def policy_names() -> list[str]:
     """The policies that ship, by name."""
@@ -299,28 +306,33 @@ def policy_names() -> list[str]:
     return sorted(n for n in names if hasattr(importlib.import_module(f"policies.{n}"), "search"))
 
 
-def find_policy(name: str) -> Callable[..., Any]:
+def find_policy(name: str, key: str = "policy") -> Callable[..., Any]:
     """The coroutine of a shipped policy's name, or of `module:function`. Raises ConfigError."""
     module, colon, attribute = name.partition(":")
     if colon:
         try:
             search = getattr(importlib.import_module(module), attribute)
         except (ImportError, AttributeError, ValueError) as error:
-            raise ConfigError(f"policy.name: {name!r} cannot be imported: {error}") from error
-        check(inspect.iscoroutinefunction(search), "policy.name", name, "a coroutine, async def search(ctx, *, ...)")
+            raise ConfigError(f"{key}.name: {name!r} cannot be imported: {error}") from error
+        check(inspect.iscoroutinefunction(search), f"{key}.name", name, "a coroutine, async def search(ctx, *, ...)")
         return search  # type: ignore[no-any-return]
     known = policy_names()
     if name not in known:
         close = get_close_matches(name, known, n=1)
         hint = f" (did you mean {close[0]!r}?)" if close else ""
-        raise ConfigError(f"policy.name: no policy {name!r}{hint}; there are {', '.join(known)}, or module:function")
+        raise ConfigError(f"{key}.name: no policy {name!r}{hint}; there are {', '.join(known)}, or module:function")
     return importlib.import_module(f"policies.{name}").search  # type: ignore[no-any-return]
 
 
-def load_policy(block: dict[str, Any]) -> tuple[Callable[..., Any], dict[str, Any]]:
-    """A policy and its checked arguments, defaults filled in."""
+def load_policy(block: dict[str, Any], key: str = "policy") -> tuple[Callable[..., Any], dict[str, Any]]:
+    """A policy and its checked arguments, defaults filled in, those of the policies in its arguments too."""
     name = block.get("name")
-    check(isinstance(name, str) and bool(name), "policy.name", name, "a policy's name")
-    search = find_policy(str(name))
+    check(isinstance(name, str) and bool(name), f"{key}.name", name, "a policy's name")
+    search = find_policy(str(name), key)
     given = {k: v for k, v in block.items() if k != "name"}
-    return search, bind(search, given, f"policy {name}", "policy")
+    arguments = bind(search, given, f"policy {name}", key)
+    hints = typing.get_type_hints(search)
+    for k, inner in arguments.items():
+        if hints.get(k) is PolicyBlock:
+            arguments[k] = {"name": inner.get("name"), **load_policy(inner, f"{key}.{k}")[1]}
+    return search, arguments

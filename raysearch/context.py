@@ -13,6 +13,7 @@ import numpy as np
 from raysearch.engine import Reward, Score
 from raysearch.errors import BudgetExhausted, ConcurrencyError, ConfigError, check
 from raysearch.ledger import Budget, Cost, Meter
+from raysearch.obstacles import Barrier
 from raysearch.recipe import (
     Branch,
     Candidate,
@@ -23,6 +24,7 @@ from raysearch.recipe import (
     Origin,
     Perturb,
     Prompt,
+    Push,
     Renoise,
     Sampler,
     ahead,
@@ -91,15 +93,20 @@ class Context:
         *,
         reward: Reward | None,
         meter: Meter,
-        answer: Callable[[Sequence[Candidate]], Awaitable[list[Score]]],
+        answer: Callable[[Sequence[Candidate], Reward], Awaitable[list[Score]]],
         rng_key: tuple[object, ...],
         history: History | None = None,
         scope: str = "",
+        at_steps: Callable[[int], Sampler] | None = None,
+        commit: Sampler | None = None,
+        obstacles: Sequence[Barrier] = (),
     ) -> None:
         self.prompt, self.sampler, self.seed = prompt, sampler, seed
         self.history = History() if history is None else history
         self._reward, self.meter, self._answer = reward, meter, answer
         self._rng_key, self._scope = rng_key, scope
+        self._at_steps, self._commit = at_steps, commit
+        self.obstacles = tuple(obstacles)
         self._ordinals: dict[bytes, int] = {}
         self._children: set[str] = set()
         self._noises = 0
@@ -189,6 +196,22 @@ class Context:
         """
         return [ahead(x, min(steps, self.num_steps - x.step)) if not x.finished else x for x in xs]
 
+    def push(self, x: Candidate, *, eta: Sequence[float], reach: Sequence[float], h: float) -> Candidate:
+        """x - h grad U_rep at its x0 estimate, with fresh solver state; an eta and a reach for each of the obstacles.
+
+        Nothing pushes away from a classifier.
+        """
+        check(not x.finished, "a candidate to push", x.step, "one that is not finished")
+        felt = [
+            (b.obstacle, float(e), float(q))
+            for b, e, q in zip(self.obstacles, eta, reach, strict=True)
+            if b.obstacle is not None
+        ]
+        if not felt:
+            return x
+        obstacles, etas, reaches = zip(*felt, strict=True)
+        return self._child(x, Push(x, 0, obstacles=obstacles, eta=etas, reach=reaches, h=float(h)))
+
     def rebase(self, x: Candidate, sampler: Sampler) -> Candidate:
         """The step-0 start of x under another sampler: draft, then commit."""
         return rebase(x, sampler)
@@ -198,19 +221,36 @@ class Context:
         self._quiet("child")
         check("/" not in label and label not in self._children, "the label of a child", label, "new, and without a /")
         self._children.add(label)
+        return self._within(self.sampler, self._rng_key, f"{self._scope}/{label}", self._commit)
+
+    def draft(self, steps: int) -> "Context":
+        """The same search with fewer solver steps; noise, budget and history are shared.
+
+        What it finds is to be rebased to this sampler: the cost of that is what its budget holds back.
+        """
+        self._quiet("draft")
+        assert self._at_steps is not None
+        check(1 <= steps <= self.num_steps, "the steps of a draft", steps, f"in 1..{self.num_steps}")
+        key = (*self._rng_key, "draft", steps)
+        return self._within(self._at_steps(steps), key, self._scope, self._commit or self.sampler)
+
+    def _within(self, sampler: Sampler, rng_key: tuple[object, ...], scope: str, commit: Sampler | None) -> "Context":
         return Context(
             self.prompt,
-            self.sampler,
+            sampler,
             self.seed,
             reward=self._reward,
             meter=self.meter,
             answer=self._answer,
-            rng_key=self._rng_key,
+            rng_key=rng_key,
             history=self.history,
-            scope=f"{self._scope}/{label}",
+            scope=scope,
+            at_steps=self._at_steps,
+            commit=commit,
+            obstacles=self.obstacles,
         )
 
-    # -- the one effect --------------------------------------------------------------------------------------------
+    # -- the one effect: questions about candidates ----------------------------------------------------------------
 
     async def score(self, xs: Sequence[Candidate]) -> np.ndarray:
         """The weighted reward of each candidate at its own point, float64, (len(xs),).
@@ -225,24 +265,41 @@ class Context:
             raise ConfigError(
                 "rewards.search is missing: the policy asks for rewards; say rewards.search.name=verifier"
             )
-        fresh = {x.identity for x in xs if not self.meter.ledger.asked(x)}
-        over = self.meter.admit(xs, [self.best, *(row.candidate for _, row in self.history.last.values())])
+        scores = await self._ask(xs, reward, None)
+        totals = [reward.total(s.components) for s in scores]
+        for x, total, s in zip(xs, totals, scores, strict=True):
+            self.history.add(x, total, s.components)
+        return np.array(totals)
+
+    async def distances(self, xs: Sequence[Candidate]) -> np.ndarray:
+        """How far the x0 estimate of each is from each obstacle, float64, (len(xs), obstacles).
+
+        Charged and refused as a score is; the history does not show it.
+        """
+        xs = list(xs)
+        d = np.zeros((len(xs), len(self.obstacles)))
+        if xs:
+            for i, b in enumerate(self.obstacles):
+                d[:, i] = [b.away(s.components) for s in await self._ask(xs, b.distance, b.distance)]
+        return d
+
+    async def _ask(self, xs: list[Candidate], reward: Reward, by: Reward | None) -> list[Score]:
+        fresh = {x.identity for x in xs if not self.meter.ledger.asked(x, by)}
+        others = [self.best, *(row.candidate for _, row in self.history.last.values())]
+        over = self.meter.admit(xs, [*others, self._rendered(self.best)], by)
         if over is not None:
             self.history.exhausted = over
             raise BudgetExhausted(f"{over} is reached")
         self._pending += 1
         try:
-            scores = await self._answer(xs)
+            scores = await self._answer(xs, reward)
         finally:
             self._pending -= 1
         for x, s in zip(xs, scores, strict=True):
             if x.identity in fresh:
                 self.meter.time(x, s.making, s.scoring)
                 fresh.discard(x.identity)
-        totals = [reward.total(s.components) for s in scores]
-        for x, total, s in zip(xs, totals, scores, strict=True):
-            self.history.add(x, total, s.components)
-        return np.array(totals)
+        return scores
 
     @property
     def best(self) -> Candidate:
@@ -252,12 +309,16 @@ class Context:
 
     def affords(self, x: Candidate) -> bool:
         """Whether `budget.nfe` still allows x to be finished; the history says so if not."""
-        if self.meter.affords(x):
+        if self.meter.affords(self._rendered(x)):
             return True
         self.history.exhausted = f"budget.nfe={self.budget.nfe}"
         return False
 
     # -- rules -----------------------------------------------------------------------------------------------------
+
+    def _rendered(self, x: Candidate) -> Candidate:
+        """What x would be finished as: of a draft, its rendering in full."""
+        return x if self._commit is None else rebase(x, self._commit)
 
     def _child(self, x: Candidate, origin: Origin) -> Candidate:
         return Candidate(x.prompt, x.sampler, origin)

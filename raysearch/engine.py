@@ -15,7 +15,7 @@ from typing import Any, Generic, TypeVar
 
 from raysearch.dispatcher import Call, Dispatcher
 from raysearch.errors import InputLost, ReplicaDied, RewardError
-from raysearch.recipe import Candidate, Digest, Lookahead, Prompt, Sampler, denoise, digest
+from raysearch.recipe import Candidate, Digest, Obstacle, Prompt, Push, Recording, Sampler, denoise, digest
 from raysearch.store import Entry, Store
 
 T = TypeVar("T")
@@ -31,6 +31,7 @@ class Reward:
     components: tuple[str, ...]
     weights: tuple[float, ...]
     needs: str  # "latent", "estimate" or "frames"
+    obstacles: tuple[Obstacle, ...] = ()  # that it looks at beside the candidate; in its identity
 
     @property
     def preview(self) -> bool:
@@ -140,7 +141,7 @@ class Engine:
 
     async def _measure(self, x: Candidate, reward: Reward, spent: Spent) -> Score:
         arguments = {"rewards": [reward.key], "prompt": x.prompt, "sigma": x.sigma, "finished": x.finished}
-        entry, answer, _ = await self._view("score", x, reward.preview, arguments, spent)
+        entry, answer, _ = await self._view("score", x, reward.preview, arguments, reward.obstacles, spent)
         components = _components(answer.meta["rewards"], reward)
         self.decodes += answer.meta["decodes"]
         return Score(components, entry.seconds, answer.meta["seconds"])
@@ -150,20 +151,31 @@ class Engine:
         x = denoise(x, x.sampler.num_steps)
         self.store.watch(x)
         arguments = {"rewards": [r.key for r in rewards], "prompt": x.prompt, "sigma": x.sigma, "outputs": outputs}
-        entry, answer, files = await self._view("finish", x, False, arguments, spent)
+        obstacles = next((r.obstacles for r in rewards if r.obstacles), ())  # an arm has but one set of them
+        entry, answer, files = await self._view("finish", x, False, arguments, obstacles, spent)
         scores = {r.key: _components(answer.meta["rewards"], r) for r in rewards}
         self.decodes += answer.meta["decodes"]
         return Finished(scores, files, entry.seconds, answer.meta["seconds"])
 
-    async def _view(self, method: str, x: Candidate, velocity: bool, arguments: dict[str, Any], spent: Spent) -> Any:
+    async def _view(
+        self,
+        method: str,
+        x: Candidate,
+        velocity: bool,
+        arguments: dict[str, Any],
+        obstacles: Sequence[Obstacle],
+        spent: Spent,
+    ) -> Any:
         """Make `x` and have a scorer look at it, again if it got lost on the way."""
+        arguments = arguments | {"obstacles": layout(obstacles)}
         for _ in range(ATTEMPTS):
+            points = await self._points(obstacles, x.sampler, spent)
             entry = await self.latent(x, velocity, spent)
             try:
-                call = Call(method, arguments, (entry.ref,))
+                call = Call(method, arguments, (entry.ref, *points))
                 answer = await self._dispatcher.submit("scorer", call, age=spent.age, place=entry.place)
             except InputLost:
-                self._lost(x)
+                self._lost(x, obstacles)
                 continue
             try:
                 return entry, answer, await self._fetch(answer.ref) if method == "finish" else {}
@@ -180,7 +192,7 @@ class Engine:
         while self.store.base(chain[-1]) is None and chain[-1].parent is not None:
             chain.append(chain[-1].parent)
         for child, ancestor in reversed(list(pairwise(chain))):  # not recursive: a chain may be thousands long
-            await self._shared_latent(ancestor, isinstance(child.origin, Lookahead), spent)
+            await self._shared_latent(ancestor, child.origin.needs_velocity, spent)
         return await self._shared_latent(x, velocity, spent)
 
     async def _shared_latent(self, x: Candidate, velocity: bool, spent: Spent) -> Entry:
@@ -215,12 +227,13 @@ class Engine:
                 t.changed.notify_all()
 
     async def _leg(self, x: Candidate, velocity: bool, spent: Spent) -> Entry:
+        obstacles = x.origin.obstacles if isinstance(x.origin, Push) else ()
         for _ in range(ATTEMPTS):
             base = self.store.base(x)
             source = x.parent if base is None else Candidate(x.prompt, x.sampler, x.origin, base)
             state = None
             if source is not None:
-                needs = base is None and isinstance(x.origin, Lookahead)
+                needs = base is None and x.origin.needs_velocity
                 state = self._stored(source, needs) or await self.latent(source, needs, spent)
             condition = await self._condition(x.prompt, x.sampler, spent)
             arguments = {
@@ -231,14 +244,15 @@ class Engine:
                 "until": x.step,
                 "velocity": velocity,
             }
-            inputs = (state.ref if state else None, *condition)
+            points = await self._points(obstacles, x.sampler, spent) if base is None else []
+            inputs = (state.ref if state else None, *condition, *points)
             place = state.place if state else ""
             try:
                 call = Call("denoise", arguments, inputs)
                 answer = await self._dispatcher.submit("denoiser", call, age=spent.age, place=place)
             except InputLost:
                 if source is not None:
-                    self._lost(source)
+                    self._lost(source, obstacles)
                 self._conditions.clear()
                 continue
             meta = answer.meta
@@ -250,9 +264,26 @@ class Engine:
             return entry
         raise InputLost(f"the inputs of {x} were lost {ATTEMPTS} times")
 
-    def _lost(self, x: Candidate) -> None:
-        self.store.drop(x)
+    def _lost(self, x: Candidate, obstacles: Sequence[Obstacle]) -> None:
+        """Which of an item's inputs is gone nobody says, so all are made again."""
+        for p in (x, *_flat(obstacles)):
+            if isinstance(p, Candidate):
+                self.store.drop(p)
+        if obstacles:
+            self._conditions.clear()
         self.recomputed += 1
+
+    async def _points(self, obstacles: Sequence[Obstacle], sampler: Sampler, spent: Spent) -> list[Any]:
+        """References to the latents of all points of obstacles; those of files fit the sampler's size."""
+        size = (sampler.num_frames, sampler.height, sampler.width)
+        refs = []
+        for p in _flat(obstacles):
+            if isinstance(p, Recording):
+                refs.append(await self._encoded("encode_video", (p.path, p.content, size), sampler, spent))
+            else:
+                self.store.watch(p)
+                refs.append((await self.latent(p, False, spent)).ref)
+        return refs
 
     async def _condition(self, prompt: Prompt, sampler: Sampler, spent: Spent) -> tuple[Any, Any, Any]:
         """References to the embeddings of the prompt, of the negative prompt, and to the first frame's latent."""
@@ -272,7 +303,7 @@ class Engine:
 
             async def encode() -> Any:
                 arguments: dict[str, Any] = {"what": what}
-                if method == "encode_image":
+                if method != "encode_text":
                     arguments["data"] = Path(what[0]).read_bytes()
                 call = Call(method, arguments)
                 return (await self._dispatcher.submit("encoder", call, age=spent.age)).ref
@@ -320,10 +351,21 @@ async def gather(works: Any) -> list[Any]:
     return [t.result() for t in started]
 
 
+def layout(obstacles: Sequence[Obstacle]) -> tuple[tuple[str, int], ...]:
+    """For each obstacle its space, and how many of an item's last inputs are its points."""
+    return tuple((o.space, len(o.points)) for o in obstacles)
+
+
+def _flat(obstacles: Sequence[Obstacle]) -> list[Candidate | Recording]:
+    return [p for o in obstacles for p in o.points]
+
+
 def _start(x: Candidate) -> dict[str, Any]:
     """How a denoiser makes the origin of `x` from its parent's state: noise key and numbers, no recipe."""
     o = x.origin
     numbers = {k: v for k, v in o.describe().items() if k not in ("parent", "scope", "ordinal", "seed", "index")}
+    if isinstance(o, Push):
+        numbers["obstacles"] = layout(o.obstacles)
     return numbers | {"key": o.key} | ({} if o.parent is None else {"from_step": o.parent.step})
 
 

@@ -4,7 +4,8 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from raysearch.recipe import Branch, Candidate, Digest, Lookahead, denoise
+from raysearch.engine import Reward
+from raysearch.recipe import Branch, Candidate, Digest, Lookahead, Obstacle, Push, denoise, digest
 
 
 @dataclass(frozen=True)
@@ -37,28 +38,32 @@ class Budget:
 class Ledger:
     """The states that one search has asked for, hence what more of them would cost it."""
 
-    def __init__(self, *, preview: bool, decodes: bool) -> None:
+    def __init__(self, *, preview: bool, decodes: bool, obstacles: Sequence[Obstacle] = ()) -> None:
         self.preview = preview  # a score evaluates the velocity at the candidate's own point
         self.decodes = decodes  # a score decodes frames
+        self.obstacles = obstacles  # a score looks at these, too
         self._stops: dict[Digest, dict[int, bool]] = {}  # trajectory -> step -> is the velocity there known
         self._scored: set[Digest] = set()
 
-    def asked(self, x: Candidate) -> bool:
-        return x.identity in self._scored
+    def asked(self, x: Candidate, by: Reward | None = None) -> bool:
+        return _asking(x, by) in self._scored
 
     def copy(self) -> "Ledger":
-        other = Ledger(preview=self.preview, decodes=self.decodes)
+        other = Ledger(preview=self.preview, decodes=self.decodes, obstacles=self.obstacles)
         other._stops = {k: dict(v) for k, v in self._stops.items()}
         other._scored = set(self._scored)
         return other
 
-    def score(self, xs: Iterable[Candidate]) -> Cost:
-        """Charge for scoring `xs`, in order; what was asked for before is free."""
+    def score(self, xs: Iterable[Candidate], by: Reward | None = None) -> Cost:
+        """Charge for scoring `xs`, in order, by the search's reward or another; what was asked for before is free."""
+        look = self if by is None else by
         total = Cost()
         for x in xs:
-            if x.identity not in self._scored:
-                self._scored.add(x.identity)
-                total += Cost(self._make(x, self.preview), int(self.decodes), 1)
+            asking = _asking(x, by)
+            if asking not in self._scored:
+                self._scored.add(asking)
+                nfe = self._make(x, look.preview) + self._meet(look.obstacles)
+                total += Cost(nfe, int(look.decodes), 1)
         return total
 
     def finish(self, x: Candidate) -> Cost:
@@ -78,7 +83,14 @@ class Ledger:
             nfe += evaluations * x.sampler.nfe_per_step
             if known or x.parent is None:
                 return nfe
-            x, velocity = x.parent, isinstance(x.origin, Lookahead)
+            if isinstance(x.origin, Push):
+                nfe += self._meet(x.origin.obstacles)
+            x, velocity = x.parent, x.origin.needs_velocity
+
+    def _meet(self, obstacles: Sequence[Obstacle]) -> int:
+        """NFE of obstacles that are videos of the model's own."""
+        points = [p for o in obstacles for p in o.points if isinstance(p, Candidate)]
+        return sum(self._make(p, False) for p in points)
 
     def _leg(self, x: Candidate, velocity: bool) -> tuple[int, bool]:
         """Velocity evaluations that lead to `x` within its trajectory, and whether the trajectory was begun before."""
@@ -104,6 +116,10 @@ class Ledger:
         )
 
 
+def _asking(x: Candidate, by: Reward | None) -> Digest:
+    return x.identity if by is None else digest(x.identity, by.identity)
+
+
 class Meter:
     """One search's account: what it is charged, and what its budget still allows."""
 
@@ -122,7 +138,7 @@ class Meter:
         self._making[x.trajectory] = max(before, making)
         self.charged += Cost(replica_seconds=max(making - before, 0.0) + rest)
 
-    def admit(self, xs: list[Candidate], others: Sequence[Candidate]) -> str | None:
+    def admit(self, xs: list[Candidate], others: Sequence[Candidate], by: Reward | None = None) -> str | None:
         """Charge for scoring `xs`; or say which budget does not allow it, and charge nothing.
 
         The cost of finishing the dearest of `xs` and `others`, which the search could then return, is held back.
@@ -133,10 +149,10 @@ class Meter:
         if b.wall_seconds is not None and self.wall_seconds >= b.wall_seconds:
             return f"budget.wall_seconds={b.wall_seconds:g}"
         if b.nfe is None:
-            self.charged += self.ledger.score(xs)
+            self.charged += self.ledger.score(xs, by)
             return None
         trial = self.ledger.copy()
-        cost = trial.score(xs)
+        cost = trial.score(xs, by)
         reserve = max(trial.remaining(x) for x in (*others, *xs))
         if self.charged.nfe + cost.nfe + reserve > b.nfe:
             return f"budget.nfe={b.nfe}"

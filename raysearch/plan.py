@@ -17,7 +17,8 @@ from raysearch.dispatcher import Replica
 from raysearch.engine import Reward, Score
 from raysearch.errors import BudgetExhausted, ConfigError, RaysearchError
 from raysearch.ledger import Cost, Ledger, Meter
-from raysearch.recipe import Candidate, Prompt, Sampler, canonical_json, digest
+from raysearch.obstacles import Barrier
+from raysearch.recipe import Candidate, Prompt, Recording, Sampler, canonical_json, digest
 
 
 class Fleet(Protocol):
@@ -46,6 +47,8 @@ class ArmPlan:
     reward: Reward | None
     final: Reward | None
     holdout: Reward | None
+    at_steps: Callable[[int], Sampler]  # the sampler with another number of steps
+    obstacles: tuple[Barrier, ...] = ()
 
     @property
     def components(self) -> tuple[str, ...]:
@@ -76,15 +79,27 @@ class Search:
 
 
 def content_of(plan: Plan, texts: Sequence[Prompt]) -> bytes:
-    """Digests of what a config only names: prompts, model weights and rewards. How it is run is not in them."""
+    """Digests of what a config only names: prompts, model weights, rewards, obstacles. How it is run is not in them."""
     content = {
         "prompts": digest(*(p.identity for p in texts)).hex(),
         "the model's weights": digest(*(replace(a.sampler, fingerprint="").identity for a in plan.arms)).hex(),
         "the rewards": digest(
-            *(r.identity if r else None for a in plan.arms for r in (a.reward, a.final, a.holdout))
+            *(_reward_content(r) if r else None for a in plan.arms for r in (a.reward, a.final, a.holdout))
         ).hex(),
+        "the obstacles": digest(*(c for a in plan.arms for b in a.obstacles for c in _obstacle_content(b))).hex(),
     }
     return canonical_json(content).encode()
+
+
+def _reward_content(r: Reward) -> object:
+    # One that meets obstacles has no weights, and its identity covers how their videos are made.
+    return r.key if r.obstacles else r.identity
+
+
+def _obstacle_content(b: Barrier) -> list[object]:
+    if b.obstacle is None:
+        return [b.distance.identity]
+    return [p.content if isinstance(p, Recording) else p.prompt.identity for p in b.obstacle.points]
 
 
 def searches(plan: Plan, texts: Sequence[Prompt], seeds: Sequence[int]) -> Iterator[Search]:
@@ -94,11 +109,15 @@ def searches(plan: Plan, texts: Sequence[Prompt], seeds: Sequence[int]) -> Itera
 
 
 def context(
-    s: Search, answer: Callable[[Sequence[Candidate]], Awaitable[list[Score]]], clock: Callable[[], float]
+    s: Search, answer: Callable[[Sequence[Candidate], Reward], Awaitable[list[Score]]], clock: Callable[[], float]
 ) -> Context:
     """A search's verbs, with a fresh account."""
     reward, arm = s.plan.reward, s.plan.arm
-    ledger = Ledger(preview=reward is not None and reward.preview, decodes=reward is not None and reward.decodes)
+    ledger = Ledger(
+        preview=reward is not None and reward.preview,
+        decodes=reward is not None and reward.decodes,
+        obstacles=reward.obstacles if reward else (),
+    )
     return Context(
         s.prompt,
         s.plan.sampler,
@@ -107,6 +126,8 @@ def context(
         meter=Meter(arm.budget, ledger, clock),
         answer=answer,
         rng_key=(s.prompt.identity, arm.policy, canonical_json(arm.arguments)),
+        at_steps=s.plan.at_steps,
+        obstacles=s.plan.obstacles,
     )
 
 
@@ -133,8 +154,8 @@ def estimate(plan: Plan, texts: Sequence[Prompt], seeds: Sequence[int]) -> dict[
         if limit is not None and limit < rollout:
             raise ConfigError.of("budget.nfe", limit, f"at least {rollout}, the NFE of one video")
 
-        async def answer(xs: Sequence[Candidate], n: int = len(arm.components)) -> list[Score]:
-            return [Score(tuple(x.identity[i % 16] / 256 for i in range(n))) for x in xs]
+        async def answer(xs: Sequence[Candidate], reward: Reward) -> list[Score]:
+            return [Score(tuple(x.identity[i % 16] / 256 for i in range(len(reward.components)))) for x in xs]
 
         async def dry(s: Search = s, answer: Any = answer) -> Cost:
             ctx = context(s, answer, lambda: 0.0)

@@ -13,12 +13,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from hashlib import blake2b
-from typing import Any, TypeAlias
+from typing import Any, ClassVar, Literal, TypeAlias
 from weakref import WeakValueDictionary
 
 from raysearch.errors import check
 
 Digest: TypeAlias = bytes
+Space: TypeAlias = Literal["latent", "features"]
 
 
 def digest(*parts: object) -> Digest:
@@ -114,6 +115,7 @@ class Noise:
 
     parent = None
     step = 0
+    needs_velocity = False
 
     @cached_property
     def lineage(self) -> Digest:
@@ -141,6 +143,7 @@ class _Derived:
     parent: "Candidate"
     ordinal: int
     scope: str = field(default="", kw_only=True)
+    needs_velocity: ClassVar[bool] = False  # it is made with the velocity at the parent's point
 
     def _arguments(self) -> tuple[object, ...]:
         return ()
@@ -224,12 +227,65 @@ class Branch(_Derived):
 class Lookahead(_Derived):
     """The same latent at the head of another, deterministic grid; the velocity at its point is the parent's."""
 
+    needs_velocity = True
+
     @property
     def step(self) -> int:
         return 0
 
 
-Origin: TypeAlias = Noise | Perturb | Neighbour | Jitter | Renoise | Branch | Lookahead
+@dataclass(frozen=True)
+class Recording:
+    """A picture or a clip in a file, and the digest of its bytes."""
+
+    path: str
+    content: bytes
+
+    @cached_property
+    def identity(self) -> Digest:
+        return digest("recording", self.content)
+
+
+@dataclass(frozen=True)
+class Obstacle:
+    """What to keep away from: the nearest of `points`, finished candidates and files, as seen in `space`."""
+
+    points: "tuple[Candidate | Recording, ...]"
+    space: Space = "latent"
+
+    @cached_property
+    def identity(self) -> Digest:
+        return digest("obstacle", self.space, *(p.identity for p in self.points))
+
+
+@dataclass(frozen=True, eq=False)
+class Push(_Derived):
+    """x - h grad U_rep, the gradient that of the x0 estimate at the parent's point, with fresh solver state.
+
+    Each obstacle has its own eta and reach, Q*. Like a prompt, obstacles are no part of the lineage.
+    """
+
+    obstacles: tuple[Obstacle, ...]
+    eta: tuple[float, ...]
+    reach: tuple[float, ...]
+    h: float
+
+    needs_velocity = True
+
+    def _arguments(self) -> tuple[object, ...]:
+        return self.eta, self.reach, self.h
+
+    @cached_property
+    def identity(self) -> Digest:
+        own = (self.parent.identity, self.ordinal, self.scope, *self._arguments())
+        return digest(self.kind, *own, *(o.identity for o in self.obstacles))
+
+    def describe(self) -> dict[str, Any]:
+        seen = tuple((o.space, tuple(p.identity.hex() for p in o.points)) for o in self.obstacles)
+        return super().describe() | {"obstacles": seen}
+
+
+Origin: TypeAlias = Noise | Perturb | Neighbour | Jitter | Renoise | Branch | Lookahead | Push
 
 
 @dataclass(frozen=True, eq=False, init=False)

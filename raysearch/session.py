@@ -17,7 +17,7 @@ from raysearch import prompts
 from raysearch.config import Config
 from raysearch.context import Context, History
 from raysearch.dispatcher import Dispatcher
-from raysearch.engine import Engine, Finished, Score, Spent
+from raysearch.engine import Engine, Finished, Reward, Score, Spent
 from raysearch.journal import Journal
 from raysearch.ledger import Cost
 from raysearch.plan import Backend, Search, content_of, context, estimate, run_policy, searches
@@ -108,15 +108,15 @@ class Session:
     async def _search(self, s: Search, engine: Engine) -> None:
         spent, calls = Spent(s.age), 0
 
-        async def answer(xs: Sequence[Candidate]) -> list[Score]:
+        async def answer(xs: Sequence[Candidate], reward: Reward) -> list[Score]:
             nonlocal calls
-            assert s.plan.reward is not None  # the context refuses to score without
-            scores = await engine.score(xs, s.plan.reward, spent)
+            scores = await engine.score(xs, reward, spent)
             self.journal.add(
                 {
                     "kind": "answer",
                     "search": s.id,
                     "call": calls,
+                    "reward": reward.key,
                     "asked": [x.id for x in xs],
                     "components": [list(a.components) for a in scores],
                     "seconds": [[a.making, a.scoring] for a in scores],

@@ -46,6 +46,8 @@ def coerce(key: str, value: Any, hint: Any) -> Any:
     origin, parts = typing.get_origin(hint), typing.get_args(hint)
     if hint is Any:
         return value
+    if isinstance(hint, typing.NewType):
+        return coerce(key, value, hint.__supertype__)
     if origin in (typing.Union, types.UnionType):
         if value is None and type(None) in parts:
             return None

@@ -36,6 +36,7 @@ from raysearch.recipe import digest
 from raysearch.results import write, write_table
 from raysearch.signature import unknown_key
 
+BLOCKS = tuple(k for k in ARM_KEYS if k != "obstacles")  # mappings, whose keys can be axes; obstacles are a list
 MOST_ARMS = 1000
 LONGEST_NAME = 64
 SHORT = {"num_steps": "steps", "replica_seconds": "seconds"}  # in names, where there is no doubt
@@ -138,8 +139,8 @@ def _axes(where: str, block: Any) -> dict[str, list[Any]]:
     check(isinstance(block, dict), where, block, "a mapping of keys like policy.n to lists")
     for key, values in block.items():
         top, dot, rest = str(key).partition(".")
-        if top not in ARM_KEYS or not dot:
-            raise ConfigError(unknown_key(f"{where}.{key}", str(key), [f"{k}.…" for k in ARM_KEYS]))
+        if top not in BLOCKS or not dot:
+            raise ConfigError(unknown_key(f"{where}.{key}", str(key), [f"{k}.…" for k in BLOCKS]))
         check(all(rest.split(".")), f"{where}.{key}", key, "a key like policy.n")
         check(isinstance(values, list) and len(values) > 0, f"{where}.{key}", values, "a list of at least one value")
     if where.endswith("across"):
@@ -153,7 +154,9 @@ def _arm(
 ) -> tuple[dict[str, Any], Point]:
     """An arm's block, with every key that it touches spelled out, and its point."""
     block: dict[str, Any] = {}
-    for key in ARM_KEYS:
+    if "obstacles" in curve:
+        block["obstacles"] = deepcopy(curve["obstacles"])
+    for key in BLOCKS:
         own = curve.get(key)
         check(own is None or isinstance(own, dict), f"{where}.{key}", own, "a mapping")
         if own is None and not any(axis.startswith(f"{key}.") for axis in fixed | moving):

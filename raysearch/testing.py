@@ -13,12 +13,14 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, TypeVar
 
 from raysearch.config import Arm, Config
 from raysearch.dispatcher import Answer, Call
 from raysearch.engine import Reward
 from raysearch.errors import InputLost, ReplicaDied
+from raysearch.obstacles import barriers
 from raysearch.plan import ArmPlan, Plan
 from raysearch.recipe import Sampler, digest
 
@@ -138,7 +140,8 @@ class FakeReplica:
             value, known = base.value, base.velocity
         else:
             start = tuple(sorted((k, v) for k, v in a["origin"].items()))
-            value = digest(base.value if base else None, base.step if base else None, *start, *call.inputs[1:])
+            read = [i.value if isinstance(i, FakeLatent) else i for i in call.inputs[1:]]
+            value = digest(base.value if base else None, base.step if base else None, *start, *read)
             known = base is not None and base.velocity and a["origin"]["kind"] in ("branch", "lookahead")
         evaluations = a["until"] - a["step"] - (known and a["until"] > a["step"]) + a["velocity"]
         if a["until"] == a["step"] and known:
@@ -151,6 +154,9 @@ class FakeReplica:
     async def _score(self, call: Call) -> Answer:
         latent: FakeLatent = call.inputs[0]
         await asyncio.sleep(self.seconds)
+        if call.inputs[1:]:  # seen beside obstacles
+            read = [i.value if isinstance(i, FakeLatent) else i for i in call.inputs[1:]]
+            latent = FakeLatent(digest(latent.value, *call.arguments["obstacles"], *read), latent.step)
         rewards = {key: [latent.quality] for key in call.arguments["rewards"]}
         return Answer({"rewards": rewards, "decodes": 1, "seconds": self.seconds})
 
@@ -164,7 +170,7 @@ class FakeReplica:
         await asyncio.sleep(self.seconds)
         return Answer({}, digest("text", call.arguments["what"]))
 
-    _encode_image = _encode_text
+    _encode_image = _encode_video = _encode_text
 
 
 @dataclass
@@ -198,9 +204,20 @@ class FakeBackend:
     stochastic: bool = False
 
     def prepare(self, config: Config, arms: Sequence[Arm]) -> Plan:
-        reward = fake_reward(self.needs)
+        reward, at_steps = fake_reward(self.needs), partial(fake_sampler, stochastic=self.stochastic)
         return Plan(
-            tuple(ArmPlan(a, fake_sampler(a.sampler.num_steps, self.stochastic), reward, None, reward) for a in arms)
+            tuple(
+                ArmPlan(
+                    a,
+                    at_steps(a.sampler.num_steps),
+                    reward,
+                    None,
+                    reward,
+                    at_steps,
+                    barriers(a.obstacles, at_steps(a.sampler.num_steps), lambda key, block: reward),
+                )
+                for a in arms
+            )
         )
 
     @asynccontextmanager

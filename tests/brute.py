@@ -4,10 +4,13 @@ Every function takes the numpy world `world` (tests/exact.py), a generator and t
 latent of the answer. `score(p)` is the reward of the x0 estimate at a point, `end(p)` that of its finished sample.
 """
 
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
 from exact import Numpy, closeness
+
+from raysearch.recipe import digest
 
 
 def score(world: Numpy, p) -> float:
@@ -247,3 +250,57 @@ def tree(world, rng, *, iterations, lam, schedule, width, alpha):
             if node["children"]:
                 node["value"] = np.log(np.mean([np.exp(lam * c["value"]) for c in node["children"]])) / lam
     return max(leaves, key=closeness)
+
+
+def repulsion(world, rng, *, n, eta, reach, h, start, every, back, tries, obstacles):
+    places = [np.array([float(c) for c in b.obstacle.points[0].path.split(",")]) for b in obstacles]
+    looks = [*range(start, world.T, every), world.T]
+
+    def rms(x):
+        return np.sqrt(np.mean(x**2))
+
+    def room(p, setting):
+        return min(rms(world.x0(p) - o) / q for o, (_, q) in zip(places, setting, strict=True))
+
+    def pushed(p, setting):
+        x0, x = world.x0(p), p.x
+        for o, (e, q) in zip(places, setting, strict=True):
+            d = rms(x0 - o)
+            if d <= q:
+                x = x + min(h * e * (1 / d - 1 / q) / d**2, q - d) * (x0 - o) / d
+        etas, reaches = zip(*setting, strict=True)
+        return replace(p, x=x, origin=digest("push", p.lineage, 0, "", etas, reaches, h))
+
+    def walk(p, setting):
+        undone, outside = 0, False
+        while True:
+            p = world.to(p, next(t for t in looks if t > p.t))
+            if room(p, setting) <= 1 and p.t < world.T:
+                p = pushed(p, setting)
+            inside = room(p, setting) <= 1
+            if inside and undone < tries and (outside or p.t == world.T):
+                p, undone, outside = world.renoise(p, max(p.t - back * 2**undone, 0)), undone + 1, False
+            elif p.t == world.T:
+                return p
+            else:
+                outside = not inside
+
+    def answer(setting):
+        found = [walk(p, setting) for p in noises]
+        clear = [p for p in found if room(p, setting) > 1]
+        if clear:
+            p = max(clear, key=lambda p: closeness(p.x))
+            return 1, closeness(p.x), p.x, setting
+        p = max(found, key=lambda p: room(p, setting))
+        return 0, room(p, setting), p.x, setting
+
+    noises = [world.noise() for _ in range(n)]
+    grid = [(e, q) for e in eta for q in reach]
+    best = answer([grid[0]] * len(places))
+    for i in range(len(places)):
+        others = list(best[3])
+        for pair in grid[1:]:
+            found = answer([pair if j == i else other for j, other in enumerate(others)])
+            if found[:2] > best[:2]:
+                best = found
+    return best[2]

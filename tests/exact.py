@@ -13,13 +13,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from actors import solvers
+from actors import potential, solvers
 from actors.models.mixture import Mixture
 from raysearch.config import SDE
 from raysearch.context import Context
 from raysearch.engine import Reward, Score
 from raysearch.ledger import Budget, Ledger, Meter
-from raysearch.recipe import Candidate, Prompt, Sampler, denoise, digest, noise_key
+from raysearch.obstacles import Barrier
+from raysearch.recipe import Candidate, Obstacle, Prompt, Push, Recording, Sampler, denoise, digest, noise_key
 
 MODEL = Mixture(
     torch.tensor([0.4, 0.35, 0.25]).double(),
@@ -87,8 +88,13 @@ class Interpreter:
             "jitter": lambda: x + o.std * noise,
             "neighbour": lambda: solvers.neighbour(x, o.cosine, noise),
             "renoise": lambda: solver.renoise(x, o.parent.step, o.to_step, noise),
+            "push": lambda: x + self.push(x, o),
         }[kind]()
         return made, solver.start(o.step)
+
+    def push(self, x: torch.Tensor, o: Push) -> torch.Tensor:
+        x0 = x - o.parent.sigma * self.velocity(x, o.parent.sigma)
+        return potential.push(x0, [self.points(p) for p in o.obstacles], o.eta, o.reach, o.h)
 
     def estimate(self, c: Candidate) -> np.ndarray:
         """x0 at the candidate's own point, (2,)."""
@@ -97,11 +103,41 @@ class Interpreter:
             x = x - c.sigma * self.velocity(x, c.sigma)
         return x.numpy().ravel().astype(float)
 
-    async def answer(self, xs: Sequence[Candidate]) -> list[Score]:
-        return [Score((self.reward(self.estimate(x)),)) for x in xs]
+    def point(self, p: Candidate | Recording) -> torch.Tensor:
+        """Of an obstacle: a finished candidate's latent, or coordinates that stand in a recording's path."""
+        if isinstance(p, Recording):
+            return torch.tensor([float(c) for c in p.path.split(",")]).view(1, 2, 1, 1, 1)
+        return self.state(p)[0]
+
+    def points(self, o: Obstacle) -> potential.Points:
+        return o.space, tuple(self.point(p) for p in o.points)
+
+    async def answer(self, xs: Sequence[Candidate], reward: Reward) -> list[Score]:
+        def total(x: Candidate) -> float:
+            x0 = self.estimate(x)
+            if not reward.obstacles:
+                return self.reward(x0)
+            estimate = torch.tensor(x0).view(1, 2, 1, 1, 1)
+            return min(float(potential.distance(estimate, self.points(o))) for o in reward.obstacles)
+
+        return [Score((total(x),)) for x in xs]
 
 
-def context(s: Sampler, *, seed: int = 0, world: Any = None, decodes: bool = False, **budget: float) -> Context:
+def barrier(*point: float, space: str = "latent") -> Barrier:
+    """An obstacle at a point of the plane."""
+    obstacle = Obstacle((Recording(",".join(map(str, point)), repr(point).encode()),), space)
+    return Barrier(Reward("distance", obstacle.identity, ("distance",), (1.0,), "estimate", (obstacle,)), obstacle)
+
+
+def context(
+    s: Sampler,
+    *,
+    seed: int = 0,
+    world: Any = None,
+    decodes: bool = False,
+    obstacles: Sequence[Barrier] = (),
+    **budget: float,
+) -> Context:
     world = world or Interpreter()
     reward = Reward("r", b"r", ("r",), (1.0,), "frames" if decodes else "estimate")
     return Context(
@@ -112,6 +148,8 @@ def context(s: Sampler, *, seed: int = 0, world: Any = None, decodes: bool = Fal
         meter=Meter(Budget(**budget), Ledger(preview=True, decodes=decodes)),
         answer=world.answer,
         rng_key=("test",),
+        at_steps=lambda n: sampler(n, s.name),
+        obstacles=obstacles,
     )
 
 
@@ -122,15 +160,17 @@ class Scripted:
     rewards: list[float]
     asked: list[tuple[str, int]] = field(default_factory=list)
 
-    async def answer(self, xs: Sequence[Candidate]) -> list[Score]:
+    async def answer(self, xs: Sequence[Candidate], reward: Reward) -> list[Score]:
         self.asked += [(x.origin.describe()["kind"], x.step) for x in xs]
         return [Score((self.rewards.pop(0),)) for _ in xs]
 
 
-def search(policy, s: Sampler, *, seed: int = 0, world: Interpreter | None = None, **arguments):
+def search(
+    policy, s: Sampler, *, seed: int = 0, world: Interpreter | None = None, budget=None, obstacles=(), **arguments
+):
     """The winner's finished latent (2,), the winner, and the context with its account."""
     world = world or Interpreter()
-    ctx = context(s, seed=seed, world=world)
+    ctx = context(s, seed=seed, world=world, obstacles=obstacles, **(budget or {}))
     winner = asyncio.run(policy(ctx, **arguments))
     ctx.meter.charged += ctx.meter.ledger.finish(winner)
     return world.estimate(denoise(winner, winner.sampler.num_steps)), winner, ctx

@@ -1,6 +1,7 @@
 """The plain-torch workers against diffusers' own pipeline, on a toy-sized Wan of the real classes."""
 
 import asyncio
+import io
 from concurrent.futures import CancelledError
 from dataclasses import replace
 from pathlib import Path
@@ -178,7 +179,29 @@ KINDS = [
     {"name": "svdd", "policy": {"name": "svdd", "m": 2}, "sampler": {"name": "score-sde", "interpolant": "vp"}},
     {"name": "dlbs", "policy": {"name": "dlbs", "b": 1, "lookahead": 3}, "sampler": {"name": "flow-sde"}},
     {"name": "smc", "policy": {"name": "smc", "n": 3, "threshold": 1.0}, "sampler": {"name": "sde-dpm++"}},
+    {
+        "name": "around",
+        "policy": {"name": "repulsion", "n": 1, "eta": [1.0], "reach": [9.0], "every": 3, "tries": 1},
+        "obstacles": [{"text": "a blue square"}, {"text": "a red square", "space": "features"}],
+    },
+    {"name": "draft", "policy": {"name": "draft_commit", "draft_steps": 3, "explore": {"name": "best_of_n", "n": 2}}},
 ]
+
+
+def test_a_still_clip_is_encoded_as_its_first_frame_and_then_some(tiny):
+    """The autoencoder is causal, so the first latent frame of a clip is that of the picture alone."""
+    c = config(tiny)
+    encoder = local.build("encoder", c, Backend().prepare(c, configuration.arms(c)))
+    pixels = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    data = io.BytesIO()
+    Image.fromarray(pixels).save(data, "png")
+    what = {"data": data.getvalue()}
+    _, clip = encoder.encode_video({"what": ("p.png", b"", (9, 32, 32)), **what})
+    _, first = encoder.encode_image({"what": ("p.png", b"", (32, 32)), **what})
+    assert clip.shape == (1, 4, 3, 8, 8)
+    np.testing.assert_allclose(clip[:, :, :1], first, atol=1e-4)
+    _, smaller = encoder.encode_video({"what": ("p.png", b"", (5, 16, 32)), **what})
+    assert smaller.shape == (1, 4, 2, 4, 8)
 
 
 @pytest.mark.parametrize("arms", [ARMS, KINDS])

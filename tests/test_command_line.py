@@ -43,6 +43,7 @@ def config(tiny, tmp_path) -> Path:
         (["policy={name: best_of_n, n: three}"], "policy.n: 'three' is not allowed; it must be of type int"),
         (["policy={name: best_of_n, n: 0}"], "policy.n: 0 is not allowed; it must be at least 1"),
         (["policy={name: rgrp, n: -2}"], "policy.n: -2 is not allowed"),
+        (["policy={name: draft_commit, explore: {name: best_of_n, m: 3}}"], "policy.explore.m: unknown key"),
         (["policy.name=rgrp"], "policy.schedule: 10 is not allowed; it must be of steps in 0..7"),
         (["polcy.name=single"], "polcy: unknown key (did you mean 'policy'?)"),
         (["sampler.num_step=3"], "sampler.num_step: unknown key (did you mean 'num_steps'?)"),

@@ -16,7 +16,7 @@ from raysearch.testing import fake_reward, fake_sampler
 
 
 def context(rewards=lambda x: 0.0, *, num_steps=30, budget=None, stochastic=False, seed=3) -> Context:
-    async def answer(xs):
+    async def answer(xs, reward):
         return [Score((rewards(x),)) for x in xs]
 
     return Context(
@@ -55,7 +55,7 @@ def test_drawing_while_a_score_is_pending_raises_and_a_child_context_may():
     async def work():
         gate = asyncio.Event()
 
-        async def answer(xs):
+        async def answer(xs, reward):
             await gate.wait()
             return [Score((0.0,)) for _ in xs]
 

@@ -7,7 +7,7 @@ import brute
 import numpy as np
 import pytest
 import torch
-from exact import Interpreter, Numpy, Scripted, context, sampler, search
+from exact import MODEL, Interpreter, Numpy, Scripted, barrier, context, sampler, search
 from test_solvers import walk
 
 from actors import solvers
@@ -45,16 +45,23 @@ CASES = [
         {"schedule": (0, 3, 6), "population": (6, 4, 4, 3), "elite": 1, "beta": 0.3, "eta": 0.7, "share": 0.9},
     ),
     ("tree", SDE, {"iterations": 9, "lam": 2.0, "schedule": (3, 6), "width": 1.5, "alpha": 0.5}),
+    (
+        "repulsion",
+        BOTH,
+        {"n": 3, "eta": (1.0, 0.2), "reach": (0.5, 1.1), "h": 0.02, "start": 4, "every": 2, "back": 2, "tries": 5},
+    ),
 ]
+OBSTACLES = {"repulsion": [barrier(*MODEL.means[1].tolist()), barrier(*MODEL.means[0].tolist())]}
 
 
 @pytest.mark.parametrize(("name", "solver", "given"), [(n, s, g) for n, solvers, g in CASES for s in solvers])
 def test_same_decisions_as_a_plain_loop(name, solver, given):
     policy, s = configuration.find_policy(name), sampler(12, solver)
     more = {"resampling": "multinomial"} if name == "smc" else {}
+    around = {"obstacles": OBSTACLES[name]} if name in OBSTACLES else {}
     for seed in range(4):
-        found, _, _ = search(policy, s, seed=seed, **given, **more)
-        expected = getattr(brute, name)(Numpy(s, seed), context(s, seed=seed).rng, **given)
+        found, _, _ = search(policy, s, seed=seed, **given, **more, **around)
+        expected = getattr(brute, name)(Numpy(s, seed), context(s, seed=seed).rng, **given, **around)
         np.testing.assert_allclose(found, expected, atol=2e-4, err_msg=f"seed {seed}")
 
 
@@ -324,7 +331,8 @@ def lineages() -> str:
     for name, kinds, given in CASES:
         for solver in kinds:
             for seed in (0, 1):
-                _, x, _ = search(configuration.find_policy(name), sampler(12, solver), seed=seed, **given)
+                policy, around = configuration.find_policy(name), OBSTACLES.get(name, [])
+                _, x, _ = search(policy, sampler(12, solver), seed=seed, obstacles=around, **given)
                 chain = [x, *x.ancestors()]
                 parts = [f"{canonical_json({**c.origin.describe(), 'parent': None})}@{c.step}" for c in reversed(chain)]
                 lines.append(f"{name} {canonical_json(given)} {solver} seed {seed}: {' '.join(parts)}")

@@ -109,6 +109,12 @@ def test_a_curve_starts_from_the_configs_own_policy_and_an_axis_may_be_deep():
     assert [a.rewards.search for a in arms[::2]] == [{"name": "pixel", "weights": {"TA": w}} for w in (1.0, 2.0)]
 
 
+def test_a_curve_may_have_obstacles_of_its_own():
+    around = {"name": "around", "policy": {"name": "repulsion"}, "obstacles": [{"text": "b"}]}
+    s = sweep.build({**BASE, "sweep": {"curves": [{"policy": {"name": "single"}}, around]}})
+    assert [len(a.obstacles) for a in sweep.configuration.arms(s.config)] == [0, 1]
+
+
 def test_names_are_file_safe_short_and_distinct():
     prompts = ["ugly: a/b", "ugly: a.b", "x" * 200, "x" * 201]
     s = grid({"policy": {"name": "single"}, "across": {"sampler.negative_prompt": prompts}})
@@ -133,6 +139,11 @@ def test_names_are_file_safe_short_and_distinct():
         ({"curves": [BEST | {"along": {"policy.n": 4}}]}, "sweep.curves[0].along.policy.n: 4 is not allowed"),
         ({"curves": [BEST | {"along": {"polcy.n": [1]}}]}, "sweep.curves[0].along.polcy.n: unknown key"),
         ({"curves": [BEST | {"along": {"seeds": [1]}}]}, "allowed here: policy.…, sampler.…, budget.…, rewards.…"),
+        (
+            {"curves": [BEST | {"along": {"obstacles.0": [1]}}]},
+            "allowed here: policy.…, sampler.…, budget.…, rewards.…",
+        ),
+        ({"curves": [BEST | {"obstacles": [{"txt": "b"}]}]}, "obstacles[0]: {'txt': 'b'} is not allowed"),
         (
             {"curves": [BEST | {"along": {"policy.m": [1]}}]},
             "sweep.curves[0] (best_of_n-m1): policy.m: unknown key; allowed here: n",

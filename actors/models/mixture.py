@@ -119,7 +119,7 @@ class Geometry:
 
 class Autoencoder:
     def __init__(self, folder: Path, *, dtype: str, device: str) -> None:
-        pass
+        self._channels = Mixture.of(folder).means.shape[1]
 
     def decode(self, latent: torch.Tensor) -> np.ndarray:
         """A white dot at the first two coordinates (x to the right, y up), uint8 (1, SIDE, SIDE, 3)."""
@@ -127,6 +127,19 @@ class Autoencoder:
         grid = (np.arange(SIDE) + 0.5) / SIDE * 2 * REACH - REACH
         dot = np.exp(-0.5 * ((grid[None] - x) ** 2 + (-grid[:, None] - y) ** 2) / 0.25**2)
         return np.rint(255 * dot).astype(np.uint8)[None, ..., None].repeat(3, -1)
+
+    def encode_video(self, frames: np.ndarray, num_frames: int, height: int, width: int) -> np.ndarray:
+        """Where the dot is in pictures of any size, float32 (1, C, 1, 1, 1): the centre of what is bright.
+
+        Coordinates after the second are 0.
+        """
+        light = frames.astype(np.float64).mean((0, 3))
+        light /= max(light.sum(), 1e-9)
+        point = np.zeros((1, self._channels, 1, 1, 1), dtype=np.float32)
+        grids = [(np.arange(n) + 0.5) / n * 2 * REACH - REACH for n in light.shape[::-1]]
+        where = ((light.sum(0) * grids[0]).sum(), -(light.sum(1) * grids[1]).sum())
+        point[0, : min(2, self._channels), 0, 0, 0] = where[: self._channels]
+        return point
 
     def encode_image(self, image: Image.Image, height: int, width: int) -> np.ndarray:
         raise ConfigError("prompts: a Gaussian mixture takes no pictures")

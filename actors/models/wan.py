@@ -16,6 +16,7 @@ from diffusers.video_processor import VideoProcessor
 from PIL import Image
 from transformers import AutoTokenizer, ByT5Tokenizer, UMT5EncoderModel
 
+from actors import video
 from actors.models import DTYPES, index, with_first
 from raysearch.errors import check
 
@@ -145,3 +146,12 @@ class Autoencoder:
         mean, inverse_std = self._statistics()
         latent = (self.vae.encode(pixels.unsqueeze(2)).latent_dist.mode() - mean) * inverse_std
         return latent.float().cpu().numpy()  # type: ignore[no-any-return]
+
+    @torch.no_grad()
+    def encode_video(self, frames: np.ndarray, num_frames: int, height: int, width: int) -> np.ndarray:
+        """Frames, uint8 (T, H, W, 3), fitted to a size -> their latent, float32 (1, C, T', H', W')."""
+        frames = video.fitted(frames, num_frames=num_frames, height=height, width=width)
+        pixels = torch.tensor(frames).permute(3, 0, 1, 2)[None].float() / 127.5 - 1
+        mean, inverse_std = self._statistics()
+        moments = self.vae.encode(pixels.to(self._device, self.vae.dtype)).latent_dist
+        return ((moments.mode() - mean) * inverse_std).float().cpu().numpy()  # type: ignore[no-any-return]

@@ -9,12 +9,15 @@ from typing import Any, Literal, Protocol
 import numpy as np
 import torch
 
+from actors.potential import Points
 from raysearch.errors import ConfigError
 
 NAMES = {
     "verifier": "actors.rewards.verifier:Verifier",
     "pixel": "actors.rewards.pixel:PixelReward",
     "near": "actors.rewards.near:Near",
+    "repulsion": "actors.rewards.repulsion:Repulsion",
+    "distance": "actors.rewards.repulsion:Distance",
 }
 
 
@@ -26,6 +29,7 @@ class View:
     """What a reward may look at: the noisy latent at noise level `sigma`, the x0 estimate, or that one decoded.
 
     latent and estimate are float32 (1, C, T, H, W) on the CPU, frames uint8 (T, H, W, 3); what no reward needs is None.
+    Beside it, the latents of the arm's obstacles, for a reward that meets them.
     """
 
     prompt: str
@@ -33,11 +37,13 @@ class View:
     latent: torch.Tensor | None = None
     estimate: torch.Tensor | None = None
     frames: np.ndarray | None = None
+    obstacles: tuple[Points, ...] = ()
 
 
 class Reward(Protocol):
     """`weights` (optional) gives the default weight of each component, 1 where it is missing; `files` (optional, a
-    static method of the constructor's arguments) the files whose content the reward depends on."""
+    static method of the constructor's arguments) the files whose content the reward depends on; `meets_obstacles`
+    (optional) says that its views show the arm's obstacles."""
 
     components: tuple[str, ...]
     needs: Literal["latent", "estimate", "frames"]
