@@ -300,6 +300,8 @@ def test_prompts_stream_in_constant_memory(tmp_path):
         output={"videos": False},
         arms=ARMS[:1],
     )
+    ticks = itertools.count()  # a clock of its own: every twentieth row is written
+    s.directory.searches._clock, s.directory.searches._due = lambda: next(ticks), 0
     add, visible = s.directory.searches.add, []
 
     def watch(rows):
