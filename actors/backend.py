@@ -10,6 +10,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from functools import partial
 from hashlib import blake2b
+from itertools import pairwise
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ from raysearch.obstacles import barriers
 from raysearch.plan import ArmPlan, Fleet, Plan
 from raysearch.recipe import Obstacle, Sampler, canonical_json, digest
 from raysearch.results import CANDIDATES
-from raysearch.signature import bind
+from raysearch.signature import bind, source
 
 
 class Backend:
@@ -112,6 +113,8 @@ def sampler(config: Config, s: SamplerConfig, folder: Path, content: bytes) -> S
     m = config.model
     scheduler = solvers.scheduler(solvers.scheduler_config(folder), s.name, s.flow_shift)
     sigmas = tuple(float(x) for x in solvers.Solver(scheduler, s.num_steps).sigmas)
+    falling = all(a > b >= 0 for a, b in pairwise(sigmas))
+    check(falling, "sampler.flow_shift", s.flow_shift, "such that the noise levels fall from step to step")
     return Sampler(
         model=content,
         name=s.name,
@@ -171,7 +174,7 @@ def reward(key: str, block: dict[str, Any], specs: dict[str, RewardSpec], obstac
     specs[spec_key] = RewardSpec(spec_key, str(name), arguments)
     for file in (content := rewards.files(build, arguments)):
         check(file.exists(), key, str(file), "an existing file")
-    identity = digest(spec_key, content_digest(content), importlib.metadata.version("torch"))
+    identity = digest(spec_key, content_digest(content), source(build), importlib.metadata.version("torch"))
     if not getattr(build, "meets_obstacles", False):
         obstacles = ()
     else:

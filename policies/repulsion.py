@@ -34,6 +34,7 @@ async def search(
     start = max(ctx.num_steps // 4, 1) if start is None else start
     at_least(1, n=n, start=start, every=every, back=back)
     at_least(0, tries=tries)
+    check(start <= ctx.num_steps, "policy.start", start, f"at most {ctx.num_steps} (sampler.num_steps)")
     above(0, h=h)
     for key, values in (("eta", eta), ("reach", reach)):
         check(len(values) > 0 and min(values) > 0, f"policy.{key}", values, "a list of numbers above 0, at least one")

@@ -8,8 +8,9 @@ import asyncio
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from pathlib import Path
+from typing import Any, TypeVar
 
 from rich.console import Console
 
@@ -19,6 +20,7 @@ from raysearch import sweep as sweeps
 from raysearch.config import Config
 from raysearch.errors import ConfigError, RaysearchError
 
+T = TypeVar("T")
 OURS = ("raysearch", "policies", "actors")
 
 
@@ -29,7 +31,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     sweep_parser = commands.add_parser(
         "sweep", help="run a grid of arms and draw how quality grows with compute", description=sweep.__doc__
     )
-    for p, example in ((run_parser, "policy.n=16 run_dir=runs/mine"), (sweep_parser, "seeds=[0,1] run_dir=runs/mine")):
+    for p, example in (
+        (run_parser, "sampler.num_steps=20 run_dir=runs/mine"),
+        (sweep_parser, "seeds=[0,1] run_dir=runs/mine"),
+    ):
         p.add_argument("config", type=Path, help="a YAML file; see configs/")
         p.add_argument("overrides", nargs="*", metavar="key=value", help=f"for example {example}")
     commands.add_parser("policies", help="the policies that ship, with their arguments", description=policies.__doc__)
@@ -87,22 +92,32 @@ def searched(config: Config, run_dir: Path, *, again: bool = False) -> int:
     in_all = sum(c.nfe for c in session.costs.values()) * session.searches_per_arm
     kept = f" ({session.progress.kept} are done already)" if session.progress.kept else ""
     say(f"{session.progress.total} searches{kept}, about {in_all} NFE before sharing; starting the fleet")
-    # `ray job stop` ends a run as Ctrl-C does; set here, since Ray takes the signal for itself when it starts.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    progress = asyncio.run(display.Display(console, session.progress).follow(session.run()))
+    try:
+        progress = asyncio.run(ended_by_sigterm(display.Display(console, session.progress).follow(session.run())))
+    except asyncio.CancelledError:
+        raise KeyboardInterrupt from None
     display.summary(console, session.plan, progress, str(run_dir))
     return 3 if progress.failed else 0
 
 
+async def ended_by_sigterm(work: Coroutine[Any, Any, T]) -> T:
+    """`ray job stop` ends a run as Ctrl-C does. Set here, since Ray takes the signal for itself when it starts."""
+    task = asyncio.current_task()
+    assert task is not None
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    return await work
+
+
 def policies() -> int:
-    """Each shipped policy with its signature and the first line of its docstring."""
+    """Each shipped policy with its signature and the first paragraph of its docstring."""
     for name in configuration.policy_names():
         search = configuration.find_policy(name)
         arguments = ", ".join(
             str(p).replace("collections.abc.", "").replace("raysearch.config.", "")
             for p in signature.keyword_parameters(search).values()
         )
-        print(f"{name}({arguments})\n    {(search.__doc__ or '').strip().splitlines()[0]}")
+        paragraph = " ".join((search.__doc__ or "").partition("\n\n")[0].split())
+        print(f"{name}({arguments})\n    {paragraph}")
     return 0
 
 

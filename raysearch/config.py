@@ -70,8 +70,8 @@ class FleetConfig:
     address: str | None = None  # of a running Ray cluster; None: RAY_ADDRESS if set, else a local one
     store_gb: float = 1.0
     denoisers: PoolConfig = field(default_factory=PoolConfig)
-    scorers: PoolConfig = field(default_factory=PoolConfig)
-    encoders: PoolConfig = field(default_factory=PoolConfig)
+    scorers: PoolConfig = field(default_factory=lambda: PoolConfig(num_cpus=0.5))
+    encoders: PoolConfig = field(default_factory=lambda: PoolConfig(num_cpus=0.1))  # all three fit on two CPUs
 
 
 @dataclass(frozen=True)
@@ -148,7 +148,11 @@ def read(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
     for o in overrides:
         check("=" in o and not o.startswith("="), "an override", o, "of the form key=value")
     try:
-        merged = OmegaConf.merge(loaded, OmegaConf.from_dotlist(list(overrides)))
+        given = OmegaConf.from_dotlist(list(overrides))
+        name = OmegaConf.select(given, "policy.name")
+        if isinstance(loaded, DictConfig) and name is not None and name != OmegaConf.select(loaded, "policy.name"):
+            loaded.pop("policy", None)  # another policy does not take the first one's arguments
+        merged = OmegaConf.merge(loaded, given)
         values: dict[str, Any] = OmegaConf.to_container(merged, resolve=True)  # type: ignore[assignment]
     except Exception as error:
         raise ConfigError(f"the overrides {list(overrides)} cannot be read: {' '.join(str(error).split())}") from error
@@ -238,6 +242,8 @@ def arms(config: Config) -> list[Arm]:
             raise ConfigError(f"arms[{i}] ({name}): {error}") from error
     if all("name" in dict(block.get("policy") or {}) for block in config.arms):
         load_policy(config.policy)  # no arm starts from it, so no arm has checked it
+        unused = config.policy == {"name": "single"}
+        check(unused, "policy", config.policy, "left out: every arm names its own (arms=null runs without the arms)")
     names = [a.name for a in found]
     check(len(set(names)) == len(names), "arms", names, "differently named")
     return found

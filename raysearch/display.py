@@ -93,8 +93,9 @@ def summary(console: Console, plan: Plan, p: Progress, run_dir: str) -> None:
     for name, t in p.arms.items():
         n = max(t.done, 1)
         judge = judges[name]
-        spread = t.judged.interval() if t.judged.n > 1 else [float("nan")] * len(t.judged.mean)
-        judged = [f"{m:.3f} ± {h:.3f}" for m, h in zip(t.judged.mean, spread, strict=True)]
+        judged = [f"{m:.3f}" for m in t.judged.mean]
+        if t.judged.n > 1:
+            judged = [f"{m} ± {h:.3f}" for m, h in zip(judged, t.judged.interval(), strict=True)]
         shown = dict(zip(judge.components, judged, strict=False)) if judge else {}
         notes = "".join(f", {k} {v}" for k, v in (("failed", t.failed), ("at budget", t.budget)) if v)
         cost = (f"{t.cost.nfe / n:.0f}", f"{t.cost.replica_seconds / n:.2f}", str(t.nfe_spent))

@@ -19,6 +19,7 @@ from raysearch.errors import BudgetExhausted, ConfigError, RaysearchError
 from raysearch.ledger import Cost, Ledger, Meter
 from raysearch.obstacles import Barrier
 from raysearch.recipe import Candidate, Prompt, Recording, Sampler, canonical_json, digest
+from raysearch.signature import source
 
 
 class Fleet(Protocol):
@@ -79,13 +80,14 @@ class Search:
 
 
 def content_of(plan: Plan, texts: Sequence[Prompt]) -> bytes:
-    """Digests of what a config only names: prompts, model weights, rewards, obstacles. How it is run is not in them."""
+    """Digests of what a config only names: prompts, weights, rewards, policies, obstacles."""
     content = {
         "prompts": digest(*(p.identity for p in texts)).hex(),
         "the model's weights": digest(*(replace(a.sampler, fingerprint="").identity for a in plan.arms)).hex(),
         "the rewards": digest(
             *(_reward_content(r) if r else None for a in plan.arms for r in (a.reward, a.final, a.holdout))
         ).hex(),
+        "the policies": digest(*(source(a.arm.search) for a in plan.arms)).hex(),
         "the obstacles": digest(*(c for a in plan.arms for b in a.obstacles for c in _obstacle_content(b))).hex(),
     }
     return canonical_json(content).encode()

@@ -52,7 +52,8 @@ def _prompt(entry: Any, folder: Path, key: str) -> Prompt:
         if k not in ("prompt", "image"):
             raise ConfigError(unknown_key(f"{key}.{k}", k, ("prompt", "image")))
     text, image = entry.get("prompt"), entry.get("image")
-    check(isinstance(text, str) and bool(text.strip()), f"{key}.prompt", text, "a text that is not empty")
+    written = isinstance(text, str) and bool(text.encode(errors="ignore").strip())
+    check(written and text == text.encode(errors="ignore").decode(), f"{key}.prompt", text, "a text that is not empty")
     if image is None:
         return Prompt(text.strip())
     check(isinstance(image, str) and (folder / image).is_file(), f"{key}.image", image, "an existing image file")

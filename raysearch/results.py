@@ -154,7 +154,7 @@ def claimed(path: Path, resolved: str | None = None) -> Iterator[None]:
 def _check_same(path: Path, resolved: str) -> None:
     """Refuse a run directory of another config; FREE keys may differ."""
     text = (path / "config.yaml").read_text()
-    if not text and [p.name for p in path.iterdir()] == ["config.yaml"]:
+    if not text and {p.name for p in path.iterdir()} <= {"config.yaml", "config.yaml.partial"}:
         return  # a run that was stopped before it wrote anything
     fresh = "a new or empty folder, or one with a run of this config"
     try:

@@ -23,6 +23,15 @@ def keyword_parameters(function: Callable[..., Any]) -> dict[str, inspect.Parame
     return {p.name: p for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY}
 
 
+def source(function: Callable[..., Any]) -> bytes:
+    """The text of the module that a function or class is in, which its results depend on; empty if there is none."""
+    try:
+        file = inspect.getsourcefile(function)
+    except TypeError:
+        file = None
+    return Path(file).read_bytes() if file and Path(file).is_file() else b""
+
+
 def bind(function: Callable[..., Any], given: dict[str, Any], what: str, key: str) -> dict[str, Any]:
     """`given` checked against a function's keyword-only signature, defaults filled in. Raises ConfigError."""
     parameters = keyword_parameters(function)

@@ -73,7 +73,9 @@ def build(values: dict[str, Any]) -> Sweep:
     """A checked sweep of a mapping. Raises ConfigError."""
     base = {k: v for k, v in values.items() if k != "sweep"}
     check(base.get("arms") is None, "arms", base.get("arms"), "left out: a sweep makes its own")
-    config = configuration.build(base)
+    configuration.build(base)
+    armed = {k: v for k, v in base.items() if k != "policy"}  # which the arms have taken over
+    config = configuration.build(armed)
     blocks: list[dict[str, Any]] = []
     points: dict[str, Point] = {}
     owners: dict[str, str] = {}  # a curve's label -> where it stands
@@ -87,13 +89,13 @@ def build(values: dict[str, Any]) -> Sweep:
         check(
             owners.setdefault(point.curve, where) == where, where, point.curve, "given a `name`: another curve has this"
         )
-        content = repr((arm.policy, arm.arguments, arm.sampler, arm.budget, arm.rewards))
+        content = repr((arm.policy, arm.arguments, arm.sampler, arm.budget, arm.rewards, arm.obstacles))
         check(content not in same, where, name, f"another arm than {same.get(content)}, which does the same")
         check(name not in points, where, name, "named differently from the arms before it: give its curve a `name`")
         same[content] = name
         points[name] = point
         blocks.append(block)
-    return Sweep(configuration.build(base | {"arms": blocks}), points)
+    return Sweep(configuration.build(armed | {"arms": blocks}), points)
 
 
 # -- grids -----------------------------------------------------------------------------------------------------------

@@ -1,10 +1,15 @@
 """A user's mistake is one clear line and exit code 2, before any model loads; nothing is lost or overwritten."""
 
+import subprocess
+import sys
+import time
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
 from actors.models import wan
+from raysearch import config as configuration
 from raysearch.__main__ import main
 
 ROOT = Path(__file__).parent.parent
@@ -68,6 +73,7 @@ def config(tiny, tmp_path) -> Path:
         (["budget.nfe=-1"], "budget.nfe: -1 is not allowed; it must be above 0"),
         (["arms=[{policy: {name: single}}]"], "arms[0].name"),
         (["arms=[{name: a, model: {}}]"], "arms[0].model: unknown key"),
+        (["policy.name=rgrp", "policy.schedule=[2]", "arms=[{name: a, policy: {name: single}}]"], "policy: {"),
         (["policy.nme=x", "arms=[{name: a, policy: {name: single}}]"], "policy.nme: unknown key"),
         (["fleet.denoisers.num_gpus=1"], "fleet.denoisers.num_gpus: 1.0 is not allowed; it must be 0"),
         (["fleet.denoisers.replicas=0"], "fleet.denoisers.replicas: 0 is not allowed"),
@@ -152,3 +158,28 @@ def test_a_shadowed_package_is_said(monkeypatch, capsys, tmp_path):
     monkeypatch.setitem(__import__("sys").modules, "policies", other)
     assert main(["policies"]) == 2
     assert "shadows" in capsys.readouterr().err
+
+
+def test_another_policy_leaves_the_first_ones_arguments(tmp_path):
+    path = tmp_path / "c.yaml"
+    path.write_text("model: {path: x}\nprompts: [a]\npolicy: {name: best_of_n, n: 9}\n")
+    assert configuration.load(path, ["policy.n=3"]).policy == {"name": "best_of_n", "n": 3}
+    assert configuration.load(path, ["policy.name=rbf"]).policy == {"name": "rbf"}
+    assert configuration.load(path, ["policy.name=svdd", "policy.m=2"]).policy == {"name": "svdd", "m": 2}
+
+
+def test_sigterm_ends_a_run_as_ctrl_c_does(tmp_path):
+    """One line on stderr, exit code 130, finished rows kept; what was under way is there as cancelled."""
+    run_dir = tmp_path / "run"
+    command = [sys.executable, "-m", "raysearch", "run", "configs/mixture.yaml", f"run_dir={run_dir}"]
+    more = ["policy.n=64", f"seeds={list(range(200))}", "max_searches=2"]
+    run = subprocess.Popen([*command, *more], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while not (run_dir / "searches.parquet").exists() and run.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.05)  # a real process's file: there is nothing to wait on
+    run.terminate()
+    _, err = run.communicate(timeout=60)
+    assert run.returncode == 130
+    assert err.strip() == "raysearch: interrupted"
+    statuses = pq.read_table(run_dir / "searches.parquet")["status"].to_pylist()
+    assert {"done", "cancelled"} == set(statuses)

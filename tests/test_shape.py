@@ -3,6 +3,8 @@
 import ast
 import importlib
 import inspect
+import subprocess
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -98,6 +100,20 @@ def test_every_policy_file_is_a_policy_or_the_kernels():
         "selection",
     }
     assert names == set(configuration.policy_names())
+
+
+def test_a_cluster_installs_what_pyproject_names():
+    dependencies = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    command = (ROOT / "cluster.yaml").read_text()
+    assert [d for d in dependencies if f'"{d}"' not in command] == []
+
+
+def test_what_is_tracked_is_small():
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True)
+    if listed.returncode:
+        pytest.skip("not a git checkout")
+    sizes = [(ROOT / name).stat().st_size for name in listed.stdout.split("\0") if name and (ROOT / name).is_file()]
+    assert sum(sizes) < 25e6
 
 
 def test_errors_are_one_picklable_tree_that_its_docstring_draws():

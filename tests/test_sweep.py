@@ -111,8 +111,9 @@ def test_a_curve_starts_from_the_configs_own_policy_and_an_axis_may_be_deep():
 
 def test_a_curve_may_have_obstacles_of_its_own():
     around = {"name": "around", "policy": {"name": "repulsion"}, "obstacles": [{"text": "b"}]}
-    s = sweep.build({**BASE, "sweep": {"curves": [{"policy": {"name": "single"}}, around]}})
-    assert [len(a.obstacles) for a in sweep.configuration.arms(s.config)] == [0, 1]
+    free = {**around, "name": "free", "obstacles": []}
+    s = sweep.build({**BASE, "sweep": {"curves": [around, free]}})
+    assert [len(a.obstacles) for a in sweep.configuration.arms(s.config)] == [1, 0]
 
 
 def test_names_are_file_safe_short_and_distinct():
