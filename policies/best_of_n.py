@@ -1,13 +1,13 @@
 """Best of N: random search over noises (Ma et al. 2025, arXiv 2501.09732, section 3.1)."""
 
+from policies.checks import at_least
 from raysearch.context import Context
-from raysearch.errors import check
 from raysearch.recipe import Candidate
 
 
 async def search(ctx: Context, *, n: int = 4) -> Candidate:
     """Random search (2501.09732, 3.1): the best of n finished samples by the search reward."""
-    check(n >= 1, "policy.n", n, "at least 1")
+    at_least(1, n=n)
     xs = ctx.denoise(ctx.noise(n))
     r = await ctx.score(xs)
     return xs[int(r.argmax())]

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from raysearch.config import SDE
 from raysearch.context import Context
 from raysearch.errors import ConfigError, check
 
@@ -30,5 +31,5 @@ def stochastic(ctx: Context, name: str) -> None:
     if not ctx.solver.stochastic:
         raise ConfigError(
             f"sampler.name: {ctx.solver.name!r} is not allowed with the policy {name}, which branches stochastic "
-            "steps; it must be one of flow-sde, score-sde, sde-dpm++"
+            f"steps; it must be one of {', '.join(SDE)}"
         )

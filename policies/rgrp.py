@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from policies.checks import above, at_least, rising
 from policies.resampling import multinomial, softmax
 from raysearch.context import Context
 from raysearch.errors import check
@@ -22,14 +23,10 @@ async def search(
 
     `schedule` counts solver steps from 0 and is acted on after each; it is absolute, not rescaled with num_steps.
     """
-    check(n >= 1, "policy.n", n, "at least 1")
-    check(temperature > 0, "policy.temperature", temperature, "above 0")
+    at_least(1, n=n)
+    above(0, temperature=temperature)
     check(0 <= beta <= 1, "policy.beta", beta, "in [0, 1]")
-    last = ctx.num_steps - 1
-    check(len(schedule) > 0, "policy.schedule", schedule, "a list of at least one step")
-    for t in schedule:
-        check(0 <= t <= last, "policy.schedule", t, f"of steps in 0..{last} (sampler.num_steps - 1)")
-    check(list(schedule) == sorted(set(schedule)), "policy.schedule", schedule, "strictly rising")
+    rising(ctx, "schedule", schedule)
 
     x = ctx.noise(1)[0]
     xs, c = [x, *ctx.perturb(x, n - 1, beta)], np.zeros(n)

@@ -7,7 +7,6 @@ import argparse
 import asyncio
 import signal
 import sys
-import time
 from collections.abc import Coroutine, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,6 +18,7 @@ from raysearch import display, prompts, signature
 from raysearch import sweep as sweeps
 from raysearch.config import Config
 from raysearch.errors import ConfigError, RaysearchError
+from raysearch.results import dated
 
 T = TypeVar("T")
 OURS = ("raysearch", "policies", "actors")
@@ -65,7 +65,7 @@ def single(error: BaseException) -> BaseException:
 def run(path: Path, overrides: Sequence[str] = ()) -> int:
     """Run every prompt and seed under every arm of a config; results go to its run directory."""
     config = configuration.load(path, overrides)
-    return searched(config, Path(config.run_dir or f"runs/{path.stem}-{time.strftime('%Y%m%d-%H%M%S')}"))
+    return searched(config, dated(config.run_dir, path.stem))
 
 
 def sweep(path: Path, overrides: Sequence[str] = ()) -> int:
@@ -79,7 +79,7 @@ def sweep(path: Path, overrides: Sequence[str] = ()) -> int:
 
 def searched(config: Config, run_dir: Path, *, again: bool = False) -> int:
     """Run a config's session, showing how it goes."""
-    console, run_dir = Console(width=None if sys.stdout.isatty() else 120), run_dir.expanduser()
+    console = Console(width=None if sys.stdout.isatty() else 120)
     prompts.load(config)
     # torch and diffusers take seconds to import, and a mistake in the config should not wait for them.
     from actors.backend import Backend

@@ -1,9 +1,6 @@
 """Runs from Python: `raysearch.run("configs/quickstart.yaml", policy=my_search)`."""
 
-import asyncio
-import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +10,8 @@ import pyarrow.parquet as pq
 
 from raysearch import config as configuration
 from raysearch.errors import ConfigError, check
+from raysearch.plan import in_its_own_loop
+from raysearch.results import dated
 
 
 @dataclass(frozen=True)
@@ -57,8 +56,7 @@ def run(
     from actors.backend import Backend
     from raysearch.session import Session
 
-    path = Path(loaded.run_dir or f"runs/{name}-{time.strftime('%Y%m%d-%H%M%S')}").expanduser()
+    path = dated(loaded.run_dir, name)
     session = Session(loaded, Backend(), run_dir=path, report=report)
-    with ThreadPoolExecutor(1) as thread:  # where no event loop runs: the caller's may
-        thread.submit(lambda: asyncio.run(session.run())).result()
+    in_its_own_loop(session.run())
     return Result(path)

@@ -27,6 +27,7 @@ ODE = ("unipc", "euler", "dpm++")
 SDE = {"flow-sde": 0.7, "score-sde": 3.0, "sde-dpm++": None}  # with the paper's eta, where there is one
 SAMPLERS = (*ODE, *SDE)
 INTERPOLANTS = ("linear", "vp")
+PLAIN = {"name": "single"}  # the policy of a config that names none
 DTYPES = ("float32", "bfloat16", "float16")
 BACKENDS = ("ray", "local")
 
@@ -96,7 +97,7 @@ class OutputConfig:
 class Config:
     model: ModelConfig = field(default_factory=ModelConfig)
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
-    policy: dict[str, Any] = field(default_factory=lambda: {"name": "single"})
+    policy: dict[str, Any] = field(default_factory=lambda: dict(PLAIN))
     rewards: RewardsConfig = field(default_factory=RewardsConfig)
     prompts: list[Any] | None = None
     prompts_file: str | None = None
@@ -242,8 +243,12 @@ def arms(config: Config) -> list[Arm]:
             raise ConfigError(f"arms[{i}] ({name}): {error}") from error
     if all("name" in dict(block.get("policy") or {}) for block in config.arms):
         load_policy(config.policy)  # no arm starts from it, so no arm has checked it
-        unused = config.policy == {"name": "single"}
-        check(unused, "policy", config.policy, "left out: every arm names its own (arms=null runs without the arms)")
+        check(
+            config.policy == PLAIN,
+            "policy",
+            config.policy,
+            "left out: every arm names its own (arms=null runs without the arms)",
+        )
     names = [a.name for a in found]
     check(len(set(names)) == len(names), "arms", names, "differently named")
     return found

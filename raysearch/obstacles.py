@@ -15,11 +15,9 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
-import av
-from PIL import Image
-
 from raysearch.engine import Reward
-from raysearch.errors import ConfigError, check
+from raysearch.errors import check
+from raysearch.media import check_picture, check_video
 from raysearch.recipe import Candidate, Noise, Obstacle, Prompt, Recording, Sampler, Space, digest
 from raysearch.signature import bind
 
@@ -103,21 +101,11 @@ def _checked(block: Any, key: str) -> dict[str, Any]:
         check(0 <= arguments["seed"] < 2**63, f"{key}.seed", arguments["seed"], "in 0..2^63-1")
     elif kind != "reward":
         check(what.is_file(), f"{key}.{kind}", str(what), "an existing file")
-        try:
-            _open(kind, what)
-        except Exception as error:  # neither Pillow nor PyAV has one error for what it cannot read
-            reader = "picture that Pillow" if kind == "image" else "video that PyAV"
-            raise ConfigError(f"{key}.{kind}: {str(what)!r} is no {reader} can read") from error
+        if kind == "image":
+            check_picture(f"{key}.image", str(what), what)
+        else:
+            check_video(f"{key}.video", str(what), what)
     return arguments
-
-
-def _open(kind: str, path: Path) -> None:
-    if kind == "image":
-        with Image.open(path) as picture:
-            picture.verify()
-    else:
-        with av.open(str(path)) as container:
-            next(container.decode(video=0))
 
 
 def _recording(path: Path) -> Recording:

@@ -4,12 +4,12 @@
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field, replace
 from itertools import product
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from raysearch.config import Arm, Config
 from raysearch.context import Context
@@ -20,6 +20,8 @@ from raysearch.ledger import Cost, Ledger, Meter
 from raysearch.obstacles import Barrier
 from raysearch.recipe import Candidate, Prompt, Recording, Sampler, canonical_json, digest
 from raysearch.signature import source
+
+T = TypeVar("T")
 
 
 class Fleet(Protocol):
@@ -146,6 +148,12 @@ async def run_policy(s: Search, ctx: Context) -> tuple[Candidate, bool]:
     return winner, ctx.history.exhausted is not None
 
 
+def in_its_own_loop(work: Coroutine[Any, Any, T]) -> T:
+    """`asyncio.run` in a thread, where no event loop runs: the caller's may."""
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(asyncio.run, work).result()
+
+
 def estimate(plan: Plan, texts: Sequence[Prompt], seeds: Sequence[int]) -> dict[str, Cost]:
     """What one search of each arm would cost, by the policy itself against made-up rewards. Raises ConfigError."""
     costs = {}
@@ -165,8 +173,7 @@ def estimate(plan: Plan, texts: Sequence[Prompt], seeds: Sequence[int]) -> dict[
             return ctx.charged + ctx.meter.ledger.finish(winner)
 
         try:
-            with ThreadPoolExecutor(1) as thread:  # where no event loop runs: the caller's may
-                costs[arm.arm.name] = thread.submit(asyncio.run, dry()).result()
+            costs[arm.arm.name] = in_its_own_loop(dry())
         except RaysearchError as error:
             raise ConfigError(f"policy {arm.arm.policy} (arm {arm.arm.name}): {error}") from error
     return costs

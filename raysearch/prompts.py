@@ -5,10 +5,9 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
 from raysearch.config import Config
 from raysearch.errors import ConfigError, check
+from raysearch.media import check_picture
 from raysearch.recipe import Prompt
 from raysearch.signature import unknown_key
 
@@ -58,9 +57,5 @@ def _prompt(entry: Any, folder: Path, key: str) -> Prompt:
         return Prompt(text.strip())
     check(isinstance(image, str) and (folder / image).is_file(), f"{key}.image", image, "an existing image file")
     path = folder / image
-    try:
-        with Image.open(path) as picture:
-            picture.verify()
-    except Exception as error:  # Pillow has no one error for what is no picture
-        raise ConfigError(f"{key}.image: {image!r} is no picture that Pillow can read") from error
+    check_picture(f"{key}.image", image, path)
     return Prompt(text.strip(), str(path), blake2b(path.read_bytes(), digest_size=16).digest())

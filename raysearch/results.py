@@ -122,6 +122,11 @@ class RunDirectory:
         self.candidates.flush()
 
 
+def dated(run_dir: str | None, name: str) -> Path:
+    """The configured run directory; by default one under runs/, named after the config and the time."""
+    return Path(run_dir or f"runs/{name}-{time.strftime('%Y%m%d-%H%M%S')}").expanduser()
+
+
 @contextmanager
 def claimed(path: Path, resolved: str | None = None) -> Iterator[None]:
     """Make the directory, which must be new or empty and writable; take it away again if what follows fails.

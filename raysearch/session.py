@@ -64,6 +64,7 @@ class Session:
         self.progress = Progress(
             self.searches_per_arm * len(self.plan.arms), {a.arm.name: ArmTally() for a in self.plan.arms}, clock()
         )
+        self._holdouts = {a.arm.name: a.holdout for a in self.plan.arms}
         kept = finished_rows(run_dir) if again else {}
         if again:
             self.directory.keep(list(kept.values()))
@@ -198,7 +199,7 @@ class Session:
         tally.budget += row["status"] == "budget"
         tally.cost += Cost(row["nfe"], row["decodes"], row["reward_calls"], row["replica_seconds"])
         tally.nfe_spent += row["nfe_spent"]
-        holdout = next(a.holdout for a in self.plan.arms if a.arm.name == row["arm"])
+        holdout = self._holdouts[row["arm"]]
         if holdout and row.get("reward_holdout") is not None:
             tally.judged.add([row[f"holdout_{c}"] for c in holdout.components])
         if row["reward_search"] is not None:

@@ -73,9 +73,7 @@ def build(values: dict[str, Any]) -> Sweep:
     """A checked sweep of a mapping. Raises ConfigError."""
     base = {k: v for k, v in values.items() if k != "sweep"}
     check(base.get("arms") is None, "arms", base.get("arms"), "left out: a sweep makes its own")
-    configuration.build(base)
-    armed = {k: v for k, v in base.items() if k != "policy"}  # which the arms have taken over
-    config = configuration.build(armed)
+    config = replace(configuration.build(base), policy=configuration.PLAIN)  # the arms take over its own
     blocks: list[dict[str, Any]] = []
     points: dict[str, Point] = {}
     owners: dict[str, str] = {}  # a curve's label -> where it stands
@@ -95,7 +93,7 @@ def build(values: dict[str, Any]) -> Sweep:
         same[content] = name
         points[name] = point
         blocks.append(block)
-    return Sweep(configuration.build(armed | {"arms": blocks}), points)
+    return Sweep(configuration.build(base | {"policy": configuration.PLAIN, "arms": blocks}), points)
 
 
 # -- grids -----------------------------------------------------------------------------------------------------------

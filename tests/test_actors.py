@@ -70,6 +70,21 @@ def workers(folder: Path):
     return plan.arms[0].sampler, local.build("encoder", c, plan), local.build("denoiser", c, plan)
 
 
+FIRST = {"kind": "noise", "key": 1}
+
+
+def leg_of(sampler, until: int, *, origin=FIRST, step: int = 0, velocity: bool = False) -> dict:
+    """The arguments of a denoiser's call."""
+    return {
+        "sampler": sampler,
+        "lineage": b"",
+        "origin": origin,
+        "step": step,
+        "until": until,
+        "velocity": velocity,
+    }
+
+
 @pytest.fixture(autouse=True)
 def one_thread():
     torch.set_num_threads(1)
@@ -121,14 +136,7 @@ def test_fork_is_the_straight_run_bit_for_bit(tiny, tmp_path, name):
 
     def leg(worker: Denoiser, base, step, until, velocity):
         origin = {"kind": "noise", "key": 5} if base is None else None
-        arguments = {
-            "sampler": sampler,
-            "lineage": b"",
-            "origin": origin,
-            "step": step,
-            "until": until,
-            "velocity": velocity,
-        }
+        arguments = leg_of(sampler, until, origin=origin, step=step, velocity=velocity)
         return worker.submit(0, arguments, (base, text, negative, None)).result(timeout=60)
 
     straight = leg(workers[0], None, 0, 8, False)
@@ -246,14 +254,7 @@ def test_preview_is_the_estimate_at_the_candidates_own_point(tiny, tmp_path):
     sampler, encoder, worker = workers(tiny)
     text = encoder.encode_text({"what": (PROMPT, 40)})[1]
     none = encoder.encode_text({"what": ("", 40)})[1]
-    start = {
-        "sampler": sampler,
-        "lineage": b"",
-        "origin": {"kind": "noise", "key": 1},
-        "step": 0,
-        "until": 4,
-        "velocity": False,
-    }
+    start = leg_of(sampler, 4)
     parent = worker.submit(0, start, (None, text, none, None)).result(60)[1]
     previews = []
     for key in (2, 3):
@@ -343,14 +344,7 @@ def test_perturbation_starts_with_fresh_history_and_is_not_undone(tiny):
     """With kept UniPC history a perturbation is gone after one step (0.2 rms becomes 0.0004); ours stays."""
     sampler, encoder, worker = workers(tiny)
     text, none = (encoder.encode_text({"what": (t, 40)})[1] for t in (PROMPT, ""))
-    start = {
-        "sampler": sampler,
-        "lineage": b"",
-        "origin": {"kind": "noise", "key": 1},
-        "step": 0,
-        "until": 4,
-        "velocity": False,
-    }
+    start = leg_of(sampler, 4)
     parent = worker.submit(0, start, (None, text, none, None)).result(60)[1]
     onward = start | {"origin": None, "step": 4, "until": 5}
     plain = worker.submit(1, onward, (parent, text, none, None)).result(60)[1]["latent"]
@@ -364,14 +358,7 @@ def test_a_cancelled_item_frees_its_slot_between_steps(tiny):
     sampler, encoder, worker = workers(tiny)
     sampler = replace(sampler, num_steps=999, sigmas=(1.0,) * 1000)
     text = encoder.encode_text({"what": (PROMPT, 40)})[1]
-    start = {
-        "sampler": sampler,
-        "lineage": b"",
-        "origin": {"kind": "noise", "key": 1},
-        "step": 0,
-        "until": 999,
-        "velocity": False,
-    }
+    start = leg_of(sampler, 999)
     long = worker.submit(0, start, (None, text, text, None))
     waiting = worker.submit(1, start, (None, text, text, None))
     worker.cancel(1)
@@ -387,14 +374,7 @@ def test_a_cancellation_from_outside_never_ends_the_compute_thread(tiny):
     """As asyncio does it: the future itself is cancelled, at any moment, by another thread."""
     sampler, encoder, worker = workers(tiny)
     text = encoder.encode_text({"what": (PROMPT, 40)})[1]
-    start = {
-        "sampler": sampler,
-        "lineage": b"",
-        "origin": {"kind": "noise", "key": 1},
-        "step": 0,
-        "until": 2,
-        "velocity": False,
-    }
+    start = leg_of(sampler, 2)
     for i in range(40):
         worker.submit(i, start, (None, text, text, None)).cancel()
         worker.submit(100 + i, start, (None, text, text, None))
@@ -406,14 +386,7 @@ def test_a_cancellation_from_outside_never_ends_the_compute_thread(tiny):
 def test_an_error_reaches_its_waiter_and_the_worker_goes_on(tiny):
     sampler, encoder, worker = workers(tiny)
     text = encoder.encode_text({"what": (PROMPT, 40)})[1]
-    bad = {
-        "sampler": sampler,
-        "lineage": b"",
-        "origin": {"kind": "renoise", "key": 1},
-        "step": 0,
-        "until": 1,
-        "velocity": False,
-    }
+    bad = leg_of(sampler, 1, origin={"kind": "renoise", "key": 1})
     with pytest.raises(TypeError):  # a renoising needs its parent
         worker.submit(0, bad, (None, text, text, None)).result(60)
     wrong_shape = bad | {"origin": {"kind": "noise", "key": 1}}
