@@ -34,7 +34,7 @@ from raysearch.signature import bind, source
 class Backend:
     """Real models; see `raysearch.testing.FakeBackend` for the other kind."""
 
-    def prepare(self, config: Config, arms: Sequence[Arm]) -> Plan:
+    def prepare(self, config: Config, arms: Sequence[Arm], begun: Config | None = None) -> Plan:
         folder = model_folder(config.model.path)
         m = config.model
         family(folder).Geometry.of(folder).check(num_frames=m.num_frames, height=m.height, width=m.width)
@@ -42,7 +42,7 @@ class Backend:
         specs: dict[str, RewardSpec] = {}
         plans = []
         for arm in arms:
-            at_steps = partial(sampler_at, config, arm.sampler, folder, content)
+            at_steps = partial(sampler_at, begun or config, arm.sampler, folder, content)
             full = at_steps(arm.sampler.num_steps)
             met = barriers(arm.obstacles, full, lambda key, block: reward(key, block, specs, ()))
             points = tuple(b.obstacle for b in met if b.obstacle is not None)

@@ -18,7 +18,7 @@ from raysearch import display, prompts, signature
 from raysearch import sweep as sweeps
 from raysearch.config import Config
 from raysearch.errors import ConfigError, RaysearchError
-from raysearch.results import dated
+from raysearch.results import chosen
 
 T = TypeVar("T")
 OURS = ("raysearch", "policies", "actors")
@@ -65,19 +65,23 @@ def single(error: BaseException) -> BaseException:
 def run(path: Path, overrides: Sequence[str] = ()) -> int:
     """Run every prompt and seed under every arm of a config; results go to its run directory."""
     config = configuration.load(path, overrides)
-    return searched(config, dated(config.run_dir, path.stem))
+    return searched(config, chosen(config, path.stem))
 
 
 def sweep(path: Path, overrides: Sequence[str] = ()) -> int:
     """Run every arm of a sweep's grid and draw its curves; run again, it finishes what is missing."""
     grid = sweeps.load(path, overrides)
-    run_dir = Path(grid.config.run_dir or f"runs/{path.stem}").expanduser()
-    code = searched(grid.config, run_dir, again=True)
+    run_dir = chosen(grid.config, path.stem)
+    try:
+        code = searched(grid.config, run_dir)
+    except KeyboardInterrupt:
+        sweeps.write_report(grid, run_dir)  # of what there is
+        raise
     sweeps.write_report(grid, run_dir)
     return code
 
 
-def searched(config: Config, run_dir: Path, *, again: bool = False) -> int:
+def searched(config: Config, run_dir: Path) -> int:
     """Run a config's session, showing how it goes."""
     console = Console(width=None if sys.stdout.isatty() else 120)
     prompts.load(config)
@@ -86,7 +90,7 @@ def searched(config: Config, run_dir: Path, *, again: bool = False) -> int:
     from raysearch.session import Session
 
     say = display.say(console)
-    session = Session(config, Backend(), run_dir=run_dir, again=again, report=say)
+    session = Session(config, Backend(), run_dir=run_dir, report=say)
     for arm, cost in session.costs.items():
         say(f"{arm}: about {display.cost_text(cost)} a search")
     in_all = sum(c.nfe for c in session.costs.values()) * session.searches_per_arm
@@ -94,7 +98,8 @@ def searched(config: Config, run_dir: Path, *, again: bool = False) -> int:
     say(f"{session.progress.total} searches{kept}, about {in_all} NFE before sharing; starting the fleet")
     try:
         progress = asyncio.run(ended_by_sigterm(display.Display(console, session.progress).follow(session.run())))
-    except asyncio.CancelledError:
+    except (asyncio.CancelledError, KeyboardInterrupt):
+        say(f"to go on, give the same command again with run_dir={run_dir} resume=require")
         raise KeyboardInterrupt from None
     display.summary(console, session.plan, progress, str(run_dir))
     return 3 if progress.failed else 0

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 from raysearch import config as configuration
 from raysearch.errors import ConfigError, check
 from raysearch.plan import in_its_own_loop
-from raysearch.results import dated
+from raysearch.results import chosen
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ def run(
     from actors.backend import Backend
     from raysearch.session import Session
 
-    path = dated(loaded.run_dir, name)
+    path = chosen(loaded, name)
     session = Session(loaded, Backend(), run_dir=path, report=report)
     in_its_own_loop(session.run())
     return Result(path)

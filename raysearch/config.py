@@ -30,6 +30,7 @@ INTERPOLANTS = ("linear", "vp")
 PLAIN = {"name": "single"}  # the policy of a config that names none
 DTYPES = ("float32", "bfloat16", "float16")
 BACKENDS = ("ray", "local")
+RESUME = ("never", "auto", "require")
 
 
 @dataclass(frozen=True)
@@ -109,6 +110,7 @@ class Config:
     output: OutputConfig = field(default_factory=OutputConfig)
     max_searches: int | None = None  # alive at a time; None: twice the denoisers' slots
     run_dir: str | None = None
+    resume: str = "never"  # go on with what run_dir holds: never, auto (if it holds a run) or require
 
 
 ARM_KEYS = ("policy", "sampler", "budget", "rewards", "obstacles")
@@ -214,6 +216,7 @@ def _check_values(c: Config) -> None:
     check(all(0 <= s < 2**63 for s in c.seeds), "seeds", c.seeds, "in 0..2^63-1")
     check(c.max_searches is None or c.max_searches >= 1, "max_searches", c.max_searches, "at least 1")
     check(c.output.fps >= 1, "output.fps", c.output.fps, "at least 1")
+    check(c.resume in RESUME, "resume", c.resume, f"one of {', '.join(RESUME)}")
     check(c.output.scale >= 1, "output.scale", c.output.scale, "at least 1")
 
 

@@ -6,7 +6,7 @@ rewards. What was lost or evicted is made again from its recipe. It knows nothin
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from math import isfinite
@@ -53,6 +53,11 @@ class Score:
     components: tuple[float, ...]
     making: float = 0.0
     scoring: float = 0.0
+
+
+def score_key(candidate: Digest, reward: Reward) -> Digest:
+    """What a score is known by."""
+    return digest("score", candidate, reward.identity)
 
 
 @dataclass
@@ -115,8 +120,11 @@ class Engine:
         store: Store,
         fetch: Callable[[Any], Awaitable[dict[str, bytes]]],
         tasks: asyncio.TaskGroup,
+        recorded: Mapping[Digest, Score] | None = None,
     ) -> None:
+        """`recorded` are the scores of an earlier run, by `score_key`: they stand."""
         self.store = store
+        self._recorded = recorded or {}
         self.nfe = self.decodes = self.recomputed = 0
         self._dispatcher, self._fetch, self._tasks = dispatcher, fetch, tasks
         self._jobs: dict[Digest, _Job[Any]] = {}
@@ -132,8 +140,8 @@ class Engine:
         return await gather(self._score(x, reward, spent) for x in xs)
 
     async def _score(self, x: Candidate, reward: Reward, spent: Spent) -> Score:
-        key = digest("score", x.identity, reward.identity)
-        known = self._scores.recall(key)
+        key = score_key(x.identity, reward)
+        known = self._recorded.get(key) or self._scores.recall(key)
         if known is None:
             known = await self._share(key, lambda: self._measure(x, reward, spent))
             self._scores.keep(key, known)

@@ -1,6 +1,7 @@
 """What a search is charged: what it would cost alone, in program order, whatever other searches have already made."""
 
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
@@ -123,10 +124,19 @@ def _asking(x: Candidate, by: Reward | None) -> Digest:
 class Meter:
     """One search's account: what it is charged, and what its budget still allows."""
 
-    def __init__(self, budget: Budget, ledger: Ledger, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        budget: Budget,
+        ledger: Ledger,
+        clock: Callable[[], float] = time.monotonic,
+        walls: Sequence[float] = (),
+    ) -> None:
+        """`walls` are the seconds at which an earlier run of this search asked its questions: they are asked then."""
         self.budget, self.ledger, self.charged = budget, ledger, Cost()
+        self.asked_at = 0.0
         self._making: dict[Digest, float] = {}
-        self._clock, self._start = clock, clock()
+        self._walls = deque(walls)
+        self._clock, self._start = clock, clock() - (walls[-1] if walls else 0.0)
 
     @property
     def wall_seconds(self) -> float:
@@ -144,9 +154,10 @@ class Meter:
         The cost of finishing the dearest of `xs` and `others`, which the search could then return, is held back.
         """
         b = self.budget
+        self.asked_at = self._walls.popleft() if self._walls else self.wall_seconds
         if b.replica_seconds is not None and self.charged.replica_seconds >= b.replica_seconds:
             return f"budget.replica_seconds={b.replica_seconds:g}"
-        if b.wall_seconds is not None and self.wall_seconds >= b.wall_seconds:
+        if b.wall_seconds is not None and self.asked_at >= b.wall_seconds:
             return f"budget.wall_seconds={b.wall_seconds:g}"
         if b.nfe is None:
             self.charged += self.ledger.score(xs, by)

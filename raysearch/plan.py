@@ -36,7 +36,9 @@ class Fleet(Protocol):
 class Backend(Protocol):
     """Where models and rewards come from. `prepare` finds every mistake that can be found before anything is loaded."""
 
-    def prepare(self, config: Config, arms: Sequence[Arm]) -> "Plan": ...
+    def prepare(self, config: Config, arms: Sequence[Arm], begun: Config | None = None) -> "Plan":
+        """`begun` is the config with which a run that is gone on with began: candidates keep its numerics' name."""
+        ...
 
     def fleet(self, config: Config, plan: "Plan") -> AbstractAsyncContextManager[Fleet, bool | None]: ...
 
@@ -57,6 +59,11 @@ class ArmPlan:
     def components(self) -> tuple[str, ...]:
         """Of the reward that the search sees."""
         return self.reward.components if self.reward else ()
+
+    @property
+    def asks(self) -> list[Reward]:
+        """What the search can ask about."""
+        return [*([self.reward] if self.reward else []), *(b.distance for b in self.obstacles)]
 
     @property
     def judges(self) -> list[tuple[str, Reward]]:
@@ -112,10 +119,22 @@ def searches(plan: Plan, texts: Sequence[Prompt], seeds: Sequence[int]) -> Itera
         yield Search(age, f"{i:06d}-s{seed}-{arm.arm.name}", prompt, seed, arm)
 
 
+def group_of(search_id: str) -> str:
+    """The prompt and the seed that a search shares with those of the other arms."""
+    return "-".join(search_id.split("-", 2)[:2])
+
+
+def arm_of(search_id: str) -> str:
+    return search_id.split("-", 2)[2]
+
+
 def context(
-    s: Search, answer: Callable[[Sequence[Candidate], Reward], Awaitable[list[Score]]], clock: Callable[[], float]
+    s: Search,
+    answer: Callable[[Sequence[Candidate], Reward], Awaitable[list[Score]]],
+    clock: Callable[[], float],
+    walls: Sequence[float] = (),
 ) -> Context:
-    """A search's verbs, with a fresh account."""
+    """A search's verbs, with a fresh account; `walls` are those of its earlier run."""
     reward, arm = s.plan.reward, s.plan.arm
     ledger = Ledger(
         preview=reward is not None and reward.preview,
@@ -127,7 +146,7 @@ def context(
         s.plan.sampler,
         s.seed,
         reward=reward,
-        meter=Meter(arm.budget, ledger, clock),
+        meter=Meter(arm.budget, ledger, clock, walls),
         answer=answer,
         rng_key=(s.prompt.identity, arm.policy, canonical_json(arm.arguments)),
         at_steps=s.plan.at_steps,

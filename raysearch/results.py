@@ -17,11 +17,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from raysearch import journal
+from raysearch.config import Config
 from raysearch.errors import ConfigError, check
 
 FINISHED = ("done", "budget")  # of the statuses, those that are not searched again
-FREE = ("fleet", "output", "run_dir")  # keys that may differ when a run is gone on with: they choose no winner
+FREE = ("fleet", "output", "run_dir", "resume")  # keys that may differ when a run is gone on with
 CONTENT = Path("journal", "content.json")
 FOLDERS = {"mp4": "videos", "safetensors": "latents", "npy": "frames"}
 
@@ -98,9 +98,10 @@ class Table:
 
 class RunDirectory:
     def __init__(self, path: Path, resolved: str, search_components: list[str], judged_components: list[str]) -> None:
-        """`path` was claimed; the resolved config is written there."""
+        """`path` was claimed; the resolved config is written there, unless it holds the one that its run began with."""
         self.path = path
-        write(self.path / "config.yaml", resolved.encode())
+        if not (path / "config.yaml").stat().st_size:
+            write(path / "config.yaml", resolved.encode())
         self.searches = Table(path / "searches.parquet", schema(SEARCHES, judged_components), 256)
         self.candidates = Table(path / "candidates.parquet", schema(CANDIDATES, search_components), 20_000)
 
@@ -110,6 +111,10 @@ class RunDirectory:
         self.searches.add(rows)
         self.candidates.retain([r["search_id"] for r in rows])
         self.flush()
+
+    def shown(self) -> set[str]:
+        """The searches of which candidates are in their table."""
+        return set(pq.read_table(self.candidates.path, columns=["search_id"])["search_id"].to_pylist())
 
     def save(self, search_id: str, files: dict[str, bytes]) -> str | None:
         """Write a winner's files; returns the video's path within the directory."""
@@ -122,22 +127,24 @@ class RunDirectory:
         self.candidates.flush()
 
 
-def dated(run_dir: str | None, name: str) -> Path:
-    """The configured run directory; by default one under runs/, named after the config and the time."""
-    return Path(run_dir or f"runs/{name}-{time.strftime('%Y%m%d-%H%M%S')}").expanduser()
+def chosen(config: Config, name: str) -> Path:
+    """The configured run directory; by default one under runs/, named after the config, and the time if it is new."""
+    when = f"-{time.strftime('%Y%m%d-%H%M%S')}" if config.resume == "never" else ""
+    return Path(config.run_dir or f"runs/{name}{when}").expanduser()
 
 
 @contextmanager
-def claimed(path: Path, resolved: str | None = None) -> Iterator[None]:
+def claimed(path: Path, resolved: str, resume: str) -> Iterator[str | None]:
     """Make the directory, which must be new or empty and writable; take it away again if what follows fails.
 
-    With the text of a resolved config, one that holds a run of that config will do as well, and stays.
+    Where `resume` allows, one that holds a run of the same config will do as well, and stays: yields the config that
+    this run began with.
     """
     key, made = "run_dir", not path.exists()
-    if resolved is not None and (path / "config.yaml").is_file():
-        _check_same(path, resolved)
-        yield
+    if resume != "never" and (path / "config.yaml").is_file():
+        yield _same(path, resolved)
         return
+    check(resume != "require", key, str(path), "a folder that holds a run of this config (resume=require)")
     try:
         path.mkdir(parents=True, exist_ok=True)
         check(not any(path.iterdir()), key, str(path), "a new or empty folder: this one holds files, which are kept")
@@ -147,7 +154,7 @@ def claimed(path: Path, resolved: str | None = None) -> Iterator[None]:
             f"{key}: {str(path)!r} is not allowed; it must be a writable folder ({error.strerror})"
         ) from error
     try:
-        yield
+        yield None
     except BaseException:
         (path / "config.yaml").unlink(missing_ok=True)
         if made:
@@ -156,11 +163,14 @@ def claimed(path: Path, resolved: str | None = None) -> Iterator[None]:
         raise
 
 
-def _check_same(path: Path, resolved: str) -> None:
-    """Refuse a run directory of another config; FREE keys may differ."""
+def _same(path: Path, resolved: str) -> str | None:
+    """The config of a run directory, None if it was stopped before it wrote any; another is refused.
+
+    FREE keys may differ.
+    """
     text = (path / "config.yaml").read_text()
     if not text and {p.name for p in path.iterdir()} <= {"config.yaml", "config.yaml.partial"}:
-        return  # a run that was stopped before it wrote anything
+        return None
     fresh = "a new or empty folder, or one with a run of this config"
     try:
         before, now = _leaves(OmegaConf.create(text)), _leaves(OmegaConf.create(resolved))
@@ -170,6 +180,7 @@ def _check_same(path: Path, resolved: str) -> None:
         if before.get(key) != now.get(key) and key.partition(".")[0] not in FREE:
             differs = f"this run holds {key}={before.get(key)!r}, and now it is {now.get(key)!r}"
             raise ConfigError.of("run_dir", str(path), f"{fresh}: {differs}")
+    return text
 
 
 def _leaves(value: Any, key: str = "") -> dict[str, Any]:
@@ -187,12 +198,6 @@ def check_content(path: Path, content: bytes) -> None:
         for key in now:
             allowed = f"a new folder: {key} have changed since its run began"
             check(before.get(key) == now[key], "run_dir", str(path), allowed)
-
-
-def finished_rows(path: Path) -> dict[str, dict[str, Any]]:
-    """The rows of the finished searches of a run directory, by id: from its journal, which has them all."""
-    rows = (r for r in journal.read(path / "journal") if r["kind"] == "search" and r["status"] in FINISHED)
-    return {r["search_id"]: {k: v for k, v in r.items() if k != "kind"} for r in rows}
 
 
 def write_table(path: Path, rows: pa.Table) -> None:

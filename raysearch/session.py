@@ -13,25 +13,25 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from raysearch import config as configuration
-from raysearch import prompts
+from raysearch import prompts, replay
 from raysearch.config import Config
 from raysearch.context import Context, History
 from raysearch.dispatcher import Dispatcher
 from raysearch.engine import Engine, Finished, Reward, Score, Spent
 from raysearch.journal import Journal
 from raysearch.ledger import Cost
-from raysearch.plan import Backend, Search, content_of, context, estimate, run_policy, searches
+from raysearch.plan import Backend, Search, content_of, context, estimate, in_its_own_loop, run_policy, searches
 from raysearch.progress import ArmTally, Progress
 from raysearch.recipe import Candidate, canonical_json, denoise
-from raysearch.results import CONTENT, RunDirectory, check_content, claimed, finished_rows, write
+from raysearch.results import CONTENT, RunDirectory, check_content, claimed, write
 from raysearch.store import Store
 
 
 class Session:
     """A checked run: construct (raises ConfigError before anything is loaded), then `await run()`.
 
-    With `again`, a run of the same config that `run_dir` may hold is gone on with: its finished searches are kept, all
-    others are run.
+    Where `config.resume` says so, a run that `run_dir` holds is gone on with: its finished searches are kept, and the
+    others are replayed as far as their answers were recorded.
     """
 
     def __init__(
@@ -40,15 +40,15 @@ class Session:
         backend: Backend,
         *,
         run_dir: Path,
-        again: bool = False,
         clock: Callable[[], float] = time.monotonic,
         report: Callable[[str], None] = lambda line: None,
     ) -> None:
         self.config, self.backend, self.clock, self.report = config, backend, clock, report
         resolved = OmegaConf.to_yaml(OmegaConf.structured(config))
-        with claimed(run_dir, resolved if again else None):
+        with claimed(run_dir, resolved, config.resume) as before:
+            begun = configuration.build(OmegaConf.to_container(OmegaConf.create(before))) if before else None
             self.prompts = prompts.load(config)
-            self.plan = backend.prepare(config, configuration.arms(config))
+            self.plan = backend.prepare(config, configuration.arms(config), begun)
             self.costs = estimate(self.plan, self.prompts, config.seeds)
             content = content_of(self.plan, self.prompts)
             check_content(run_dir, content)
@@ -65,13 +65,23 @@ class Session:
             self.searches_per_arm * len(self.plan.arms), {a.arm.name: ArmTally() for a in self.plan.arms}, clock()
         )
         self._holdouts = {a.arm.name: a.holdout for a in self.plan.arms}
-        kept = finished_rows(run_dir) if again else {}
-        if again:
-            self.directory.keep(list(kept.values()))
-        self.kept = frozenset(kept)
-        for row in kept.values():
+        self.past = self._past(run_dir / "journal") if begun else replay.Past()
+        for row in self.past.finished.values():
             self._tally(row)
-        self.progress.kept = len(kept)
+        self.progress.kept = len(self.past.finished)
+
+    def _past(self, folder: Path) -> replay.Past:
+        """The earlier run's record; tables that it left behind it are completed."""
+        done = replay.finished(folder)
+        self.directory.keep(list(done.values()))
+        bare = done.keys() - self.directory.shown()  # those that never scored are among them
+        past = replay.read(folder, self.plan, done, bare.__contains__)
+        bare &= past.calls.keys()
+        for s in searches(self.plan, self.prompts, self.config.seeds) if bare else ():
+            if s.id in bare:
+                ctx, winner = in_its_own_loop(replay.replayed(s, past))
+                self.directory.candidates.add(_history_rows(s, ctx.history, winner))
+        return past
 
     async def run(self) -> Progress:
         try:
@@ -83,7 +93,7 @@ class Session:
                 asyncio.TaskGroup() as tasks,
             ):
                 store = Store(int(self.config.fleet.store_gb * 1e9))
-                engine = Engine(dispatcher, store, fleet.fetch, tasks)
+                engine = Engine(dispatcher, store, fleet.fetch, tasks, self.past.scores)
                 self.progress.engine, self.progress.dispatcher = engine, dispatcher
                 self.progress.started = self.clock()
                 await self._run_searches(engine)
@@ -97,7 +107,7 @@ class Session:
         live = asyncio.Semaphore(self.config.max_searches or max(2, 2 * slots))
         async with asyncio.TaskGroup() as tasks:
             every = searches(self.plan, self.prompts, self.config.seeds)
-            async for s in _admitted((s for s in every if s.id not in self.kept), live):
+            async for s in _admitted((s for s in every if s.id not in self.past.finished), live):
                 tasks.create_task(self._guarded(s, engine, live))
 
     async def _guarded(self, s: Search, engine: Engine, live: asyncio.Semaphore) -> None:
@@ -107,32 +117,37 @@ class Session:
             live.release()
 
     async def _search(self, s: Search, engine: Engine) -> None:
-        spent, calls = Spent(s.age), 0
+        spent, calls = Spent(s.age, self.past.spent.get(s.id, 0)), 0
+        recorded, walls = self.past.calls.get(s.id, 0), self.past.walls.get(s.id, ())
 
         async def answer(xs: Sequence[Candidate], reward: Reward) -> list[Score]:
             nonlocal calls
+            at = ctx.meter.asked_at
             scores = await engine.score(xs, reward, spent)
-            self.journal.add(
-                {
-                    "kind": "answer",
-                    "search": s.id,
-                    "call": calls,
-                    "reward": reward.key,
-                    "asked": [x.id for x in xs],
-                    "components": [list(a.components) for a in scores],
-                    "seconds": [[a.making, a.scoring] for a in scores],
-                }
-            )
             calls += 1
+            if calls > recorded:
+                self.journal.add(
+                    {
+                        "kind": "answer",
+                        "search": s.id,
+                        "reward": reward.key,
+                        "asked": [x.id for x in xs],
+                        "components": [list(a.components) for a in scores],
+                        "seconds": [[a.making, a.scoring] for a in scores],
+                        "wall": at,
+                        "spent": spent.nfe,
+                    }
+                )
             return scores
 
-        ctx = context(s, answer, self.clock)
+        ctx = context(s, answer, self.clock, walls)
         winner: Candidate | None = None
         finished: Finished | None = None
         status, reason = "done", ""
         try:
             winner, exhausted = await run_policy(s, ctx)
             if exhausted:
+                self.journal.add({"kind": "exhausted", "search": s.id, "wall": ctx.meter.asked_at})
                 status, reason = "budget", str(ctx.history.exhausted)
             winner = denoise(winner, winner.sampler.num_steps)
             ctx.meter.charged += ctx.meter.ledger.finish(winner)

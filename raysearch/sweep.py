@@ -71,7 +71,7 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Sweep:
 
 def build(values: dict[str, Any]) -> Sweep:
     """A checked sweep of a mapping. Raises ConfigError."""
-    base = {k: v for k, v in values.items() if k != "sweep"}
+    base = {"resume": "auto"} | {k: v for k, v in values.items() if k != "sweep"}
     check(base.get("arms") is None, "arms", base.get("arms"), "left out: a sweep makes its own")
     config = replace(configuration.build(base), policy=configuration.PLAIN)  # the arms take over its own
     blocks: list[dict[str, Any]] = []

@@ -203,7 +203,7 @@ class FakeBackend:
     needs: str = "frames"
     stochastic: bool = False
 
-    def prepare(self, config: Config, arms: Sequence[Arm]) -> Plan:
+    def prepare(self, config: Config, arms: Sequence[Arm], begun: Config | None = None) -> Plan:
         reward, at_steps = fake_reward(self.needs), partial(fake_sampler, stochastic=self.stochastic)
         return Plan(
             tuple(

@@ -1,5 +1,6 @@
 """A user's mistake is one clear line and exit code 2, before any model loads; nothing is lost or overwritten."""
 
+import signal
 import subprocess
 import sys
 import time
@@ -10,6 +11,7 @@ import pytest
 
 from actors.models import wan
 from raysearch import config as configuration
+from raysearch import journal
 from raysearch.__main__ import main
 
 ROOT = Path(__file__).parent.parent
@@ -168,18 +170,48 @@ def test_another_policy_leaves_the_first_ones_arguments(tmp_path):
     assert configuration.load(path, ["policy.name=svdd", "policy.m=2"]).policy == {"name": "svdd", "m": 2}
 
 
-def test_sigterm_ends_a_run_as_ctrl_c_does(tmp_path):
-    """One line on stderr, exit code 130, finished rows kept; what was under way is there as cancelled."""
+def test_a_run_is_ended_by_signals_and_gone_on_with(tmp_path):
+    """SIGINT and SIGTERM: one line on stderr, exit code 130, finished rows kept, what was under way there as cancelled.
+
+    Then SIGKILL; and in the end the run is there whole, each search once.
+    """
     run_dir = tmp_path / "run"
-    command = [sys.executable, "-m", "raysearch", "run", "configs/mixture.yaml", f"run_dir={run_dir}"]
-    more = ["policy.n=64", f"seeds={list(range(200))}", "max_searches=2"]
-    run = subprocess.Popen([*command, *more], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 120
-    while not (run_dir / "searches.parquet").exists() and run.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.05)  # a real process's file: there is nothing to wait on
-    run.terminate()
-    _, err = run.communicate(timeout=60)
-    assert run.returncode == 130
-    assert err.strip() == "raysearch: interrupted"
-    statuses = pq.read_table(run_dir / "searches.parquet")["status"].to_pylist()
-    assert {"done", "cancelled"} == set(statuses)
+    command = [sys.executable, "-m", "raysearch", "run", "configs/mixture.yaml", f"run_dir={run_dir}", "policy.n=64"]
+    command += [f"seeds={list(range(60))}", "max_searches=2", "resume=auto"]
+
+    def started(finished: int):
+        run = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        deadline = time.monotonic() + 120
+        while run.poll() is None and time.monotonic() < deadline:
+            if (
+                sum(r["kind"] == "search" and r["status"] == "done" for r in journal.read(run_dir / "journal"))
+                > finished
+            ):
+                break
+            time.sleep(0.05)  # a real process's file: there is nothing to wait on
+        return run
+
+    def done() -> int:
+        return len({r["search_id"] for r in journal.read(run_dir / "journal") if r.get("status") == "done"})
+
+    for end in (signal.SIGINT, signal.SIGTERM):
+        run = started(done())
+        run.send_signal(end)
+        out, err = run.communicate(timeout=60)
+        assert run.returncode == 130
+        assert err.strip() == "raysearch: interrupted"
+        assert f"give the same command again with run_dir={run_dir} resume=require" in out
+        statuses = pq.read_table(run_dir / "searches.parquet")["status"].to_pylist()
+        assert {"done", "cancelled"} == set(statuses)
+    run = started(done())
+    run.kill()
+    run.communicate()
+    before = done()
+    assert 3 <= before < 60
+    again = subprocess.run([*command[:-1], "resume=require"], cwd=ROOT, capture_output=True, text=True)
+    assert again.returncode == 0
+    assert f"60 searches ({before} are done already)" in again.stdout
+    rows = pq.read_table(run_dir / "searches.parquet").to_pylist()
+    assert [r["status"] for r in rows] == ["done"] * 60
+    assert done() == sum(r.get("status") == "done" for r in journal.read(run_dir / "journal")) == 60  # each once
+    assert set(pq.read_table(run_dir / "candidates.parquet")["search_id"].to_pylist()) == {r["search_id"] for r in rows}

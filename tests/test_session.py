@@ -347,8 +347,8 @@ def test_the_rng_of_a_search_depends_on_prompt_policy_and_arguments():
 
 def test_arms_with_other_rewards_share_latents_and_no_scores(tmp_path):
     class Backend(FakeBackend):
-        def prepare(self, c, arms):
-            plan = super().prepare(c, arms)
+        def prepare(self, c, arms, begun=None):
+            plan = super().prepare(c, arms, begun)
             other = replace(fake_reward(), key="other", identity=b"other")
             return replace(plan, arms=(plan.arms[0], replace(plan.arms[1], reward=other)))
 
@@ -406,8 +406,8 @@ def test_the_journal_has_what_a_replay_needs(tmp_path):
 
 def test_without_guidance_a_step_is_one_evaluation(tmp_path):
     class Backend(FakeBackend):
-        def prepare(self, c, arms):
-            plan = super().prepare(c, arms)
+        def prepare(self, c, arms, begun=None):
+            plan = super().prepare(c, arms, begun)
             return replace(
                 plan, arms=tuple(replace(a, sampler=replace(a.sampler, guidance_scale=1.0)) for a in plan.arms)
             )

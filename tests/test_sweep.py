@@ -44,7 +44,7 @@ def grid(*found, across=None, **values):
 
 
 def session(s, path, fleet=None, backend=None):
-    return Session(s.config, backend or FakeBackend(fleet or FakeFleet()), run_dir=path, again=True, clock=virtual_now)
+    return Session(s.config, backend or FakeBackend(fleet or FakeFleet()), run_dir=path, clock=virtual_now)
 
 
 def run(s, path, fleet=None):
@@ -347,7 +347,7 @@ from raysearch.session import Session
 from raysearch.testing import FakeBackend, run_virtual
 
 config = sweep.build(json.loads(sys.argv[2])).config
-s = Session(config, FakeBackend(), run_dir=Path(sys.argv[1]), again=True, clock=virtual_now)
+s = Session(config, FakeBackend(), run_dir=Path(sys.argv[1]), clock=virtual_now)
 s.directory.searches.flush = s.directory.candidates.flush = lambda: None  # the tables lag behind
 add, rows = s.journal.add, []
 
@@ -413,8 +413,8 @@ def test_a_run_of_another_config_is_refused_and_kept(tmp_path, values, line):
 
 def test_other_weights_under_the_same_config_are_refused(tmp_path):
     class Retrained(FakeBackend):
-        def prepare(self, config, arms):
-            plan = super().prepare(config, arms)
+        def prepare(self, config, arms, begun=None):
+            plan = super().prepare(config, arms, begun)
             arms = tuple(sweep.replace(a, sampler=sweep.replace(a.sampler, model=b"other")) for a in plan.arms)
             return sweep.replace(plan, arms=arms)
 
