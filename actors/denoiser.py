@@ -17,9 +17,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from actors import potential, solvers
+from actors import memory, potential, solvers
 from actors.models import family, with_first
 from actors.scorer import finished, preview
+from raysearch.errors import OutOfMemory
 from raysearch.recipe import Digest, Sampler, digest, noise_key
 
 
@@ -98,7 +99,10 @@ class Denoiser:
                     occupied.append(slot)
             occupied = self._drop_cancelled(occupied)
             try:
-                self._advance(occupied)
+                with memory.guarded():
+                    self._advance(occupied)
+            except OutOfMemory as error:  # the newest goes back; the others go on from where they are
+                occupied.pop().done.set_exception(error)
             except Exception as error:
                 for slot in occupied:
                     slot.done.set_exception(error)
@@ -124,7 +128,8 @@ class Denoiser:
         if not request.done.set_running_or_notify_cancel():
             return None
         try:
-            return self._slot(request)
+            with memory.guarded():
+                return self._slot(request)
         except Exception as error:
             request.done.set_exception(error)
             return None

@@ -10,6 +10,7 @@ from typing import Any
 import diffusers
 import transformers
 
+from actors import memory
 from actors.denoiser import Denoiser
 from actors.encoder import Encoder
 from actors.scorer import Scorer
@@ -44,7 +45,11 @@ class Worker:
         """Resolves to (metadata, payload)."""
         if isinstance(self._worker, Denoiser):
             return self._worker.submit(item, arguments, inputs)
-        return self._thread.submit(getattr(self._worker, method), arguments, *inputs)
+        return self._thread.submit(self._call, method, arguments, inputs)
+
+    def _call(self, method: str, arguments: dict[str, Any], inputs: tuple[Any, ...]) -> Any:
+        with memory.guarded():
+            return getattr(self._worker, method)(arguments, *inputs)
 
     def cancel(self, item: int) -> None:
         if isinstance(self._worker, Denoiser):

@@ -3,7 +3,7 @@
 The scheduler decides; this does. An item is run by the task that asked for it, which waits here for a seat; whenever a
 slot or an item appears the scheduler is asked again, so there are no timers. An item whose replica died goes back to
 the queue and from then on runs alone; only deaths while alone count against it, so that a poisonous item cannot take
-others down with it.
+others down with it. One for which a replica has no memory goes back too, and fewer run there from then on.
 """
 
 import asyncio
@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
-from raysearch.errors import NoReplica, PoisonousItem, RaysearchError, ReplicaDied
+from raysearch.errors import NoReplica, OutOfMemory, PoisonousItem, RaysearchError, ReplicaDied
 from raysearch.scheduler import Scheduler, Seat, Work
 
 DEATHS = 3  # of replicas on which an item ran alone, until it is given up
@@ -88,11 +88,14 @@ class Dispatcher:
             for task in dispatcher._revivals:
                 task.cancel()
 
-    async def submit(self, kind: str, call: Call, *, age: int, place: str = "") -> Answer:
-        """Run `call` on a replica of `kind`; older `age` goes first. Cancelling this cancels the item."""
-        work = Work(self._next_id, kind, age, place)
+    async def submit(self, kind: str, call: Call, *, age: int, place: str = "", avoid: str = "") -> Answer:
+        """Run `call` on a replica of `kind`; older `age` goes first. Cancelling this cancels the item.
+
+        With `avoid` it runs alone, and not on that replica if there is another.
+        """
+        work = Work(self._next_id, kind, age, place, alone=bool(avoid), avoid=avoid)
         self._next_id += 1
-        deaths = 0
+        deaths = shortages = 0
         while True:
             seat = await self._seat(work)
             try:
@@ -105,6 +108,12 @@ class Dispatcher:
                         f"{call.method}: {deaths} replicas died while it ran alone ({death})"
                     ) from death
                 work = replace(work, place="", alone=True)
+            except OutOfMemory as error:
+                shortages += work.alone
+                if shortages >= DEATHS:
+                    raise OutOfMemory(f"{call.method}: {error}, {shortages} times while it ran alone") from error
+                work = replace(work, alone=work.alone or seat.busy == 1)
+                self._scheduler.shrink(seat)
             finally:
                 self.tally.busy[kind] -= 1
                 self._scheduler.release(seat)

@@ -13,7 +13,7 @@ from math import isfinite
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from raysearch.dispatcher import Call, Dispatcher
+from raysearch.dispatcher import Answer, Call, Dispatcher
 from raysearch.errors import InputLost, ReplicaDied, RewardError
 from raysearch.recipe import Candidate, Digest, Obstacle, Prompt, Push, Recording, Sampler, denoise, digest
 from raysearch.store import Entry, Store
@@ -149,10 +149,8 @@ class Engine:
 
     async def _measure(self, x: Candidate, reward: Reward, spent: Spent) -> Score:
         arguments = {"rewards": [reward.key], "prompt": x.prompt, "sigma": x.sigma, "finished": x.finished}
-        entry, answer, _ = await self._view("score", x, reward.preview, arguments, reward.obstacles, spent)
-        components = _components(answer.meta["rewards"], reward)
-        self.decodes += answer.meta["decodes"]
-        return Score(components, entry.seconds, answer.meta["seconds"])
+        entry, answer, _ = await self._view("score", x, [reward], reward.preview, arguments, reward.obstacles, spent)
+        return Score(_components(answer, reward), entry.seconds, answer.meta["seconds"])
 
     async def finish(self, x: Candidate, rewards: Sequence[Reward], outputs: dict[str, Any], spent: Spent) -> Finished:
         """The video of `x`, denoised to the end, with `rewards` of it."""
@@ -160,30 +158,35 @@ class Engine:
         self.store.watch(x)
         arguments = {"rewards": [r.key for r in rewards], "prompt": x.prompt, "sigma": x.sigma, "outputs": outputs}
         obstacles = next((r.obstacles for r in rewards if r.obstacles), ())  # an arm has but one set of them
-        entry, answer, files = await self._view("finish", x, False, arguments, obstacles, spent)
-        scores = {r.key: _components(answer.meta["rewards"], r) for r in rewards}
-        self.decodes += answer.meta["decodes"]
+        entry, answer, files = await self._view("finish", x, rewards, False, arguments, obstacles, spent)
+        scores = {r.key: _components(answer, r) for r in rewards}
         return Finished(scores, files, entry.seconds, answer.meta["seconds"])
 
     async def _view(
         self,
         method: str,
         x: Candidate,
+        rewards: Sequence[Reward],
         velocity: bool,
         arguments: dict[str, Any],
         obstacles: Sequence[Obstacle],
         spent: Spent,
     ) -> Any:
-        """Make `x` and have a scorer look at it, again if it got lost on the way."""
+        """Make `x` and have a scorer look at it; again if it got lost on the way, and elsewhere if that saw NaN."""
         arguments = arguments | {"obstacles": layout(obstacles)}
+        doubted = ""
         for _ in range(ATTEMPTS):
             points = await self._points(obstacles, x.sampler, spent)
             entry = await self.latent(x, velocity, spent)
             try:
                 call = Call(method, arguments, (entry.ref, *points))
-                answer = await self._dispatcher.submit("scorer", call, age=spent.age, place=entry.place)
+                answer = await self._dispatcher.submit("scorer", call, age=spent.age, place=entry.place, avoid=doubted)
             except InputLost:
                 self._lost(x, obstacles)
+                continue
+            self.decodes += answer.meta["decodes"]
+            if not doubted and not all(isfinite(c) for r in rewards for c in answer.meta["rewards"][r.key]):
+                doubted = answer.meta["place"]
                 continue
             try:
                 return entry, answer, await self._fetch(answer.ref) if method == "finish" else {}
@@ -377,8 +380,8 @@ def _start(x: Candidate) -> dict[str, Any]:
     return numbers | {"key": o.key} | ({} if o.parent is None else {"from_step": o.parent.step})
 
 
-def _components(answer: dict[str, list[float]], reward: Reward) -> tuple[float, ...]:
-    components = tuple(float(c) for c in answer[reward.key])
+def _components(answer: Answer, reward: Reward) -> tuple[float, ...]:
+    components = tuple(float(c) for c in answer.meta["rewards"][reward.key])
     if len(components) != len(reward.components):
         raise RewardError(f"reward {reward.key} answered {len(components)} components, not {len(reward.components)}")
     if not all(isfinite(c) for c in components):

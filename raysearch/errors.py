@@ -6,6 +6,7 @@ RaysearchError
 ├── ConcurrencyError (RuntimeError)   a policy broke the rule that keeps it deterministic
 ├── RewardError (ArithmeticError)     a reward that is not finite, or of the wrong length
 ├── InputLost (LookupError)           a latent that an item needs is gone; it is made again
+├── OutOfMemory (MemoryError)         a device without room for an item; it goes back, with fewer slots in use
 ├── ReplicaDied (ConnectionError)     the replica that ran the item is gone; the item goes back to the queue
 ├── PoisonousItem (RuntimeError)      an item that killed every replica it ran alone on
 └── NoReplica (RuntimeError)          nothing is left that could run the item
@@ -38,6 +39,10 @@ class RewardError(RaysearchError, ArithmeticError):
 
 class InputLost(RaysearchError, LookupError):
     """References that an item needs and that no longer resolve."""
+
+
+class OutOfMemory(RaysearchError, MemoryError):
+    """The device had no room for an item beside what else it held."""
 
 
 class ReplicaDied(RaysearchError, ConnectionError):

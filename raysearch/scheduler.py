@@ -20,6 +20,7 @@ class Work:
     age: int
     place: str = ""
     alone: bool = False
+    avoid: str = ""  # with `alone`: a replica that it should not run on again, if there is another
 
 
 @dataclass(eq=False)
@@ -91,6 +92,12 @@ class Scheduler:
             seat.closed = False
             self._index(seat)
 
+    def shrink(self, seat: Seat) -> None:
+        """From now on one item fewer than it has now fits, and one at least."""
+        seat.slots = max(1, seat.busy - 1)
+        if self.seats.get(seat.id) is seat:
+            self._index(seat)
+
     def assign(self) -> Iterator[tuple[Work, Seat]]:
         """Pairs (item, seat), each taken off the queue as it is yielded, until no more fit."""
         for work in sorted(self._alone.values(), key=lambda w: (w.age, w.id)):
@@ -122,8 +129,9 @@ class Scheduler:
         return min(free.values(), key=lambda s: (s.node != node, s.busy - s.slots))
 
     def _choose_alone(self, work: Work) -> Seat | None:
-        seats = [s for s in self.seats.values() if s.kind == work.kind and not s.closed]
-        seats = [s for s in seats if s.reserved_for in (None, work.id)]
+        seats = [s for s in self.seats.values() if s.kind == work.kind]
+        seats = [s for s in seats if s.id != work.avoid] or seats
+        seats = [s for s in seats if not s.closed and s.reserved_for in (None, work.id)]
         seat = min(seats, key=lambda s: (s.busy, s.reserved_for is None), default=None)
         held = next((s for s in seats if s.reserved_for == work.id), None)
         if seat is not None and seat.busy == 0:

@@ -158,7 +158,7 @@ class FakeReplica:
             read = [i.value if isinstance(i, FakeLatent) else i for i in call.inputs[1:]]
             latent = FakeLatent(digest(latent.value, *call.arguments["obstacles"], *read), latent.step)
         rewards = {key: [latent.quality] for key in call.arguments["rewards"]}
-        return Answer({"rewards": rewards, "decodes": 1, "seconds": self.seconds})
+        return Answer({"rewards": rewards, "decodes": 1, "seconds": self.seconds, "place": self.id})
 
     async def _finish(self, call: Call) -> Answer:
         answer = await self._score(call)

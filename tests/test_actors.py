@@ -2,6 +2,7 @@
 
 import asyncio
 import io
+import itertools
 from concurrent.futures import CancelledError
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +24,7 @@ from safetensors.numpy import load_file
 from actors import local, solvers
 from actors.backend import Backend
 from actors.denoiser import Denoiser
+from actors.models import wan
 from raysearch import config as configuration
 from raysearch.session import Session
 
@@ -395,3 +397,51 @@ def test_an_error_reaches_its_waiter_and_the_worker_goes_on(tiny):
     good = bad | {"origin": {"kind": "noise", "key": 1}}
     assert worker.submit(2, good, (None, text, text, None)).result(60)[0]["nfe"] == 2
     worker.close()
+
+
+def runs_out(monkeypatch, when):
+    """The transformer's forwards for which `when(batch)` holds find no memory. Returns how many did, as a list."""
+    plain, seen = wan.Transformer.__call__, []
+
+    def forward(self, latents, *rest):
+        if when(len(latents)):
+            seen.append(len(latents))
+            raise torch.OutOfMemoryError("CUDA out of memory (made up)")
+        return plain(self, latents, *rest)
+
+    monkeypatch.setattr(wan.Transformer, "__call__", forward)
+    return seen
+
+
+def test_in_fast_mode_what_finds_no_memory_goes_back_and_fewer_run(tiny, tmp_path, monkeypatch):
+    policy = {"name": "best_of_n", "n": 6}
+    _, exact, _ = run(tiny, tmp_path / "exact", policy=policy)
+    seen = runs_out(monkeypatch, lambda batch: batch > 2)
+    _, fast, _ = run(tiny, tmp_path / "fast", policy=policy, fleet={"denoisers": {"slots": 4}})
+    assert seen == [4, 3]
+    assert all(np.allclose(fast[k], exact[k], atol=1e-4) for k in exact)
+
+
+def test_in_exact_mode_it_is_tried_alone_and_gives_the_same_bits(tiny, tmp_path, monkeypatch):
+    policy = {"name": "best_of_n", "n": 3}
+    rows, exact, _ = run(tiny, tmp_path / "exact", policy=policy)
+    calls = itertools.count()
+    seen = runs_out(monkeypatch, lambda batch: next(calls) in (3, 40, 41))
+    again, latents, _ = run(tiny, tmp_path / "again", policy=policy)
+    assert len(seen) == 3
+    assert [r["winner"] for r in again] == [r["winner"] for r in rows]
+    assert all(np.array_equal(latents[k], exact[k]) for k in exact)
+
+
+def test_a_scorer_without_memory_is_asked_again(tiny, tmp_path, monkeypatch):
+    rows, _, _ = run(tiny, tmp_path / "plain")
+    plain, calls = wan.Autoencoder.decode, itertools.count()
+
+    def decode(self, *arguments):
+        if next(calls) < 2:
+            raise torch.OutOfMemoryError("CUDA out of memory (made up)")
+        return plain(self, *arguments)
+
+    monkeypatch.setattr(wan.Autoencoder, "decode", decode)
+    again, _, _ = run(tiny, tmp_path / "again")
+    assert [r["winner"] for r in again] == [r["winner"] for r in rows]

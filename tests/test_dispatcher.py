@@ -3,7 +3,7 @@ import asyncio
 import pytest
 
 from raysearch.dispatcher import Answer, Call, Dispatcher
-from raysearch.errors import NoReplica, PoisonousItem, ReplicaDied
+from raysearch.errors import NoReplica, OutOfMemory, PoisonousItem, ReplicaDied
 from raysearch.testing import FakeReplica, run_virtual
 
 CALL = Call("encode_text", {"what": "x"})
@@ -160,3 +160,42 @@ def test_older_searches_go_first():
         return [c.arguments["what"] for c in replica.calls]
 
     assert run_virtual(work()) == ["busy", "3", "4", "5"]
+
+
+def full(room: int):
+    """A replica without memory for more than `room` items at a time."""
+    replica = encoder(slots=4)
+    replica.fault = lambda call: OutOfMemory("full") if replica.running > room else None
+    return replica
+
+
+def test_where_memory_runs_out_fewer_run_from_then_on():
+    replica = full(2)
+    answers = dispatch([replica], *[CALL] * 40)
+    assert all(isinstance(a, Answer) for a in answers)
+    assert len(replica.calls) == 40 + 2  # the third and the fourth of the first four went back
+
+
+def test_an_item_that_does_not_fit_alone_is_given_up():
+    a, b = full(0), encoder("b")
+    b.fault = lambda call: OutOfMemory("full") if call.arguments["what"] == "big" else None
+    big, *others = dispatch([b], named("big"), named("x"), named("y"))
+    assert isinstance(big, OutOfMemory)
+    assert str(big) == "encode_text: full, 3 times while it ran alone"
+    assert all(isinstance(o, Answer) for o in others)
+    assert isinstance(dispatch([a], CALL)[0], OutOfMemory)
+
+
+def test_an_item_that_avoids_a_replica_waits_for_another():
+    async def work():
+        a, b = encoder("a"), encoder("b", seconds=50)
+        async with Dispatcher.open([a, b]) as d:
+            busy = asyncio.create_task(d.submit("encoder", named("long"), age=0, place="b"))
+            await asyncio.sleep(0)
+            await d.submit("encoder", named("doubted"), age=1, avoid="a")
+            await busy
+        async with Dispatcher.open([a]) as d:
+            await d.submit("encoder", named("here then"), age=1, avoid="a")
+        return [[c.arguments["what"] for c in r.calls] for r in (a, b)]
+
+    assert run_virtual(work()) == [["here then"], ["long", "doubted"]]

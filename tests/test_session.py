@@ -430,3 +430,44 @@ def test_a_winners_files_that_are_lost_are_made_again(tmp_path):
     rows, _ = run(tmp_path / "run", fleet, prompts=["a"])
     assert lost
     assert [r["status"] for r in rows] == ["done"]
+
+
+class Doubtful(FakeReplica):
+    """A scorer that answers NaN to its first `bad` questions."""
+
+    bad = 0
+
+    async def _score(self, call):
+        answer = await super()._score(call)
+        if self.bad > 0:
+            self.bad -= 1
+            answer.meta["rewards"] = {key: [float("nan")] for key in answer.meta["rewards"]}
+        return answer
+
+
+def doubtful(*bad: int) -> FakeFleet:
+    scorers = [Doubtful(f"scorer-{i}", "scorer") for i in range(len(bad))]
+    for s, n in zip(scorers, bad, strict=True):
+        s.bad = n
+    return FakeFleet(replicas=[*scorers, *(r for r in FakeFleet().replicas if r.kind != "scorer")])
+
+
+def test_a_score_that_is_not_finite_is_asked_again_elsewhere(tmp_path):
+    expected, _ = run(tmp_path / "expected", arms=ARMS[1:2], prompts=["a"])
+    fleet = doubtful(10**6, 0)
+    rows, progress = run(tmp_path / "run", fleet, arms=ARMS[1:2], prompts=["a"])
+    assert same(rows) == same(expected)
+    first, second = (r for r in fleet.replicas if r.kind == "scorer")
+    asked = [c.inputs[0] for c in first.calls]
+    assert asked and all(any(c.inputs[0] is x for c in second.calls) for x in asked)
+    assert len(first.calls) + len(second.calls) == 4 + 1 + len(
+        asked
+    )  # four scores and the judging, and again what was doubted
+    assert progress.engine.decodes == 5 + len(asked)
+
+
+@pytest.mark.parametrize(("bad", "statuses"), [(1, ["done"]), (2, ["failed"])])
+def test_on_the_only_scorer_it_is_asked_there_again_and_twice_is_the_end(tmp_path, bad, statuses):
+    rows, _ = run(tmp_path / "run", doubtful(bad), arms=[ARMS[0]], prompts=["a"])
+    assert [r["status"] for r in rows] == statuses
+    assert ("not finite" in rows[0]["reason"]) == (statuses == ["failed"])
