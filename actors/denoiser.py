@@ -19,6 +19,7 @@ import torch
 
 from actors import potential, solvers
 from actors.models import family, with_first
+from actors.pulse import Pulse
 from actors.scorer import finished, preview
 from raysearch.recipe import Digest, Sampler, digest, noise_key
 
@@ -67,6 +68,7 @@ class Denoiser:
         self._solvers: OrderedDict[bytes, solvers.Solver] = OrderedDict()
         self._requests: queue.SimpleQueue[Request | None] = queue.SimpleQueue()
         self._cancelled: set[int] = set()
+        self.pulse = Pulse()
         self._thread = threading.Thread(target=self._loop, name="denoiser", daemon=True)
         self._thread.start()
 
@@ -98,7 +100,8 @@ class Denoiser:
                     occupied.append(slot)
             occupied = self._drop_cancelled(occupied)
             try:
-                self._advance(occupied)
+                with self.pulse.beat():
+                    self._advance(occupied)
             except Exception as error:
                 for slot in occupied:
                     slot.done.set_exception(error)

@@ -257,7 +257,7 @@ class Engine:
                 continue
             meta = answer.meta
             earlier = state.seconds if state is not None and base is not None else 0.0
-            entry = Entry(answer.ref, meta["nbytes"], meta["place"], velocity, earlier + meta["seconds"])
+            entry = Entry(answer.ref, meta["nbytes"], answer.place, velocity, earlier + meta["seconds"])
             self.store.put(x, entry)
             self.nfe += meta["nfe"]
             spent.nfe += meta["nfe"]

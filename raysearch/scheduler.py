@@ -13,7 +13,7 @@ from heapq import heappop, heappush
 
 @dataclass(frozen=True)
 class Work:
-    """A waiting item. `age` orders searches, oldest first; `place` is the replica that made its input, if any."""
+    """A waiting item. `age` orders searches, oldest first; `place` is where its input was made, if it has one."""
 
     id: int
     kind: str
@@ -34,22 +34,27 @@ class Seat:
     closed: bool = False  # an item runs alone on it
     reserved_for: int | None = None
 
+    @property
+    def place(self) -> str:
+        """The replica on its node: what was made before it moved to another node is not there."""
+        return f"{self.id}@{self.node}"
+
 
 class Scheduler:
     def __init__(self, seats: Iterable[Seat] = ()) -> None:
         self.seats: dict[str, Seat] = {}
-        self._free: dict[str, dict[str, Seat]] = defaultdict(dict)  # kind -> id -> seat with a free slot
+        self._free: dict[str, dict[str, Seat]] = defaultdict(dict)  # kind -> place -> seat with a free slot
         self._waiting: dict[int, Work] = {}
         self._alone: dict[int, Work] = {}
         self._queue: dict[str, list[tuple[int, int]]] = defaultdict(list)  # kind -> heap of (age, id)
-        self._nodes: dict[str, str] = {}
+        self._nodes: dict[str, str] = {}  # place -> node, also of replicas that are gone
         for seat in seats:
             self.open(seat)
 
     def open(self, seat: Seat) -> None:
         """Take a replica into service."""
         self.seats[seat.id] = seat
-        self._nodes[seat.id] = seat.node
+        self._nodes[seat.place] = seat.node
         self._index(seat)
 
     def shut(self, seat: Seat) -> bool:
@@ -57,7 +62,7 @@ class Scheduler:
         if self.seats.get(seat.id) is not seat:
             return False
         del self.seats[seat.id]
-        self._free[seat.kind].pop(seat.id, None)
+        self._free[seat.kind].pop(seat.place, None)
         return True
 
     def add(self, work: Work) -> None:
@@ -138,6 +143,6 @@ class Scheduler:
 
     def _index(self, seat: Seat) -> None:
         if seat.busy < seat.slots and not seat.closed and seat.reserved_for is None:
-            self._free[seat.kind][seat.id] = seat
+            self._free[seat.kind][seat.place] = seat
         else:
-            self._free[seat.kind].pop(seat.id, None)
+            self._free[seat.kind].pop(seat.place, None)
