@@ -24,14 +24,14 @@ from raysearch.session import Session
 
 pytestmark = pytest.mark.ray
 
-# Nodes that die are noticed at once (a refused connection), slow ones are not mistaken for dead; and no object is so
-# small that it travels with its owner: what was made on a node is lost with it.
+# Nodes that die are noticed at once (a refused connection), slow ones are not mistaken for dead; and a toy-sized
+# latent does not travel with its owner, as small objects do: what was made on a node is lost with it.
 FAST = {
     "health_check_initial_delay_ms": 200,
     "health_check_period_ms": 200,
     "health_check_timeout_ms": 20_000,
     "health_check_failure_threshold": 3,
-    "max_direct_call_object_size": 0,
+    "max_direct_call_object_size": 6000,
 }
 CPU = {"num_cpus": 0.5}
 
@@ -42,7 +42,13 @@ def cluster():
     ray.shutdown()  # another module's
     cluster = Cluster(
         initialize_head=True,
-        head_node_args={"num_cpus": 4, "num_gpus": 2, "labels": {"zone": "a"}, "_system_config": FAST},
+        head_node_args={
+            "num_cpus": 4,
+            "num_gpus": 2,
+            "labels": {"zone": "a"},
+            "include_dashboard": False,
+            "_system_config": FAST,
+        },
     )
     cluster.add_node(num_cpus=1, labels={"zone": "b"})
     cluster.add_node(num_cpus=1, labels={"zone": "c"}, resources={"accelerator_type:H100": 1})
@@ -119,11 +125,11 @@ def test_every_replica_has_its_own_share_and_scorers_share_the_denoisers(cluster
             return {r.id: (r.node, r.where) for r in fleet.replicas}
 
     found = asyncio.run(where())
-    a, b = (n["NodeID"] for n in ray.nodes() if n["Labels"].get("zone") in ("a", "b"))
+    nodes = {n["Labels"].get("zone"): n["NodeID"] for n in ray.nodes()}
     gpus = [found[f"denoiser-{i}"][1].partition("GPU ")[2] for i in (0, 1)]
     assert sorted(gpus) == ["0", "1"]
     assert found["scorer-0"] == found["denoiser-0"] and found["scorer-1"] == found["denoiser-1"]
-    assert found["denoiser-0"][0] == a and found["encoder-0"][0] == b
+    assert found["denoiser-0"][0] == nodes["a"] and found["encoder-0"][0] == nodes["b"]
     assert sorted(line.partition(": ")[2] for line in lines) == [
         "denoiser-0, scorer-0",
         "denoiser-1, scorer-1",
@@ -200,7 +206,7 @@ def test_a_hung_actor_is_replaced_and_a_tiny_store_changes_nothing(cluster, tiny
             stopped.append(await replica.actor.pid.remote())
             os.kill(stopped[0], signal.SIGSTOP)
 
-    pools = on(denoisers=CPU | {"replicas": 2}, store_gb=1e-5, timeout_s=5)
+    pools = on(denoisers=CPU | {"replicas": 2}, store_gb=1e-5, timeout_s=10)
     with before_each_call(monkeypatch, act):
         found = run(tiny, tmp_path / "run", fleet=pools)
     assert same(found, expected)

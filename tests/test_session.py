@@ -116,7 +116,7 @@ def test_a_store_of_one_latent_changes_the_work_and_not_the_winners(tmp_path):
 
 
 def test_replicas_that_join_while_a_run_goes_on_work_and_change_nothing(tmp_path):
-    expected, alone = run(tmp_path / "one", FakeFleet(1, 1), arms=ARMS)
+    expected, _ = run(tmp_path / "one", FakeFleet(1, 1), arms=ARMS)
     late = [(20.0 + i, FakeReplica(f"late-{i}", "denoiser", f"node-{i}", slots=2)) for i in range(3)]
     rows, progress = run(tmp_path / "run", FakeFleet(1, 1, arriving=late), arms=ARMS)
     assert [r["winner"] for r in rows] == [r["winner"] for r in expected]
