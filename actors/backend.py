@@ -5,7 +5,7 @@ process (`local`) or on Ray.
 """
 
 import importlib.metadata
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from functools import partial
@@ -61,14 +61,16 @@ class Backend:
             check_devices(config)
         return Plan(tuple(plans), {"folder": str(folder), "rewards": tuple(specs.values())})
 
-    def fleet(self, config: Config, plan: Plan) -> AbstractAsyncContextManager[Fleet, bool | None]:
+    def fleet(
+        self, config: Config, plan: Plan, report: Callable[[str], None]
+    ) -> AbstractAsyncContextManager[Fleet, bool | None]:
         if config.fleet.backend == "local":
             from actors.local import local_fleet
 
             return local_fleet(config, plan)
         from actors.fleet import ray_fleet
 
-        return ray_fleet(config, plan)
+        return ray_fleet(config, plan, report)
 
 
 def model_folder(path: str) -> Path:

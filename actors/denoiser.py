@@ -19,6 +19,7 @@ import torch
 
 from actors import memory, potential, solvers
 from actors.models import family, with_first
+from actors.pulse import Pulse
 from actors.scorer import finished, preview
 from raysearch.errors import OutOfMemory
 from raysearch.recipe import Digest, Sampler, digest, noise_key
@@ -68,6 +69,7 @@ class Denoiser:
         self._solvers: OrderedDict[bytes, solvers.Solver] = OrderedDict()
         self._requests: queue.SimpleQueue[Request | None] = queue.SimpleQueue()
         self._cancelled: set[int] = set()
+        self.pulse = Pulse()
         self._thread = threading.Thread(target=self._loop, name="denoiser", daemon=True)
         self._thread.start()
 
@@ -99,7 +101,7 @@ class Denoiser:
                     occupied.append(slot)
             occupied = self._drop_cancelled(occupied)
             try:
-                with memory.guarded():
+                with self.pulse.beat(), memory.guarded():
                     self._advance(occupied)
             except OutOfMemory as error:  # the newest goes back; the others go on from where they are
                 occupied.pop().done.set_exception(error)

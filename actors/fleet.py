@@ -1,12 +1,18 @@
 """The replicas of a run as Ray actors: the one file that knows Ray, and where its errors are mapped to ours.
 
-Each actor pins one worker to its own share of a device. Latents stay in the object store: a call returns (metadata,
-payload) as two objects and the driver awaits only the first. Ray's own task retries are off; recomputation is ours.
+Each replica has a placement group (`actors.placement` says which), and each actor in it pins one worker to its own
+share of a device. Groups that the cluster has no room for stay pending: they are what makes an autoscaler add nodes,
+and their replicas join when there is room. Ray brings groups and actors of a lost node back where it can.
+
+Latents stay in the object store: a call returns (metadata, payload) as two objects and the driver awaits only the
+first. Ray's own task retries are off; recomputation is ours.
 """
 
 import asyncio
 import os
-from collections.abc import AsyncIterator
+import time
+from collections import defaultdict
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -14,24 +20,39 @@ from typing import Any
 import ray
 from ray.actor import ActorHandle
 from ray.exceptions import ObjectLostError, RayActorError, RayError, RayTaskError
+from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from actors.local import Worker, replica_ids
+from actors import placement
+from actors.local import Worker
+from actors.placement import Home, Node, Tenant
 from raysearch.config import Config
 from raysearch.dispatcher import Answer, Call
-from raysearch.errors import ConfigError, InputLost, ReplicaDied, check
+from raysearch.errors import ConfigError, InputLost, ReplicaDied
 from raysearch.plan import Plan
+
+PLACING_S = 30.0  # Ray needs moments, and so does a run that has just ended to give its share back
+BEAT_S = 10.0  # between two looks at an actor
+FIRST = 3  # times timeout_s for an actor's first step or call, which may compile
 
 
 class Actor:
     """A worker behind Ray. Asynchronous, so that calls queue and cancellations pass them."""
 
-    def __init__(self, kind: str, config: Config, plan: Plan) -> None:
-        self._worker = Worker(kind, config, plan)
+    def __init__(self, kind: str, config: Config, plan: Plan, make: Callable[..., Worker]) -> None:
+        self._worker = make(kind, config, plan)
 
     @ray.method(max_task_retries=-1)  # type: ignore[misc]
-    async def ready(self) -> str:
-        """The id of the node it is on, once the model is loaded; outlives restarts."""
-        return str(ray.get_runtime_context().get_node_id())
+    async def ready(self) -> tuple[str, str]:
+        """The id of the node it is on, and where that is in words, once the model is loaded; outlives restarts."""
+        context = ray.get_runtime_context()
+        node, gpus = context.get_node_id(), context.get_accelerator_ids().get("GPU", [])
+        return node, f"{ray.util.get_node_ip_address()} ({node[:8]})" + (f" GPU {', '.join(gpus)}" if gpus else "")
+
+    @ray.method(concurrency_group="control")  # type: ignore[misc]
+    async def pulse(self) -> tuple[float, int]:
+        """Seconds that the step or call at hand has taken so far, and how many are done."""
+        return self._worker.pulse.busy(), self._worker.pulse.beats
 
     async def pid(self) -> int:
         return os.getpid()
@@ -50,7 +71,9 @@ class RayReplica:
     kind: str
     slots: int
     actor: "ActorHandle[Actor]"
+    fleet: "RayFleet"
     node: str = ""
+    where: str = ""
     _items: int = 0
 
     async def run(self, call: Call) -> Answer:
@@ -64,24 +87,123 @@ class RayReplica:
             raise
         except RayError as error:
             raise mapped(error) from error
-        return Answer(meta | {"place": self.id}, made[1])
+        return Answer(meta, made[1])
 
-    async def restart(self) -> None:
+    async def ready(self) -> None:
+        """Wait until it has a place and its model is loaded."""
         try:
-            self.node = await self.actor.ready.remote()  # type: ignore[attr-defined]
+            self.node, self.where = await self.actor.ready.remote()  # type: ignore[attr-defined]
         except RayError as error:
             raise ReplicaDied(f"{self.id} does not start: {last_line(error)}") from error
+        self.fleet.serving(self)
+
+    async def restart(self) -> None:
+        """Back on its node, or on another one that has room; given up when none of its kind serves for long."""
+        self.fleet.left(self)
+        before = self.where
+        while (patience := self.fleet.patience(self.kind)) > 0:
+            try:
+                async with asyncio.timeout(patience):
+                    await self.ready()
+            except TimeoutError:
+                continue
+            if self.where != before:
+                self.fleet.report(f"{self.id} moved to {self.where}")
+            return
+        self.fleet.expect(self)
+        raise ReplicaDied(f"no {self.kind} has been in service for fleet.timeout_s, {self.fleet.timeout:g} s")
+
+    async def hangs(self) -> bool:
+        """Whether its compute thread is stuck, or all of it. One that is dead or restarting does not hang."""
+        timeout = self.fleet.timeout
+        try:
+            async with asyncio.timeout(timeout):
+                busy, beats = await self.actor.pulse.remote()  # type: ignore[attr-defined]
+        except TimeoutError:
+            return True
+        except RayError:
+            return False
+        return bool(busy > timeout * (1 if beats else FIRST))
 
 
-@dataclass
 class RayFleet:
-    replicas: list[RayReplica]
+    """The replicas that serve, and those that are expected to."""
+
+    def __init__(self, timeout: float, tasks: asyncio.TaskGroup, report: Callable[[str], None]) -> None:
+        self.timeout, self.report = timeout, report
+        self.replicas: list[RayReplica] = []
+        self._tasks = tasks
+        self._background: list[asyncio.Task[None]] = []
+        self._arrived: asyncio.Queue[RayReplica] = asyncio.Queue()
+        self._serving: dict[str, set[str]] = defaultdict(set)  # by kind
+        self._deserted: dict[str, float] = defaultdict(time.monotonic)  # kind -> since when it has nobody in service
+
+    async def start(self, needed: Sequence[RayReplica], elastic: Sequence[RayReplica]) -> None:
+        """Until all that are needed serve; the elastic ones arrive later."""
+        for r in needed:
+            await r.ready()
+            self.replicas.append(r)
+            self._run(self._watch(r))
+        at: dict[str, list[str]] = {}
+        for r in needed:
+            at.setdefault(r.where, []).append(r.id)
+        for where, ids in at.items():
+            self.report(f"{where}: {', '.join(ids)}")
+        for r in elastic:
+            self.expect(r)
+
+    def expect(self, r: RayReplica) -> None:
+        """It joins when it has a place and is loaded, if ever."""
+        self._run(self._arrive(r))
+
+    async def arrivals(self) -> AsyncIterator[RayReplica]:
+        while True:
+            yield await self._arrived.get()
 
     async def fetch(self, ref: Any) -> dict[str, bytes]:
         try:
             return dict(await ref)
         except RayError as error:
             raise mapped(error) from error
+
+    def serving(self, r: RayReplica) -> None:
+        self._serving[r.kind].add(r.id)
+
+    def left(self, r: RayReplica) -> None:
+        if r.id in self._serving[r.kind]:
+            self._serving[r.kind].remove(r.id)
+            self._deserted[r.kind] = time.monotonic()
+
+    def patience(self, kind: str) -> float:
+        """For how long to wait for a replica of the kind: as long as others serve, and timeout_s from then on."""
+        if self._serving[kind]:
+            return self.timeout
+        return self._deserted[kind] + self.timeout - time.monotonic()
+
+    def stop(self) -> None:
+        for task in self._background:
+            task.cancel()
+
+    def _run(self, work: Coroutine[Any, Any, None]) -> None:
+        self._background.append(self._tasks.create_task(work))
+
+    async def _arrive(self, r: RayReplica) -> None:
+        try:
+            await r.ready()
+        except ReplicaDied as error:  # the others do its work
+            self.report(str(error))
+            return
+        self.report(f"{r.where}: {r.id} joined")
+        self._arrived.put_nowait(r)
+        self._run(self._watch(r))
+
+    async def _watch(self, r: RayReplica) -> None:
+        """Kill it whenever it hangs: its items are then done elsewhere, and Ray starts it again."""
+        while True:
+            await asyncio.sleep(min(BEAT_S, self.timeout / 4))
+            if r.id in self._serving[r.kind] and await r.hangs():
+                self.report(f"{r.id} has hung for {self.timeout:g} s (fleet.timeout_s): started again")
+                ray.kill(r.actor, no_restart=False)
 
 
 def mapped(error: RayError) -> Exception:
@@ -106,35 +228,8 @@ def last_line(error: BaseException) -> str:
     return lines[-1] if lines else type(error).__name__
 
 
-def check_resources(config: Config, nodes: list[dict[str, float]]) -> None:
-    """Raise ConfigError unless the nodes can hold every replica, dearest first. `nodes` holds their resources."""
-    free = [(int(n.get("GPU", 0)) * [1.0], n.get("CPU", 0.0)) for n in nodes]
-    cluster = ", ".join(f"{n.get('CPU', 0):g} CPU and {n.get('GPU', 0):g} GPU" for n in nodes) or "no nodes"
-    for kind, _, pool in sorted(replica_ids(config), key=lambda r: (-r[2].num_gpus, -r[2].num_cpus)):
-        whole = pool.num_gpus == int(pool.num_gpus)
-        check(whole or pool.num_gpus < 1, f"fleet.{kind}s.num_gpus", pool.num_gpus, "a whole number, or below 1")
-        for i, (gpus, cpus) in enumerate(free):
-            left = _take(gpus, pool.num_gpus)
-            if left is not None and cpus >= pool.num_cpus - 1e-9:
-                free[i] = (left, cpus - pool.num_cpus)
-                break
-        else:
-            raise ConfigError(
-                f"fleet.{kind}s: {pool.replicas} replicas of {pool.num_gpus:g} GPU and {pool.num_cpus:g} CPU "
-                f"do not fit beside the rest of the fleet; the cluster's nodes have {cluster}"
-            )
-
-
-def _take(gpus: list[float], amount: float) -> list[float] | None:
-    """What is left of a node's GPUs, or None if they cannot give `amount`; a fraction must come from one of them."""
-    if amount >= 1:
-        idle = [g for g in gpus if g == 1]
-        rest = [g for g in gpus if g < 1]
-        return rest + idle[int(amount) :] if len(idle) >= amount else None
-    for i, g in enumerate(gpus):
-        if g >= amount - 1e-9:
-            return [*gpus[:i], g - amount, *gpus[i + 1 :]]
-    return None if amount else gpus
+def cluster_nodes() -> list[Node]:
+    return [Node(n["Resources"], n["Labels"]) for n in ray.nodes() if n["Alive"]]
 
 
 def connect(config: Config) -> None:
@@ -150,21 +245,45 @@ def connect(config: Config) -> None:
             )
         except ConnectionError as error:
             raise ConfigError(f"fleet.address: no Ray cluster answers at {address!r} ({first_line(error)})") from error
-    check_resources(config, [n["Resources"] for n in ray.nodes() if n["Alive"]])
+    placement.homes(config)
+    if not config.fleet.wait_s:  # otherwise nodes may be yet to come
+        placement.check_cluster(config, cluster_nodes())
 
 
-def start(config: Config, plan: Plan) -> list[RayReplica]:
-    replicas = []
-    for kind, name, pool in replica_ids(config):
-        actor = ray.remote(Actor).options(
-            num_gpus=pool.num_gpus,
-            num_cpus=pool.num_cpus,
-            max_restarts=-1,
-            max_task_retries=0,
-            max_concurrency=1000,
+def reserve(home: Home) -> PlacementGroup:
+    try:
+        return placement_group(
+            home.bundles,
+            name=f"raysearch {home.owner.id}",
+            bundle_label_selector=[home.labels] * len(home.bundles) if home.labels else None,
         )
-        replicas.append(RayReplica(name, kind, pool.slots, actor.remote(kind, config, _without_search(plan))))
-    return replicas
+    except ValueError as error:
+        raise ConfigError(f"fleet.{home.owner.kind}s.labels: {first_line(error)}") from error
+
+
+async def placed(home: Home, group: PlacementGroup, deadline: float, report: Callable[[str], None]) -> None:
+    """Wait for a needed home's room. Raises ConfigError at the deadline."""
+    waiting = False
+    while not await asyncio.to_thread(group.wait, 1):
+        if time.monotonic() > deadline:
+            why = "have found no room in time (fleet.wait_s)"
+            raise ConfigError(placement.no_room(home, cluster_nodes(), why))
+        if not waiting:
+            report(f"waiting for room for {home.owner.id}: {home}")
+        waiting = True
+
+
+def start(tenant: Tenant, group: PlacementGroup, fleet: RayFleet, *arguments: Any) -> RayReplica:
+    """Its actor, which starts when the group has its place; `arguments` are the actor's after the kind."""
+    actor = ray.remote(concurrency_groups={"control": 1})(Actor).options(
+        num_gpus=tenant.pool.num_gpus,
+        num_cpus=tenant.pool.num_cpus,
+        max_restarts=-1,
+        max_task_retries=0,
+        max_concurrency=1000,
+        scheduling_strategy=PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=0),
+    )
+    return RayReplica(tenant.id, tenant.kind, tenant.pool.slots, actor.remote(tenant.kind, *arguments), fleet)
 
 
 def _without_search(plan: Plan) -> Plan:
@@ -173,13 +292,31 @@ def _without_search(plan: Plan) -> Plan:
 
 
 @asynccontextmanager
-async def ray_fleet(config: Config, plan: Plan) -> AsyncIterator[RayFleet]:
+async def ray_fleet(
+    config: Config, plan: Plan, report: Callable[[str], None], make: Callable[..., Worker] = Worker
+) -> AsyncIterator[RayFleet]:
+    homes = placement.homes(config)
+    groups: list[PlacementGroup] = []
     replicas: list[RayReplica] = []
     try:
-        replicas = start(config, plan)
-        for r in replicas:
-            await r.restart()
-        yield RayFleet(replicas)
+        deadline = time.monotonic() + max(config.fleet.wait_s, PLACING_S)
+        needed = [h for h in homes if h.needed]
+        groups += [reserve(h) for h in needed]
+        for home, group in zip(needed, groups, strict=True):
+            await placed(home, group, deadline, report)
+        placement.check_store(config, cluster_nodes())
+        groups += [reserve(h) for h in homes if not h.needed]
+        async with asyncio.TaskGroup() as tasks:
+            fleet = RayFleet(config.fleet.timeout_s, tasks, report)
+            for home, group in zip(homes, groups, strict=True):
+                for tenant in home.tenants:
+                    replicas.append(start(tenant, group, fleet, config, _without_search(plan), make))
+            count = sum(len(h.tenants) for h in needed)
+            await fleet.start(replicas[:count], replicas[count:])
+            yield fleet
+            fleet.stop()
     finally:
         for r in replicas:
             ray.kill(r.actor)
+        for group in groups:
+            remove_placement_group(group)

@@ -13,11 +13,14 @@ import transformers
 from actors import memory
 from actors.denoiser import Denoiser
 from actors.encoder import Encoder
+from actors.pulse import Pulse
 from actors.scorer import Scorer
 from raysearch.config import Config, PoolConfig
 from raysearch.dispatcher import Answer, Call
 from raysearch.errors import ReplicaDied
 from raysearch.plan import Plan
+
+KINDS = ("denoiser", "scorer", "encoder")
 
 
 def build(kind: str, config: Config, plan: Plan) -> Denoiser | Scorer | Encoder:
@@ -40,6 +43,7 @@ class Worker:
     def __init__(self, kind: str, config: Config, plan: Plan) -> None:
         self._worker = build(kind, config, plan)
         self._thread = ThreadPoolExecutor(max_workers=1)
+        self.pulse = self._worker.pulse if isinstance(self._worker, Denoiser) else Pulse()
 
     def submit(self, item: int, method: str, arguments: dict[str, Any], inputs: tuple[Any, ...]) -> "Future[Any]":
         """Resolves to (metadata, payload)."""
@@ -48,7 +52,7 @@ class Worker:
         return self._thread.submit(self._call, method, arguments, inputs)
 
     def _call(self, method: str, arguments: dict[str, Any], inputs: tuple[Any, ...]) -> Any:
-        with memory.guarded():
+        with self.pulse.beat(), memory.guarded():
             return getattr(self._worker, method)(arguments, *inputs)
 
     def cancel(self, item: int) -> None:
@@ -79,7 +83,7 @@ class LocalReplica:
         except asyncio.CancelledError:
             self.worker.cancel(item)
             raise
-        return Answer(meta | {"place": self.id}, payload)
+        return Answer(meta, payload)
 
     async def restart(self) -> None:
         raise ReplicaDied(f"{self.id} runs in this process")
@@ -89,23 +93,23 @@ class LocalReplica:
 class LocalFleet:
     replicas: list[LocalReplica] = field(default_factory=list)
 
+    async def arrivals(self) -> AsyncIterator[LocalReplica]:
+        return
+        yield
+
     async def fetch(self, ref: Any) -> dict[str, bytes]:
         return dict(ref)
 
 
-def replica_ids(config: Config) -> list[tuple[str, str, PoolConfig]]:
-    """(kind, id, pool) of every replica of a config."""
-    kinds = ("denoiser", "scorer", "encoder")
-    pools: list[PoolConfig] = [getattr(config.fleet, f"{k}s") for k in kinds]
-    return [(k, f"{k}-{i}", p) for k, p in zip(kinds, pools, strict=True) for i in range(p.replicas)]
-
-
 @asynccontextmanager
 async def local_fleet(config: Config, plan: Plan, make: Callable[..., Worker] = Worker) -> AsyncIterator[LocalFleet]:
+    """The fewest replicas that the config asks for."""
     fleet = LocalFleet()
     try:
-        for kind, name, pool in replica_ids(config):
-            fleet.replicas.append(LocalReplica(name, kind, pool.slots, make(kind, config, plan)))
+        for kind in KINDS:
+            pool: PoolConfig = getattr(config.fleet, f"{kind}s")
+            for i in range(pool.fewest):
+                fleet.replicas.append(LocalReplica(f"{kind}-{i}", kind, pool.slots, make(kind, config, plan)))
         yield fleet
     finally:
         for r in fleet.replicas:

@@ -59,11 +59,27 @@ class SamplerConfig:
 class PoolConfig:
     """Replicas of one kind. `num_gpus` 0 means CPU; fractions share a device."""
 
-    replicas: int = 1
+    replicas: Any = 1  # a number, or {min: 1, max: 64}: those beyond min join when the cluster has room for them
     num_gpus: float = 0
     num_cpus: float = 1
     slots: int = 1
     shards: int = 1
+    accelerator: str | None = None  # Ray's name of a type of GPU, such as H100
+    labels: dict[str, str] = field(default_factory=dict)  # that a node must have; Ray's label selectors
+
+    @property
+    def fewest(self) -> int:
+        return int(self.replicas["min"] if isinstance(self.replicas, dict) else self.replicas)
+
+    @property
+    def most(self) -> int:
+        return int(self.replicas["max"] if isinstance(self.replicas, dict) else self.replicas)
+
+
+@dataclass(frozen=True)
+class ScorerPoolConfig(PoolConfig):
+    num_cpus: float = 0.5
+    share_gpus: bool = False  # each scorer lives with a denoiser: on its node, and on its GPU where both fit
 
 
 @dataclass(frozen=True)
@@ -71,8 +87,10 @@ class FleetConfig:
     backend: str = "ray"
     address: str | None = None  # of a running Ray cluster; None: RAY_ADDRESS if set, else a local one
     store_gb: float = 1.0
+    wait_s: float = 0  # how long the cluster may take to have room for the fleet (an autoscaler)
+    timeout_s: float = 600  # of a step or call until its replica counts as hung, and of a kind with no replica left
     denoisers: PoolConfig = field(default_factory=PoolConfig)
-    scorers: PoolConfig = field(default_factory=lambda: PoolConfig(num_cpus=0.5))
+    scorers: ScorerPoolConfig = field(default_factory=ScorerPoolConfig)
     encoders: PoolConfig = field(default_factory=lambda: PoolConfig(num_cpus=0.1))  # all three fit on two CPUs
 
 
@@ -204,13 +222,21 @@ def _check_values(c: Config) -> None:
         check(getattr(c.model, key) >= 1, f"model.{key}", getattr(c.model, key), "at least 1")
     check(c.fleet.backend in BACKENDS, "fleet.backend", c.fleet.backend, f"one of {', '.join(BACKENDS)}")
     check(0 < c.fleet.store_gb < float("inf"), "fleet.store_gb", c.fleet.store_gb, "above 0 and finite")
+    check(0 <= c.fleet.wait_s < float("inf"), "fleet.wait_s", c.fleet.wait_s, "at least 0 and finite")
+    check(0 < c.fleet.timeout_s < float("inf"), "fleet.timeout_s", c.fleet.timeout_s, "above 0 and finite")
     for kind in ("denoisers", "scorers", "encoders"):
         pool: PoolConfig = getattr(c.fleet, kind)
-        check(pool.replicas >= 1, f"fleet.{kind}.replicas", pool.replicas, "at least 1")
+        check(_counts(pool.replicas), f"fleet.{kind}.replicas", pool.replicas, "at least 1, or {min: 1, max: 64}")
         check(pool.slots >= 1, f"fleet.{kind}.slots", pool.slots, "at least 1")
         check(pool.shards == 1, f"fleet.{kind}.shards", pool.shards, "1 (sharded models are not supported yet)")
         check(pool.num_gpus >= 0, f"fleet.{kind}.num_gpus", pool.num_gpus, "at least 0")
         check(pool.num_cpus >= 0, f"fleet.{kind}.num_cpus", pool.num_cpus, "at least 0")
+    if c.fleet.scorers.share_gpus:
+        d, s = c.fleet.denoisers, c.fleet.scorers
+        bound = s.accelerator is None and not s.labels
+        check(bound, "fleet.scorers.share_gpus", True, "false where scorers have an accelerator or labels of their own")
+        allowed = "elastic only where denoisers are: with share_gpus, scorers beyond min live with denoisers beyond min"
+        check(s.most == s.fewest or d.most > d.fewest, "fleet.scorers.replicas", s.replicas, allowed)
     check(len(c.seeds) > 0, "seeds", c.seeds, "a list of at least one integer")
     check(len(set(c.seeds)) == len(c.seeds), "seeds", c.seeds, "without repetition")
     check(all(0 <= s < 2**63 for s in c.seeds), "seeds", c.seeds, "in 0..2^63-1")
@@ -218,6 +244,14 @@ def _check_values(c: Config) -> None:
     check(c.output.fps >= 1, "output.fps", c.output.fps, "at least 1")
     check(c.resume in RESUME, "resume", c.resume, f"one of {', '.join(RESUME)}")
     check(c.output.scale >= 1, "output.scale", c.output.scale, "at least 1")
+
+
+def _counts(replicas: Any) -> bool:
+    """A number of replicas, or how few and how many."""
+    if isinstance(replicas, dict):
+        numbers = set(replicas) == {"min", "max"} and all(type(n) is int for n in replicas.values())
+        return numbers and 1 <= replicas["min"] <= replicas["max"]
+    return type(replicas) is int and replicas >= 1
 
 
 # -- arms ------------------------------------------------------------------------------------------------------------

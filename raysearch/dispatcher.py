@@ -33,6 +33,7 @@ class Answer:
 
     meta: dict[str, Any]
     ref: Any = None
+    place: str = ""  # where it was made; filled in by the dispatcher
 
 
 class Replica(Protocol):
@@ -48,7 +49,7 @@ class Replica(Protocol):
         ...
 
     async def restart(self) -> None:
-        """Come back from death. Raises ReplicaDied when that cannot be."""
+        """Come back from death, however long that takes. Raises ReplicaDied when it cannot be."""
         ...
 
 
@@ -74,10 +75,7 @@ class Dispatcher:
         self._next_id = 0
         self._alive: dict[str, int] = {}
         for r in replicas:
-            self._alive[r.kind] = self._alive.get(r.kind, 0) + 1
-            self.tally.slots[r.kind] = self.tally.slots.get(r.kind, 0) + r.slots
-            self.tally.busy[r.kind] = 0
-            self._scheduler.open(Seat(r.id, r.kind, r.node, r.slots))
+            self.join(r)
 
     @classmethod
     @asynccontextmanager
@@ -88,10 +86,16 @@ class Dispatcher:
             for task in dispatcher._revivals:
                 task.cancel()
 
+    def join(self, replica: Replica) -> None:
+        """Take a replica into service, now or at any later time."""
+        self._replicas[replica.id] = replica
+        self._alive[replica.kind] = self._alive.get(replica.kind, 0) + 1
+        self._open(replica)
+
     async def submit(self, kind: str, call: Call, *, age: int, place: str = "", avoid: str = "") -> Answer:
         """Run `call` on a replica of `kind`; older `age` goes first. Cancelling this cancels the item.
 
-        With `avoid` it runs alone, and not on that replica if there is another.
+        With `avoid` it runs alone, and not at that place if there is another.
         """
         work = Work(self._next_id, kind, age, place, alone=bool(avoid), avoid=avoid)
         self._next_id += 1
@@ -99,7 +103,7 @@ class Dispatcher:
         while True:
             seat = await self._seat(work)
             try:
-                return await self._replicas[seat.id].run(call)
+                return replace(await self._replicas[seat.id].run(call), place=seat.place)
             except ReplicaDied as death:
                 self._bury(seat)
                 deaths += work.alone
@@ -113,7 +117,7 @@ class Dispatcher:
                 if shortages >= DEATHS:
                     raise OutOfMemory(f"{call.method}: {error}, {shortages} times while it ran alone") from error
                 work = replace(work, alone=work.alone or seat.busy == 1)
-                self._scheduler.shrink(seat)
+                self.tally.slots[kind] -= self._scheduler.shrink(seat)
             finally:
                 self.tally.busy[kind] -= 1
                 self._scheduler.release(seat)
@@ -147,10 +151,17 @@ class Dispatcher:
             self.tally.busy[work.kind] += 1
             grant.set_result(seat)
 
+    def _open(self, replica: Replica) -> None:
+        self.tally.slots[replica.kind] = self.tally.slots.get(replica.kind, 0) + replica.slots
+        self.tally.busy.setdefault(replica.kind, 0)
+        self._scheduler.open(Seat(replica.id, replica.kind, replica.node, replica.slots))
+        self._pump()
+
     def _bury(self, seat: Seat) -> None:
-        """Take a dead replica out of service, once, and try to bring it back."""
+        """Take a dead replica out of service, once, and try to bring it back; meanwhile the others do its work."""
         if self._scheduler.shut(seat):
             self.tally.deaths += 1
+            self.tally.slots[seat.kind] -= seat.slots
             self._revivals.add(self._tasks.create_task(self._revive(self._replicas[seat.id])))
 
     async def _revive(self, replica: Replica) -> None:
@@ -158,14 +169,12 @@ class Dispatcher:
             await replica.restart()
         except RaysearchError as error:
             self._alive[replica.kind] -= 1
-            self.tally.slots[replica.kind] -= replica.slots
             if not self._alive[replica.kind]:
                 for work_id in self._scheduler.waiting(replica.kind):
                     self._scheduler.remove(work_id)
                     if not self._grants[work_id].done():
                         self._grants[work_id].set_exception(NoReplica(f"no {replica.kind} is left ({error})"))
         else:
-            self._scheduler.open(Seat(replica.id, replica.kind, replica.node, replica.slots))
-            self._pump()
+            self._open(replica)
         finally:
             self._revivals.discard(asyncio.current_task())

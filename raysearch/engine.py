@@ -186,7 +186,7 @@ class Engine:
                 continue
             self.decodes += answer.meta["decodes"]
             if not doubted and not all(isfinite(c) for r in rewards for c in answer.meta["rewards"][r.key]):
-                doubted = answer.meta["place"]
+                doubted = answer.place
                 continue
             try:
                 return entry, answer, await self._fetch(answer.ref) if method == "finish" else {}
@@ -268,7 +268,7 @@ class Engine:
                 continue
             meta = answer.meta
             earlier = state.seconds if state is not None and base is not None else 0.0
-            entry = Entry(answer.ref, meta["nbytes"], meta["place"], velocity, earlier + meta["seconds"])
+            entry = Entry(answer.ref, meta["nbytes"], answer.place, velocity, earlier + meta["seconds"])
             self.store.put(x, entry)
             self.nfe += meta["nfe"]
             spent.nfe += meta["nfe"]

@@ -4,7 +4,7 @@
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field, replace
@@ -28,19 +28,30 @@ class Fleet(Protocol):
     """The replicas of a run, and how bytes that they made are pulled."""
 
     @property
-    def replicas(self) -> Sequence[Replica]: ...
+    def replicas(self) -> Sequence[Replica]:
+        """In service from the start."""
+        ...
+
+    def arrivals(self) -> AsyncIterator[Replica]:
+        """Replicas that come into service later, as the cluster grows; iterated over once."""
+        ...
 
     async def fetch(self, ref: Any) -> dict[str, bytes]: ...
 
 
 class Backend(Protocol):
-    """Where models and rewards come from. `prepare` finds every mistake that can be found before anything is loaded."""
+    """Where models and rewards come from. `prepare` finds every mistake that can be found before anything is loaded.
+
+    `fleet` says through `report` what was placed where, and what comes and goes.
+    """
 
     def prepare(self, config: Config, arms: Sequence[Arm], begun: Config | None = None) -> "Plan":
         """`begun` is the config with which a run that is gone on with began: candidates keep its numerics' name."""
         ...
 
-    def fleet(self, config: Config, plan: "Plan") -> AbstractAsyncContextManager[Fleet, bool | None]: ...
+    def fleet(
+        self, config: Config, plan: "Plan", report: Callable[[str], None]
+    ) -> AbstractAsyncContextManager[Fleet, bool | None]: ...
 
 
 @dataclass(frozen=True)

@@ -13,14 +13,14 @@ from heapq import heappop, heappush
 
 @dataclass(frozen=True)
 class Work:
-    """A waiting item. `age` orders searches, oldest first; `place` is the replica that made its input, if any."""
+    """A waiting item. `age` orders searches, oldest first; `place` is where its input was made, if it has one."""
 
     id: int
     kind: str
     age: int
     place: str = ""
     alone: bool = False
-    avoid: str = ""  # with `alone`: a replica that it should not run on again, if there is another
+    avoid: str = ""  # with `alone`: the place where it should not run again, if there is another
 
 
 @dataclass(eq=False)
@@ -35,22 +35,27 @@ class Seat:
     closed: bool = False  # an item runs alone on it
     reserved_for: int | None = None
 
+    @property
+    def place(self) -> str:
+        """The replica on its node: what was made before it moved to another node is not there."""
+        return f"{self.id}@{self.node}"
+
 
 class Scheduler:
     def __init__(self, seats: Iterable[Seat] = ()) -> None:
         self.seats: dict[str, Seat] = {}
-        self._free: dict[str, dict[str, Seat]] = defaultdict(dict)  # kind -> id -> seat with a free slot
+        self._free: dict[str, dict[str, Seat]] = defaultdict(dict)  # kind -> place -> seat with a free slot
         self._waiting: dict[int, Work] = {}
         self._alone: dict[int, Work] = {}
         self._queue: dict[str, list[tuple[int, int]]] = defaultdict(list)  # kind -> heap of (age, id)
-        self._nodes: dict[str, str] = {}
+        self._nodes: dict[str, str] = {}  # place -> node, also of replicas that are gone
         for seat in seats:
             self.open(seat)
 
     def open(self, seat: Seat) -> None:
         """Take a replica into service."""
         self.seats[seat.id] = seat
-        self._nodes[seat.id] = seat.node
+        self._nodes[seat.place] = seat.node
         self._index(seat)
 
     def shut(self, seat: Seat) -> bool:
@@ -58,7 +63,7 @@ class Scheduler:
         if self.seats.get(seat.id) is not seat:
             return False
         del self.seats[seat.id]
-        self._free[seat.kind].pop(seat.id, None)
+        self._free[seat.kind].pop(seat.place, None)
         return True
 
     def add(self, work: Work) -> None:
@@ -92,11 +97,13 @@ class Scheduler:
             seat.closed = False
             self._index(seat)
 
-    def shrink(self, seat: Seat) -> None:
-        """From now on one item fewer than it has now fits, and one at least."""
-        seat.slots = max(1, seat.busy - 1)
-        if self.seats.get(seat.id) is seat:
-            self._index(seat)
+    def shrink(self, seat: Seat) -> int:
+        """From now on one item fewer fits than it has now, and one at least. How many fewer that is than before."""
+        if self.seats.get(seat.id) is not seat:
+            return 0
+        before, seat.slots = seat.slots, max(1, seat.busy - 1)
+        self._index(seat)
+        return before - seat.slots
 
     def assign(self) -> Iterator[tuple[Work, Seat]]:
         """Pairs (item, seat), each taken off the queue as it is yielded, until no more fit."""
@@ -130,7 +137,7 @@ class Scheduler:
 
     def _choose_alone(self, work: Work) -> Seat | None:
         seats = [s for s in self.seats.values() if s.kind == work.kind]
-        seats = [s for s in seats if s.id != work.avoid] or seats
+        seats = [s for s in seats if s.place != work.avoid] or seats
         seats = [s for s in seats if not s.closed and s.reserved_for in (None, work.id)]
         seat = min(seats, key=lambda s: (s.busy, s.reserved_for is None), default=None)
         held = next((s for s in seats if s.reserved_for == work.id), None)
@@ -146,6 +153,6 @@ class Scheduler:
 
     def _index(self, seat: Seat) -> None:
         if seat.busy < seat.slots and not seat.closed and seat.reserved_for is None:
-            self._free[seat.kind][seat.id] = seat
+            self._free[seat.kind][seat.place] = seat
         else:
-            self._free[seat.kind].pop(seat.id, None)
+            self._free[seat.kind].pop(seat.place, None)

@@ -16,11 +16,11 @@ from raysearch import config as configuration
 from raysearch import prompts, replay
 from raysearch.config import Config
 from raysearch.context import Context, History
-from raysearch.dispatcher import Dispatcher
+from raysearch.dispatcher import Dispatcher, Replica
 from raysearch.engine import Engine, Finished, Reward, Score, Spent
 from raysearch.journal import Journal
 from raysearch.ledger import Cost
-from raysearch.plan import Backend, Search, content_of, context, estimate, in_its_own_loop, run_policy, searches
+from raysearch.plan import Backend, Fleet, Search, content_of, context, estimate, in_its_own_loop, run_policy, searches
 from raysearch.progress import ArmTally, Progress
 from raysearch.recipe import Candidate, canonical_json, denoise
 from raysearch.results import CONTENT, RunDirectory, check_content, claimed, write
@@ -88,7 +88,7 @@ class Session:
             if self.progress.done == self.progress.total:
                 return self.progress
             async with (
-                self.backend.fleet(self.config, self.plan) as fleet,
+                self.backend.fleet(self.config, self.plan, self.report) as fleet,
                 Dispatcher.open(fleet.replicas) as dispatcher,
                 asyncio.TaskGroup() as tasks,
             ):
@@ -96,15 +96,28 @@ class Session:
                 engine = Engine(dispatcher, store, fleet.fetch, tasks, self.past.scores)
                 self.progress.engine, self.progress.dispatcher = engine, dispatcher
                 self.progress.started = self.clock()
-                await self._run_searches(engine)
+                live = asyncio.Semaphore(self.config.max_searches or max(2, self._alive_for(fleet.replicas)))
+                arrivals = tasks.create_task(self._welcome(fleet, dispatcher, live))
+                await self._run_searches(engine, live)
+                arrivals.cancel()
         finally:
             self.directory.flush()
             self.journal.close()
         return self.progress
 
-    async def _run_searches(self, engine: Engine) -> None:
-        slots = self.config.fleet.denoisers.replicas * self.config.fleet.denoisers.slots
-        live = asyncio.Semaphore(self.config.max_searches or max(2, 2 * slots))
+    def _alive_for(self, replicas: Sequence[Replica]) -> int:
+        """How many searches keep these replicas busy: two per slot of a denoiser."""
+        return 2 * sum(r.slots for r in replicas if r.kind == "denoiser")
+
+    async def _welcome(self, fleet: Fleet, dispatcher: Dispatcher, live: asyncio.Semaphore) -> None:
+        """Take into service what joins the fleet, and have more searches alive for it."""
+        async for replica in fleet.arrivals():
+            dispatcher.join(replica)
+            if self.config.max_searches is None:
+                for _ in range(self._alive_for([replica])):
+                    live.release()
+
+    async def _run_searches(self, engine: Engine, live: asyncio.Semaphore) -> None:
         async with asyncio.TaskGroup() as tasks:
             every = searches(self.plan, self.prompts, self.config.seeds)
             async for s in _admitted((s for s in every if s.id not in self.past.finished), live):

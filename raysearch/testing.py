@@ -148,7 +148,7 @@ class FakeReplica:
             evaluations = 0
         await asyncio.sleep(self.seconds * evaluations)
         nfe = evaluations * a["sampler"].nfe_per_step
-        meta = {"nbytes": self.nbytes, "place": self.id, "seconds": self.seconds * evaluations, "nfe": nfe}
+        meta = {"nbytes": self.nbytes, "seconds": self.seconds * evaluations, "nfe": nfe}
         return Answer(meta, FakeLatent(value, a["until"], a["velocity"]))
 
     async def _score(self, call: Call) -> Answer:
@@ -158,7 +158,7 @@ class FakeReplica:
             read = [i.value if isinstance(i, FakeLatent) else i for i in call.inputs[1:]]
             latent = FakeLatent(digest(latent.value, *call.arguments["obstacles"], *read), latent.step)
         rewards = {key: [latent.quality] for key in call.arguments["rewards"]}
-        return Answer({"rewards": rewards, "decodes": 1, "seconds": self.seconds, "place": self.id})
+        return Answer({"rewards": rewards, "decodes": 1, "seconds": self.seconds})
 
     async def _finish(self, call: Call) -> Answer:
         answer = await self._score(call)
@@ -175,13 +175,17 @@ class FakeReplica:
 
 @dataclass
 class FakeFleet:
-    """`denoisers` replicas with `slots` each, scorers and one encoder; `seconds` per kind."""
+    """`denoisers` replicas with `slots` each, scorers and one encoder; `seconds` per kind.
+
+    `arriving` are replicas that join while a run goes on, each with the time at which it does.
+    """
 
     denoisers: int = 1
     slots: int = 1
     scorers: int = 1
     seconds: Mapping[str, float] = field(default_factory=dict)
     replicas: Sequence[FakeReplica] = ()
+    arriving: Sequence[tuple[float, FakeReplica]] = ()
 
     def __post_init__(self) -> None:
         kinds = [("denoiser", self.denoisers, self.slots), ("scorer", self.scorers, 1), ("encoder", 1, 1)]
@@ -190,6 +194,11 @@ class FakeFleet:
             for kind, n, slots in kinds
             for i in range(n)
         ]
+
+    async def arrivals(self) -> AsyncIterator[FakeReplica]:
+        for when, replica in self.arriving:
+            await asyncio.sleep(when - asyncio.get_running_loop().time())
+            yield replica
 
     async def fetch(self, ref: Any) -> dict[str, bytes]:
         return dict(ref)
@@ -221,7 +230,7 @@ class FakeBackend:
         )
 
     @asynccontextmanager
-    async def fleet(self, config: Config, plan: Plan) -> AsyncIterator[FakeFleet]:
+    async def fleet(self, config: Config, plan: Plan, report: Callable[[str], None]) -> AsyncIterator[FakeFleet]:
         yield self.fake
 
 

@@ -140,6 +140,60 @@ def test_with_no_replica_left_every_waiter_is_told():
     assert [type(e) for e in ends] == [NoReplica] * 3
 
 
+def test_a_replica_that_joins_takes_what_waits():
+    async def work():
+        slow, late = encoder("slow", seconds=10), encoder("late")
+        async with Dispatcher.open([slow]) as d:
+            items = [asyncio.create_task(d.submit("encoder", named(str(i)), age=i)) for i in range(5)]
+            await asyncio.sleep(2)
+            d.join(late)
+            assert d.tally.slots == {"encoder": 2}
+            answers = await asyncio.gather(*items)
+        return [a.place for a in answers], asyncio.get_running_loop().time()
+
+    places, end = run_virtual(work())
+    assert places == ["slow@node", *["late@node"] * 4]
+    assert end == 10
+
+
+def test_while_one_is_away_the_others_do_its_work():
+    async def work():
+        away, other = encoder("away", fault=dies("x", times=1), revives_after=1000), encoder("other")
+        async with Dispatcher.open([away, other]) as d:
+            await asyncio.gather(*(d.submit("encoder", named(n), age=i) for i, n in enumerate("xyz")))
+            assert (d.tally.slots, d.tally.deaths) == ({"encoder": 1}, 1)
+            assert asyncio.get_running_loop().time() < 10
+            await asyncio.sleep(1000)
+            assert d.tally.slots == {"encoder": 2}
+        return len(away.calls), len(other.calls)
+
+    assert run_virtual(work()) == (1, 3)
+
+
+def test_items_wait_for_the_only_replica_while_it_is_away_and_one_that_joins_takes_them():
+    async def work():
+        gone, late = encoder("gone", fault=dies("x"), revives_after=10**6), encoder("late")
+        async with Dispatcher.open([gone]) as d:
+            item = asyncio.create_task(d.submit("encoder", named("x"), age=0))
+            await asyncio.sleep(1000)
+            assert not item.done()
+            d.join(late)
+            return (await item).place
+
+    assert run_virtual(work()) == "late@node"
+
+
+def test_after_the_last_replica_is_given_up_one_that_joins_is_used():
+    async def work():
+        async with Dispatcher.open([encoder("a", fault=dies("x"), revives_after=None)]) as d:
+            with pytest.raises(NoReplica):
+                await d.submit("encoder", named("x"), age=0)
+            d.join(encoder("b"))
+            return (await d.submit("encoder", named("x"), age=1)).place
+
+    assert run_virtual(work()) == "b@node"
+
+
 def test_a_kind_that_does_not_exist_is_an_error_at_once():
     async def work():
         async with Dispatcher.open([encoder()]) as d:
@@ -190,12 +244,12 @@ def test_an_item_that_avoids_a_replica_waits_for_another():
     async def work():
         a, b = encoder("a"), encoder("b", seconds=50)
         async with Dispatcher.open([a, b]) as d:
-            busy = asyncio.create_task(d.submit("encoder", named("long"), age=0, place="b"))
+            busy = asyncio.create_task(d.submit("encoder", named("long"), age=0, place="b@node"))
             await asyncio.sleep(0)
-            await d.submit("encoder", named("doubted"), age=1, avoid="a")
+            await d.submit("encoder", named("doubted"), age=1, avoid="a@node")
             await busy
         async with Dispatcher.open([a]) as d:
-            await d.submit("encoder", named("here then"), age=1, avoid="a")
+            await d.submit("encoder", named("here then"), age=1, avoid="a@node")
         return [[c.arguments["what"] for c in r.calls] for r in (a, b)]
 
     assert run_virtual(work()) == [["here then"], ["long", "doubted"]]

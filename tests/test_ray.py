@@ -1,4 +1,4 @@
-"""Real Ray, one cluster for the session: what only it can show."""
+"""Real Ray, one cluster for the module: what only it can show."""
 
 import os
 import signal
@@ -10,14 +10,17 @@ import ray
 from test_actors import ARMS, run
 
 from actors import fleet as ray_fleet
+from actors import placement
+from actors.placement import Node
 from raysearch import config as configuration
 from raysearch.errors import ConfigError, InputLost, ReplicaDied
 
 pytestmark = pytest.mark.ray
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def cluster():
+    ray.shutdown()  # another module's
     here = str(Path(__file__).parent)
     environment = {"env_vars": {"PYTHONPATH": os.pathsep.join((here, str(Path(here).parent)))}}
     ray.init(
@@ -61,12 +64,12 @@ def test_ray_and_local_agree_bit_for_bit_with_one_and_two_denoisers(tiny, tmp_pa
 def test_what_fits(tiny, nodes, replicas, gpus, fits):
     pools = on_ray(denoisers={"replicas": replicas, "num_gpus": gpus, "num_cpus": 0.5}, encoders={"num_cpus": 0})
     config = configuration.build({"model": {"path": str(tiny)}, "fleet": pools})
-    resources = [{"CPU": cpu, "GPU": gpu} for cpu, gpu in nodes]
+    offered = [Node({"CPU": cpu, "GPU": gpu, "object_store_memory": 4e9}) for cpu, gpu in nodes]
     if fits:
-        ray_fleet.check_resources(config, resources)
+        placement.check_cluster(config, offered)
     else:
         with pytest.raises(ConfigError, match=r"fleet\.(denoisers|scorers)"):
-            ray_fleet.check_resources(config, resources)
+            placement.check_cluster(config, offered)
 
 
 @pytest.mark.parametrize(
@@ -86,24 +89,17 @@ def test_what_the_cluster_can_never_hold_is_said_before_anything_starts(tiny, tm
 
 def test_a_killed_denoiser_comes_back_and_nothing_changes(tiny, tmp_path, monkeypatch):
     expected, latents, _ = run(tiny, tmp_path / "local", arms=ARMS, seeds=[1, 2])
-    started = ray_fleet.start
+    plain = ray_fleet.RayReplica.run
     killed = []
 
-    def start(config, plan):
-        replicas = started(config, plan)
-        plain = ray_fleet.RayReplica.run
+    async def run_and_kill(self, call):
+        if self.kind == "denoiser" and len(killed) < 2 and call.arguments["step"] > 0:
+            killed.append(self.id)
+            pid = await self.actor.pid.remote()
+            os.kill(pid, signal.SIGKILL)
+        return await plain(self, call)
 
-        async def run_and_kill(self, call):
-            if self.kind == "denoiser" and len(killed) < 2 and call.arguments["step"] > 0:
-                killed.append(self.id)
-                pid = await self.actor.pid.remote()
-                os.kill(pid, signal.SIGKILL)
-            return await plain(self, call)
-
-        monkeypatch.setattr(ray_fleet.RayReplica, "run", run_and_kill)
-        return replicas
-
-    monkeypatch.setattr(ray_fleet, "start", start)
+    monkeypatch.setattr(ray_fleet.RayReplica, "run", run_and_kill)
     rows, got, _ = run(tiny, tmp_path / "ray", arms=ARMS, seeds=[1, 2], fleet=on_ray())
     assert len(killed) == 2
     assert [r["winner"] for r in rows] == [r["winner"] for r in expected]

@@ -6,12 +6,14 @@ from raysearch.scheduler import Scheduler, Seat, Work
 def place(seats: str, work: str) -> str:
     """Seats "id:node:slots:busy ..." and works "id:age:place[:alone]" -> the assignments, "id>seat ..." in order."""
     scheduler = Scheduler()
+    places = {"": ""}
     for s in seats.split():
         name, node, slots, busy = s.split(":")
+        places[name] = f"{name}@{node}"
         scheduler.open(Seat(name, "denoiser", node, int(slots), int(busy)))
     for w in work.split():
         i, age, home, *alone = w.split(":")
-        scheduler.add(Work(int(i), "denoiser", int(age), home, bool(alone)))
+        scheduler.add(Work(int(i), "denoiser", int(age), places[home], bool(alone)))
     return " ".join(f"{w.id}>{seat.id}" for w, seat in scheduler.assign())
 
 
@@ -36,6 +38,16 @@ def place(seats: str, work: str) -> str:
 )
 def test_table(seats, work, expected):
     assert place(seats, work) == expected
+
+
+def test_what_was_made_before_its_maker_moved_is_on_the_old_node():
+    scheduler = Scheduler([old := Seat("a", "denoiser", "m", 1), Seat("b", "denoiser", "m", 1, busy=1)])
+    scheduler.shut(old)
+    scheduler.open(Seat("a", "denoiser", "n", 1))
+    scheduler.open(Seat("c", "denoiser", "m", 1))
+    scheduler.add(Work(1, "denoiser", 0, old.place))
+    scheduler.add(Work(2, "denoiser", 1, "a@n"))
+    assert [(w.id, s.id) for w, s in scheduler.assign()] == [(1, "c"), (2, "a")]
 
 
 def test_an_item_alone_gets_its_replica_when_it_empties_and_gives_it_back():

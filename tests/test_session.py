@@ -115,6 +115,15 @@ def test_a_store_of_one_latent_changes_the_work_and_not_the_winners(tmp_path):
     assert tight.engine.nfe > roomy.engine.nfe
 
 
+def test_replicas_that_join_while_a_run_goes_on_work_and_change_nothing(tmp_path):
+    expected, _ = run(tmp_path / "one", FakeFleet(1, 1), arms=ARMS)
+    late = [(20.0 + i, FakeReplica(f"late-{i}", "denoiser", f"node-{i}", slots=2)) for i in range(3)]
+    rows, progress = run(tmp_path / "run", FakeFleet(1, 1, arriving=late), arms=ARMS)
+    assert [r["winner"] for r in rows] == [r["winner"] for r in expected]
+    assert all(r.calls for _, r in late)
+    assert progress.dispatcher.tally.slots["denoiser"] == 7
+
+
 def test_replicas_that_die_change_nothing(tmp_path):
     expected, _ = run(tmp_path / "expected", arms=ARMS)
     rng = random.Random(1)
@@ -297,6 +306,7 @@ def test_prompts_stream_in_constant_memory(tmp_path):
         prompts=None,
         prompts_file=str(file),
         fleet={"store_gb": 1e-4},
+        max_searches=2,  # a fake keeps its latest calls: with more of them busy they would fill up meanwhile
         output={"videos": False},
         arms=ARMS[:1],
     )

@@ -298,7 +298,7 @@ def test_a_finished_sweep_asks_for_nothing_and_starts_no_fleet(tmp_path):
     expected, first = run(s, tmp_path / "run")
 
     class Backend(FakeBackend):
-        def fleet(self, config, plan):
+        def fleet(self, config, plan, report):
             raise AssertionError("a fleet was started")
 
     second = session(s, tmp_path / "run", backend=Backend())

@@ -1,0 +1,182 @@
+"""What a fleet needs of a cluster, and whether the cluster can ever hold it. Knows no Ray: nodes are what they offer.
+
+A home is a placement group: a bundle of resources per shard of a replica, the first of them also for the scorers that
+share the replica's GPU. The homes of the fewest replicas that a config asks for come first; the others are elastic.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from raysearch.config import Config, PoolConfig
+from raysearch.errors import ConfigError, check
+
+ROOM = 0.8  # of the object store may hold latents; the rest is for what is on its way
+WHOLE = "a whole number, or below 1"
+
+
+@dataclass(frozen=True)
+class Node:
+    resources: dict[str, float]
+    labels: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Tenant:
+    kind: str
+    id: str
+    pool: PoolConfig
+
+
+@dataclass(frozen=True)
+class Home:
+    """`tenants[0]` owns it; the others are scorers that share it."""
+
+    tenants: tuple[Tenant, ...]
+    needed: bool  # the run does not start without it
+
+    @property
+    def owner(self) -> Tenant:
+        return self.tenants[0]
+
+    @property
+    def labels(self) -> dict[str, str]:
+        return self.owner.pool.labels
+
+    @property
+    def bundles(self) -> list[dict[str, float]]:
+        """Of every shard of the owner, on any node each."""
+        pool = self.owner.pool
+        return [_bundle([t.pool for t in self.tenants]), *[_bundle([pool])] * (pool.shards - 1)]
+
+    def __str__(self) -> str:
+        pool = self.owner.pool
+        on = f" on {pool.accelerator}" if pool.accelerator else ""
+        labelled = f" with labels {_text(pool.labels)}" if pool.labels else ""
+        shared = f", {len(self.tenants) - 1} scorers with each," if len(self.tenants) > 1 else ""
+        return f"{pool.num_gpus:g} GPU and {pool.num_cpus:g} CPU{on}{labelled}{shared}"
+
+
+def homes(config: Config) -> list[Home]:
+    """Of all replicas, those that are needed first. Raises ConfigError."""
+    fleet = config.fleet
+    owners = [
+        (Tenant(kind, f"{kind}-{i}", pool), i < pool.fewest)
+        for kind, pool in (("denoiser", fleet.denoisers), ("scorer", fleet.scorers), ("encoder", fleet.encoders))
+        if kind != "scorer" or not fleet.scorers.share_gpus
+        for i in range(pool.most)
+    ]
+    guests: dict[str, list[Tenant]] = {}
+    if fleet.scorers.share_gpus:
+        d, s = fleet.denoisers, fleet.scorers
+        for i in range(s.most):  # scorers beyond min live with denoisers beyond min, so that these alone may be missing
+            host = i % d.fewest if i < s.fewest else d.fewest + (i - s.fewest) % (d.most - d.fewest)
+            guests.setdefault(f"denoiser-{host}", []).append(Tenant("scorer", f"scorer-{i}", s))
+    found = [Home((owner, *guests.get(owner.id, ())), needed) for owner, needed in owners]
+    for home in found:
+        for tenant in home.tenants:
+            check(_can_be(tenant.pool.num_gpus), f"fleet.{tenant.kind}s.num_gpus", tenant.pool.num_gpus, WHOLE)
+        gpus = home.bundles[0].get("GPU", 0)
+        shared = f"such that it and its denoiser's add up to {WHOLE}, but they make {gpus:g}"
+        check(_can_be(gpus), "fleet.scorers.num_gpus", fleet.scorers.num_gpus, shared)
+    return sorted(found, key=lambda h: not h.needed)
+
+
+def _can_be(gpus: float) -> bool:
+    return gpus == int(gpus) or gpus < 1
+
+
+def _bundle(pools: Sequence[PoolConfig]) -> dict[str, float]:
+    amounts = {
+        "GPU": round(sum(p.num_gpus for p in pools), 4),  # Ray counts in ten-thousandths
+        "CPU": round(sum(p.num_cpus for p in pools), 4),
+        **({f"accelerator_type:{pools[0].accelerator}": 0.001} if pools[0].accelerator else {}),
+    }
+    return {k: v for k, v in amounts.items() if v} or {"memory": 1}  # Ray refuses empty bundles: one byte
+
+
+def check_cluster(config: Config, nodes: Sequence[Node]) -> None:
+    """Raise ConfigError unless the nodes can hold the replicas that are needed, dearest first, and their latents."""
+    free = [_Free(n) for n in nodes]
+    needed = [h for h in homes(config) if h.needed]
+    for home in sorted(needed, key=lambda h: [-h.bundles[0].get(k, 0) for k in ("GPU", "CPU")]):
+        for bundle in home.bundles:
+            if not any(f.take(bundle, home.labels) for f in free):
+                raise ConfigError(no_room(home, nodes))
+    check_store(config, nodes)
+
+
+def check_store(config: Config, nodes: Sequence[Node]) -> None:
+    """Raise ConfigError if the latents of a run could fill the object stores of the nodes on which they are made."""
+    home = next(h for h in homes(config) if h.owner.kind == "denoiser")
+    makers = [n for n in nodes if _Free(n).take(home.bundles[0], home.labels)]
+    memory = sum(n.resources.get("object_store_memory", 0) for n in makers) / 1e9
+    most = int(ROOM * memory * 1000) / 1000
+    check(
+        config.fleet.store_gb <= most or not makers,
+        "fleet.store_gb",
+        config.fleet.store_gb,
+        f"at most {most:g}: Ray's object store has {memory:.3g} GB on the nodes of denoisers, and what is on its way "
+        "needs room too",
+    )
+
+
+def no_room(home: Home, nodes: Sequence[Node], why: str = "do not fit beside the rest of the fleet") -> str:
+    kind, pool = home.owner.kind, home.owner.pool
+    seen = ", ".join(_node_text(n, home) for n in nodes) or "no nodes"
+    return f"fleet.{kind}s: {pool.fewest} replicas of {home} {why}; the cluster's nodes have {seen}"
+
+
+def _node_text(node: Node, home: Home) -> str:
+    kinds = [k.partition(":")[2] for k in node.resources if k.startswith("accelerator_type:")]
+    on = f" on {', '.join(kinds)}" if kinds and home.owner.pool.accelerator else ""
+    labels = {k: v for k, v in node.labels.items() if k in home.labels}
+    labelled = f" with labels {_text(labels)}" if labels else ""
+    return f"{node.resources.get('CPU', 0):g} CPU and {node.resources.get('GPU', 0):g} GPU{on}{labelled}"
+
+
+def _text(labels: dict[str, str]) -> str:
+    return "{" + ", ".join(f"{k}: {v}" for k, v in labels.items()) + "}"
+
+
+class _Free:
+    """What is left of a node."""
+
+    def __init__(self, node: Node) -> None:
+        self._labels = node.labels
+        self._amounts = {k: v for k, v in node.resources.items() if k != "GPU"}
+        self._gpus = int(node.resources.get("GPU", 0)) * [1.0]
+
+    def take(self, bundle: dict[str, float], labels: dict[str, str]) -> bool:
+        """Take a bundle's resources away; False, and nothing is taken, if they are not all there."""
+        gpus = _without(self._gpus, bundle.get("GPU", 0))
+        plain = {k: v for k, v in bundle.items() if k not in ("GPU", "memory")}
+        enough = all(self._amounts.get(k, 0) >= v - 1e-9 for k, v in plain.items())
+        if gpus is None or not enough or not matches(self._labels, labels):
+            return False
+        self._gpus = gpus
+        for k, v in plain.items():
+            self._amounts[k] -= v
+        return True
+
+
+def _without(gpus: list[float], amount: float) -> list[float] | None:
+    """What is left of a node's GPUs, or None if they cannot give `amount`; a fraction must come from one of them."""
+    if amount >= 1:
+        idle = [g for g in gpus if g == 1]
+        rest = [g for g in gpus if g < 1]
+        return rest + idle[int(amount) :] if len(idle) >= amount else None
+    for i, g in enumerate(gpus):
+        if g >= amount - 1e-9:
+            return [*gpus[:i], g - amount, *gpus[i + 1 :]]
+    return None if amount else gpus
+
+
+def matches(labels: dict[str, str], selector: dict[str, str]) -> bool:
+    """Ray's label selectors: a value, `!value`, `in(a, b)` or `!in(a, b)` for each key."""
+    for key, wanted in selector.items():
+        several = re.fullmatch(r"!?in\((.*)\)", wanted)
+        values = re.split(r", *", several[1]) if several else [wanted.removeprefix("!")]
+        if (labels.get(key) in values) == wanted.startswith("!"):
+            return False
+    return True

@@ -1,0 +1,137 @@
+"""What a config asks of a cluster and whether nodes can give it, with no Ray."""
+
+from contextlib import suppress
+from types import SimpleNamespace
+
+import pytest
+
+from actors import pulse
+from actors.placement import Node, check_cluster, homes, matches
+from raysearch import config as configuration
+from raysearch.errors import ConfigError
+
+
+def config(**fleet):
+    small = {"store_gb": 0.1, "encoders": {"num_cpus": 0}}
+    return configuration.build({"model": {"path": "none"}, "fleet": small | fleet})
+
+
+def layout(c) -> str:
+    """Homes as "tenants: CPUs+GPUs", the elastic ones in brackets."""
+    texts = []
+    for h in homes(c):
+        text = f"{' '.join(t.id for t in h.tenants)}: {h.bundles[0].get('CPU', 0):g}+{h.bundles[0].get('GPU', 0):g}"
+        texts.append(text if h.needed else f"[{text}]")
+    return ", ".join(texts).replace("denoiser-", "d").replace("scorer-", "s").replace("encoder-", "e")
+
+
+GPU = {"num_gpus": 0.7}
+
+
+@pytest.mark.parametrize(
+    ("fleet", "expected"),
+    [
+        ({}, "d0: 1+0, s0: 0.5+0, e0: 0+0"),
+        ({"denoisers": {"replicas": {"min": 1, "max": 3}}}, "d0: 1+0, s0: 0.5+0, e0: 0+0, [d1: 1+0], [d2: 1+0]"),
+        (
+            {"denoisers": GPU | {"replicas": 2}, "scorers": {"replicas": 3, "num_gpus": 0.1, "share_gpus": True}},
+            "d0 s0 s2: 2+0.9, d1 s1: 1.5+0.8, e0: 0+0",
+        ),
+        (
+            {
+                "denoisers": GPU | {"replicas": {"min": 1, "max": 3}},
+                "scorers": {"replicas": {"min": 1, "max": 3}, "num_gpus": 0.3, "share_gpus": True},
+            },
+            "d0 s0: 1.5+1, e0: 0+0, [d1 s1: 1.5+1], [d2 s2: 1.5+1]",
+        ),
+    ],
+)
+def test_homes(fleet, expected):
+    assert layout(config(**fleet)) == expected
+
+
+@pytest.mark.parametrize(
+    ("fleet", "line"),
+    [
+        ({"denoisers": {"replicas": {"min": 2, "max": 1}}}, "fleet.denoisers.replicas"),
+        ({"denoisers": {"replicas": {"most": 1}}}, "fleet.denoisers.replicas"),
+        ({"denoisers": {"replicas": "many"}}, "fleet.denoisers.replicas: 'many' is not allowed"),
+        ({"denoisers": {"replicas": True}}, "fleet.denoisers.replicas: True is not allowed"),
+        ({"denoisers": {"share_gpus": True}}, "fleet.denoisers.share_gpus: unknown key"),
+        ({"scorers": {"share_gpus": True, "labels": {"a": "b"}}}, "fleet.scorers.share_gpus: True is not allowed"),
+        ({"scorers": {"share_gpus": True, "replicas": {"min": 1, "max": 2}}}, "fleet.scorers.replicas"),
+        ({"timeout_s": 0}, "fleet.timeout_s: 0.0 is not allowed"),
+        ({"wait_s": -1}, "fleet.wait_s: -1.0 is not allowed"),
+        (
+            {"denoisers": GPU, "scorers": {"num_gpus": 0.5, "share_gpus": True}},
+            "fleet.scorers.num_gpus: 0.5 .* make 1.2",
+        ),
+    ],
+)
+def test_one_clear_line(fleet, line):
+    with pytest.raises(ConfigError, match=line):
+        homes(config(**fleet))
+
+
+def node(cpus: float, gpus: float = 0, gb: float = 1, kind: str = "", **labels: str) -> Node:
+    typed = {f"accelerator_type:{kind}": 1.0} if kind else {}
+    return Node({"CPU": cpus, "GPU": gpus, "object_store_memory": gb * 1e9, **typed}, labels)
+
+
+@pytest.mark.parametrize(
+    ("fleet", "nodes", "line"),
+    [
+        ({"denoisers": GPU | {"labels": {"zone": "a"}}}, [node(4), node(4, 1, zone="a")], None),
+        (
+            {"denoisers": GPU | {"labels": {"zone": "a"}}},
+            [node(4, zone="a"), node(4, 1)],
+            "1 CPU with labels {zone: a}",
+        ),
+        ({"denoisers": GPU | {"accelerator": "H100"}}, [node(4, 1, kind="H100")], None),
+        ({"denoisers": GPU | {"accelerator": "H100"}}, [node(4, 1, kind="A100")], "on H100 do not .* 1 GPU on A100"),
+        ({"denoisers": {"replicas": {"min": 1, "max": 99}}}, [node(2)], None),  # the others may come later
+        ({"scorers": {"num_gpus": 0.3, "share_gpus": True}, "denoisers": GPU}, [node(2, 1)], None),
+        (
+            {"scorers": {"num_gpus": 0.3, "share_gpus": True}, "denoisers": GPU},
+            [node(1, 1), node(1, 1)],
+            "1 scorers with",
+        ),
+        ({"store_gb": 0.9}, [node(2)], "at most 0.8: Ray's object store has 1 GB"),
+        ({"store_gb": 0.9, "denoisers": GPU}, [node(2, gb=9), node(2, 1)], "at most 0.8"),  # made where the GPUs are
+        ({"store_gb": 0.9}, [node(2), node(2)], None),
+    ],
+)
+def test_what_fits(fleet, nodes, line):
+    c = config(**fleet)
+    if line is None:
+        check_cluster(c, nodes)
+    else:
+        with pytest.raises(ConfigError, match=line):
+            check_cluster(c, nodes)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "fits"),
+    [
+        ("in", True),
+        ("a", False),
+        ("!a", True),
+        ("!in", False),
+        ("in(a, in)", True),
+        ("in(a,b)", False),
+        ("!in(a)", True),
+    ],
+)
+def test_label_selectors(wanted, fits):
+    assert matches({"where": "in"}, {"where": wanted}) is fits
+
+
+def test_a_pulse_is_the_time_since_the_step_began_also_of_one_that_failed(monkeypatch):
+    now = iter([10.0, 13.0, 20.0])
+    monkeypatch.setattr(pulse, "time", SimpleNamespace(monotonic=lambda: next(now)))
+    p = pulse.Pulse()
+    assert p.busy() == 0
+    with suppress(ZeroDivisionError), p.beat():
+        assert (p.busy(), p.beats) == (3, 0)
+        raise ZeroDivisionError
+    assert (p.busy(), p.beats) == (0, 1)
