@@ -42,6 +42,7 @@ class Replica(Protocol):
     kind: str  # "denoiser", "scorer" or "encoder"
     node: str
     slots: int
+    ahead: int  # items that it may hold beyond its slots, to begin with them at once when one is free
 
     async def run(self, call: Call) -> Answer:
         """Raises ReplicaDied, InputLost, or the error of the call. Cancelling it frees the slot soon."""
@@ -77,7 +78,7 @@ class Dispatcher:
             self._alive[r.kind] = self._alive.get(r.kind, 0) + 1
             self.tally.slots[r.kind] = self.tally.slots.get(r.kind, 0) + r.slots
             self.tally.busy[r.kind] = 0
-            self._scheduler.open(Seat(r.id, r.kind, r.node, r.slots))
+            self._scheduler.open(Seat(r.id, r.kind, r.node, r.slots, ahead=r.ahead))
 
     @classmethod
     @asynccontextmanager
@@ -106,9 +107,7 @@ class Dispatcher:
                     ) from death
                 work = replace(work, place="", alone=True)
             finally:
-                self.tally.busy[kind] -= 1
-                self._scheduler.release(seat)
-                self._pump()
+                self._release(seat)
 
     async def _seat(self, work: Work) -> Seat:
         if not self._alive.get(work.kind):
@@ -121,9 +120,7 @@ class Dispatcher:
             return await grant
         except asyncio.CancelledError:
             if grant.done() and not grant.cancelled():  # granted and cancelled in the same turn of the loop
-                self.tally.busy[work.kind] -= 1
-                self._scheduler.release(grant.result())
-                self._pump()
+                self._release(grant.result())
             raise
         finally:
             self._grants.pop(work.id, None)
@@ -135,8 +132,13 @@ class Dispatcher:
             if grant.done():  # cancelled, and its waiter has not run yet
                 self._scheduler.release(seat)
                 continue
-            self.tally.busy[work.kind] += 1
+            self.tally.busy[work.kind] += seat.busy <= seat.slots
             grant.set_result(seat)
+
+    def _release(self, seat: Seat) -> None:
+        self.tally.busy[seat.kind] -= seat.busy <= seat.slots
+        self._scheduler.release(seat)
+        self._pump()
 
     def _bury(self, seat: Seat) -> None:
         """Take a dead replica out of service, once, and try to bring it back."""
@@ -156,7 +158,7 @@ class Dispatcher:
                     if not self._grants[work_id].done():
                         self._grants[work_id].set_exception(NoReplica(f"no {replica.kind} is left ({error})"))
         else:
-            self._scheduler.open(Seat(replica.id, replica.kind, replica.node, replica.slots))
+            self._scheduler.open(Seat(replica.id, replica.kind, replica.node, replica.slots, ahead=replica.ahead))
             self._pump()
         finally:
             self._revivals.discard(asyncio.current_task())

@@ -100,6 +100,7 @@ class FakeReplica:
     kind: str
     node: str = "node"
     slots: int = 1
+    ahead: int = 0
     seconds: float = 1.0  # per solver step, score or encoding
     nbytes: int = 1000
     fault: Fault | None = None
