@@ -160,3 +160,23 @@ def test_older_searches_go_first():
         return [c.arguments["what"] for c in replica.calls]
 
     assert run_virtual(work()) == ["busy", "3", "4", "5"]
+
+
+def test_items_go_ahead_to_a_busy_replica_and_the_tally_counts_slots():
+    async def work():
+        replica = encoder(slots=2, ahead=1)
+        async with Dispatcher.open([replica]) as d:
+            tasks = [asyncio.create_task(d.submit("encoder", CALL, age=i)) for i in range(6)]
+            await asyncio.sleep(0.5)
+            seen = replica.running, d.tally.busy["encoder"]
+            await asyncio.gather(*tasks)
+            return seen, replica.most_running, d.tally.busy["encoder"]
+
+    assert run_virtual(work()) == ((3, 2), 3, 0)
+
+
+def test_an_item_that_went_ahead_to_a_replica_that_dies_is_not_lost():
+    replica = encoder(ahead=1, fault=dies("poison"))
+    poisoned, *others = dispatch([replica], named("poison"), named("a"), named("b"))
+    assert isinstance(poisoned, PoisonousItem)
+    assert all(isinstance(o, Answer) for o in others)

@@ -19,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import transformers
 from bench import TINY, cluster, paired, rollouts, search, spread, standing, stepwise, table, wan
 from diffusers import WanTransformer3DModel
 
@@ -97,6 +98,7 @@ def main() -> None:
     parser.add_argument("--only", choices=TARGETS)
     args = parser.parse_args()
     torch.set_num_threads(1)
+    transformers.utils.logging.disable_progress_bar()
     rows = []
     with tempfile.TemporaryDirectory() as scratch, cluster(num_cpus=2):
         for name in [args.only] if args.only else TARGETS:
