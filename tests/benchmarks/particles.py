@@ -16,7 +16,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -24,6 +24,7 @@ from typing import Literal
 
 import numpy as np
 from bench import cluster, search, standing, table
+from grpc import RpcError
 from ray._private.internal_api import get_memory_info_reply, get_state_from_address
 
 from actors.backend import Backend
@@ -66,9 +67,11 @@ def sampled(peaks: Peaks, seconds: float = 0.5) -> Iterator[None]:
 
     def watch() -> None:
         while not over.wait(seconds):
-            stats = get_memory_info_reply(state).store_stats
-            ours = {"used": stats.object_store_bytes_used, "spilled": stats.spilled_bytes_total}
-            peaks.see(**memory(), **{f"Ray's store, {k}": v for k, v in ours.items()})
+            peaks.see(**memory())
+            with suppress(RpcError):  # a busy raylet may hang up; it is asked again
+                stats = get_memory_info_reply(state).store_stats
+                ours = {"used": stats.object_store_bytes_used, "spilled": stats.spilled_bytes_total}
+                peaks.see(**{f"Ray's store, {k}": v for k, v in ours.items()})
 
     thread = threading.Thread(target=watch)
     thread.start()
