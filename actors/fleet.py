@@ -57,6 +57,7 @@ class Actor:
     async def pid(self) -> int:
         return os.getpid()
 
+    @ray.method(num_returns=2)  # type: ignore[misc]
     async def run(self, item: int, method: str, arguments: dict[str, Any], *inputs: Any) -> tuple[Any, Any]:
         meta, payload = await asyncio.wrap_future(self._worker.submit(item, method, arguments, inputs))
         return meta, payload
@@ -74,13 +75,14 @@ class RayReplica:
     fleet: "RayFleet"
     node: str = ""
     where: str = ""
+    ahead: int = 1  # hides the way to the driver and back between two items
     _items: int = 0
 
     async def run(self, call: Call) -> Answer:
         self._items += 1
         item = self._items
         try:
-            made = self.actor.run.options(num_returns=2).remote(item, call.method, call.arguments, *call.inputs)  # type: ignore[attr-defined]
+            made = self.actor.run.remote(item, call.method, call.arguments, *call.inputs)  # type: ignore[attr-defined]
             meta = await made[0]
         except asyncio.CancelledError:
             self.actor.cancel.remote(item)  # type: ignore[attr-defined]

@@ -72,6 +72,7 @@ class LocalReplica:
     slots: int
     worker: Worker
     node: str = "local"
+    ahead: int = 0
     _items: int = 0
 
     async def run(self, call: Call) -> Answer:

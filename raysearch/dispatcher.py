@@ -43,6 +43,7 @@ class Replica(Protocol):
     kind: str  # "denoiser", "scorer" or "encoder"
     node: str
     slots: int
+    ahead: int  # items that it may hold beyond its slots, to begin with them at once when one is free
 
     async def run(self, call: Call) -> Answer:
         """Raises ReplicaDied, InputLost, or the error of the call. Cancelling it frees the slot soon."""
@@ -116,12 +117,12 @@ class Dispatcher:
                 shortages += work.alone
                 if shortages >= DEATHS:
                     raise OutOfMemory(f"{call.method}: {error}, {shortages} times while it ran alone") from error
-                work = replace(work, alone=work.alone or seat.busy == 1)
+                running = seat.running
+                work = replace(work, alone=work.alone or running == 1)
                 self.tally.slots[kind] -= self._scheduler.shrink(seat)
+                self.tally.busy[kind] -= running - seat.running
             finally:
-                self.tally.busy[kind] -= 1
-                self._scheduler.release(seat)
-                self._pump()
+                self._release(seat)
 
     async def _seat(self, work: Work) -> Seat:
         if not self._alive.get(work.kind):
@@ -134,9 +135,7 @@ class Dispatcher:
             return await grant
         except asyncio.CancelledError:
             if grant.done() and not grant.cancelled():  # granted and cancelled in the same turn of the loop
-                self.tally.busy[work.kind] -= 1
-                self._scheduler.release(grant.result())
-                self._pump()
+                self._release(grant.result())
             raise
         finally:
             self._grants.pop(work.id, None)
@@ -148,13 +147,18 @@ class Dispatcher:
             if grant.done():  # cancelled, and its waiter has not run yet
                 self._scheduler.release(seat)
                 continue
-            self.tally.busy[work.kind] += 1
+            self.tally.busy[work.kind] += seat.busy <= seat.slots
             grant.set_result(seat)
 
     def _open(self, replica: Replica) -> None:
         self.tally.slots[replica.kind] = self.tally.slots.get(replica.kind, 0) + replica.slots
         self.tally.busy.setdefault(replica.kind, 0)
-        self._scheduler.open(Seat(replica.id, replica.kind, replica.node, replica.slots))
+        self._scheduler.open(Seat(replica.id, replica.kind, replica.node, replica.slots, ahead=replica.ahead))
+        self._pump()
+
+    def _release(self, seat: Seat) -> None:
+        self.tally.busy[seat.kind] -= seat.busy <= seat.slots
+        self._scheduler.release(seat)
         self._pump()
 
     def _bury(self, seat: Seat) -> None:

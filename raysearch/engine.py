@@ -6,7 +6,7 @@ rewards. What was lost or evicted is made again from its recipe. It knows nothin
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from math import isfinite
@@ -20,6 +20,7 @@ from raysearch.store import Entry, Store
 
 T = TypeVar("T")
 ATTEMPTS = 8  # at making something whose inputs keep getting lost
+IN_FLIGHT = 8  # candidates of one call that are worked on at a time, for each slot: no slot waits, and little is held
 
 
 @dataclass(frozen=True)
@@ -137,7 +138,8 @@ class Engine:
     async def score(self, xs: Sequence[Candidate], reward: Reward, spent: Spent) -> list[Score]:
         for x in xs:
             self.store.watch(x)
-        return await gather(self._score(x, reward, spent) for x in xs)
+        at_a_time = min(len(xs), IN_FLIGHT * max(1, sum(self._dispatcher.tally.slots.values())))
+        return await gather((self._score(x, reward, spent) for x in xs), at_a_time)
 
     async def _score(self, x: Candidate, reward: Reward, spent: Spent) -> Score:
         key = score_key(x.identity, reward)
@@ -352,14 +354,25 @@ async def _outcome(work: Coroutine[Any, Any, T]) -> tuple[T | None, Exception | 
         return None, error
 
 
-async def gather(works: Any) -> list[Any]:
-    """All results in order; the first error cancels the rest and is raised as it is."""
+async def gather(works: Iterable[Coroutine[Any, Any, T]], at_a_time: int) -> list[T]:
+    """All results in order; the first error cancels the rest and is raised as it is.
+
+    A work is drawn, and may hold references, only when it starts: so ten thousand may pass through a small store.
+    """
+    results: dict[int, T] = {}
+    left = enumerate(works)
+
+    async def work() -> None:
+        for i, w in left:
+            results[i] = await w
+
     try:
         async with asyncio.TaskGroup() as tasks:
-            started = [tasks.create_task(w) for w in works]
+            for _ in range(at_a_time):
+                tasks.create_task(work())
     except BaseExceptionGroup as group:
         raise group.exceptions[0] from None
-    return [t.result() for t in started]
+    return [results[i] for i in range(len(results))]
 
 
 def layout(obstacles: Sequence[Obstacle]) -> tuple[tuple[str, int], ...]:

@@ -31,11 +31,14 @@ class Store:
     def __init__(self, capacity: int) -> None:
         self.capacity = capacity
         self.nbytes = 0
+        self.most = 0  # the peak of nbytes
         self.evicted = 0
         self._entries: OrderedDict[Digest, Entry] = OrderedDict()  # least recently used first
         self._steps: dict[Digest, dict[int, Digest]] = {}  # trajectory -> step -> candidate
         self._trajectory: dict[Digest, tuple[Digest, int]] = {}
         self._live: WeakSet[Candidate] = WeakSet()
+        self._idle: set[Digest] = set()  # entries that no live candidate needed, when last looked
+        self._changes = 0  # since then
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -43,11 +46,13 @@ class Store:
     def watch(self, c: Candidate) -> None:
         """Keep what `c` needs while `c` is alive, as far as the bound allows."""
         self._live.add(c)
+        self._changes += 1
 
     def get(self, c: Candidate) -> Entry | None:
         entry = self._entries.get(c.identity)
         if entry is not None:
             self._entries.move_to_end(c.identity)
+            self._idle.discard(c.identity)
         return entry
 
     def put(self, c: Candidate, entry: Entry) -> None:
@@ -56,8 +61,10 @@ class Store:
         self._steps.setdefault(c.trajectory, {})[c.step] = c.identity
         self._trajectory[c.identity] = (c.trajectory, c.step)
         self.nbytes += entry.nbytes
+        self._changes += 1
         if self.nbytes > self.capacity:
             self._evict(keep=c.identity)
+        self.most = max(self.most, self.nbytes)
 
     def drop(self, c: Candidate) -> None:
         if c.identity in self._entries:
@@ -69,6 +76,7 @@ class Store:
 
     def _drop(self, identity: Digest) -> None:
         self.nbytes -= self._entries.pop(identity).nbytes
+        self._idle.discard(identity)
         trajectory, step = self._trajectory.pop(identity)
         steps = self._steps[trajectory]
         del steps[step]
@@ -90,8 +98,10 @@ class Store:
 
     def _evict(self, keep: Digest) -> None:
         target = self.capacity * LOW_WATER
-        needed = self._needed() | {keep}
-        self._drop_until(target, [i for i in self._entries if i not in needed])
+        if self._changes >= len(self._live):  # a look at every live candidate must not cost more than what they made
+            self._idle = self._entries.keys() - self._needed()
+            self._changes = 0
+        self._drop_until(target, [i for i in self._entries if i in self._idle and i != keep])
         self._drop_until(target, [i for i in self._entries if i != keep])
 
     def _drop_until(self, target: float, identities: Iterable[Digest]) -> None:

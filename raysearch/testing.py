@@ -104,6 +104,7 @@ class FakeReplica:
     nbytes: int = 1000
     fault: Fault | None = None
     revives_after: float | None = 1.0
+    ahead: int = 0
     calls: deque[Call] = field(default_factory=lambda: deque(maxlen=1000))  # the latest
     running: int = 0
     most_running: int = 0

@@ -216,28 +216,34 @@ def test_older_searches_go_first():
     assert run_virtual(work()) == ["busy", "3", "4", "5"]
 
 
-def full(room: int):
-    """A replica without memory for more than `room` items at a time."""
-    replica = encoder(slots=4)
-    replica.fault = lambda call: OutOfMemory("full") if replica.running > room else None
-    return replica
+@pytest.mark.parametrize("ahead", [0, 1])
+def test_where_memory_runs_out_fewer_run_from_then_on(ahead):
+    async def work():
+        replica = encoder(slots=4, ahead=ahead)
+        replica.fault = lambda call: OutOfMemory("full") if replica.running > 2 + ahead else None
+        async with Dispatcher.open([replica]) as d:
+            await asyncio.gather(*(d.submit("encoder", CALL, age=i) for i in range(40)))
+            return len(replica.calls), d.tally.slots, d.tally.busy
+
+    calls, slots, busy = run_virtual(work())
+    assert calls == 40 + 2  # of the first ones, two went back
+    assert (slots, busy) == ({"encoder": 2}, {"encoder": 0})
 
 
-def test_where_memory_runs_out_fewer_run_from_then_on():
-    replica = full(2)
-    answers = dispatch([replica], *[CALL] * 40)
-    assert all(isinstance(a, Answer) for a in answers)
-    assert len(replica.calls) == 40 + 2  # the third and the fourth of the first four went back
+def test_an_item_that_fits_nowhere_is_given_up_though_others_wait_there():
+    replica = encoder(ahead=1, fault=lambda call: OutOfMemory("full") if call.arguments["what"] == "big" else None)
+    big, *others = dispatch([replica], named("big"), *[CALL] * 5)
+    assert isinstance(big, OutOfMemory)
+    assert all(isinstance(o, Answer) for o in others)
 
 
 def test_an_item_that_does_not_fit_alone_is_given_up():
-    a, b = full(0), encoder("b")
+    b = encoder("b")
     b.fault = lambda call: OutOfMemory("full") if call.arguments["what"] == "big" else None
     big, *others = dispatch([b], named("big"), named("x"), named("y"))
     assert isinstance(big, OutOfMemory)
     assert str(big) == "encode_text: full, 3 times while it ran alone"
     assert all(isinstance(o, Answer) for o in others)
-    assert isinstance(dispatch([a], CALL)[0], OutOfMemory)
 
 
 def test_an_item_that_avoids_a_replica_waits_for_another():
@@ -253,3 +259,23 @@ def test_an_item_that_avoids_a_replica_waits_for_another():
         return [[c.arguments["what"] for c in r.calls] for r in (a, b)]
 
     assert run_virtual(work()) == [["here then"], ["long", "doubted"]]
+
+
+def test_items_go_ahead_to_a_busy_replica_and_the_tally_counts_slots():
+    async def work():
+        replica = encoder(slots=2, ahead=1)
+        async with Dispatcher.open([replica]) as d:
+            tasks = [asyncio.create_task(d.submit("encoder", CALL, age=i)) for i in range(6)]
+            await asyncio.sleep(0.5)
+            seen = replica.running, d.tally.busy["encoder"]
+            await asyncio.gather(*tasks)
+            return seen, replica.most_running, d.tally.busy["encoder"]
+
+    assert run_virtual(work()) == ((3, 2), 3, 0)
+
+
+def test_an_item_that_went_ahead_to_a_replica_that_dies_is_not_lost():
+    replica = encoder(ahead=1, fault=dies("poison"))
+    poisoned, *others = dispatch([replica], named("poison"), named("a"), named("b"))
+    assert isinstance(poisoned, PoisonousItem)
+    assert all(isinstance(o, Answer) for o in others)

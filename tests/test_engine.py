@@ -1,15 +1,17 @@
 """One item runs per trajectory: later requests attach to it, add stops or extend it; its last waiter ends it."""
 
 import asyncio
+from collections import deque
+from weakref import WeakSet
 
 import pytest
 
 from raysearch.dispatcher import Dispatcher
-from raysearch.engine import Engine, Memo, Spent
+from raysearch.engine import IN_FLIGHT, Engine, Memo, Spent
 from raysearch.errors import InputLost
 from raysearch.recipe import Candidate, Noise, Perturb, Prompt, denoise
 from raysearch.store import Store
-from raysearch.testing import FakeFleet, fake_reward, fake_sampler, run_virtual
+from raysearch.testing import FakeFleet, FakeReplica, fake_reward, fake_sampler, run_virtual
 
 SAMPLER = fake_sampler(10)
 START = Candidate(Prompt("for the engine"), SAMPLER, Noise(0, 0))
@@ -132,3 +134,34 @@ def test_the_memo_forgets_the_least_recently_used():
     assert memo.recall(b"a") == 1
     memo.keep(b"c", 3)
     assert [memo.recall(k) for k in (b"a", b"b", b"c")] == [1, None, 3]
+
+
+def test_many_candidates_pass_through_a_small_store():
+    """Latents that exist at a time: those of the store and those in work, however many are asked."""
+    alive = WeakSet()
+
+    class Denoiser(FakeReplica):
+        async def run(self, call):
+            answer = await super().run(call)
+            alive.add(answer.ref)
+            most[0] = max(most[0], len(alive))
+            return answer
+
+    most, n = [0], 400
+    replicas = [Denoiser(f"d{i}", "denoiser", seconds=0.1) for i in range(2)]
+    replicas += [FakeReplica("s", "scorer", seconds=1.0), FakeReplica("e", "encoder")]  # the scorer is the slow one
+    for r in replicas:
+        r.calls = deque(maxlen=0)  # they would keep what they read
+    starts = [Candidate(START.prompt, SAMPLER, Noise(1, i)) for i in range(n)]
+
+    async def work(engine):
+        for step in (3, 6):
+            xs = [at(step, x) for x in starts]
+            scores = await engine.score(xs, REWARD, Spent())
+            assert len(scores) == n
+        return engine.store.most, len({s.components for s in scores})
+
+    (stored, different), _ = with_engine(work, FakeFleet(replicas=replicas), capacity=20_000)
+    assert stored <= 21_000
+    assert different == n
+    assert most[0] <= 20 + IN_FLIGHT * 4 + 1

@@ -4,13 +4,13 @@ from raysearch.scheduler import Scheduler, Seat, Work
 
 
 def place(seats: str, work: str) -> str:
-    """Seats "id:node:slots:busy ..." and works "id:age:place[:alone]" -> the assignments, "id>seat ..." in order."""
+    """Seats "id:node:slots:busy[:ahead] ..." and works "id:age:place[:alone]" -> "id>seat ..." in order."""
     scheduler = Scheduler()
     places = {"": ""}
     for s in seats.split():
-        name, node, slots, busy = s.split(":")
+        name, node, slots, busy, *ahead = s.split(":")
         places[name] = f"{name}@{node}"
-        scheduler.open(Seat(name, "denoiser", node, int(slots), int(busy)))
+        scheduler.open(Seat(name, "denoiser", node, int(slots), int(busy), int(*ahead)))
     for w in work.split():
         i, age, home, *alone = w.split(":")
         scheduler.add(Work(int(i), "denoiser", int(age), places[home], bool(alone)))
@@ -32,6 +32,11 @@ def place(seats: str, work: str) -> str:
         ("a:n:1:0 b:n:1:0", "1:1:a 2:0:a", "2>a 1>b"),  # age before locality
         ("a:n:2:0", "1:5::alone 2:3:", "1>a"),  # alone means alone
         ("a:n:2:1", "1:5::alone 2:3:", ""),  # and the emptiest replica is kept free for it
+        ("a:n:1:1:1", "1:0: 2:1:", "1>a"),  # no slot is free: one may wait at the replica
+        ("a:n:1:1:1 b:n:1:0:1", "1:0:a 2:1:a 3:2:a", "1>b 2>a"),  # free slots first
+        ("a:n:1:1:1 b:n:1:1:1", "1:0:", ""),  # another replica may be free before this one
+        ("a:n:1:1:1 b:n:1:1:1", "1:0:b 2:1:a 3:2:a", "1>b 2>a"),
+        ("a:n:2:1:1", "1:5::alone 2:3: 3:3: 4:3:", ""),  # kept free of those, too
         ("a:n:2:1 b:n:2:0", "1:5::alone 2:3:", "1>b 2>a"),
         ("a:n:1:1 b:n:2:1", "1:5::alone 2:6::alone 3:7:", ""),
     ],
@@ -104,3 +109,26 @@ def test_a_late_release_of_a_dead_seat_does_not_free_the_new_one():
     scheduler.release(old)
     scheduler.add(Work(1, "denoiser", 0))
     assert list(scheduler.assign()) == []
+
+
+def test_a_cancelled_item_is_not_counted_among_those_that_wait():
+    scheduler = Scheduler([Seat("a", "denoiser", "n", 2, busy=2, ahead=1)])
+    for i in range(2):
+        scheduler.add(Work(i, "denoiser", 0))
+    scheduler.remove(0)
+    assert list(scheduler.assign()) == []
+    scheduler.add(Work(2, "denoiser", 0))
+    assert [w.id for w, _ in scheduler.assign()] == [1]
+
+
+def test_what_is_ahead_of_a_replica_that_dies_leaves_no_trace():
+    scheduler = Scheduler([old := Seat("a", "denoiser", "n", 1, ahead=1)])
+    for i in range(3):
+        scheduler.add(Work(i, "denoiser", 0))
+    assert [w.id for w, _ in scheduler.assign()] == [0, 1]
+    scheduler.shut(old)
+    scheduler.release(old)
+    scheduler.release(old)
+    assert list(scheduler.assign()) == []
+    scheduler.open(Seat("a", "denoiser", "n", 1, ahead=1))
+    assert [w.id for w, _ in scheduler.assign()] == [2]

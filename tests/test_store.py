@@ -91,3 +91,15 @@ def test_the_reference_is_freed_with_its_entry():
     store.put(candidate(1), entry())
     gc.collect()
     assert alive() is None
+
+
+def test_evicting_looks_at_the_live_candidates_no_more_often_than_it_pays(monkeypatch):
+    looks, plain = [], Store._needed
+    monkeypatch.setattr(Store, "_needed", lambda self: (looks.append(1), plain(self))[1])
+    store, live = Store(100), [candidate(i) for i in range(1000)]
+    for x in live:
+        store.watch(x)
+    for x in live:
+        store.put(x, entry())
+    assert store.evicted > 900
+    assert len(looks) <= 2
