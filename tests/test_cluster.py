@@ -1,4 +1,4 @@
-"""What takes raysearch to a cluster, as far as it holds without one: cluster.yaml, the RayJob, what travels with a job."""
+"""What takes raysearch to a cluster, as far as it holds without one: cluster.yaml, the RayJob, a job's package."""
 
 import logging
 import re
