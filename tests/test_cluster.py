@@ -3,6 +3,7 @@
 import logging
 import re
 import shlex
+import shutil
 import tomllib
 import zipfile
 from pathlib import Path
@@ -10,9 +11,11 @@ from pathlib import Path
 import pytest
 import yaml
 from packaging.requirements import Requirement
-from ray._private.runtime_env.packaging import create_package
+from ray._private.runtime_env.packaging import create_package, get_uri_for_directory
 from ray.autoscaler._private.util import prepare_config, validate_config
 
+from actors import backend
+from actors.rewards import pixel
 from raysearch import __main__ as command_line
 from raysearch import config as configuration
 
@@ -167,6 +170,29 @@ def test_the_checkout_travels_without_what_lies_about_in_it(tmp_path):
     for name in (".gitignore", ".rayignore"):
         (folder / name).write_text((ROOT / name).read_text())
     assert packaged(folder, tmp_path / "package.zip") == wanted | {".gitignore", ".rayignore"}
+
+
+def test_a_run_leaves_the_package_as_it_was(tmp_path):
+    for name in (".gitignore", ".rayignore"):
+        (tmp_path / name).write_text((ROOT / name).read_text())
+    before = get_uri_for_directory(str(tmp_path), include_gitignore=True)
+    (tmp_path / "runs" / "mine" / "videos").mkdir(parents=True)
+    (tmp_path / "runs" / "mine" / "videos" / "a.mp4").write_text("a")
+    assert get_uri_for_directory(str(tmp_path), include_gitignore=True) == before
+
+
+def test_a_reward_is_the_same_wherever_the_checkout_lies(tmp_path, monkeypatch):
+    def found(folder: Path):
+        monkeypatch.setitem(pixel.PixelReward.__init__.__kwdefaults__, "folder", folder)
+        reward = backend.reward("rewards.search", {"name": "pixel"}, {}, ())
+        return reward.key, reward.identity
+
+    here = found(pixel.ASSETS)
+    there = tmp_path / "job" / "pixel-reward"
+    shutil.copytree(pixel.ASSETS, there)
+    assert found(there) == here
+    (there / "config.json").write_text((there / "config.json").read_text() + " ")
+    assert all(a != b for a, b in zip(found(there), here, strict=True))
 
 
 def test_the_package_of_a_job_is_small_and_has_what_a_run_needs(tmp_path):
