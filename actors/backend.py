@@ -171,7 +171,8 @@ def reward(key: str, block: dict[str, Any], specs: dict[str, RewardSpec], obstac
         is_number = isinstance(weight, int | float) and not isinstance(weight, bool) and isfinite(weight)
         check(is_number, f"{key}.weights.{component}", weight, "a finite number")
         weights[component] = float(weight)
-    plain = {k: str(v) if isinstance(v, Path) else v for k, v in arguments.items()}
+    # Files are what they hold: a job finds the checkout in another place whenever it is submitted.
+    plain = {k: content_digest([v]).hex() if isinstance(v, Path) else v for k, v in arguments.items()}
     spec_key = f"{name}-{digest(canonical_json(plain)).hex()[:8]}"
     specs[spec_key] = RewardSpec(spec_key, str(name), arguments)
     for file in (content := rewards.files(build, arguments)):

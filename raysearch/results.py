@@ -128,9 +128,12 @@ class RunDirectory:
 
 
 def chosen(config: Config, name: str) -> Path:
-    """The configured run directory; by default one under runs/, named after the config, and the time if it is new."""
+    """The configured run directory; by default one under runs/, named after the config, and the time if it is new.
+
+    Absolute, since it is shown: a job's working directory is none that its user knows.
+    """
     when = f"-{time.strftime('%Y%m%d-%H%M%S')}" if config.resume == "never" else ""
-    return Path(config.run_dir or f"runs/{name}{when}").expanduser()
+    return Path(config.run_dir or f"runs/{name}{when}").expanduser().absolute()
 
 
 @contextmanager

@@ -4,7 +4,6 @@ import ast
 import importlib
 import inspect
 import subprocess
-import tomllib
 from pathlib import Path
 
 import pytest
@@ -102,12 +101,6 @@ def test_every_policy_file_is_a_policy_or_the_kernels():
     assert names == set(configuration.policy_names())
 
 
-def test_a_cluster_installs_what_pyproject_names():
-    dependencies = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
-    command = (ROOT / "cluster.yaml").read_text()
-    assert [d for d in dependencies if f'"{d}"' not in command] == []
-
-
 def test_what_is_tracked_is_small():
     listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True)
     if listed.returncode:
@@ -159,7 +152,10 @@ def test_shipped_files_are_small():
     assert size("pixel-reward") <= 5e6
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda p: p.stem)
+CONFIGS = sorted(set((ROOT / "configs").glob("*.yaml")) - {ROOT / "configs" / "rayjob.yaml"})  # Kubernetes' own
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
 def test_every_config_is_valid(path):
     if path.stem.startswith("sweep_"):
         sweep.load(path)
