@@ -1,4 +1,4 @@
-"""The replicas of a run as Ray actors: the one file that knows Ray, and where its errors are mapped to ours.
+"""The replicas of a run as Ray actors: the one file but metrics.py that knows Ray, and where its errors become ours.
 
 Each actor pins one worker to its own share of a device. Latents stay in the object store: a call returns (metadata,
 payload) as two objects and the driver awaits only the first. Ray's own task retries are off; recomputation is ours.
@@ -8,7 +8,7 @@ import asyncio
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import ray
@@ -16,10 +16,12 @@ from ray.actor import ActorHandle
 from ray.exceptions import ObjectLostError, RayActorError, RayError, RayTaskError
 
 from actors.local import Worker, replica_ids
+from actors.metrics import Metrics
 from raysearch.config import Config
 from raysearch.dispatcher import Answer, Call
 from raysearch.errors import ConfigError, InputLost, ReplicaDied, check
 from raysearch.plan import Plan
+from raysearch.snapshot import Snapshot
 
 
 class Actor:
@@ -76,12 +78,16 @@ class RayReplica:
 @dataclass
 class RayFleet:
     replicas: list[RayReplica]
+    metrics: Metrics = field(default_factory=Metrics)
 
     async def fetch(self, ref: Any) -> dict[str, bytes]:
         try:
             return dict(await ref)
         except RayError as error:
             raise mapped(error) from error
+
+    def publish(self, snapshot: Snapshot) -> None:
+        self.metrics.publish(snapshot)
 
 
 def mapped(error: RayError) -> Exception:

@@ -17,6 +17,7 @@ from raysearch.config import Config, PoolConfig
 from raysearch.dispatcher import Answer, Call
 from raysearch.errors import ReplicaDied
 from raysearch.plan import Plan
+from raysearch.snapshot import Snapshot
 
 
 def build(kind: str, config: Config, plan: Plan) -> Denoiser | Scorer | Encoder:
@@ -86,6 +87,9 @@ class LocalFleet:
 
     async def fetch(self, ref: Any) -> dict[str, bytes]:
         return dict(ref)
+
+    def publish(self, snapshot: Snapshot) -> None:
+        """Metrics are Ray's; there is status.json here."""
 
 
 def replica_ids(config: Config) -> list[tuple[str, str, PoolConfig]]:

@@ -54,7 +54,7 @@ class Replica(Protocol):
 
 @dataclass
 class Tally:
-    """How busy the fleet is; read by the progress display."""
+    """How busy the fleet is, by kind."""
 
     slots: dict[str, int] = field(default_factory=dict)
     busy: dict[str, int] = field(default_factory=dict)
@@ -87,6 +87,10 @@ class Dispatcher:
             yield dispatcher
             for task in dispatcher._revivals:
                 task.cancel()
+
+    def waiting(self) -> dict[str, int]:
+        """The depth of the queue, by kind."""
+        return self._scheduler.depth()
 
     async def submit(self, kind: str, call: Call, *, age: int, place: str = "") -> Answer:
         """Run `call` on a replica of `kind`; older `age` goes first. Cancelling this cancels the item."""

@@ -63,6 +63,22 @@ class Spent:
     nfe: int = 0
 
 
+@dataclass
+class Pace:
+    """How many there were, and the replica-seconds that they took."""
+
+    n: int = 0
+    seconds: float = 0.0
+
+    def add(self, n: int, seconds: float) -> None:
+        self.n += n
+        self.seconds += seconds
+
+    @property
+    def each(self) -> float | None:
+        return self.seconds / self.n if self.n else None
+
+
 @dataclass(frozen=True)
 class Finished:
     """A winner: rewards by their key, and files by their extension."""
@@ -117,7 +133,8 @@ class Engine:
         tasks: asyncio.TaskGroup,
     ) -> None:
         self.store = store
-        self.nfe = self.decodes = self.recomputed = 0
+        self.nfe = self.decodes = self.rewards = self.recomputed = 0
+        self.steps, self.scores = Pace(), Pace()
         self._dispatcher, self._fetch, self._tasks = dispatcher, fetch, tasks
         self._jobs: dict[Digest, _Job[Any]] = {}
         self._trajectories: dict[Digest, _Trajectory] = {}
@@ -144,6 +161,8 @@ class Engine:
         entry, answer, _ = await self._view("score", x, reward.preview, arguments, reward.obstacles, spent)
         components = _components(answer.meta["rewards"], reward)
         self.decodes += answer.meta["decodes"]
+        self.rewards += 1
+        self.scores.add(1, answer.meta["seconds"])
         return Score(components, entry.seconds, answer.meta["seconds"])
 
     async def finish(self, x: Candidate, rewards: Sequence[Reward], outputs: dict[str, Any], spent: Spent) -> Finished:
@@ -155,6 +174,7 @@ class Engine:
         entry, answer, files = await self._view("finish", x, False, arguments, obstacles, spent)
         scores = {r.key: _components(answer.meta["rewards"], r) for r in rewards}
         self.decodes += answer.meta["decodes"]
+        self.rewards += len(rewards)
         return Finished(scores, files, entry.seconds, answer.meta["seconds"])
 
     async def _view(
@@ -260,6 +280,7 @@ class Engine:
             entry = Entry(answer.ref, meta["nbytes"], meta["place"], velocity, earlier + meta["seconds"])
             self.store.put(x, entry)
             self.nfe += meta["nfe"]
+            self.steps.add(meta["nfe"] // x.sampler.nfe_per_step, meta["seconds"])
             spent.nfe += meta["nfe"]
             return entry
         raise InputLost(f"the inputs of {x} were lost {ATTEMPTS} times")

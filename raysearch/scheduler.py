@@ -5,7 +5,7 @@ work waits. An item that has been on a replica when it died runs alone: the empt
 it is empty.
 """
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from heapq import heappop, heappush
@@ -81,8 +81,9 @@ class Scheduler:
         """The waiting items of a kind, in the order in which they would be taken."""
         return [i for _, i in sorted((w.age, w.id) for w in self._waiting.values() if w.kind == kind)]
 
-    def depth(self) -> int:
-        return len(self._waiting)
+    def depth(self) -> dict[str, int]:
+        """How many items of each kind wait."""
+        return Counter(w.kind for w in self._waiting.values())
 
     def release(self, seat: Seat) -> None:
         """A slot has become free."""

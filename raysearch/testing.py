@@ -23,6 +23,7 @@ from raysearch.errors import InputLost, ReplicaDied
 from raysearch.obstacles import barriers
 from raysearch.plan import ArmPlan, Plan
 from raysearch.recipe import Sampler, digest
+from raysearch.snapshot import Snapshot
 
 T = TypeVar("T")
 
@@ -182,6 +183,7 @@ class FakeFleet:
     scorers: int = 1
     seconds: Mapping[str, float] = field(default_factory=dict)
     replicas: Sequence[FakeReplica] = ()
+    published: list[Snapshot] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         kinds = [("denoiser", self.denoisers, self.slots), ("scorer", self.scorers, 1), ("encoder", 1, 1)]
@@ -193,6 +195,9 @@ class FakeFleet:
 
     async def fetch(self, ref: Any) -> dict[str, bytes]:
         return dict(ref)
+
+    def publish(self, snapshot: Snapshot) -> None:
+        self.published.append(snapshot)
 
 
 @dataclass
