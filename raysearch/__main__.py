@@ -98,7 +98,7 @@ def searched(config: Config, run_dir: Path, *, again: bool = False) -> int:
             asyncio.run(ended_by_sigterm(session.run([screen.sink])))
     except asyncio.CancelledError:
         raise KeyboardInterrupt from None
-    display.summary(console, statuses.read(run_dir), str(run_dir))
+    display.summary(console, session.progress.snapshot(time.monotonic(), time.time()), str(run_dir))
     return 3 if session.progress.failed else 0
 
 

@@ -83,7 +83,7 @@ class Session:
     async def run(self, sinks: Sequence[Sink] | None = None) -> Progress:
         """Run every search that is missing; with `sinks` it is watched and its status written, else no timer is set."""
         try:
-            if sinks is None:
+            if sinks is None or self.progress.kept == self.progress.total:  # what has nothing to do changes no file
                 await self._run()
             else:
                 await follow(self._run(), self.progress, [(SAVE_EVERY, self._save), *sinks], clock=self.clock)

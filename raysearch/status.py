@@ -25,7 +25,7 @@ def read(run_dir: Path) -> Snapshot:
     if s.going and journal.written(run_dir / "journal") is False:
         s = _latest(run_dir)  # a run writes how it ended before it lets go of its journal
         if s.going:
-            s = replace(s, state="killed", left=None)
+            s = replace(s, state="finished" if 0 < s.total == s.done else "killed", left=None)
     return s
 
 
