@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable
 
-from rich.console import Console, Group
+from rich.console import Console
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
@@ -60,7 +60,10 @@ class Display:
     def _draw(self, s: Snapshot) -> None:
         assert self._live
         bar = ProgressBar(total=max(s.total, 1), completed=s.done)
-        self._live.update(Group(bar, Text("  ".join(facts(s)))), refresh=True)
+        drawing = Table.grid(expand=True)  # a bar ends no line of its own
+        drawing.add_row(bar)
+        drawing.add_row(Text("  ".join(facts(s))))
+        self._live.update(drawing, refresh=True)
 
     def _line(self, s: Snapshot) -> None:
         if s.going and s.elapsed >= LINE_EVERY / 2:  # what starts or ends is said elsewhere
