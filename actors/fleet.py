@@ -1,4 +1,4 @@
-"""The replicas of a run as Ray actors: the one file that knows Ray, and where its errors are mapped to ours.
+"""The replicas of a run as Ray actors: the one file but metrics.py that knows Ray, and where its errors become ours.
 
 Each replica has a placement group (`actors.placement` says which), and each actor in it pins one worker to its own
 share of a device. Groups that the cluster has no room for stay pending: they are what makes an autoscaler add nodes,
@@ -25,11 +25,13 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from actors import placement
 from actors.local import Worker
+from actors.metrics import Metrics
 from actors.placement import Home, Node, Tenant
 from raysearch.config import Config
 from raysearch.dispatcher import Answer, Call
 from raysearch.errors import ConfigError, InputLost, ReplicaDied
 from raysearch.plan import Plan
+from raysearch.snapshot import Snapshot
 
 PLACING_S = 30.0  # Ray needs moments, and so does a run that has just ended to give its share back
 BEAT_S = 10.0  # between two looks at an actor
@@ -134,6 +136,7 @@ class RayFleet:
     def __init__(self, timeout: float, tasks: asyncio.TaskGroup, report: Callable[[str], None]) -> None:
         self.timeout, self.report = timeout, report
         self.replicas: list[RayReplica] = []
+        self.metrics = Metrics()
         self._tasks = tasks
         self._background: list[asyncio.Task[None]] = []
         self._arrived: asyncio.Queue[RayReplica] = asyncio.Queue()
@@ -167,6 +170,9 @@ class RayFleet:
             return dict(await ref)
         except RayError as error:
             raise mapped(error) from error
+
+    def publish(self, snapshot: Snapshot) -> None:
+        self.metrics.publish(snapshot)
 
     def serving(self, r: RayReplica) -> None:
         self._serving[r.kind].add(r.id)

@@ -19,6 +19,7 @@ from raysearch.config import Config, PoolConfig
 from raysearch.dispatcher import Answer, Call
 from raysearch.errors import ReplicaDied
 from raysearch.plan import Plan
+from raysearch.snapshot import Snapshot
 
 KINDS = ("denoiser", "scorer", "encoder")
 
@@ -100,6 +101,9 @@ class LocalFleet:
 
     async def fetch(self, ref: Any) -> dict[str, bytes]:
         return dict(ref)
+
+    def publish(self, snapshot: Snapshot) -> None:
+        """Metrics are Ray's; there is status.json here."""
 
 
 @asynccontextmanager

@@ -7,6 +7,7 @@ import argparse
 import asyncio
 import signal
 import sys
+import time
 from collections.abc import Coroutine, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,9 +16,10 @@ from rich.console import Console
 
 from raysearch import config as configuration
 from raysearch import display, prompts, signature
+from raysearch import status as statuses
 from raysearch import sweep as sweeps
 from raysearch.config import Config
-from raysearch.errors import ConfigError, RaysearchError
+from raysearch.errors import ConfigError, RaysearchError, single
 from raysearch.results import chosen
 
 T = TypeVar("T")
@@ -37,12 +39,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     ):
         p.add_argument("config", type=Path, help="a YAML file; see configs/")
         p.add_argument("overrides", nargs="*", metavar="key=value", help=f"for example {example}")
+    status_parser = commands.add_parser(
+        "status", help="how a run is going, or how it ended", description=status.__doc__
+    )
+    status_parser.add_argument("run_dir", type=Path, metavar="RUN_DIR", help="the folder of a run or a sweep")
     commands.add_parser("policies", help="the policies that ship, with their arguments", description=policies.__doc__)
     arguments = parser.parse_args(argv)
     try:
         check_packages()
         if arguments.command == "policies":
             return policies()
+        if arguments.command == "status":
+            return status(arguments.run_dir)
         return (sweep if arguments.command == "sweep" else run)(arguments.config, arguments.overrides)
     except (RaysearchError, BaseExceptionGroup) as raised:
         error = single(raised)
@@ -53,13 +61,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("raysearch: interrupted", file=sys.stderr)
         return 130
-
-
-def single(error: BaseException) -> BaseException:
-    """The error inside groups of one."""
-    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
-        error = error.exceptions[0]
-    return error
 
 
 def run(path: Path, overrides: Sequence[str] = ()) -> int:
@@ -97,12 +98,13 @@ def searched(config: Config, run_dir: Path) -> int:
     kept = f" ({session.progress.kept} are done already)" if session.progress.kept else ""
     say(f"{session.progress.total} searches{kept}, about {in_all} NFE before sharing; starting the fleet")
     try:
-        progress = asyncio.run(ended_by_sigterm(display.Display(console, session.progress).follow(session.run())))
+        with display.Display(console) as screen:
+            asyncio.run(ended_by_sigterm(session.run([screen.sink])))
     except (asyncio.CancelledError, KeyboardInterrupt):
         say(f"to go on, give the same command again with run_dir={run_dir} resume=require")
         raise KeyboardInterrupt from None
-    display.summary(console, session.plan, progress, str(run_dir))
-    return 3 if progress.failed else 0
+    display.summary(console, session.progress.snapshot(time.monotonic(), time.time()), str(run_dir))
+    return 3 if session.progress.failed else 0
 
 
 async def ended_by_sigterm(work: Coroutine[Any, Any, T]) -> T:
@@ -111,6 +113,13 @@ async def ended_by_sigterm(work: Coroutine[Any, Any, T]) -> T:
     assert task is not None
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     return await work
+
+
+def status(run_dir: Path) -> int:
+    """How the run or sweep in a folder is going, or how it ended; from any terminal, while it runs or after."""
+    snapshot = statuses.read(run_dir.expanduser())
+    display.status(Console(width=None if sys.stdout.isatty() else 120), snapshot, time.time())
+    return 0
 
 
 def policies() -> int:

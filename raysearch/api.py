@@ -58,5 +58,5 @@ def run(
 
     path = chosen(loaded, name)
     session = Session(loaded, Backend(), run_dir=path, report=report)
-    in_its_own_loop(session.run())
+    in_its_own_loop(session.run([]))
     return Result(path)

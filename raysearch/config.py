@@ -291,6 +291,11 @@ def arms(config: Config) -> list[Arm]:
     return found
 
 
+def label(name: str) -> str:
+    """An arm's name as it stands in ids and file names."""
+    return "".join(ch if ch.isalnum() or ch in "._+-" else "-" for ch in name)
+
+
 def _arm(config: Config, name: str, overrides: dict[str, Any]) -> Arm:
     def block(key: str) -> Any:
         base = getattr(config, key)
@@ -327,9 +332,8 @@ def _arm(config: Config, name: str, overrides: dict[str, Any]) -> Arm:
         value = getattr(budget, f.name)
         check(value is None or value > 0, f"budget.{f.name}", value, "above 0")
     search, arguments = load_policy(policy)
-    label = "".join(ch if ch.isalnum() or ch in "._+-" else "-" for ch in name)
     avoided = obstacles.checked(overrides.get("obstacles", config.obstacles))
-    return Arm(label, str(policy["name"]), arguments, search, sampler, budget, block("rewards"), avoided)
+    return Arm(label(name), str(policy["name"]), arguments, search, sampler, budget, block("rewards"), avoided)
 
 
 def _merged(base: Any, values: Any, key: str) -> Any:

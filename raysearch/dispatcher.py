@@ -56,7 +56,7 @@ class Replica(Protocol):
 
 @dataclass
 class Tally:
-    """How busy the fleet is; read by the progress display."""
+    """How busy the fleet is, by kind."""
 
     slots: dict[str, int] = field(default_factory=dict)
     busy: dict[str, int] = field(default_factory=dict)
@@ -86,6 +86,10 @@ class Dispatcher:
             yield dispatcher
             for task in dispatcher._revivals:
                 task.cancel()
+
+    def waiting(self) -> dict[str, int]:
+        """The depth of the queue, by kind."""
+        return self._scheduler.depth()
 
     def join(self, replica: Replica) -> None:
         """Take a replica into service, now or at any later time."""

@@ -1,20 +1,16 @@
 """What a run shows while it goes on and when it ends: live on a terminal, plain lines when piped."""
 
-import asyncio
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
-from typing import Any
 
-from rich.console import Console, Group
+from rich.console import Console
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
 from raysearch.ledger import Cost
-from raysearch.plan import Plan
-from raysearch.progress import Progress
+from raysearch.snapshot import ArmStatus, FleetStatus, Snapshot
 
 LINE_EVERY = 10.0  # seconds between plain lines
 DRAW_EVERY = 0.5
@@ -30,79 +26,138 @@ def duration(seconds: float) -> str:
     return f"{hours} h {m:02d} min" if hours else f"{m} min {s:02d} s" if m else f"{s} s"
 
 
-def facts(p: Progress, now: float) -> list[str]:
+def facts(s: Snapshot) -> list[str]:
     """Searches done, best reward, NFE/s, slots busy, time left."""
-    elapsed = max(now - p.started, 1e-9)
-    parts = [f"{p.done}/{p.total} searches"]
-    if p.failed:
-        parts.append(f"{p.failed} failed")
-    if p.best is not None:
-        parts.append(f"best reward {p.best:.3f}")
-    if p.engine and p.dispatcher:
-        parts.append(f"{p.engine.nfe / elapsed:.0f} NFE/s")
-        busy, slots = p.dispatcher.tally.busy, p.dispatcher.tally.slots
-        parts.append("busy " + ", ".join(f"{k} {busy[k]}/{slots[k]}" for k in sorted(slots)))
-    if p.kept < p.done < p.total:
-        parts.append(f"{duration(elapsed / (p.done - p.kept) * (p.total - p.done))} left")
+    parts = [f"{s.done}/{s.total} searches"]
+    if s.failed:
+        parts.append(f"{s.failed} failed")
+    if s.best is not None:
+        parts.append(f"best reward {s.best:.3f}")
+    if s.fleet:
+        parts += [f"{s.fleet.nfe_per_second:.0f} NFE/s", f"busy {_busy(s.fleet)}"]
+    if s.left is not None:
+        parts.append(f"{duration(s.left)} left")
     return parts
 
 
 class Display:
-    """Draws a run's progress until its work is done."""
+    """Draws a run's snapshots: `with Display(console) as screen: ... screen.sink ...`."""
 
-    def __init__(self, console: Console, progress: Progress) -> None:
-        self._console, self._progress = console, progress
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._live = Live(console=console, transient=True, auto_refresh=False) if console.is_terminal else None
+        self.sink = (DRAW_EVERY, self._draw) if self._live else (LINE_EVERY, self._line)
 
-    async def follow(self, work: Any) -> Any:
-        """Await `work`, drawing meanwhile."""
-        task = asyncio.ensure_future(work)
-        live = self._console.is_terminal
-        with Live(self._drawing(), console=self._console, transient=True) if live else nullcontext() as screen:
-            try:
-                while not task.done():
-                    await asyncio.wait([task], timeout=DRAW_EVERY if live else LINE_EVERY)
-                    if live and screen is not None:
-                        screen.update(self._drawing())
-                    elif not task.done():
-                        self._console.print(
-                            "; ".join(facts(self._progress, time.monotonic())), highlight=False, soft_wrap=True
-                        )
-            except asyncio.CancelledError:
-                task.cancel()
-                await asyncio.wait([task])
-                raise
-        return task.result()
+    def __enter__(self) -> "Display":
+        if self._live:
+            self._live.start()
+        return self
 
-    def _drawing(self) -> Group:
-        p = self._progress
-        return Group(ProgressBar(total=max(p.total, 1), completed=p.done), Text("  ".join(facts(p, time.monotonic()))))
+    def __exit__(self, *error: object) -> None:
+        if self._live:
+            self._live.stop()
+
+    def _draw(self, s: Snapshot) -> None:
+        assert self._live
+        bar = ProgressBar(total=max(s.total, 1), completed=s.done)
+        drawing = Table.grid(expand=True)  # a bar ends no line of its own
+        drawing.add_row(bar)
+        drawing.add_row(Text("  ".join(facts(s))))
+        self._live.update(drawing, refresh=True)
+
+    def _line(self, s: Snapshot) -> None:
+        if s.going and s.elapsed >= LINE_EVERY / 2:  # what starts or ends is said elsewhere
+            self._console.print("; ".join(facts(s)), highlight=False, soft_wrap=True)
 
 
-def summary(console: Console, plan: Plan, p: Progress, run_dir: str) -> None:
-    """A table, a row per arm; quality is by the held-out judge where there is one.
-
-    NFE and replica-seconds are charged per search, as if alone; "NFE run" is what the arm really added.
-    """
-    judges = {a.arm.name: a.holdout for a in plan.arms}
-    names = sorted({j.key.rpartition("-")[0] for j in judges.values() if j})
-    components = list(dict.fromkeys(c for j in judges.values() if j for c in j.components))
-    title = f"winners judged by {', '.join(names)} (held out), mean ± 95% interval" if names else None
-    table = Table(title=title, title_justify="left")
-    for column in ("arm", "searches", *components, "NFE", "replica-s", "NFE run"):
-        table.add_column(column, justify="left" if column == "arm" else "right")
-    for name, t in p.arms.items():
-        n = max(t.done, 1)
-        judge = judges[name]
-        judged = [f"{m:.3f}" for m in t.judged.mean]
-        if t.judged.n > 1:
-            judged = [f"{m} ± {h:.3f}" for m, h in zip(judged, t.judged.interval(), strict=True)]
-        shown = dict(zip(judge.components, judged, strict=False)) if judge else {}
-        notes = "".join(f", {k} {v}" for k, v in (("failed", t.failed), ("at budget", t.budget)) if v)
-        cost = (f"{t.cost.nfe / n:.0f}", f"{t.cost.replica_seconds / n:.2f}", str(t.nfe_spent))
-        table.add_row(name, f"{t.done}{notes}", *(shown.get(c, "-") for c in components), *cost)
-    console.print(table)
+def summary(console: Console, s: Snapshot, run_dir: str) -> None:
+    """How a run ended: its arms, and where the results are."""
+    console.print(_table(s))
     console.print(f"results: {run_dir}", highlight=False, soft_wrap=True)
+
+
+def status(console: Console, s: Snapshot, now: float) -> None:
+    """A run seen from elsewhere: tables on a terminal, else plain lines."""
+    details = _details(s, now)
+    if console.is_terminal:
+        grid = Table.grid(padding=(0, 2))
+        for name, text in details:
+            grid.add_row(name, Text(text))
+        console.print(grid, _table(s), sep="\n\n")
+        return
+    print_line = say(console)
+    for name, text in details:
+        print_line(f"{name}: {text}")
+    for name, a in s.arms.items():
+        quality = "".join(f", {c} {cell}" for c, cell in _judged(a).items())
+        print_line(f"arm {name}: {_searches(a)}{quality}, {a.nfe_spent} NFE run")
 
 
 def say(console: Console) -> Callable[[str], None]:
     return lambda line: console.print(line, highlight=False, soft_wrap=True, markup=False)
+
+
+# -- parts -----------------------------------------------------------------------------------------------------------
+
+
+def _details(s: Snapshot, now: float) -> list[tuple[str, str]]:
+    """What there is to say of a run beside its arms; of one that has ended, nothing that was only so for a moment."""
+    parts = [("run", s.run), ("state", s.state + (f": {s.reason}" if s.reason else ""))]
+    clock = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(s.started))
+    parts.append(("started", f"{clock}, {duration(s.elapsed)} {'so far' if s.going else 'in all'}"))
+    if s.going:
+        parts.append(("seen", f"{duration(max(now - s.at, 0))} ago"))
+    notes = "".join(f", {n} {what}" for what, n in (("failed", s.failed), ("done before", s.kept)) if n)
+    parts.append(("searches", f"{s.done}/{s.total or '?'}{notes}"))
+    if s.left is not None:
+        parts.append(("left", f"about {duration(s.left)}"))
+    if s.best is not None:
+        parts.append(("best reward", f"{s.best:.3f}"))
+    if s.fleet is None:
+        return parts
+    f = s.fleet
+    rates = [f" ({r:.1f}/s)" if s.going else "" for r in (f.nfe_per_second, f.decodes_per_second, f.rewards_per_second)]
+    parts.append(("made", f"{f.nfe} NFE{rates[0]}, {f.decodes} decodes{rates[1]}, {f.rewards} rewards{rates[2]}"))
+    paces = [(f.seconds_per_step, "step"), (f.seconds_per_score, "score")]
+    parts.append(("seconds", ", ".join(f"{each:.3g} a {what}" for each, what in paces if each is not None) or "-"))
+    if s.going:
+        parts.append(("slots busy", _busy(f)))
+        parts.append(("queue", ", ".join(f"{k} {f.waiting[k]}" for k in sorted(f.waiting))))
+        parts.append(("store", f"{f.store_latents} latents, {f.store_bytes / 1e6:.1f} MB"))
+    lost = f"{f.restarts} replicas died, {f.recomputed} items done again, {f.evicted} latents evicted"
+    return [*parts, ("faults", lost)]
+
+
+def _busy(f: FleetStatus) -> str:
+    return ", ".join(f"{k} {f.busy[k]}/{f.slots[k]}" for k in sorted(f.slots))
+
+
+def _searches(a: ArmStatus) -> str:
+    notes = "".join(f", {k} {v}" for k, v in (("failed", a.failed), ("at budget", a.budget)) if v)
+    return (str(a.done) if a.done == a.total else f"{a.done}/{a.total or '?'}") + notes
+
+
+def _judged(a: ArmStatus) -> dict[str, str]:
+    """The winners' mean of each component."""
+    cells = [f"{m:.3f}" for m in a.means]
+    if a.intervals:
+        cells = [f"{m} ± {h:.3f}" for m, h in zip(cells, a.intervals, strict=True)]
+    return dict(zip(a.components, cells, strict=False))
+
+
+def _table(s: Snapshot) -> Table:
+    """A row per arm; quality is by the held-out judge where there is one.
+
+    NFE and replica-seconds are charged per search, as if alone; "NFE run" is what the arm really added.
+    """
+    names = sorted({a.judge for a in s.arms.values() if a.judge})
+    components = list(dict.fromkeys(c for a in s.arms.values() for c in a.components))
+    title = f"winners judged by {', '.join(names)} (held out), mean ± 95% interval" if names else None
+    table = Table(title=title, title_justify="left")
+    for column in ("arm", "searches", *components, "NFE", "replica-s", "NFE run"):
+        table.add_column(column, justify="left" if column == "arm" else "right")
+    for name, a in s.arms.items():
+        n, judged = max(a.done, 1), _judged(a)
+        cost = (f"{a.nfe / n:.0f}", f"{a.replica_seconds / n:.2f}", str(a.nfe_spent))
+        table.add_row(name, _searches(a), *(judged.get(c, "-") for c in components), *cost)
+    return table

@@ -69,6 +69,22 @@ class Spent:
     nfe: int = 0
 
 
+@dataclass
+class Pace:
+    """How many there were, and the replica-seconds that they took."""
+
+    n: int = 0
+    seconds: float = 0.0
+
+    def add(self, n: int, seconds: float) -> None:
+        self.n += n
+        self.seconds += seconds
+
+    @property
+    def each(self) -> float | None:
+        return self.seconds / self.n if self.n else None
+
+
 @dataclass(frozen=True)
 class Finished:
     """A winner: rewards by their key, and files by their extension."""
@@ -126,7 +142,8 @@ class Engine:
         """`recorded` are the scores of an earlier run, by `score_key`: they stand."""
         self.store = store
         self._recorded = recorded or {}
-        self.nfe = self.decodes = self.recomputed = 0
+        self.nfe = self.decodes = self.rewards = self.recomputed = 0
+        self.steps, self.scores = Pace(), Pace()
         self._dispatcher, self._fetch, self._tasks = dispatcher, fetch, tasks
         self._jobs: dict[Digest, _Job[Any]] = {}
         self._trajectories: dict[Digest, _Trajectory] = {}
@@ -187,6 +204,9 @@ class Engine:
                 self._lost(x, obstacles)
                 continue
             self.decodes += answer.meta["decodes"]
+            self.rewards += len(rewards)
+            if method == "score":
+                self.scores.add(1, answer.meta["seconds"])
             if not doubted and not all(isfinite(c) for r in rewards for c in answer.meta["rewards"][r.key]):
                 doubted = answer.place
                 continue
@@ -273,6 +293,7 @@ class Engine:
             entry = Entry(answer.ref, meta["nbytes"], answer.place, velocity, earlier + meta["seconds"])
             self.store.put(x, entry)
             self.nfe += meta["nfe"]
+            self.steps.add(meta["nfe"] // x.sampler.nfe_per_step, meta["seconds"])
             spent.nfe += meta["nfe"]
             return entry
         raise InputLost(f"the inputs of {x} were lost {ATTEMPTS} times")

@@ -61,3 +61,10 @@ def check(holds: bool, key: str, value: object, allowed: str) -> None:
     """Raise ConfigError unless `holds`."""
     if not holds:
         raise ConfigError.of(key, value, allowed)
+
+
+def single(error: BaseException) -> BaseException:
+    """The error inside groups of one."""
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error

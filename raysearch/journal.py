@@ -6,13 +6,15 @@ policy replayed against its answers asks for the same candidates, and those are 
 
 import json
 from collections.abc import Iterator
-from fcntl import LOCK_EX, LOCK_NB, flock
+from fcntl import LOCK_EX, LOCK_NB, LOCK_SH, flock
 from pathlib import Path
 from typing import Any
 from zlib import crc32
 
 from raysearch.errors import ConfigError
 from raysearch.recipe import canonical_json
+
+ANSWERS = "answers.jsonl"
 
 
 class Journal:
@@ -24,7 +26,7 @@ class Journal:
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        path = folder / "answers.jsonl"
+        path = folder / ANSWERS
         self._file = open(path, "ab", buffering=0)  # noqa: SIM115 (closed in close)
         try:
             flock(self._file, LOCK_EX | LOCK_NB)
@@ -45,9 +47,21 @@ class Journal:
 
 def read(folder: Path) -> Iterator[dict[str, Any]]:
     """The records of a journal, up to the first that is torn."""
-    path = folder / "answers.jsonl"
+    path = folder / ANSWERS
     if path.exists():
         yield from (json.loads(text) for _, text in _records(path))
+
+
+def written(folder: Path) -> bool | None:
+    """Whether a process has the journal open for writing; None where a file system has no locks."""
+    with open(folder / ANSWERS, "rb") as file:
+        try:
+            flock(file, LOCK_SH | LOCK_NB)  # let go when the file is closed, at once
+        except BlockingIOError:
+            return True
+        except OSError:
+            return None
+    return False
 
 
 def _records(path: Path) -> Iterator[tuple[bytes, bytes]]:

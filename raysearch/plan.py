@@ -20,12 +20,13 @@ from raysearch.ledger import Cost, Ledger, Meter
 from raysearch.obstacles import Barrier
 from raysearch.recipe import Candidate, Prompt, Recording, Sampler, canonical_json, digest
 from raysearch.signature import source
+from raysearch.snapshot import Snapshot
 
 T = TypeVar("T")
 
 
 class Fleet(Protocol):
-    """The replicas of a run, and how bytes that they made are pulled."""
+    """The replicas of a run, how bytes that they made are pulled, and where the run's metrics go."""
 
     @property
     def replicas(self) -> Sequence[Replica]:
@@ -37,6 +38,8 @@ class Fleet(Protocol):
         ...
 
     async def fetch(self, ref: Any) -> dict[str, bytes]: ...
+
+    def publish(self, snapshot: Snapshot) -> None: ...
 
 
 class Backend(Protocol):

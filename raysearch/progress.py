@@ -1,25 +1,19 @@
-"""How far a run has come: running sums in constant memory, read by the display."""
+"""How far a run has come: running sums in constant memory, of which snapshots are taken."""
 
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
 from raysearch.dispatcher import Dispatcher
 from raysearch.engine import Engine
 from raysearch.ledger import Cost
+from raysearch.plan import Fleet
+from raysearch.snapshot import ArmStatus, FleetStatus, Snapshot
 
-
-@dataclass
-class ArmTally:
-    """Running sums of one arm, for the display and the summary."""
-
-    done: int = 0
-    failed: int = 0
-    budget: int = 0
-    cost: Cost = field(default_factory=Cost)
-    nfe_spent: int = 0
-    judged: "Moments" = field(default_factory=lambda: Moments())  # holdout components of the winners
+WINDOW = 300.0  # seconds over which rates are taken: a leg of a large model takes minutes, and counts when it ends
 
 
 @dataclass
@@ -45,16 +39,64 @@ class Moments:
 
 
 @dataclass
-class Progress:
-    """What a display reads while a run goes on."""
+class ArmTally:
+    """Running sums of one arm; `components` are of the held-out judge."""
 
     total: int
+    judge: str = ""
+    components: tuple[str, ...] = ()
+    done: int = 0
+    failed: int = 0
+    budget: int = 0
+    cost: Cost = field(default_factory=Cost)
+    nfe_spent: int = 0
+    judged: Moments = field(default_factory=Moments)
+
+    def add(self, row: dict[str, Any]) -> None:
+        """A search's row, unless it was cancelled."""
+        if row["status"] == "cancelled":
+            return
+        self.done += 1
+        self.failed += row["status"] == "failed"
+        self.budget += row["status"] == "budget"
+        self.cost += Cost(row["nfe"], row["decodes"], row["reward_calls"], row["replica_seconds"])
+        self.nfe_spent += row["nfe_spent"]
+        if self.components and row.get("reward_holdout") is not None:
+            self.judged.add([row[f"holdout_{c}"] for c in self.components])
+
+    def status(self) -> ArmStatus:
+        return ArmStatus(
+            self.total,
+            self.done,
+            self.failed,
+            self.budget,
+            self.judge,
+            self.components,
+            tuple(self.judged.mean.tolist()),
+            tuple(self.judged.interval().tolist()) if self.judged.n > 1 else (),
+            self.cost.nfe,
+            self.nfe_spent,
+            self.cost.replica_seconds,
+        )
+
+
+@dataclass
+class Progress:
+    """What is known of a run while it goes on; engine, dispatcher and fleet once they are up."""
+
+    run: str
     arms: dict[str, ArmTally]
     started: float
     engine: Engine | None = None
     dispatcher: Dispatcher | None = None
+    fleet: Fleet | None = None
     best: float | None = None
     kept: int = 0  # finished by an earlier run, hence done at once
+    _past: deque[tuple[float, np.ndarray]] = field(default_factory=deque)  # when, and what had been made
+
+    @property
+    def total(self) -> int:
+        return sum(a.total for a in self.arms.values())
 
     @property
     def done(self) -> int:
@@ -63,3 +105,59 @@ class Progress:
     @property
     def failed(self) -> int:
         return sum(a.failed for a in self.arms.values())
+
+    def add(self, row: dict[str, Any]) -> None:
+        """A search has ended."""
+        self.arms[row["arm"]].add(row)
+        reward = row["reward_search"]
+        if reward is not None:
+            self.best = reward if self.best is None else max(self.best, reward)
+
+    def snapshot(self, now: float, at: float, state: str | None = None, reason: str = "") -> Snapshot:
+        """This moment: `now` by the clock of `started`, `at` since the epoch; with the state given if it has ended."""
+        elapsed = max(now - self.started, 0.0)
+        left = elapsed / (self.done - self.kept) * (self.total - self.done) if self.kept < self.done else None
+        return Snapshot(
+            run=self.run,
+            state=state or ("running" if self.engine else "starting"),
+            reason=reason,
+            at=at,
+            elapsed=elapsed,
+            left=left if state is None else None,
+            best=self.best,
+            kept=self.kept,
+            arms={name: a.status() for name, a in self.arms.items()},
+            fleet=self._fleet(elapsed, self.engine, self.dispatcher) if self.engine and self.dispatcher else None,
+        )
+
+    def _fleet(self, elapsed: float, e: Engine, d: Dispatcher) -> FleetStatus:
+        waiting, rates = d.waiting(), self._rates(elapsed, (e.nfe, e.decodes, e.rewards))
+        return FleetStatus(
+            slots=dict(d.tally.slots),
+            busy=dict(d.tally.busy),
+            waiting={k: waiting.get(k, 0) for k in d.tally.slots},
+            nfe=e.nfe,
+            decodes=e.decodes,
+            rewards=e.rewards,
+            nfe_per_second=rates[0],
+            decodes_per_second=rates[1],
+            rewards_per_second=rates[2],
+            seconds_per_step=e.steps.each,
+            seconds_per_score=e.scores.each,
+            store_bytes=e.store.nbytes,
+            store_latents=len(e.store),
+            evicted=e.store.evicted,
+            recomputed=e.recomputed,
+            restarts=d.tally.deaths,
+        )
+
+    def _rates(self, elapsed: float, counts: Sequence[int]) -> list[float]:
+        """Per second, since the youngest snapshot that is WINDOW old, or since the start."""
+        if not self._past:
+            self._past.append((0.0, np.zeros(len(counts))))
+        self._past.append((elapsed, np.asarray(counts)))
+        while self._past[1][0] <= elapsed - WINDOW:
+            self._past.popleft()
+        then, before = self._past[0]
+        made: list[float] = ((np.asarray(counts) - before) / max(elapsed - then, 1e-9)).tolist()
+        return made

@@ -102,8 +102,9 @@ class Scheduler:
         """The waiting items of a kind, in the order in which they would be taken."""
         return [i for _, i in sorted((w.age, w.id) for w in self._waiting.values() if w.kind == kind)]
 
-    def depth(self) -> int:
-        return len(self._waiting)
+    def depth(self) -> dict[str, int]:
+        """How many items of each kind wait."""
+        return Counter(w.kind for w in self._waiting.values())
 
     def release(self, seat: Seat) -> None:
         """An item has left its seat."""

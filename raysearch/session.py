@@ -19,12 +19,15 @@ from raysearch.context import Context, History
 from raysearch.dispatcher import Dispatcher, Replica
 from raysearch.engine import Engine, Finished, Reward, Score, Spent
 from raysearch.journal import Journal
-from raysearch.ledger import Cost
 from raysearch.plan import Backend, Fleet, Search, content_of, context, estimate, in_its_own_loop, run_policy, searches
 from raysearch.progress import ArmTally, Progress
 from raysearch.recipe import Candidate, canonical_json, denoise
 from raysearch.results import CONTENT, RunDirectory, check_content, claimed, write
+from raysearch.snapshot import STATUS, Snapshot
 from raysearch.store import Store
+from raysearch.watch import Sink, follow
+
+SAVE_EVERY = 2.0  # seconds between snapshots in status.json and in the fleet's metrics
 
 
 class Session:
@@ -62,12 +65,11 @@ class Session:
         write(run_dir / CONTENT, content)
         self.searches_per_arm = len(self.prompts) * len(config.seeds)
         self.progress = Progress(
-            self.searches_per_arm * len(self.plan.arms), {a.arm.name: ArmTally() for a in self.plan.arms}, clock()
+            run_dir.resolve().name, {a.arm.name: self._tally(a.holdout) for a in self.plan.arms}, clock()
         )
-        self._holdouts = {a.arm.name: a.holdout for a in self.plan.arms}
         self.past = self._past(run_dir / "journal") if begun else replay.Past()
         for row in self.past.finished.values():
-            self._tally(row)
+            self.progress.add(row)
         self.progress.kept = len(self.past.finished)
 
     def _past(self, folder: Path) -> replay.Past:
@@ -83,10 +85,31 @@ class Session:
                 self.directory.candidates.add(_history_rows(s, ctx.history, winner))
         return past
 
-    async def run(self) -> Progress:
+    def _tally(self, judge: Reward | None) -> ArmTally:
+        if judge is None:
+            return ArmTally(self.searches_per_arm)
+        return ArmTally(self.searches_per_arm, judge.key.rpartition("-")[0] or judge.key, judge.components)
+
+    async def run(self, sinks: Sequence[Sink] | None = None) -> Progress:
+        """Run every search that is missing; with `sinks` it is watched and its status written, else no timer is set."""
+        try:
+            if sinks is None or self.progress.kept == self.progress.total:  # what has nothing to do changes no file
+                await self._run()
+            else:
+                await follow(self._run(), self.progress, [(SAVE_EVERY, self._save), *sinks], clock=self.clock)
+        finally:  # only now: who sees the journal free and no end in status.json takes the run for killed
+            self.journal.close()
+        return self.progress
+
+    def _save(self, snapshot: Snapshot) -> None:
+        write(self.directory.path / STATUS, snapshot.json())
+        if self.progress.fleet:
+            self.progress.fleet.publish(snapshot)
+
+    async def _run(self) -> None:
         try:
             if self.progress.done == self.progress.total:
-                return self.progress
+                return
             async with (
                 self.backend.fleet(self.config, self.plan, self.report) as fleet,
                 Dispatcher.open(fleet.replicas) as dispatcher,
@@ -94,7 +117,7 @@ class Session:
             ):
                 store = Store(int(self.config.fleet.store_gb * 1e9))
                 engine = Engine(dispatcher, store, fleet.fetch, tasks, self.past.scores)
-                self.progress.engine, self.progress.dispatcher = engine, dispatcher
+                self.progress.engine, self.progress.dispatcher, self.progress.fleet = engine, dispatcher, fleet
                 self.progress.started = self.clock()
                 live = asyncio.Semaphore(self.config.max_searches or max(2, self._alive_for(fleet.replicas)))
                 arrivals = tasks.create_task(self._welcome(fleet, dispatcher, live))
@@ -102,8 +125,6 @@ class Session:
                 arrivals.cancel()
         finally:
             self.directory.flush()
-            self.journal.close()
-        return self.progress
 
     def _alive_for(self, replicas: Sequence[Replica]) -> int:
         """How many searches keep these replicas busy: two per slot of a denoiser."""
@@ -218,22 +239,9 @@ class Session:
         self.directory.searches.add([row])
         self.directory.candidates.add(_history_rows(s, ctx.history, winner))
         self.journal.add({"kind": "search", **row})
-        self._tally(row)
-
-    def _tally(self, row: dict[str, Any]) -> None:
-        tally = self.progress.arms[row["arm"]]
-        tally.done += 1
-        tally.failed += row["status"] == "failed"
-        tally.budget += row["status"] == "budget"
-        tally.cost += Cost(row["nfe"], row["decodes"], row["reward_calls"], row["replica_seconds"])
-        tally.nfe_spent += row["nfe_spent"]
-        holdout = self._holdouts[row["arm"]]
-        if holdout and row.get("reward_holdout") is not None:
-            tally.judged.add([row[f"holdout_{c}"] for c in holdout.components])
-        if row["reward_search"] is not None:
-            self.progress.best = max(self.progress.best or row["reward_search"], row["reward_search"])
-        if row["status"] == "failed":
-            self.report(f"{row['search_id']} failed: {row['reason']}")
+        self.progress.add(row)
+        if status == "failed":
+            self.report(f"{s.id} failed: {reason}")
 
 
 async def _admitted(source: Iterator[Search], live: asyncio.Semaphore) -> AsyncIterator[Search]:

@@ -23,6 +23,7 @@ from raysearch.errors import InputLost, ReplicaDied
 from raysearch.obstacles import barriers
 from raysearch.plan import ArmPlan, Plan
 from raysearch.recipe import Sampler, digest
+from raysearch.snapshot import Snapshot
 
 T = TypeVar("T")
 
@@ -187,6 +188,7 @@ class FakeFleet:
     seconds: Mapping[str, float] = field(default_factory=dict)
     replicas: Sequence[FakeReplica] = ()
     arriving: Sequence[tuple[float, FakeReplica]] = ()
+    published: list[Snapshot] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         kinds = [("denoiser", self.denoisers, self.slots), ("scorer", self.scorers, 1), ("encoder", 1, 1)]
@@ -203,6 +205,9 @@ class FakeFleet:
 
     async def fetch(self, ref: Any) -> dict[str, bytes]:
         return dict(ref)
+
+    def publish(self, snapshot: Snapshot) -> None:
+        self.published.append(snapshot)
 
 
 @dataclass

@@ -1,19 +1,26 @@
 """Real Ray, one cluster for the module: what only it can show."""
 
+import asyncio
 import os
+import re
 import signal
+import time
+import urllib.request
 from pathlib import Path
 
 import numpy as np
 import pytest
 import ray
-from test_actors import ARMS, run
+from test_actors import ARMS, config, run
 
 from actors import fleet as ray_fleet
 from actors import placement
+from actors.backend import Backend
 from actors.placement import Node
 from raysearch import config as configuration
 from raysearch.errors import ConfigError, InputLost, ReplicaDied
+from raysearch.session import Session
+from raysearch.snapshot import Snapshot
 
 pytestmark = pytest.mark.ray
 
@@ -128,3 +135,42 @@ def test_the_driver_pulls_no_latents(tiny, tmp_path, monkeypatch):
     run(tiny, tmp_path / "run", arms=ARMS[1:2], fleet=on_ray())
     assert fetched == [["mp4", "npy", "safetensors"]]
     assert Path(tmp_path / "run" / "videos").is_dir()
+
+
+def test_metrics_can_be_scraped_from_the_node(tiny, tmp_path):
+    """What a run publishes, at the node's export endpoint, which lags behind by some seconds."""
+    session = Session(config(tiny, arms=ARMS[:2], fleet=on_ray()), Backend(), run_dir=tmp_path / "measured")
+    seen: list[Snapshot] = []
+    asyncio.run(session.run([(1.0, seen.append)]))
+    last = seen[-1]
+    expected = {
+        ("raysearch_nfe_total", ""): last.fleet.nfe,
+        ("raysearch_rewards_total", ""): last.fleet.rewards,
+        ("raysearch_store_bytes", ""): last.fleet.store_bytes,
+        ("raysearch_best_reward", ""): last.best,
+        ("raysearch_step_seconds", ""): last.fleet.seconds_per_step,
+        ("raysearch_queue_depth", "denoiser"): 0,
+        ("raysearch_slots", "scorer"): 1,
+        ("raysearch_slots_busy", "scorer"): 0,
+        **{("raysearch_searches_done", name): a.done for name, a in last.arms.items()},
+    }
+    assert last.fleet.nfe > 0 and last.fleet.rewards > 0
+    (node,) = ray.nodes()
+    url = f"http://127.0.0.1:{node['MetricsExportPort']}/metrics"
+    deadline, found = time.monotonic() + 240, {}
+    while time.monotonic() < deadline and any(found.get(k) != pytest.approx(v) for k, v in expected.items()):
+        time.sleep(1)  # another process's page: there is nothing to wait on
+        found = scraped(url, "measured")
+    assert {k: found.get(k) for k in expected} == pytest.approx(expected)
+
+
+def scraped(url: str, run_name: str) -> dict[tuple[str, str], float]:
+    """The values of a run's metrics, by name without Ray's prefix and by kind or arm."""
+    with urllib.request.urlopen(url, timeout=30) as page:
+        text = page.read().decode()
+    found = {}
+    for name, tags, value in re.findall(r"^ray_(raysearch_\w+)\{(.*)\} (\S+)$", text, re.MULTILINE):
+        labels = dict(re.findall(r'(\w+)="([^"]*)"', tags))
+        if labels.get("run") == run_name:
+            found[name, labels.get("kind") or labels.get("arm") or ""] = float(value)
+    return found

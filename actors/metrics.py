@@ -1,0 +1,65 @@
+"""A run's numbers as Ray metrics, which every node exports to Prometheus; the README has the table.
+
+Each has the tag `run` (the run folder's name), some have `kind` (denoiser, scorer, encoder) or `arm`.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from ray.util.metrics import Counter, Gauge
+
+from raysearch.snapshot import FleetStatus, Snapshot
+
+# Name, what it is, tag, and a number (None: not known yet) or a number for each value of the tag.
+GAUGES: list[tuple[str, str, str | None, Callable[[Snapshot, FleetStatus], Any]]] = [
+    ("queue_depth", "Items that wait for a slot", "kind", lambda s, f: f.waiting),
+    ("slots", "Slots in service", "kind", lambda s, f: f.slots),
+    ("slots_busy", "Slots that run an item", "kind", lambda s, f: f.busy),
+    ("nfe_per_second", "Model evaluations per second, over five minutes", None, lambda s, f: f.nfe_per_second),
+    ("decodes_per_second", "Decodes per second, over five minutes", None, lambda s, f: f.decodes_per_second),
+    ("rewards_per_second", "Rewards per second, over five minutes", None, lambda s, f: f.rewards_per_second),
+    ("step_seconds", "Mean replica-seconds of a solver step", None, lambda s, f: f.seconds_per_step),
+    ("score_seconds", "Mean replica-seconds of a score, decoding included", None, lambda s, f: f.seconds_per_score),
+    ("store_bytes", "Bytes of the latents kept", None, lambda s, f: f.store_bytes),
+    ("store_latents", "Latents kept", None, lambda s, f: f.store_latents),
+    ("best_reward", "Best search reward of a winner", None, lambda s, f: s.best),
+    ("searches", "Searches to be run", "arm", lambda s, f: {k: a.total for k, a in s.arms.items()}),
+    ("searches_done", "Searches that have ended", "arm", lambda s, f: {k: a.done for k, a in s.arms.items()}),
+    ("searches_failed", "Of these, those that failed", "arm", lambda s, f: {k: a.failed for k, a in s.arms.items()}),
+    ("left_seconds", "Estimated time left", None, lambda s, f: s.left if s.going else 0.0),
+]
+COUNTERS: list[tuple[str, str, Callable[[FleetStatus], int]]] = [
+    ("nfe", "Model evaluations; guidance counts twice", lambda f: f.nfe),
+    ("decodes", "Latents decoded", lambda f: f.decodes),
+    ("rewards", "Rewards computed, of candidates and of winners", lambda f: f.rewards),
+    ("evictions", "Latents dropped to keep the store within its bound", lambda f: f.evicted),
+    ("recomputations", "Items done again since a latent was lost", lambda f: f.recomputed),
+    ("replica_restarts", "Replicas that died", lambda f: f.restarts),
+]
+
+
+class Metrics:
+    """Of one run, from its driver."""
+
+    def __init__(self) -> None:
+        self._gauges = [
+            (Gauge(f"raysearch_{name}", text, tag_keys=("run", tag) if tag else ("run",)), tag, value)
+            for name, text, tag, value in GAUGES
+        ]
+        self._counters = [
+            (Counter(f"raysearch_{name}", text, tag_keys=("run",)), value) for name, text, value in COUNTERS
+        ]
+        self._counted = [0] * len(self._counters)
+
+    def publish(self, s: Snapshot) -> None:
+        if s.fleet is None:
+            return
+        run = {"run": s.run}
+        for gauge, tag, value in self._gauges:
+            numbers = value(s, s.fleet)
+            for name, number in numbers.items() if tag else [("", numbers)]:
+                gauge.set(number, run | ({tag: name} if tag else {}))  # of None it takes no notice
+        for i, (counter, total) in enumerate(self._counters):
+            if total(s.fleet) > self._counted[i]:  # it cannot be raised by nothing
+                counter.inc(total(s.fleet) - self._counted[i], run)
+                self._counted[i] = total(s.fleet)

@@ -1,0 +1,272 @@
+"""A run seen from elsewhere: snapshots against runs worked out by hand in virtual time, and what `status` says."""
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+from io import StringIO
+from pathlib import Path
+
+import pytest
+from fakes import run as unwatched
+from fakes import session
+from rich.console import Console
+
+from raysearch import display, journal
+from raysearch.__main__ import main
+from raysearch.errors import InputLost, NoReplica, ReplicaDied, single
+from raysearch.snapshot import ArmStatus, parse
+from raysearch.status import read
+from raysearch.testing import FakeBackend, FakeFleet, FakeReplica, run_virtual
+
+ROOT = Path(__file__).parent.parent
+BEST_OF_2 = {"name": "best", "policy": {"name": "best_of_n", "n": 2}}
+IDLE = {"denoiser": 0, "scorer": 0, "encoder": 0}
+
+
+def watched(path, on=None, every=0.5, **values):
+    """A run, and its snapshots by when they were taken; the last one under "end"."""
+    seen = []
+    s = session(path, FakeBackend(on or FakeFleet()), **values)
+    run_virtual(s.run([(every, seen.append)]))
+    return {x.elapsed: x for x in seen[:-1]} | {"end": seen[-1]}
+
+
+def stopped(path, after, **values):
+    """A run that is interrupted."""
+    s = session(path, **values)
+
+    async def cancel():
+        task = asyncio.create_task(s.run([]))
+        await asyncio.sleep(after)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+    run_virtual(cancel())
+
+
+def shown(path, capsys) -> dict[str, str]:
+    """What the command prints, piped, by what stands before the colon."""
+    assert main(["status", str(path)]) == 0
+    out = capsys.readouterr().out
+    assert not set(out) & set("\x1b┃│━─┏└")
+    return dict(line.split(": ", 1) for line in out.splitlines())
+
+
+def test_snapshots_of_a_run_worked_out_by_hand(tmp_path):
+    """One replica of a kind, a second for each step, score and encoding; two candidates of ten guided steps.
+
+    0-2 two captions   2-12 and 12-22 candidates   12-13 and 22-23 their scores   23-24 the winner is decoded and judged
+    """
+    fleet = FakeFleet()
+    seen = watched(tmp_path / "run", fleet, arms=[BEST_OF_2], prompts=["a"])
+
+    def at(t):
+        f = seen[t].fleet
+        return f.busy, f.waiting, (f.nfe, f.decodes, f.rewards), f.store_latents
+
+    assert [seen[t].state for t in (0, 0.5, 23.5, "end")] == ["starting", "running", "running", "finished"]
+    assert seen[0].fleet is None
+    assert at(0.5) == (IDLE | {"encoder": 1}, IDLE, (0, 0, 0), 0)
+    assert at(5.5) == (IDLE | {"denoiser": 1}, IDLE | {"denoiser": 1}, (0, 0, 0), 0)
+    assert at(12.5) == (IDLE | {"denoiser": 1, "scorer": 1}, IDLE, (20, 0, 0), 1)
+    assert at(13.5) == (IDLE | {"denoiser": 1}, IDLE, (20, 1, 1), 1)
+    assert at(23.5) == (IDLE | {"scorer": 1}, IDLE, (40, 2, 2), 2)
+    assert at("end") == (IDLE, IDLE, (40, 3, 3), 2)
+    end = seen["end"].fleet
+    assert end.slots == {"denoiser": 1, "scorer": 1, "encoder": 1}
+    assert seen[13.5].fleet.nfe_per_second == pytest.approx(20 / 13.5)
+    assert end.decodes_per_second == end.rewards_per_second == pytest.approx(3 / 24)
+    assert (end.seconds_per_step, end.seconds_per_score) == (1.0, 1.0)
+    assert (end.store_bytes, end.evicted, end.recomputed, end.restarts) == (2000, 0, 0, 0)
+    (arm,) = seen["end"].arms.values()
+    assert arm == ArmStatus(1, 1, 0, 0, "quality", ("quality",), (seen["end"].best,), (), 40, 40, 23.0)
+    assert fleet.published[-1].fleet == end
+    kept = parse((tmp_path / "run" / "status.json").read_bytes())
+    assert (kept.state, kept.elapsed, kept.fleet) == ("finished", 24, end)
+
+
+def test_the_file_is_written_every_two_seconds_and_at_the_end(tmp_path):
+    fleet = FakeFleet()
+    watched(tmp_path / "run", fleet, prompts=["a"])
+    assert [s.elapsed for s in fleet.published] == [2, 4, 6, 8, 10, 12, 13]
+
+
+def test_the_time_left_is_by_the_searches_done(tmp_path):
+    """One at a time: 2 s of captions, 10 steps, 1 s for the video; then a caption and so on: done at 13, 25, 37, 49."""
+    seen = watched(tmp_path / "run", prompts=list("abcd"), max_searches=1)
+    assert [(seen[t].done, seen[t].left) for t in (12.5, 13.5, 25.5)] == [(0, None), (1, 3 * 13.5), (2, 25.5)]
+    assert (seen["end"].done, seen["end"].left, seen["end"].elapsed) == (4, None, 49)
+
+
+def test_rates_are_those_of_five_minutes(tmp_path):
+    """Thirty searches in 361 s, then the denoiser takes ten times as long."""
+    fleet = FakeFleet()
+    denoiser = fleet.replicas[0]
+    slow = lambda call: setattr(denoiser, "seconds", 10.0 if len(denoiser.calls) > 30 else 1.0)  # noqa: E731
+    denoiser.fault = slow
+    seen = watched(tmp_path / "run", fleet, every=10, prompts=[f"p{i}" for i in range(36)], max_searches=1)
+    assert seen[350].fleet.nfe_per_second == pytest.approx((seen[350].fleet.nfe - seen[50].fleet.nfe) / 300)
+    assert seen[700].fleet.nfe_per_second == pytest.approx((seen[700].fleet.nfe - seen[400].fleet.nfe) / 300)
+    assert seen[700].fleet.nfe_per_second < 0.2 * seen[350].fleet.nfe_per_second
+
+
+def test_faults_are_counted(tmp_path):
+    faults = {3: ReplicaDied("killed"), 5: InputLost("gone")}
+    fleet = FakeFleet()
+    scorer = fleet.replicas[1]
+    scorer.fault = lambda call: faults.pop(len(scorer.calls), None)
+    end = watched(tmp_path / "run", fleet, arms=[BEST_OF_2])["end"]
+    assert (end.fleet.restarts, end.fleet.recomputed) == (1, 1)
+    tight = watched(tmp_path / "tight", arms=[BEST_OF_2], fleet={"store_gb": 1e-6})["end"]
+    assert (tight.fleet.store_latents, tight.fleet.evicted) == (1, tight.fleet.nfe // 20 - 1)
+
+
+def test_a_run_is_seen_while_it_goes_on_and_the_command_changes_nothing(tmp_path, capsys):
+    outputs = []
+
+    def look(s):
+        if s.elapsed == 30.5:
+            before = {p: p.stat().st_mtime_ns for p in (tmp_path / "run").rglob("*")}
+            outputs.append(shown(tmp_path / "run", capsys))
+            assert {p: p.stat().st_mtime_ns for p in (tmp_path / "run").rglob("*")} == before
+
+    s = session(tmp_path / "run", prompts=list("abcd"), max_searches=1)
+    run_virtual(s.run([(0.5, look)]))
+    (out,) = outputs
+    assert out["state"] == "running"
+    assert out["searches"] == "2/4"
+    assert out["left"] == "about 30 s"  # of the file's, at 30
+    assert out["made"].startswith("40 NFE (1.3/s), 2 decodes (0.1/s), 2 rewards")
+    assert out["slots busy"] == "denoiser 1/1, encoder 0/1, scorer 0/1"
+    assert out["arm single"].startswith("2/4, quality 0.")
+    assert "±" in out["arm single"]
+
+
+def test_a_finished_run(tmp_path, capsys):
+    fleet = FakeFleet()
+    fleet.replicas[1].fault = lambda call: ValueError("a bad day") if call.arguments["prompt"].text == "b" else None
+    watched(tmp_path / "run", fleet)
+    out = shown(tmp_path / "run", capsys)
+    assert (out["state"], out["searches"]) == ("finished", "2/2, 1 failed")
+    assert out["arm single"].startswith("2, failed 1, quality 0.")
+    assert not {"left", "seen", "slots busy", "queue"} & set(out)
+
+
+def test_an_interrupted_run(tmp_path, capsys):
+    stopped(tmp_path / "run", 20, max_searches=1)
+    out = shown(tmp_path / "run", capsys)
+    assert (out["state"], out["searches"]) == ("interrupted", "1/2")
+
+
+def test_a_run_that_broke_says_why(tmp_path, capsys):
+    class Broken(FakeBackend):
+        def fleet(self, config, plan, report):
+            raise NoReplica("no denoiser is left")
+
+    with pytest.raises(NoReplica):
+        run_virtual(session(tmp_path / "run", Broken()).run([]))
+    assert shown(tmp_path / "run", capsys)["state"] == "broken: NoReplica: no denoiser is left"
+    assert isinstance(single(ExceptionGroup("all", [ExceptionGroup("one", [NoReplica("x")])])), NoReplica)
+
+
+def test_a_killed_run_is_told_by_its_journal_that_nobody_holds(tmp_path, capsys):
+    """The real thing: a process that is gone without a word, in its second search."""
+    script = """
+import os, sys
+from pathlib import Path
+from fakes import session
+from raysearch.testing import run_virtual
+s = session(Path(sys.argv[1]), max_searches=1)
+run_virtual(s.run([(0.5, lambda seen: seen.elapsed > 20 and os._exit(9))]))
+"""
+    paths = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
+    child = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path / "run")], env=os.environ | {"PYTHONPATH": paths}
+    )
+    assert child.returncode == 9
+    out = shown(tmp_path / "run", capsys)
+    assert (out["state"], out["searches"]) == ("killed", "1/2")
+    assert "left" not in out
+    held = journal.Journal(tmp_path / "run" / "journal")
+    assert read(tmp_path / "run").state == "running"
+    held.close()
+
+
+def test_a_run_without_a_status_file_is_read_from_its_journal(tmp_path, capsys):
+    _, progress = unwatched(tmp_path / "run", arms=[BEST_OF_2])
+    assert not (tmp_path / "run" / "status.json").exists()
+    out = shown(tmp_path / "run", capsys)
+    assert (out["state"], out["searches"]) == ("finished", "2/2")
+    assert out["best reward"] == f"{progress.best:.3f}"
+    assert read(tmp_path / "run").arms["best"].means == tuple(progress.arms["best"].judged.mean)
+    assert "made" not in out
+    book = tmp_path / "run" / "journal" / "answers.jsonl"
+    book.write_bytes(b"".join(book.read_bytes().splitlines(keepends=True)[:2]))  # one search of the two
+    assert shown(tmp_path / "run", capsys)["state"] == "killed"
+    (tmp_path / "run" / "status.json").write_text('{"of": "another version"}')
+    assert shown(tmp_path / "run", capsys)["searches"] == "1/2"
+    (tmp_path / "run" / "config.yaml").write_text("prompts: [unclosed")
+    assert shown(tmp_path / "run", capsys)["searches"] == "1/?"
+
+
+def test_an_interrupted_run_without_a_status_file(tmp_path):
+    stopped(tmp_path / "run", 20, max_searches=1)
+    (tmp_path / "run" / "status.json").unlink()
+    s = read(tmp_path / "run")
+    assert (s.state, s.done, s.total) == ("interrupted", 1, 2)
+
+
+@pytest.mark.parametrize("files", [None, [], ["mine"], ["config.yaml"], ["status.json"]])
+def test_a_folder_that_holds_no_run_is_one_clear_line(tmp_path, capsys, files):
+    folder = tmp_path / "folder"
+    for name in files or []:
+        folder.mkdir(exist_ok=True)
+        (folder / name).write_text("{}")
+    if files == []:
+        folder.mkdir()
+    assert main(["status", str(folder)]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.count("\n") == 1
+    assert f"RUN_DIR: '{folder}' is not allowed; it must be the folder of a run" in err
+    assert sorted(p.name for p in folder.iterdir()) == files if files is not None else not folder.exists()
+
+
+def test_on_a_terminal_there_are_tables(tmp_path):
+    watched(tmp_path / "run")
+    console = Console(file=StringIO(), force_terminal=True, width=120)
+    display.status(console, read(tmp_path / "run"), 0.0)
+    out = console.file.getvalue()
+    assert "finished" in out
+    assert "judged by quality (held out)" in out
+    assert "┃" in out
+
+
+def test_a_display_draws_on_a_terminal_and_writes_lines_in_a_pipe(tmp_path, monkeypatch):
+    monkeypatch.setenv("TERM", "xterm")
+    texts = {}
+    for terminal in (True, False):
+        console = Console(file=StringIO(), force_terminal=terminal, width=120)
+        with display.Display(console) as screen:
+            run_virtual(session(tmp_path / str(terminal), prompts=list("abc"), max_searches=1).run([screen.sink]))
+        texts[terminal] = console.file.getvalue()
+    lines = texts[False].splitlines()
+    assert [line.partition(";")[0] for line in lines] == [f"{n}/3 searches" for n in (0, 1, 2)]  # at 10, 20 and 30
+    assert lines[1].endswith("busy denoiser 1/1, encoder 0/1, scorer 0/1; 40 s left")
+    assert "\x1b[" in texts[True]
+    assert "2/3 searches" in texts[True]
+
+
+def test_a_display_that_breaks_ends_the_run(tmp_path):
+    def broken(s):
+        if s.elapsed > 5:
+            raise ZeroDivisionError("the screen is gone")
+
+    fleet = FakeFleet(replicas=[FakeReplica(k, k) for k in ("denoiser", "scorer", "encoder")])
+    s = session(tmp_path / "run", FakeBackend(fleet))
+    with pytest.raises(ZeroDivisionError):
+        run_virtual(s.run([(1.0, broken)]))
+    assert json.loads((tmp_path / "run" / "status.json").read_text())["state"] == "broken"
+    assert all(r.running == 0 for r in fleet.replicas)
