@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import ray
 from bench import cluster, search, standing, table
 from grpc import RpcError
 from ray._private.internal_api import get_memory_info_reply, get_state_from_address
@@ -63,7 +64,7 @@ def memory() -> dict[str, int]:
 @contextmanager
 def sampled(peaks: Peaks, seconds: float = 0.5) -> Iterator[None]:
     over = threading.Event()
-    state = get_state_from_address(None)
+    state = get_state_from_address(ray.get_runtime_context().gcs_address)
 
     def watch() -> None:
         while not over.wait(seconds):
