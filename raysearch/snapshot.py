@@ -83,7 +83,7 @@ class Snapshot:
         return sum(a.failed for a in self.arms.values())
 
     def json(self) -> bytes:
-        return json.dumps(asdict(self), indent=1).encode()
+        return json.dumps(asdict(self)).encode()
 
 
 def parse(text: bytes) -> Snapshot | None:
