@@ -148,6 +148,7 @@ class RayFleet:
         for r in needed:
             await r.ready()
             self.replicas.append(r)
+        for r in (*needed, *elastic):
             self._run(self._watch(r))
         at: dict[str, list[str]] = {}
         for r in needed:
@@ -203,7 +204,6 @@ class RayFleet:
             return
         self.report(f"{r.where}: {r.id} joined")
         self._arrived.put_nowait(r)
-        self._run(self._watch(r))
 
     async def _watch(self, r: RayReplica) -> None:
         """Kill it whenever it hangs: its items are then done elsewhere, and Ray starts it again."""

@@ -168,7 +168,7 @@ def test_a_node_that_joins_brings_a_replica_that_works(cluster, tiny, tmp_path, 
         if replica.kind == "denoiser":
             worked.append(replica.id)
             if len(worked) == 4:
-                await asyncio.to_thread(cluster.add_node, num_cpus=1, labels={"zone": "d"})
+                cluster.add_node(num_cpus=1, labels={"zone": "d"})
                 async with asyncio.timeout(300):
                     while "denoiser-1" not in worked:
                         await asyncio.sleep(0.05)
@@ -188,9 +188,9 @@ def test_a_node_lost_with_the_only_copy_of_latents_changes_nothing(cluster, tiny
         if replica.kind == "denoiser" and not lost and call.arguments["step"] > 0 and call.inputs[0] is not None:
             lost.append(replica.node)
             (node,) = [n for n in cluster.worker_nodes if n.node_id == replica.node]
-            await asyncio.to_thread(cluster.remove_node, node, False)
+            cluster.remove_node(node, allow_graceful=False)
 
-    together = on(denoisers=CPU | {"labels": {"zone": "in(c, d)"}}, scorers=CPU | {"share_gpus": True})
+    together = on(denoisers=CPU | {"labels": {"zone": "in(b, c)"}}, scorers=CPU | {"share_gpus": True})
     with before_each_call(monkeypatch, act):
         found = run(tiny, tmp_path / "run", fleet=together)
     assert same(found, expected)
