@@ -30,6 +30,7 @@ INTERPOLANTS = ("linear", "vp")
 PLAIN = {"name": "single"}  # the policy of a config that names none
 DTYPES = ("float32", "bfloat16", "float16")
 BACKENDS = ("ray", "local")
+SHARD_MODES = ("context", "fsdp", "guidance", "context+guidance")
 
 
 @dataclass(frozen=True)
@@ -56,13 +57,22 @@ class SamplerConfig:
 
 @dataclass(frozen=True)
 class PoolConfig:
-    """Replicas of one kind. `num_gpus` 0 means CPU; fractions share a device."""
+    """Replicas of one kind. `num_gpus` 0 means CPU; fractions share a device. A replica's shards have as much each."""
 
     replicas: int = 1
     num_gpus: float = 0
     num_cpus: float = 1
     slots: int = 1
     shards: int = 1
+    shard_mode: str = "context"  # what a denoiser's shards share out: tokens, weights (fsdp), halves of guidance
+
+    @property
+    def guidance_shards(self) -> int:
+        return 2 if "guidance" in self.shard_mode else 1
+
+    @property
+    def context_shards(self) -> int:
+        return self.shards // self.guidance_shards if "context" in self.shard_mode else 1
 
 
 @dataclass(frozen=True)
@@ -164,7 +174,7 @@ def build(values: Any) -> Config:
     """A checked config of a mapping. Raises ConfigError."""
     config: Config = _structured(Config, values)
     _check_values(config)
-    arms(config)
+    _check_shards(config, arms(config))
     return config
 
 
@@ -206,7 +216,7 @@ def _check_values(c: Config) -> None:
         pool: PoolConfig = getattr(c.fleet, kind)
         check(pool.replicas >= 1, f"fleet.{kind}.replicas", pool.replicas, "at least 1")
         check(pool.slots >= 1, f"fleet.{kind}.slots", pool.slots, "at least 1")
-        check(pool.shards == 1, f"fleet.{kind}.shards", pool.shards, "1 (sharded models are not supported yet)")
+        check(pool.shards >= 1, f"fleet.{kind}.shards", pool.shards, "at least 1")
         check(pool.num_gpus >= 0, f"fleet.{kind}.num_gpus", pool.num_gpus, "at least 0")
         check(pool.num_cpus >= 0, f"fleet.{kind}.num_cpus", pool.num_cpus, "at least 0")
     check(len(c.seeds) > 0, "seeds", c.seeds, "a list of at least one integer")
@@ -215,6 +225,27 @@ def _check_values(c: Config) -> None:
     check(c.max_searches is None or c.max_searches >= 1, "max_searches", c.max_searches, "at least 1")
     check(c.output.fps >= 1, "output.fps", c.output.fps, "at least 1")
     check(c.output.scale >= 1, "output.scale", c.output.scale, "at least 1")
+
+
+def _check_shards(c: Config, found: "Sequence[Arm]") -> None:
+    for kind in ("scorers", "encoders"):
+        check(getattr(c.fleet, kind).shards == 1, f"fleet.{kind}.shards", getattr(c.fleet, kind).shards, "1")
+    key, pool = "fleet.denoisers", c.fleet.denoisers
+    n, mode = pool.shards, pool.shard_mode
+    check(mode in SHARD_MODES, f"{key}.shard_mode", mode, f"one of {', '.join(SHARD_MODES)}")
+    if n == 1:
+        check(mode == PoolConfig.shard_mode, f"{key}.shard_mode", mode, f"left out with {key}.shards=1")
+        return
+    check(c.fleet.backend == "ray", f"{key}.shards", n, "1 with fleet.backend=local: each shard is a process")
+    check(pool.num_gpus in (0, 1), f"{key}.num_gpus", pool.num_gpus, "0 or 1 with shards: each has a GPU of its own")
+    check(mode != "guidance" or n == 2, f"{key}.shards", n, "2 with shard_mode=guidance: guidance has two halves")
+    even = n % 2 == 0 and n >= 4
+    check(mode != "context+guidance" or even, f"{key}.shards", n, f"even and at least 4 with shard_mode={mode}")
+    for arm in found if "guidance" in mode else ():
+        with_this = f"with fleet.denoisers.shard_mode={mode} (arm {arm.name})"
+        scale = arm.sampler.guidance_scale
+        check(scale > 1, "sampler.guidance_scale", scale, f"above 1 {with_this}: its halves are what is shared out")
+        check(not arm.sampler.batched_guidance, "sampler.batched_guidance", True, f"false {with_this}")
 
 
 # -- arms ------------------------------------------------------------------------------------------------------------
