@@ -9,7 +9,6 @@ import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
-from datetime import timedelta
 from functools import partial
 from typing import Any
 
@@ -55,10 +54,10 @@ class Shard(Actor):
         self._config, self._plan = config, plan
         self._store: Any = None
 
-    async def listen(self, on_one_node: bool, patience: timedelta) -> tuple[str, int]:
+    async def listen(self, on_one_node: bool) -> tuple[str, int]:
         """Where the others find this rank: on loopback if all are on one node, else at the node's own address."""
         host = gang.LOOPBACK if on_one_node else self._address()
-        self._store, port = gang.listen(host, patience)
+        self._store, port = gang.listen(host)
         return host, port
 
     async def lead(self, place: gang.Place) -> None:
@@ -135,7 +134,7 @@ class RayGang(RayReplica):
         leader, *others = self.actors
         try:
             nodes = await gather(self._node(a) for a in self.actors)
-            host, port = await leader.listen.remote(len(set(nodes)) == 1, gang.PATIENCE)
+            host, port = await leader.listen.remote(len(set(nodes)) == 1)
             places = [gang.Place(rank, host, port, host, gang.PATIENCE) for rank in range(len(self.actors))]
             self._following = [a.follow.remote(p) for a, p in zip(others, places[1:], strict=True)]
             leader.watch.remote(self._following)

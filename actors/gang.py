@@ -29,8 +29,9 @@ from raysearch.config import PoolConfig
 from raysearch.errors import ReplicaDied
 
 LOOPBACK = "127.0.0.1"
-PATIENCE = timedelta(minutes=5)  # with ranks that should be at the same point; covers unequal loading times
-FOREVER = timedelta(days=365)  # for the next forward: a gang may be idle, and a closed connection ends the wait
+LOADING = timedelta(minutes=30)  # until all ranks have read their models
+PATIENCE = timedelta(minutes=5)  # with ranks that should be at the same point
+FOREVER = timedelta(days=365)  # a follower's, for the next order: a gang may be idle, and a closed connection tells
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64, torch.int64)
 
 
@@ -45,14 +46,12 @@ class Place:
     patience: timedelta = PATIENCE
 
 
-def listen(host: str, patience: timedelta = PATIENCE) -> tuple[Store, int]:
+def listen(host: str) -> tuple[Store, int]:
     """Rank 0's meeting point and its port, on the interface of `host` alone (by itself torch takes all of them)."""
     listener = socket.create_server((host, 0))
     port: int = listener.getsockname()[1]
-    store = TCPStore(
-        host, port, is_master=True, wait_for_workers=False, timeout=patience, master_listen_fd=listener.detach()
-    )
-    return store, port
+    fd = listener.detach()
+    return TCPStore(host, port, is_master=True, wait_for_workers=False, timeout=LOADING, master_listen_fd=fd), port
 
 
 class Gang:
@@ -64,26 +63,27 @@ class Gang:
         torch.set_num_threads(1)
         self._rank, self._device, self._context = place.rank, device, pool.context_shards
         self._guidance = pool.guidance_shards > 1
+        whole = pool.shard_mode != "fsdp"  # which moves and splits a block at a time: the whole may not fit a device
+        self.model = family(Path(folder)).Transformer(Path(folder), dtype=dtype, device=device if whole else "cpu")
+        self.model.device = device
         _bind(place.here)
+        store = store or TCPStore(place.host, place.port, timeout=LOADING)
+        store.set(f"loaded {place.rank}", "")
+        store.wait([f"loaded {rank}" for rank in range(pool.shards)])
         dist.init_process_group(
             "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo",
-            store=store or TCPStore(place.host, place.port, timeout=place.patience),
+            store=store,
             rank=place.rank,
             world_size=pool.shards,
             timeout=place.patience,
         )
         try:
-            self._orders = dist.new_group(backend="gloo", timeout=FOREVER)
-            transformer = family(Path(folder)).Transformer
-            if pool.shard_mode == "fsdp":  # which moves and splits a block at a time: the whole may not fit a device
-                self.model = transformer(Path(folder), dtype=dtype, device="cpu")
-                self.model.device = device
+            self._orders = dist.new_group(backend="gloo", timeout=FOREVER if place.rank else place.patience)
+            if not whole:
                 _split_weights(self.model.model, device, pool.shards)
-            else:
-                self.model = transformer(Path(folder), dtype=dtype, device=device)
-                if pool.context_shards > 1:
-                    _split_sequence(self.model.model, device, pool)
-            dist.all_reduce(torch.zeros(1))  # all have loaded
+            if pool.context_shards > 1:
+                _split_sequence(self.model.model, device, pool)
+            dist.all_reduce(torch.zeros(1))  # all are ready
         except BaseException:
             self.leave()
             raise

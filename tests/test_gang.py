@@ -83,6 +83,9 @@ def trajectories(worker, work):
 def test_a_gang_is_the_whole_model_bit_for_bit(tiny, processes, work, mode, shards, dtype):
     whole = Denoiser(str(tiny), dtype=dtype, device="cpu", slots=1)
     every = gangs.parameters(whole._model.model)
+    if mode == "fsdp":  # gathered weights are aligned in memory; those mapped from a file are not, and 3e-7 off
+        for p in whole._model.model.parameters():
+            p.data = p.data.clone()
     expected = trajectories(whole, work)
     whole.close()
     followers = []
@@ -109,7 +112,7 @@ def test_a_lost_or_hung_follower_breaks_the_gang_and_hangs_nobody(tiny, work, bl
         followers[-1].start()
 
     pool = PoolConfig(shards=2, shard_mode="guidance")
-    patience = timedelta(seconds=60 if blow == signal.SIGKILL else 5)
+    patience = timedelta(seconds=60 if blow == signal.SIGKILL else 15)
     try:
         with leading(tiny, pool, "float32", start, patience) as denoiser:
             leg = leg_of(sampler, 1)

@@ -146,7 +146,7 @@ def test_a_gang_that_loses_any_rank_comes_back_and_nothing_changes(tiny, tmp_pat
 
     monkeypatch.setattr(ray_fleet.RayGang, "restart", restart)
     monkeypatch.setattr(ray_fleet.RayReplica, "run", run_and_strike)
-    monkeypatch.setattr(ray_fleet.gang, "PATIENCE", timedelta(seconds=60))
+    monkeypatch.setattr(ray_fleet.gang, "PATIENCE", timedelta(seconds=30))
     pool = {"num_cpus": 0.5, "shards": 2, "shard_mode": "guidance"}
     rows, got, _ = run(tiny, tmp_path / "ray", arms=ARMS, seeds=[1, 2], fleet=on_ray(denoisers=pool))
     assert blows == [] and len(pids) >= 4
