@@ -37,7 +37,9 @@ class Backend:
     def prepare(self, config: Config, arms: Sequence[Arm], begun: Config | None = None) -> Plan:
         folder = model_folder(config.model.path)
         m = config.model
-        family(folder).Geometry.of(folder).check(num_frames=m.num_frames, height=m.height, width=m.width)
+        geometry = family(folder).Geometry.of(folder)
+        geometry.check(num_frames=m.num_frames, height=m.height, width=m.width)
+        geometry.check_shards(config.fleet.denoisers, num_frames=m.num_frames, height=m.height, width=m.width)
         content = content_digest([folder])
         specs: dict[str, RewardSpec] = {}
         plans = []
@@ -143,12 +145,13 @@ def sampler_at(config: Config, s: SamplerConfig, folder: Path, content: bytes, n
 
 
 def fingerprint(config: Config, s: SamplerConfig) -> str:
-    """What can change bits: precision, device type, batching, library versions."""
+    """What can change bits: precision, device type, batching, sharding, library versions."""
     pool = config.fleet.denoisers
     versions = [f"{p} {importlib.metadata.version(p)}" for p in ("torch", "diffusers", "transformers")]
     device = "cuda" if pool.num_gpus else "cpu"
     mode = "exact" if pool.slots == 1 and not s.batched_guidance else f"fast, batched guidance {s.batched_guidance}"
-    return ", ".join([config.model.dtype, device, mode, *versions])
+    shards = [f"{pool.shards} {pool.shard_mode} shards"] if pool.shards > 1 else []
+    return ", ".join([config.model.dtype, device, mode, *shards, *versions])
 
 
 def reward(key: str, block: dict[str, Any], specs: dict[str, RewardSpec], obstacles: tuple[Obstacle, ...]) -> Reward:

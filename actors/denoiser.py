@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from actors import memory, potential, solvers
+from actors.gang import Gang
 from actors.models import family, with_first
 from actors.pulse import Pulse
 from actors.scorer import finished, preview
@@ -59,11 +60,11 @@ class Request:
 
 
 class Denoiser:
-    def __init__(self, folder: str, *, dtype: str, device: str, slots: int) -> None:
+    def __init__(self, folder: str, *, dtype: str, device: str, slots: int, gang: Gang | None = None) -> None:
         torch.set_num_threads(1)
-        self._device, self._slots = device, slots
+        self._device, self._slots, self._gang = device, slots, gang
         models = family(Path(folder))
-        self._model = models.Transformer(Path(folder), dtype=dtype, device=device)
+        self._model = gang.model if gang else models.Transformer(Path(folder), dtype=dtype, device=device)
         self._geometry = models.Geometry.of(Path(folder))
         self._scheduler_config = solvers.scheduler_config(Path(folder))
         self._solvers: OrderedDict[bytes, solvers.Solver] = OrderedDict()
@@ -86,6 +87,8 @@ class Denoiser:
     def close(self) -> None:
         self._requests.put(None)
         self._thread.join()
+        if self._gang is not None:
+            self._gang.close()
 
     # -- the compute thread ----------------------------------------------------------------------------------------
 
@@ -246,10 +249,10 @@ class Denoiser:
         first = [s.first for s in group]
         halves = [torch.cat([s.text[i] for s in group]) for i in range(len(group[0].text))]
         if len(halves) == 2 and group[0].sampler.batched_guidance:
-            both = self._model(latents.repeat(2, 1, 1, 1, 1), timesteps.repeat(2), torch.cat(halves), first * 2)
+            (both,) = self._evaluate(latents.repeat(2, 1, 1, 1, 1), timesteps.repeat(2), [torch.cat(halves)], first * 2)
             parts = list(both.chunk(2))
         else:
-            parts = [self._model(latents, timesteps, half, first) for half in halves]
+            parts = self._evaluate(latents, timesteps, halves, first)
         conditional = parts[0].split(1)
         if len(parts) == 1:
             return list(conditional)
@@ -257,6 +260,14 @@ class Denoiser:
             u + s.sampler.guidance_scale * (c - u)
             for s, c, u in zip(group, conditional, parts[1].split(1), strict=True)
         ]
+
+    def _evaluate(
+        self, latents: torch.Tensor, timesteps: torch.Tensor, texts: list[torch.Tensor], first: list[Any]
+    ) -> list[torch.Tensor]:
+        """Velocities under each of the texts."""
+        if self._gang is not None:
+            return self._gang.velocities(latents, timesteps, texts, first)
+        return [self._model(latents, timesteps, text, first) for text in texts]
 
     def _result(self, slot: Slot) -> tuple[dict[str, Any], dict[str, Any]]:
         payload: dict[str, Any] = {"latent": slot.latent.cpu().numpy()}

@@ -1,11 +1,8 @@
-"""The replicas of a run as Ray actors: the one file but metrics.py that knows Ray, and where its errors become ours.
+"""The replicas of a run on Ray: where they are, which of them serve, and those that are yet to come.
 
 Each replica has a placement group (`actors.placement` says which), and each actor in it pins one worker to its own
 share of a device. Groups that the cluster has no room for stay pending: they are what makes an autoscaler add nodes,
 and their replicas join when there is room. Ray brings groups and actors of a lost node back where it can.
-
-Latents stay in the object store: a call returns (metadata, payload) as two objects and the driver awaits only the
-first. Ray's own task retries are off; recomputation is ours.
 """
 
 import asyncio
@@ -14,120 +11,26 @@ import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import ray
-from ray.actor import ActorHandle
-from ray.exceptions import ObjectLostError, RayActorError, RayError, RayTaskError
+from ray.exceptions import RayError
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
-from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from actors import placement
 from actors.local import Worker
 from actors.metrics import Metrics
 from actors.placement import Home, Node, Tenant
+from actors.replica import RayGang, RayReplica, first_line, launch, mapped
 from raysearch.config import Config
-from raysearch.dispatcher import Answer, Call
-from raysearch.errors import ConfigError, InputLost, ReplicaDied
+from raysearch.engine import gather
+from raysearch.errors import ConfigError, ReplicaDied
 from raysearch.plan import Plan
 from raysearch.snapshot import Snapshot
 
 PLACING_S = 30.0  # Ray needs moments, and so does a run that has just ended to give its share back
 BEAT_S = 10.0  # between two looks at an actor
-FIRST = 3  # times timeout_s for an actor's first step or call, which may compile
-
-
-class Actor:
-    """A worker behind Ray. Asynchronous, so that calls queue and cancellations pass them."""
-
-    def __init__(self, kind: str, config: Config, plan: Plan, make: Callable[..., Worker]) -> None:
-        self._worker = make(kind, config, plan)
-
-    @ray.method(max_task_retries=-1)  # type: ignore[misc]
-    async def ready(self) -> tuple[str, str]:
-        """The id of the node it is on, and where that is in words, once the model is loaded; outlives restarts."""
-        context = ray.get_runtime_context()
-        node, gpus = context.get_node_id(), context.get_accelerator_ids().get("GPU", [])
-        return node, f"{ray.util.get_node_ip_address()} ({node[:8]})" + (f" GPU {', '.join(gpus)}" if gpus else "")
-
-    @ray.method(concurrency_group="control")  # type: ignore[misc]
-    async def pulse(self) -> tuple[float, int]:
-        """Seconds that the step or call at hand has taken so far, and how many are done."""
-        return self._worker.pulse.busy(), self._worker.pulse.beats
-
-    async def pid(self) -> int:
-        return os.getpid()
-
-    @ray.method(num_returns=2)  # type: ignore[misc]
-    async def run(self, item: int, method: str, arguments: dict[str, Any], *inputs: Any) -> tuple[Any, Any]:
-        meta, payload = await asyncio.wrap_future(self._worker.submit(item, method, arguments, inputs))
-        return meta, payload
-
-    async def cancel(self, item: int) -> None:
-        self._worker.cancel(item)
-
-
-@dataclass
-class RayReplica:
-    id: str
-    kind: str
-    slots: int
-    actor: "ActorHandle[Actor]"
-    fleet: "RayFleet"
-    node: str = ""
-    where: str = ""
-    ahead: int = 1  # hides the way to the driver and back between two items
-    _items: int = 0
-
-    async def run(self, call: Call) -> Answer:
-        self._items += 1
-        item = self._items
-        try:
-            made = self.actor.run.remote(item, call.method, call.arguments, *call.inputs)  # type: ignore[attr-defined]
-            meta = await made[0]
-        except asyncio.CancelledError:
-            self.actor.cancel.remote(item)  # type: ignore[attr-defined]
-            raise
-        except RayError as error:
-            raise mapped(error) from error
-        return Answer(meta, made[1])
-
-    async def ready(self) -> None:
-        """Wait until it has a place and its model is loaded."""
-        try:
-            self.node, self.where = await self.actor.ready.remote()  # type: ignore[attr-defined]
-        except RayError as error:
-            raise ReplicaDied(f"{self.id} does not start: {last_line(error)}") from error
-        self.fleet.serving(self)
-
-    async def restart(self) -> None:
-        """Back on its node, or on another one that has room; given up when none of its kind serves for long."""
-        self.fleet.left(self)
-        before = self.where
-        while (patience := self.fleet.patience(self.kind)) > 0:
-            try:
-                async with asyncio.timeout(patience):
-                    await self.ready()
-            except TimeoutError:
-                continue
-            if self.where != before:
-                self.fleet.report(f"{self.id} moved to {self.where}")
-            return
-        self.fleet.expect(self)
-        raise ReplicaDied(f"no {self.kind} has been in service for fleet.timeout_s, {self.fleet.timeout:g} s")
-
-    async def hangs(self) -> bool:
-        """Whether its compute thread is stuck, or all of it. One that is dead or restarting does not hang."""
-        timeout = self.fleet.timeout
-        try:
-            async with asyncio.timeout(timeout):
-                busy, beats = await self.actor.pulse.remote()  # type: ignore[attr-defined]
-        except TimeoutError:
-            return True
-        except RayError:
-            return False
-        return bool(busy > timeout * (1 if beats else FIRST))
 
 
 class RayFleet:
@@ -145,9 +48,8 @@ class RayFleet:
 
     async def start(self, needed: Sequence[RayReplica], elastic: Sequence[RayReplica]) -> None:
         """Until all that are needed serve; the elastic ones arrive later."""
-        for r in needed:
-            await r.ready()
-            self.replicas.append(r)
+        await gather((r.ready() for r in needed), len(needed))
+        self.replicas += needed
         for r in (*needed, *elastic):
             self._run(self._watch(r))
         at: dict[str, list[str]] = {}
@@ -214,28 +116,6 @@ class RayFleet:
                 ray.kill(r.actor, no_restart=False)
 
 
-def mapped(error: RayError) -> Exception:
-    """Ray's errors in our terms."""
-    if isinstance(error, RayActorError):  # died, or cannot be reached just now
-        return ReplicaDied(first_line(error))
-    if isinstance(error, ObjectLostError):
-        return InputLost(first_line(error))
-    if isinstance(error, RayTaskError):
-        cause = error.cause
-        return mapped(cause) if isinstance(cause, RayError) else cause
-    return error
-
-
-def first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
-
-
-def last_line(error: BaseException) -> str:
-    """Where Ray puts the error of an actor's constructor."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if lines else type(error).__name__
-
-
 def cluster_nodes() -> list[Node]:
     return [Node(n["Resources"], n["Labels"]) for n in ray.nodes() if n["Alive"]]
 
@@ -281,17 +161,9 @@ async def placed(home: Home, group: PlacementGroup, deadline: float, report: Cal
         waiting = True
 
 
-def start(tenant: Tenant, group: PlacementGroup, fleet: RayFleet, *arguments: Any) -> RayReplica:
-    """Its actor, which starts when the group has its place; `arguments` are the actor's after the kind."""
-    actor = ray.remote(concurrency_groups={"control": 1})(Actor).options(
-        num_gpus=tenant.pool.num_gpus,
-        num_cpus=tenant.pool.num_cpus,
-        max_restarts=-1,
-        max_task_retries=0,
-        max_concurrency=1000,
-        scheduling_strategy=PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=0),
-    )
-    return RayReplica(tenant.id, tenant.kind, tenant.pool.slots, actor.remote(tenant.kind, *arguments), fleet)
+def replica(tenant: Tenant, group: PlacementGroup, fleet: RayFleet, *arguments: Any) -> RayReplica:
+    made = RayReplica if tenant.pool.shards == 1 else RayGang
+    return made(tenant.id, tenant.kind, tenant.pool.slots, partial(launch, tenant, group, *arguments), fleet)
 
 
 def _without_search(plan: Plan) -> Plan:
@@ -318,13 +190,13 @@ async def ray_fleet(
             fleet = RayFleet(config.fleet.timeout_s, tasks, report)
             for home, group in zip(homes, groups, strict=True):
                 for tenant in home.tenants:
-                    replicas.append(start(tenant, group, fleet, config, _without_search(plan), make))
+                    replicas.append(replica(tenant, group, fleet, config, _without_search(plan), make))
             count = sum(len(h.tenants) for h in needed)
             await fleet.start(replicas[:count], replicas[count:])
             yield fleet
             fleet.stop()
     finally:
         for r in replicas:
-            ray.kill(r.actor)
+            r.close()
         for group in groups:
             remove_placement_group(group)

@@ -9,10 +9,12 @@ from typing import Any
 
 import diffusers
 import transformers
+from torch.distributed import Store  # type: ignore[attr-defined]
 
 from actors import memory
 from actors.denoiser import Denoiser
 from actors.encoder import Encoder
+from actors.gang import Gang, Place
 from actors.pulse import Pulse
 from actors.scorer import Scorer
 from raysearch.config import Config, PoolConfig
@@ -24,25 +26,32 @@ from raysearch.snapshot import Snapshot
 KINDS = ("denoiser", "scorer", "encoder")
 
 
-def build(kind: str, config: Config, plan: Plan) -> Denoiser | Scorer | Encoder:
-    """The worker of one replica, with its model loaded."""
+def build(kind: str, config: Config, plan: Plan, gang: Gang | None = None) -> Denoiser | Scorer | Encoder:
+    """The worker of one replica, with its model loaded; a sharded denoiser's leads its `gang`."""
     diffusers.utils.logging.disable_progress_bar()
     transformers.utils.logging.disable_progress_bar()
     folder, dtype = plan.details["folder"], config.model.dtype
     pool: PoolConfig = getattr(config.fleet, f"{kind}s")
     device = "cuda" if pool.num_gpus else "cpu"
     if kind == "denoiser":
-        return Denoiser(folder, dtype=dtype, device=device, slots=pool.slots)
+        return Denoiser(folder, dtype=dtype, device=device, slots=pool.slots, gang=gang)
     if kind == "scorer":
         return Scorer(folder, plan.details["rewards"], dtype=dtype, device=device)
     return Encoder(folder, dtype=dtype, device=device)
 
 
+def shard(config: Config, plan: Plan, place: Place, store: Store | None = None) -> Gang:
+    """One rank of a denoiser's gang, with its part of the model loaded, once all ranks have theirs."""
+    pool = config.fleet.denoisers
+    device = "cuda" if pool.num_gpus else "cpu"
+    return Gang(plan.details["folder"], dtype=config.model.dtype, device=device, pool=pool, place=place, store=store)
+
+
 class Worker:
     """A worker and its one compute thread; `submit` never blocks."""
 
-    def __init__(self, kind: str, config: Config, plan: Plan) -> None:
-        self._worker = build(kind, config, plan)
+    def __init__(self, kind: str, config: Config, plan: Plan, gang: Gang | None = None) -> None:
+        self._worker = build(kind, config, plan, gang)
         self._thread = ThreadPoolExecutor(max_workers=1)
         self.pulse = self._worker.pulse if isinstance(self._worker, Denoiser) else Pulse()
 

@@ -53,8 +53,9 @@ class Home:
         pool = self.owner.pool
         on = f" on {pool.accelerator}" if pool.accelerator else ""
         labelled = f" with labels {_text(pool.labels)}" if pool.labels else ""
+        shards, each = (f"{pool.shards} shards of ", " each") if pool.shards > 1 else ("", "")
         shared = f", {len(self.tenants) - 1} scorers with each," if len(self.tenants) > 1 else ""
-        return f"{pool.num_gpus:g} GPU and {pool.num_cpus:g} CPU{on}{labelled}{shared}"
+        return f"{shards}{pool.num_gpus:g} GPU and {pool.num_cpus:g} CPU{each}{on}{labelled}{shared}"
 
 
 def homes(config: Config) -> list[Home]:

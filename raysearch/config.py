@@ -31,6 +31,7 @@ PLAIN = {"name": "single"}  # the policy of a config that names none
 DTYPES = ("float32", "bfloat16", "float16")
 BACKENDS = ("ray", "local")
 RESUME = ("never", "auto", "require")
+SHARD_MODES = ("context", "fsdp", "guidance", "context+guidance")
 
 
 @dataclass(frozen=True)
@@ -57,13 +58,14 @@ class SamplerConfig:
 
 @dataclass(frozen=True)
 class PoolConfig:
-    """Replicas of one kind. `num_gpus` 0 means CPU; fractions share a device."""
+    """Replicas of one kind. `num_gpus` 0 means CPU; fractions share a device. A replica's shards have as much each."""
 
     replicas: Any = 1  # a number, or {min: 1, max: 64}: those beyond min join when the cluster has room for them
     num_gpus: float = 0
     num_cpus: float = 1
     slots: int = 1
     shards: int = 1
+    shard_mode: str = "context"  # what a denoiser's shards share out: tokens, weights (fsdp), halves of guidance
     accelerator: str | None = None  # Ray's name of a type of GPU, such as H100
     labels: dict[str, str] = field(default_factory=dict)  # that a node must have; Ray's label selectors
 
@@ -74,6 +76,14 @@ class PoolConfig:
     @property
     def most(self) -> int:
         return int(self.replicas["max"] if isinstance(self.replicas, dict) else self.replicas)
+
+    @property
+    def guidance_shards(self) -> int:
+        return 2 if "guidance" in self.shard_mode else 1
+
+    @property
+    def context_shards(self) -> int:
+        return self.shards // self.guidance_shards if "context" in self.shard_mode else 1
 
 
 @dataclass(frozen=True)
@@ -184,7 +194,7 @@ def build(values: Any) -> Config:
     """A checked config of a mapping. Raises ConfigError."""
     config: Config = _structured(Config, values)
     _check_values(config)
-    arms(config)
+    _check_shards(config, arms(config))
     return config
 
 
@@ -228,7 +238,7 @@ def _check_values(c: Config) -> None:
         pool: PoolConfig = getattr(c.fleet, kind)
         check(_counts(pool.replicas), f"fleet.{kind}.replicas", pool.replicas, "at least 1, or {min: 1, max: 64}")
         check(pool.slots >= 1, f"fleet.{kind}.slots", pool.slots, "at least 1")
-        check(pool.shards == 1, f"fleet.{kind}.shards", pool.shards, "1 (sharded models are not supported yet)")
+        check(pool.shards >= 1, f"fleet.{kind}.shards", pool.shards, "at least 1")
         check(pool.num_gpus >= 0, f"fleet.{kind}.num_gpus", pool.num_gpus, "at least 0")
         check(pool.num_cpus >= 0, f"fleet.{kind}.num_cpus", pool.num_cpus, "at least 0")
     if c.fleet.scorers.share_gpus:
@@ -252,6 +262,28 @@ def _counts(replicas: Any) -> bool:
         numbers = set(replicas) == {"min", "max"} and all(type(n) is int for n in replicas.values())
         return numbers and 1 <= replicas["min"] <= replicas["max"]
     return type(replicas) is int and replicas >= 1
+
+
+def _check_shards(c: Config, found: "Sequence[Arm]") -> None:
+    for kind in ("scorers", "encoders"):
+        check(getattr(c.fleet, kind).shards == 1, f"fleet.{kind}.shards", getattr(c.fleet, kind).shards, "1")
+    key, pool = "fleet.denoisers", c.fleet.denoisers
+    n, mode = pool.shards, pool.shard_mode
+    check(mode in SHARD_MODES, f"{key}.shard_mode", mode, f"one of {', '.join(SHARD_MODES)}")
+    if n == 1:
+        check(mode == PoolConfig.shard_mode, f"{key}.shard_mode", mode, f"left out with {key}.shards=1")
+        return
+    check(c.fleet.backend == "ray", f"{key}.shards", n, "1 with fleet.backend=local: each shard is a process")
+    own = pool.num_gpus == 0 or 0.5 < pool.num_gpus <= 1
+    check(own, f"{key}.num_gpus", pool.num_gpus, "0, or above 0.5 and at most 1 with shards: each has a GPU of its own")
+    check(mode != "guidance" or n == 2, f"{key}.shards", n, "2 with shard_mode=guidance: guidance has two halves")
+    even = n % 2 == 0 and n >= 4
+    check(mode != "context+guidance" or even, f"{key}.shards", n, f"even and at least 4 with shard_mode={mode}")
+    for arm in found if "guidance" in mode else ():
+        with_this = f"with fleet.denoisers.shard_mode={mode} (arm {arm.name})"
+        scale = arm.sampler.guidance_scale
+        check(scale > 1, "sampler.guidance_scale", scale, f"above 1 {with_this}: its halves are what is shared out")
+        check(not arm.sampler.batched_guidance, "sampler.batched_guidance", True, f"false {with_this}")
 
 
 # -- arms ------------------------------------------------------------------------------------------------------------

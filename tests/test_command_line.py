@@ -79,7 +79,7 @@ def config(tiny, tmp_path) -> Path:
         (["policy.nme=x", "arms=[{name: a, policy: {name: single}}]"], "policy.nme: unknown key"),
         (["fleet.denoisers.num_gpus=1"], "fleet.denoisers.num_gpus: 1.0 is not allowed; it must be 0"),
         (["fleet.denoisers.replicas=0"], "fleet.denoisers.replicas: 0 is not allowed"),
-        (["fleet.denoisers.shards=2"], "fleet.denoisers.shards: 2 is not allowed"),
+        (["fleet.encoders.shards=2"], "fleet.encoders.shards: 2 is not allowed"),
         (["fleet.backend=slurm"], "fleet.backend: 'slurm' is not allowed; it must be one of ray, local"),
         (["max_searches=0"], "max_searches: 0 is not allowed"),
         (["run_dir=/proc/nothing/here"], "run_dir: '/proc/nothing/here' is not allowed"),

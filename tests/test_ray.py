@@ -19,6 +19,7 @@ from actors.backend import Backend
 from actors.placement import Node
 from raysearch import config as configuration
 from raysearch.errors import ConfigError, InputLost, ReplicaDied
+from raysearch.plan import Plan
 from raysearch.session import Session
 from raysearch.snapshot import Snapshot
 
@@ -79,6 +80,18 @@ def test_what_fits(tiny, nodes, replicas, gpus, fits):
             placement.check_cluster(config, offered)
 
 
+@pytest.mark.parametrize(("nodes", "fits"), [([(8, 2), (8, 2)], True), ([(8, 3)], False), ([(3, 4)], False)])
+def test_each_shard_has_the_resources_of_its_pool(tiny, nodes, fits):
+    denoisers = {"replicas": 2, "shards": 2, "num_gpus": 1, "num_cpus": 1}
+    config = configuration.build({"model": {"path": str(tiny)}, "fleet": on_ray(denoisers=denoisers)})
+    offered = [Node({"CPU": cpu, "GPU": gpu, "object_store_memory": 4e9}) for cpu, gpu in nodes]
+    if fits:
+        placement.check_cluster(config, offered)
+    else:
+        with pytest.raises(ConfigError, match=r"fleet\.denoisers: 2 replicas of 2 shards of 1 GPU and 1 CPU each"):
+            placement.check_cluster(config, offered)
+
+
 @pytest.mark.parametrize(
     ("pools", "line"),
     [
@@ -111,6 +124,57 @@ def test_a_killed_denoiser_comes_back_and_nothing_changes(tiny, tmp_path, monkey
     assert len(killed) == 2
     assert [r["winner"] for r in rows] == [r["winner"] for r in expected]
     assert all(np.array_equal(got[k], latents[k]) for k in latents)
+
+
+def test_a_gang_that_loses_any_rank_comes_back_and_nothing_changes(tiny, tmp_path, monkeypatch):
+    """A follower is killed, then rank 0, and then a follower hangs: midway in a search on two shards."""
+    expected, latents, _ = run(tiny, tmp_path / "local", arms=ARMS, seeds=[1, 2])
+    blows = [(1, signal.SIGKILL), (0, signal.SIGKILL), (1, signal.SIGSTOP)]
+    pids = []
+    plain, meet = ray_fleet.RayReplica.run, ray_fleet.RayGang._meet
+
+    async def met(self):
+        await meet(self)
+        pids.append([await a.pid.remote() for a in self.actors])
+
+    async def run_and_strike(self, call):
+        if self.kind == "denoiser" and blows and call.arguments["step"] > 0:
+            rank, blow = blows.pop(0)
+            os.kill(pids[-1][rank], blow)
+        return await plain(self, call)
+
+    monkeypatch.setattr(ray_fleet.RayGang, "_meet", met)
+    monkeypatch.setattr(ray_fleet.RayReplica, "run", run_and_strike)
+    pool = {"num_cpus": 0.5, "shards": 2, "shard_mode": "guidance"}
+    fleet = on_ray(denoisers=pool, timeout_s=30)
+    rows, got, _ = run(tiny, tmp_path / "ray", arms=ARMS, seeds=[1, 2], fleet=fleet)
+    assert blows == [] and len(pids) >= 4
+    assert [r["reward"] for r in rows] == [r["reward"] for r in expected]  # winners are named by their numerics too
+    assert all(np.array_equal(got[k], latents[k]) for k in latents)
+    deadline = time.monotonic() + 120
+    while any(alive(pid) for gang in pids for pid in gang):
+        assert time.monotonic() < deadline, "ranks outlive the run"
+        time.sleep(0.1)
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_a_gang_that_cannot_start_says_why(tiny):
+    pool = {"num_cpus": 0.5, "shards": 2, "shard_mode": "fsdp"}
+    config = configuration.build({"model": {"path": str(tiny)}, "fleet": on_ray(denoisers=pool)})
+    plan = Plan((), {"folder": "nowhere"})
+
+    async def start():
+        async with ray_fleet.ray_fleet(config, plan, print):
+            raise AssertionError("it started")
+
+    with pytest.raises(ReplicaDied, match=r"denoiser-0 does not start: .*nowhere"):
+        asyncio.run(start())
 
 
 def test_rays_errors_become_ours():

@@ -72,9 +72,9 @@ def test_engine_and_policies_know_no_ray_and_no_torch(package):
         assert not heavy, f"{path} imports {heavy}"
 
 
-def test_only_the_fleet_and_its_metrics_know_ray():
+def test_only_the_fleet_its_replicas_and_its_metrics_know_ray():
     knowing = [p.name for p in files("actors") if any(within(i, ("ray",)) for i in imports(p))]
-    assert knowing == ["fleet.py", "metrics.py"]
+    assert knowing == ["fleet.py", "metrics.py", "replica.py"]
 
 
 @pytest.mark.parametrize("name", configuration.policy_names())

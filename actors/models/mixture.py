@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 
 from actors.models import index
+from raysearch.config import PoolConfig
 from raysearch.errors import ConfigError, check
 
 SIDE, REACH = 32, 4.0  # pixels of the picture, and the range of coordinates that it shows
@@ -112,6 +113,10 @@ class Geometry:
         """A point has no size: all must be 1."""
         for key, value in (("num_frames", num_frames), ("height", height), ("width", width)):
             check(value == 1, f"model.{key}", value, "1 for a Gaussian mixture")
+
+    def check_shards(self, pool: PoolConfig, *, num_frames: int, height: int, width: int) -> None:
+        """A formula has no parts."""
+        check(pool.shards == 1, "fleet.denoisers.shards", pool.shards, "1 for a Gaussian mixture")
 
     def latent_shape(self, *, num_frames: int, height: int, width: int) -> tuple[int, ...]:
         return 1, self.in_channels, 1, 1, 1

@@ -18,6 +18,7 @@ from transformers import AutoTokenizer, ByT5Tokenizer, UMT5EncoderModel
 
 from actors import video
 from actors.models import DTYPES, index, with_first
+from raysearch.config import PoolConfig
 from raysearch.errors import check
 
 PARTS = ("transformer", "text_encoder", "tokenizer", "vae", "scheduler")
@@ -97,6 +98,7 @@ class Geometry:
     temporal: int
     spatial: int
     patch: tuple[int, int]
+    heads: int
 
     @classmethod
     def of(cls, folder: Path) -> "Geometry":
@@ -104,7 +106,8 @@ class Geometry:
         transformer = json.loads((folder / "transformer" / "config.json").read_text())
         _, p_h, p_w = transformer["patch_size"]
         factors = vae.get("scale_factor_temporal", 4), vae.get("scale_factor_spatial", 8)
-        return cls(transformer["in_channels"], vae.get("z_dim", 16), *factors, (p_h, p_w))
+        heads = transformer.get("num_attention_heads", 40)
+        return cls(transformer["in_channels"], vae.get("z_dim", 16), *factors, (p_h, p_w), heads)
 
     def check(self, *, num_frames: int, height: int, width: int) -> None:
         """Raises ConfigError for a size that the model cannot make."""
@@ -113,6 +116,14 @@ class Geometry:
             check(value % unit == 0, f"model.{key}", value, f"a multiple of {unit} for this model")
         held = num_frames % self.temporal == 1 % self.temporal
         check(held, "model.num_frames", num_frames, f"1 plus a multiple of {self.temporal}")
+
+    def check_shards(self, pool: PoolConfig, *, num_frames: int, height: int, width: int) -> None:
+        """Raises ConfigError unless heads and tokens can be shared out evenly."""
+        n = pool.context_shards
+        _, _, frames, h, w = self.latent_shape(num_frames=num_frames, height=height, width=width)
+        tokens = frames * (h // self.patch[0]) * (w // self.patch[1])
+        fits = f"such that {n} context shards divide the model's {self.heads} heads and a video's {tokens} tokens"
+        check(self.heads % n == 0 and tokens % n == 0, "fleet.denoisers.shards", pool.shards, fits)
 
     def latent_shape(self, *, num_frames: int, height: int, width: int) -> tuple[int, ...]:
         """(1, C, T, H, W) of a video's latent."""

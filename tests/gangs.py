@@ -1,0 +1,18 @@
+"""What a follower's process runs: importable by a spawned interpreter, and cheap to import."""
+
+from typing import Any
+
+from actors.gang import Gang, Place
+from raysearch.config import PoolConfig
+
+
+def follow(folder: str, dtype: str, pool: PoolConfig, place: Place) -> int:
+    """Follow until told to stop; returns how many parameters this rank held."""
+    gang = Gang(folder, dtype=dtype, device="cpu", pool=pool, place=place)
+    held = parameters(gang.model.model)
+    gang.follow()
+    return held
+
+
+def parameters(model: Any) -> int:
+    return sum((p.to_local() if hasattr(p, "to_local") else p).numel() for p in model.parameters())

@@ -1,0 +1,200 @@
+"""Sharded denoisers on CPUs with gloo: equal to the whole model bit for bit, and broken as a whole."""
+
+import multiprocessing
+import os
+import signal
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from datetime import timedelta
+
+import gangs
+import numpy as np
+import pytest
+import torch
+from test_actors import PROMPT, config, leg_of
+
+from actors import gang, local
+from actors.backend import Backend
+from actors.denoiser import Denoiser
+from raysearch import config as configuration
+from raysearch.config import PoolConfig
+from raysearch.errors import ConfigError, ReplicaDied
+
+# diffusers' own, under context parallelism
+pytestmark = pytest.mark.filterwarnings("ignore:.*all_gather_tensor:FutureWarning")
+SPAWN = multiprocessing.get_context("spawn")
+
+
+@pytest.fixture(scope="module")
+def processes():
+    with ProcessPoolExecutor(3, mp_context=SPAWN) as pool:
+        yield pool
+
+
+@pytest.fixture(scope="module")
+def work(tiny):
+    """A sampler and the inputs of a leg: text, negative text, a first frame."""
+    plan = Backend().prepare(c := config(tiny), configuration.arms(c))
+    encoder = local.build("encoder", c, plan)
+    text, negative = (encoder.encode_text({"what": (t, 40)})[1] for t in (PROMPT, ""))
+    return plan.arms[0].sampler, text, negative, np.random.default_rng(0).normal(size=(1, 4, 1, 8, 8)).astype("f4")
+
+
+@contextmanager
+def leading(tiny, pool, dtype, start, patience=timedelta(minutes=5)):
+    """Rank 0's denoiser in this process; `start` runs a follower."""
+    store, port = gang.listen(gang.LOOPBACK)
+    places = [gang.Place(rank, gang.LOOPBACK, port, patience=patience) for rank in range(pool.shards)]
+    for place in places[1:]:
+        start(gangs.follow, str(tiny), dtype, pool, place)
+    led = gang.Gang(str(tiny), dtype=dtype, device="cpu", pool=pool, place=places[0], store=store)
+    denoiser = Denoiser(str(tiny), dtype=dtype, device="cpu", slots=1, gang=led)
+    try:
+        yield denoiser
+    finally:
+        denoiser.close()
+
+
+def trajectories(worker, work):
+    """Whole trajectories, with a preview on the way, without and with a first frame."""
+    sampler, text, negative, first = work
+    found = []
+    for picture in (None, first):
+        arguments = leg_of(sampler, 3, velocity=True)
+        half = worker.submit(0, arguments, (None, text, negative, picture)).result(120)[1]
+        arguments = leg_of(sampler, 8, origin=None, step=3)
+        meta, end = worker.submit(1, arguments, (half, text, negative, picture)).result(120)
+        found += [half["velocity"], half["latent"], end["latent"]]
+        assert meta["nfe"] == 8  # 5 steps under guidance, the first of them paid by the preview
+    return found
+
+
+@pytest.mark.parametrize(
+    ("mode", "shards", "dtype"),
+    [
+        ("context", 2, "float32"),
+        ("fsdp", 2, "float32"),
+        ("fsdp", 2, "bfloat16"),
+        ("guidance", 2, "float32"),
+        ("guidance", 2, "bfloat16"),
+        ("context+guidance", 4, "float32"),
+    ],
+)
+def test_a_gang_is_the_whole_model_bit_for_bit(tiny, processes, work, mode, shards, dtype):
+    whole = Denoiser(str(tiny), dtype=dtype, device="cpu", slots=1)
+    every = gangs.parameters(whole._model.model)
+    if mode == "fsdp":  # gathered weights are aligned in memory; those mapped from a file are not, and 3e-7 off
+        for p in whole._model.model.parameters():
+            p.data = p.data.clone()
+    expected = trajectories(whole, work)
+    whole.close()
+    followers = []
+
+    def start(*call):
+        followers.append(processes.submit(*call))
+
+    with leading(tiny, PoolConfig(shards=shards, shard_mode=mode), dtype, start) as denoiser:
+        held = gangs.parameters(denoiser._model.model)
+        got = trajectories(denoiser, work)
+    assert all(np.array_equal(a, b) for a, b in zip(expected, got, strict=True))
+    shares = [held, *(f.result(60) for f in followers)]  # they were told to stop, and did
+    assert sum(shares) == (every if mode == "fsdp" else shards * every)
+    assert mode != "fsdp" or max(shares) < 0.6 * every
+
+
+@pytest.mark.parametrize("blow", [signal.SIGKILL, signal.SIGSTOP])
+def test_a_lost_or_hung_follower_breaks_the_gang_and_hangs_nobody(tiny, work, blow):
+    sampler, text, negative, _ = work
+    followers = []
+
+    def start(function, *arguments):
+        followers.append(SPAWN.Process(target=function, args=arguments, daemon=True))
+        followers[-1].start()
+
+    pool = PoolConfig(shards=2, shard_mode="guidance")
+    patience = timedelta(seconds=60 if blow == signal.SIGKILL else 15)
+    try:
+        with leading(tiny, pool, "float32", start, patience) as denoiser:
+            leg = leg_of(sampler, 1)
+            assert denoiser.submit(0, leg, (None, text, negative, None)).result(120)[0]["nfe"] == 2
+            os.kill(followers[0].pid, blow)
+            for item in (1, 2):  # it stays broken
+                with pytest.raises(ReplicaDied, match="a gang of 2 shards is broken"):
+                    denoiser.submit(item, leg, (None, text, negative, None)).result(120)
+    finally:
+        followers[0].kill()
+        followers[0].join()
+
+
+def test_the_meeting_point_is_not_open_to_the_world():
+    store, port = gang.listen(gang.LOOPBACK)
+    with open("/proc/net/tcp") as v4, open("/proc/net/tcp6") as v6:
+        ends = [line.split()[1].split(":") for line in [*v4, *v6][1:] if " 0A " in line]  # 0A: listening
+    assert [address for address, p in ends if int(p, 16) == port] == ["0100007F"]
+    assert gang._interface(gang.LOOPBACK) == "lo"
+    del store
+
+
+def sharded(shards=2, mode="context", **pool):
+    return {"backend": "ray", "denoisers": {"shards": shards, "shard_mode": mode, **pool}}
+
+
+@pytest.mark.parametrize(
+    ("values", "line"),
+    [
+        ({"fleet": sharded(0)}, "fleet.denoisers.shards: 0 is not allowed; it must be at least 1"),
+        ({"fleet": sharded(mode="ring")}, "shard_mode: 'ring' is not allowed; it must be one of context, fsdp"),
+        ({"fleet": sharded(1, "fsdp")}, "shard_mode: 'fsdp' is not allowed; it must be left out"),
+        ({"fleet": sharded(3, "guidance")}, "shards: 3 is not allowed; it must be 2 with shard_mode=guidance"),
+        ({"fleet": sharded(2, "context+guidance")}, "shards: 2 is not allowed; it must be even and at least 4"),
+        (
+            {"fleet": sharded(num_gpus=0.5)},
+            "num_gpus: 0.5 is not allowed; it must be 0, or above 0.5 and at most 1 with",
+        ),
+        ({"fleet": {"backend": "ray", "scorers": {"shards": 2}}}, "fleet.scorers.shards: 2 is not allowed"),
+        (
+            {"fleet": sharded() | {"backend": "local"}},
+            "shards: 2 .* must be 1 with fleet.backend=local",
+        ),
+        ({"fleet": sharded(2, "guidance"), "sampler": {"guidance_scale": 1.0}}, "sampler.guidance_scale: 1.0 is not"),
+        (
+            {"fleet": sharded(2, "guidance"), "sampler": {"batched_guidance": True}},
+            "sampler.batched_guidance: True is not allowed; it must be false with fleet.denoisers.shard_mode=guidance",
+        ),
+        (
+            {"fleet": sharded(2, "guidance"), "arms": [{"name": "plain", "sampler": {"guidance_scale": 1.0}}]},
+            r"sampler.guidance_scale: 1.0 .* \(arm plain\)",
+        ),
+    ],
+)
+def test_what_cannot_be_sharded_is_said_in_one_line(tiny, values, line):
+    with pytest.raises(ConfigError, match=line):
+        config(tiny, **values)
+
+
+def test_a_model_says_what_shards_it_takes(tiny, tmp_path):
+    c = config(tiny, fleet=sharded(3))
+    with pytest.raises(ConfigError, match=r"shards: 3 .* 3 context shards divide the model's 2 heads and .* 48"):
+        Backend().prepare(c, configuration.arms(c))
+    (tmp_path / "model_index.json").write_text(
+        '{"_class_name": "GaussianMixture", "means": [[0.0]], "stds": [1.0], "weights": [1.0]}'
+    )
+    size = {"path": str(tmp_path), "height": 1, "width": 1, "num_frames": 1}
+    c = config(tiny, model=size, fleet=sharded(2, "guidance"), rewards={"search": {"name": "tiny:LatentNorm"}})
+    with pytest.raises(ConfigError, match="shards: 2 is not allowed; it must be 1 for a Gaussian mixture"):
+        Backend().prepare(c, configuration.arms(c))
+
+
+def test_sharding_is_in_the_numerics_fingerprint(tiny):
+    from actors.backend import fingerprint
+
+    seen = set()
+    for fleet in (None, sharded(2), sharded(4), sharded(2, "guidance"), sharded(2, "fsdp")):
+        c = config(tiny, **({"fleet": fleet} if fleet else {}))
+        seen.add(fingerprint(c, c.sampler))
+    assert len(seen) == 5
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    torch.set_num_threads(1)
