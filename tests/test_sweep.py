@@ -485,6 +485,15 @@ def test_what_a_sweep_writes(tmp_path):
     assert "none: a fit needs at least 3 budgets" in text
 
 
+def test_an_axis_without_a_value_stays_one_of_numbers_and_vast_numbers_are_text():
+    searches = pa.table({"arm": ["best_of_n-nfe40", "best_of_n-nfe-None"], "nfe": [40, 80]})
+    rows = sweep.table(grid({"policy": {"name": "best_of_n"}, "along": {"budget.nfe": [40, None]}}), searches)
+    assert rows["axis_budget.nfe"].to_pylist() == [40, None]
+    vast = grid({"policy": {"name": "best_of_n"}, "along": {"budget.nfe": [40, 10**20]}})
+    rows = sweep.table(vast, pa.table({"arm": list(vast.points), "nfe": [40, 80]}))
+    assert rows["axis_budget.nfe"].to_pylist() == ["40", "1" + 20 * "0"]
+
+
 def test_the_command_sweeps_and_when_given_again_has_nothing_to_do(tiny, tmp_path, capsys, monkeypatch):
     path = tmp_path / "sweep.yaml"
     values = {
