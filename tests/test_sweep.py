@@ -109,6 +109,12 @@ def test_a_curve_starts_from_the_configs_own_policy_and_an_axis_may_be_deep():
     assert [a.rewards.search for a in arms[::2]] == [{"name": "pixel", "weights": {"TA": w}} for w in (1.0, 2.0)]
 
 
+def test_a_curve_with_a_policy_of_its_own_leaves_the_configs_arguments_and_goes_on_by_itself():
+    s = grid({"policy": {"name": "single"}}, policy={"name": "best_of_n", "n": 3})
+    assert [a.arguments for a in sweep.configuration.arms(s.config)] == [{}]
+    assert s.config.resume == "auto"
+
+
 def test_a_curve_may_have_obstacles_of_its_own():
     around = {"name": "around", "policy": {"name": "repulsion"}, "obstacles": [{"text": "b"}]}
     free = {**around, "name": "free", "obstacles": []}
