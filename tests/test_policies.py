@@ -69,7 +69,10 @@ def test_same_decisions_as_a_plain_loop(name, solver, given):
 
 DEFAULTS = {
     rgrp: {"n": 6, "schedule": (10, 15, 20), "beta": 0.1, "temperature": 1.0},
-    evolution: {"schedule": (5, 20, 30, 45), "population": (10, 5, 5, 5, 5), "elite": 2, "beta": 0.2, "eta": 0.7},
+    evolution: {
+        **{"schedule": (5, 20, 30, 45), "population": (10, 5, 5, 5, 5), "elite": 2},
+        **{"beta": 0.2, "eta": 0.7, "share": 0.9},
+    },
     dlbs: {"b": 4, "k": 2, "lookahead": 6},
     fk_steering: {"k": 4, "lam": 10.0, "interval": 0.2, "threshold": 0.5},
     zero_order: {"cosine": 0.95},
