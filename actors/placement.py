@@ -41,7 +41,8 @@ class Home:
 
     @property
     def labels(self) -> dict[str, str]:
-        return self.owner.pool.labels
+        """Without spaces: Ray takes those of `in(a, b)` for part of b."""
+        return {k: v.replace(" ", "") for k, v in self.owner.pool.labels.items()}
 
     @property
     def bundles(self) -> list[dict[str, float]]:
@@ -177,7 +178,7 @@ def matches(labels: dict[str, str], selector: dict[str, str]) -> bool:
     """Ray's label selectors: a value, `!value`, `in(a, b)` or `!in(a, b)` for each key."""
     for key, wanted in selector.items():
         several = re.fullmatch(r"!?in\((.*)\)", wanted)
-        values = re.split(r", *", several[1]) if several else [wanted.removeprefix("!")]
+        values = several[1].split(",") if several else [wanted.removeprefix("!")]
         if (labels.get(key) in values) == wanted.startswith("!"):
             return False
     return True

@@ -35,8 +35,6 @@ async def search(
         xs = ctx.denoise(xs, until=t)
         r = await ctx.score(xs)
         copies = np.rint(n * softmax(r / temperature)).astype(int)
-        if not copies.any():  # all alike, and more of them than n
-            copies[r.argmax()] = 1
         kept = np.minimum(copies, 1) if mode == "prune" else copies
         xs = [y for x, k in zip(xs, kept.tolist(), strict=True) if k for y in variations(ctx, x, k, back)]
     xs = ctx.denoise(xs)

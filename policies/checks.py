@@ -13,8 +13,10 @@ def at_least(low: float, **values: float) -> None:
 
 
 def above(low: float, **values: float) -> None:
+    """Within reason, too: by the smallest and the largest of floats, exponents of rewards are infinite."""
     for key, value in values.items():
         check(value > low, f"policy.{key}", value, f"above {low:g}")
+        check(low + 1e-9 <= value <= low + 1e9, f"policy.{key}", value, f"in {low + 1e-9:g}..{low + 1e9:g}")
 
 
 def rising(ctx: Context, key: str, steps: Sequence[int], *, low: int = 0, high: int | None = None) -> None:

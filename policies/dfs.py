@@ -17,8 +17,8 @@ async def search(
 ) -> Candidate:
     """DFS (2505.23614): where the reward of an estimate falls short of `threshold`, go back and try again.
 
-    At each scheduled step a latent below the threshold is noised `back` steps by the forward kernel (from `back` steps
-    on; before that, the search starts from new noise). When `backtracks` are used up, the best state seen at that step
+    At each scheduled step a latent below the threshold is noised `back` steps by the forward kernel (up to step `back`,
+    the search starts from new noise instead). When `backtracks` are used up, the best state seen at that step
     goes on. The threshold is in units of the search reward.
     """
     at_least(0, backtracks=backtracks)

@@ -8,6 +8,7 @@ import numpy as np
 from policies.resampling import RESAMPLERS, ess, softmax
 from policies.selection import variations
 from raysearch.context import Context
+from raysearch.errors import check
 from raysearch.recipe import Candidate
 
 Scheme = Literal["multinomial", "systematic", "residual", "ssp"]
@@ -32,6 +33,7 @@ async def particles(
     of their number they are resampled; else the weights are carried on. Copies branch under an SDE. Under an ODE they
     would end alike: they are dropped, one carrying the weight of all, or noised `back` steps and denoised again.
     """
+    check(0 <= threshold <= 1, "policy.threshold", threshold, "in [0, 1]")
     n, xs = len(xs), list(xs)
     past, log_w = np.zeros((n, 0)), np.zeros(n)
     for t in steps:

@@ -8,6 +8,7 @@ import numpy as np
 from policies.checks import above, at_least, rising, stochastic
 from policies.resampling import log_mean_exp, softmax
 from raysearch.context import Context
+from raysearch.errors import check
 from raysearch.recipe import Candidate
 
 
@@ -38,7 +39,7 @@ async def search(
     """
     at_least(1, iterations=iterations, width=width)
     above(0, lam=lam)
-    at_least(0, alpha=alpha)
+    check(0 <= alpha <= 1, "policy.alpha", alpha, "in [0, 1]")
     stochastic(ctx, "tree")
     rising(ctx, "schedule", schedule, low=1, high=ctx.num_steps - 2)  # the last step hears no noise
 

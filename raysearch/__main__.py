@@ -76,7 +76,8 @@ def sweep(path: Path, overrides: Sequence[str] = ()) -> int:
     try:
         code = searched(grid.config, run_dir)
     except KeyboardInterrupt:
-        sweeps.write_report(grid, run_dir)  # of what there is
+        if (run_dir / "searches.parquet").exists():  # else nothing had begun
+            sweeps.write_report(grid, run_dir)  # of what there is
         raise
     sweeps.write_report(grid, run_dir)
     return code

@@ -29,6 +29,7 @@ SAMPLERS = (*ODE, *SDE)
 INTERPOLANTS = ("linear", "vp")
 PLAIN = {"name": "single"}  # the policy of a config that names none
 DTYPES = ("float32", "bfloat16", "float16")
+MOST_STEPS = 10_000
 BACKENDS = ("ray", "local")
 RESUME = ("never", "auto", "require")
 SHARD_MODES = ("context", "fsdp", "guidance", "context+guidance")
@@ -239,8 +240,8 @@ def _check_values(c: Config) -> None:
         check(_counts(pool.replicas), f"fleet.{kind}.replicas", pool.replicas, "at least 1, or {min: 1, max: 64}")
         check(pool.slots >= 1, f"fleet.{kind}.slots", pool.slots, "at least 1")
         check(pool.shards >= 1, f"fleet.{kind}.shards", pool.shards, "at least 1")
-        check(pool.num_gpus >= 0, f"fleet.{kind}.num_gpus", pool.num_gpus, "at least 0")
-        check(pool.num_cpus >= 0, f"fleet.{kind}.num_cpus", pool.num_cpus, "at least 0")
+        for key, share in (("num_gpus", pool.num_gpus), ("num_cpus", pool.num_cpus)):
+            check(0 <= share < float("inf"), f"fleet.{kind}.{key}", share, "at least 0 and finite")
     if c.fleet.scorers.share_gpus:
         d, s = c.fleet.denoisers, c.fleet.scorers
         bound = s.accelerator is None and not s.labels
@@ -358,11 +359,12 @@ def _arm(config: Config, name: str, overrides: dict[str, Any]) -> Arm:
         f"one of {', '.join(allowed)} with sampler.name={sampler.name}",
     )
     check(sampler.num_steps >= 1, "sampler.num_steps", sampler.num_steps, "at least 1")
+    check(sampler.num_steps <= MOST_STEPS, "sampler.num_steps", sampler.num_steps, f"at most {MOST_STEPS}")
     check(sampler.flow_shift is None or sampler.flow_shift > 0, "sampler.flow_shift", sampler.flow_shift, "above 0")
     budget: Budget = block("budget")
     for f in fields(budget):
         value = getattr(budget, f.name)
-        check(value is None or value > 0, f"budget.{f.name}", value, "above 0")
+        check(value is None or 0 < value < float("inf"), f"budget.{f.name}", value, "above 0 and finite")
     search, arguments = load_policy(policy)
     avoided = obstacles.checked(overrides.get("obstacles", config.obstacles))
     return Arm(label(name), str(policy["name"]), arguments, search, sampler, budget, block("rewards"), avoided)

@@ -33,6 +33,8 @@ from raysearch.recipe import (
     rebase,
 )
 
+MOST = 100_000  # candidates made at once: what is beyond is a slip, and would fill the memory
+
 
 @dataclass(frozen=True)
 class Asked:
@@ -331,7 +333,7 @@ class Context:
 
     def _count(self, what: str, n: int) -> None:
         self._quiet(what)
-        check(n >= 0, f"the number of {what}", n, "at least 0")
+        check(0 <= n <= MOST, f"the number of {what}", n, f"in 0..{MOST}")
 
     def _quiet(self, what: str) -> None:
         if self._pending:

@@ -18,7 +18,7 @@ def load(config: Config) -> list[Prompt]:
         (config.prompts is None) != (config.prompts_file is None),
         "prompts",
         config.prompts,
-        "given, or prompts_file is",
+        "given, or prompts_file is, and not both",
     )
     if config.prompts is not None:
         entries, folder, where = list(config.prompts), Path(), "prompts"
@@ -33,7 +33,12 @@ def load(config: Config) -> list[Prompt]:
         if path.suffix == ".jsonl":
             entries = [_json(line, f"{where} entry {i + 1}") for i, line in enumerate(entries)]
     check(len(entries) > 0, where, entries, "at least one prompt")
-    return [_prompt(e, folder, f"{where}[{i}]") for i, e in enumerate(entries)]
+    found = [_prompt(e, folder, f"{where}[{i}]") for i, e in enumerate(entries)]
+    first: dict[bytes, int] = {}
+    for i, p in enumerate(found):
+        at = first.setdefault(p.identity, i)
+        check(at == i, f"{where}[{i}]", p.text, f"another prompt than that of {where}[{at}]")
+    return found
 
 
 def _json(line: str, key: str) -> Any:

@@ -241,8 +241,8 @@ def table(sweep: Sweep, searches: pa.Table) -> pa.Table:
     rows = searches.append_column("curve", pa.array([p.curve for p in points], pa.string()))
     rows = rows.append_column("nfe_alone", searches["nfe"])
     for key in sweep.axes:
-        every = [p.values[key] for p in sweep.points.values() if key in p.values]
-        numbers = all(isinstance(v, int | float) and not isinstance(v, bool) for v in every)
+        every = [p.values[key] for p in sweep.points.values() if p.values.get(key) is not None]
+        numbers = all(type(v) in (int, float) and abs(v) < 2**53 for v in every)
         kind = pa.float64() if numbers else pa.string()
         if numbers and all(isinstance(v, int) for v in every):
             kind = pa.int64()

@@ -169,16 +169,17 @@ def test_a_node_that_joins_brings_a_replica_that_works(cluster, tiny, tmp_path, 
             worked.append(replica.id)
             if len(worked) == 4:
                 cluster.add_node(num_cpus=1, labels={"zone": "d"})
+            if len(worked) >= 4:  # what denoiser-0 holds waits, until another has been given what waits elsewhere
                 async with asyncio.timeout(300):
-                    while "denoiser-1" not in worked:
+                    while len(set(worked)) == 1:
                         await asyncio.sleep(0.05)
 
     elastic = {"replicas": {"min": 1, "max": 3}, "num_cpus": 1, "labels": {"zone": "in(b, d)"}}
     with before_each_call(monkeypatch, act):
         found = run(tiny, tmp_path / "run", fleet=on(denoisers=elastic), max_searches=4)
     assert same(found, expected)
-    assert set(worked) == {"denoiser-0", "denoiser-1"}
-    assert any(line.endswith(": denoiser-1 joined") for line in found[2])
+    (joined,) = set(worked) - {"denoiser-0"}  # of the two that may come, the one for which there is room
+    assert any(line.endswith(f": {joined} joined") for line in found[2])
 
 
 def test_a_node_lost_with_the_only_copy_of_latents_changes_nothing(cluster, tiny, tmp_path, monkeypatch, expected):

@@ -117,13 +117,18 @@ def test_what_fits(fleet, nodes, line):
         ("a", False),
         ("!a", True),
         ("!in", False),
-        ("in(a, in)", True),
+        ("in(a,in)", True),
         ("in(a,b)", False),
         ("!in(a)", True),
     ],
 )
 def test_label_selectors(wanted, fits):
     assert matches({"where": "in"}, {"where": wanted}) is fits
+
+
+def test_ray_gets_label_selectors_without_spaces_which_it_would_match_too():
+    (home, *_) = homes(config(denoisers={"labels": {"where": "in(a, in)"}}))
+    assert home.labels == {"where": "in(a,in)"}
 
 
 def test_a_pulse_is_the_time_since_the_step_began_also_of_one_that_failed(monkeypatch):

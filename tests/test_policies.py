@@ -65,6 +65,26 @@ def test_same_decisions_as_a_plain_loop(name, solver, given):
         np.testing.assert_allclose(found, expected, atol=2e-4, err_msg=f"seed {seed}")
 
 
+# -- the papers' defaults, as algorithms.md has them ------------------------------------------------------------------
+
+DEFAULTS = {
+    rgrp: {"n": 6, "schedule": (10, 15, 20), "beta": 0.1, "temperature": 1.0},
+    evolution: {
+        **{"schedule": (5, 20, 30, 45), "population": (10, 5, 5, 5, 5), "elite": 2},
+        **{"beta": 0.2, "eta": 0.7, "share": 0.9},
+    },
+    dlbs: {"b": 4, "k": 2, "lookahead": 6},
+    fk_steering: {"k": 4, "lam": 10.0, "interval": 0.2, "threshold": 0.5},
+    zero_order: {"cosine": 0.95},
+}
+
+
+@pytest.mark.parametrize(("policy", "expected"), DEFAULTS.items())
+def test_defaults_are_the_papers(policy, expected):
+    assert policy.search.__kwdefaults__.items() >= expected.items()
+    assert configuration.SDE == {"flow-sde": 0.7, "score-sde": 3.0, "sde-dpm++": None}
+
+
 # -- costs, in guided evaluations of 50 steps ------------------------------------------------------------------------
 
 
@@ -197,6 +217,41 @@ def test_under_an_ode_dropped_copies_leave_their_weight():
     assert np.mean(found) == pytest.approx(mean + 1.5 * std**2, abs=0.1)
 
 
+def three_and_one(duplicates: str):
+    """Four particles of weights 3, 1, 0 and 0 at step 2: three copies of the first and one of the second."""
+    rewards = [float(np.log(3)), 0.0, -50.0, -50.0, 0.2, 0.1, 0.5, 0.1]
+    ctx = context(sampler(6), world=Scripted(rewards if duplicates == "drop" else [*rewards[:4], 0, 0, 0, 0]))
+    steps = [2, 4, 6] if duplicates == "drop" else [2, 6]
+    how = {"threshold": 0.9, "resampling": "residual", "duplicates": duplicates, "back": 2}
+    log_g = fk_steering.potentials("difference", 1.0, 6)
+    return asyncio.run(particles(ctx, ctx.noise(4), log_g, steps=steps, **how))
+
+
+def test_particles_under_an_ode_by_hand():
+    xs, log_w = three_and_one("drop")
+    assert [x.origin.index for x in xs] == [0, 1]
+    # log 3 + (0.2 - log 3) + (0.5 - 0.2), and 0 + 0.1 + 0: at step 4 the two weigh about the same, and are carried on.
+    assert log_w == pytest.approx([0.5, 0.1])
+    xs, log_w = three_and_one("renoise")
+    assert [x.origin.describe()["kind"] for x in xs] == ["noise", "renoise", "renoise", "noise"]
+    assert [x.origin.to_step for x in xs[1:3]] == [0, 0]
+    assert log_w == pytest.approx([-np.log(3)] * 3 + [0.0])
+
+
+def test_potentials_by_hand():
+    """Rewards 1, 3, 2 of one path at steps 2, 3 and 4 of 4, lam 10."""
+    seen = [(2, 1.0, []), (3, 3.0, [1.0]), (4, 2.0, [1.0, 3.0])]
+
+    def logs(log_g):
+        return [float(log_g(t, np.array([r]), np.array([past]))[0]) for t, r, past in seen]
+
+    assert logs(fk_steering.potentials("difference", 10, 4)) == [10, 20, -10]
+    assert logs(fk_steering.potentials("max", 10, 4)) == [10, 30, 20 - 40]
+    assert logs(fk_steering.potentials("sum", 10, 4)) == [10, 40, 20 - 50]
+    lam = 10 * (2 ** np.array([0.5, 0.75, 1.0]) - 1)
+    assert logs(smc.tempered(4, 10)) == pytest.approx([lam[0], 3 * lam[1] - lam[0], 2 * lam[2] - 3 * lam[1]])
+
+
 def test_neighbours_keep_norm_and_cosine():
     x, world = context(sampler(4)).noise(1)[0], Interpreter()
     ctx = context(sampler(4))
@@ -229,13 +284,23 @@ def scripted(policy, rewards: list[float], s=None, **given):
 
 def test_dfs_goes_back_as_told():
     steps = {"schedule": [2, 4, 6], "threshold": 0.5, "back": 3, "backtracks": 3}
-    # 2: too low, and too early to go back 3: new noise. 2: good. 4: too low, back to 1. 2: good. 4: good.
+    # 2: too low, and too early to go back 3: new noise. 2: just good enough. 4: too low, back to 1. 2: good. 4: good.
     # 6: too low, back to 3. 4: good. 6: too low, no backtracks left: the better of the two seen at 6, the first.
-    winner, world = scripted(dfs, [0.1, 0.6, 0.2, 0.7, 0.8, 0.4, 0.9, 0.3], sampler(8), **steps)
+    winner, world = scripted(dfs, [0.1, 0.5, 0.2, 0.7, 0.8, 0.4, 0.9, 0.3], sampler(8), **steps)
     kinds = ["noise", "noise", "noise", "renoise", "renoise", "renoise", "renoise", "renoise"]
     assert world.asked == list(zip(kinds, [2, 2, 4, 2, 4, 6, 4, 6], strict=True))
     assert world.rewards == []
     assert winner.origin.to_step == 1 and winner.step == 8  # the one that came from the first way back
+
+
+def test_dfs_starts_anew_where_going_back_would_end_at_noise():
+    _, world = scripted(dfs, [0.1, 0.6], sampler(8), schedule=[3], threshold=0.5, back=3)
+    assert world.asked == [("noise", 3), ("noise", 3)]
+
+
+def test_dlbs_makes_no_copies_for_the_last_step():
+    _, _, ctx = search(dlbs.search, sampler(8, "flow-sde"), b=2, k=3, lookahead=1)
+    assert ctx.charged.reward_calls == 7 * 6 + 2
 
 
 def test_rbf_rolls_unused_quota_over():
@@ -243,8 +308,8 @@ def test_rbf_rolls_unused_quota_over():
     table = [  # trials of a step that may take 3 and what was saved; the last beats the best so far, or none does
         [0.4, 0.6],  # 3 allowed, 1 saved
         [0.1, 0.2, 0.55, 0.3],  # 4 allowed, none saved: goes on with 0.55
-        [0.7],  # 3 allowed, 2 saved
-        [0.1, 0.2, 0.3, 0.4, 0.71],  # 5 allowed, none saved
+        [0.58, 0.7],  # 3 allowed, 1 saved: 0.58 is better than 0.55, but the best so far is 0.6
+        [0.1, 0.2, 0.3, 0.71],  # 4 allowed, none saved
         [0.2, 0.1, 0.0],  # 3 allowed
         [0.8],  # 3 allowed, 2 saved
         [0.1, 0.2, 0.3, 0.4, 0.5],  # 5 allowed
@@ -314,6 +379,12 @@ def test_what_branches_refuses_an_ode_before_anything_is_asked(policy):
         (evolution, {"schedule": [7], "population": [4, 2]}, "policy.schedule: 7"),
         (fk_steering, {"lam": 0.0}, "policy.lam"),
         (smc, {"every": 0}, "policy.every"),
+        (smc, {"threshold": -0.1}, "policy.threshold: -0.1 is not allowed; it must be in [0, 1]"),
+        (smc, {"strength": 1e308}, "policy.strength: 1e+308 is not allowed; it must be in 1e-09..1e+09"),
+        (fk_steering, {"threshold": 1.5}, "policy.threshold: 1.5"),
+        (rgrp, {"schedule": [2], "temperature": 1e-320}, "policy.temperature: 1e-320"),
+        (tree, {"alpha": 2.0}, "policy.alpha: 2.0 is not allowed; it must be in [0, 1]"),
+        (best_of_n, {"n": 10**30}, "the number of noise: 1000000000000000000000000000000 is not allowed"),
     ],
 )
 def test_bad_arguments_are_one_clear_line(policy, given, line):

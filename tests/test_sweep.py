@@ -109,6 +109,12 @@ def test_a_curve_starts_from_the_configs_own_policy_and_an_axis_may_be_deep():
     assert [a.rewards.search for a in arms[::2]] == [{"name": "pixel", "weights": {"TA": w}} for w in (1.0, 2.0)]
 
 
+def test_a_curve_with_a_policy_of_its_own_leaves_the_configs_arguments_and_goes_on_by_itself():
+    s = grid({"policy": {"name": "single"}}, policy={"name": "best_of_n", "n": 3})
+    assert [a.arguments for a in sweep.configuration.arms(s.config)] == [{}]
+    assert s.config.resume == "auto"
+
+
 def test_a_curve_may_have_obstacles_of_its_own():
     around = {"name": "around", "policy": {"name": "repulsion"}, "obstacles": [{"text": "b"}]}
     free = {**around, "name": "free", "obstacles": []}
@@ -483,6 +489,19 @@ def test_what_a_sweep_writes(tmp_path):
     for expected in ("## search reward at equal replica-seconds", "| rgrp-beta0.5-n4 | 6 |", "With 3 captions"):
         assert expected in text
     assert "none: a fit needs at least 3 budgets" in text
+    alone, spent = (sum(rows[k].to_pylist()) for k in ("nfe", "nfe_spent"))
+    assert alone > spent and f"NFE: {alone} if each had run alone, {spent} spent" in text
+    mean = np.mean([r["nfe_spent"] for r in rows.to_pylist() if r["arm"] == "best_of_n-n4"])
+    assert f"| best_of_n-n4 | 6 | 80 | {mean:.0f} |" in text and mean < 80
+
+
+def test_an_axis_without_a_value_stays_one_of_numbers_and_vast_numbers_are_text():
+    searches = pa.table({"arm": ["best_of_n-nfe40", "best_of_n-nfe-None"], "nfe": [40, 80]})
+    rows = sweep.table(grid({"policy": {"name": "best_of_n"}, "along": {"budget.nfe": [40, None]}}), searches)
+    assert rows["axis_budget.nfe"].to_pylist() == [40, None]
+    vast = grid({"policy": {"name": "best_of_n"}, "along": {"budget.nfe": [40, 10**20]}})
+    rows = sweep.table(vast, pa.table({"arm": list(vast.points), "nfe": [40, 80]}))
+    assert rows["axis_budget.nfe"].to_pylist() == ["40", "1" + 20 * "0"]
 
 
 def test_the_command_sweeps_and_when_given_again_has_nothing_to_do(tiny, tmp_path, capsys, monkeypatch):
@@ -514,6 +533,22 @@ def test_the_command_sweeps_and_when_given_again_has_nothing_to_do(tiny, tmp_pat
     assert {p.name: p.read_bytes() for p in (tmp_path / "run").iterdir() if p.is_file()} == files
     assert main(["sweep", str(path), "seeds=[1]"]) == 2
     assert "seeds.0=0, and now it is 1" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_an_interrupted_command_reports_what_there_is(tmp_path, capsys, monkeypatch, begun):
+    path, s = tmp_path / "sweep.yaml", grid(BEST)
+    path.write_text(yaml.safe_dump(BASE | {"sweep": {"curves": [BEST]}, "run_dir": str(tmp_path / "run")}))
+
+    def searched(config, run_dir):
+        if begun:
+            stopped(s, run_dir, 200)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("raysearch.__main__.searched", searched)
+    assert main(["sweep", str(path)]) == 130
+    assert capsys.readouterr().err == "raysearch: interrupted\n"
+    assert (tmp_path / "run" / "summary.md").exists() == begun
 
 
 def test_a_sweep_with_no_finished_search_still_says_so(tmp_path):
@@ -561,6 +596,7 @@ def test_a_logarithmic_law_is_found_within_its_intervals():
         assert low <= value <= high
         assert high - low < 0.3
     assert log.r2 > log.adjusted_r2 > 0.99
+    assert log.adjusted_r2 == pytest.approx(1 - (1 - log.r2) * 6 / 5)  # 7 points, 2 parameters
 
 
 def test_a_power_law_is_found_within_its_intervals_and_chosen():
@@ -595,6 +631,17 @@ def test_nothing_is_fitted_to_too_few_or_equal_points():
     assert np.isnan(flat.r2) and not flat.chosen
     found = curves.curves(table := made([60, 120], 20, 2, lambda i, j, k, c: 0.5))
     assert "none: a fit needs at least 3 budgets" in report.summary(table, found, [])
+
+
+def test_a_law_whose_exponent_is_at_the_end_of_the_grid_is_not_chosen():
+    laws = curves.fits(curves.curves(made(BUDGETS, 20, 2, lambda i, j, k, c: float(k > 0))))
+    log, power = laws
+    assert curves.at_the_edge(power) and power.adjusted_r2 > log.adjusted_r2
+    assert log.chosen and not power.chosen
+
+
+def test_an_interval_is_the_middle_95_percent():
+    assert curves.interval(np.append(np.arange(1001) / 1000, np.nan)) == pytest.approx((0.025, 0.975))
 
 
 @pytest.mark.parametrize(
@@ -650,9 +697,17 @@ def test_the_gap_is_of_the_same_winners():
     table = made(
         [60, 120], 4, 2, lambda i, j, k, c: k + 1.0, reward_holdout=lambda r: 0.5, holdout_success=lambda r: 1.0
     )
+    for rows in (table, table.append_column("reward_final", table["reward_search"])):  # the held-out one judges
+        (c,) = curves.curves(rows)
+        assert c.means["gap"].tolist() == [0.5, 1.5]
+        assert list(curves.shown([c])) == ["reward_search", "reward_holdout", "holdout_success", "gap"]
+
+
+def test_searches_that_their_budget_ended_count():
+    table = made([60], 4, 2, lambda i, j, k, c: float(i), status=lambda r: "budget" if r["seed"] else "done")
     (c,) = curves.curves(table)
-    assert c.means["gap"].tolist() == [0.5, 1.5]
-    assert list(curves.shown([c])) == ["reward_search", "reward_holdout", "holdout_success", "gap"]
+    assert c.n["reward_search"].tolist() == [8]
+    assert "failed" not in report.summary(table, [c], [])
 
 
 def test_the_seed_of_the_bootstrap_is_fixed():
