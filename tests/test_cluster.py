@@ -200,12 +200,12 @@ def test_a_node_lost_with_the_only_copy_of_latents_changes_nothing(cluster, tiny
 
 
 def test_a_hung_actor_is_replaced_and_a_tiny_store_changes_nothing(cluster, tiny, tmp_path, monkeypatch, expected):
-    stopped: list[int] = []
+    stopped: list[str] = []
 
     async def act(replica, call):
         if replica.id == "denoiser-0" and not stopped:
-            stopped.append(await replica.actor.pid.remote())
-            os.kill(stopped[0], signal.SIGSTOP)
+            stopped.append(replica.id)
+            os.kill(await replica.actor.pid.remote(), signal.SIGSTOP)
 
     pools = on(denoisers=CPU | {"replicas": 2}, store_gb=1e-5, timeout_s=10)
     with before_each_call(monkeypatch, act):

@@ -102,7 +102,7 @@ def head() -> Iterator[Head]:
         "PATH": os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"])),
     }
     command = [RAY, "start", "--head", "--block", f"--temp-dir={folder}", "--num-cpus=4", "--num-gpus=0"]
-    command += [f"--port={free_port()}", f"--ray-client-server-port={free_port()}", "--object-store-memory=200000000"]
+    command += [f"--port={free_port()}", f"--ray-client-server-port={free_port()}", "--object-store-memory=1300000000"]
     command += ["--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}", "--dashboard-agent-listen-port=0"]
     with (folder / "head.log").open("w") as log:
         head = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
@@ -187,7 +187,6 @@ def test_a_stopped_job_keeps_what_it_has_and_goes_on_when_submitted_again(head, 
     job, log = head.ended("stopped"), head.log("stopped")
     assert job.status == JobStatus.STOPPED, log
     assert all(map(plain, log))
-    assert any(line.split(" ")[0].endswith("/40") for line in log)  # a line of progress
     assert log[-2:] == [
         f"to go on, give the same command again with run_dir={run_dir} resume=require",
         "raysearch: interrupted",

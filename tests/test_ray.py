@@ -7,15 +7,18 @@ import signal
 import time
 import urllib.request
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import ray
+from ray.util.placement_group import remove_placement_group
 from test_actors import ARMS, config, run
 
 from actors import fleet as ray_fleet
 from actors import placement
 from actors.backend import Backend
+from actors.local import Worker
 from actors.placement import Node
 from raysearch import config as configuration
 from raysearch.errors import ConfigError, InputLost, ReplicaDied
@@ -115,8 +118,7 @@ def test_a_killed_denoiser_comes_back_and_nothing_changes(tiny, tmp_path, monkey
     async def run_and_kill(self, call):
         if self.kind == "denoiser" and len(killed) < 2 and call.arguments["step"] > 0:
             killed.append(self.id)
-            pid = await self.actor.pid.remote()
-            os.kill(pid, signal.SIGKILL)
+            os.kill(await pid_of(self.actor), signal.SIGKILL)
         return await plain(self, call)
 
     monkeypatch.setattr(ray_fleet.RayReplica, "run", run_and_kill)
@@ -157,6 +159,14 @@ def test_a_gang_that_loses_any_rank_comes_back_and_nothing_changes(tiny, tmp_pat
         time.sleep(0.1)
 
 
+async def pid_of(actor) -> int:
+    while True:
+        try:
+            return await actor.pid.remote()
+        except ray.exceptions.RayActorError:  # it is being started again
+            await asyncio.sleep(0.1)
+
+
 def alive(pid: int) -> bool:
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
@@ -167,14 +177,16 @@ def alive(pid: int) -> bool:
 def test_a_gang_that_cannot_start_says_why(tiny):
     pool = {"num_cpus": 0.5, "shards": 2, "shard_mode": "fsdp"}
     config = configuration.build({"model": {"path": str(tiny)}, "fleet": on_ray(denoisers=pool)})
-    plan = Plan((), {"folder": "nowhere"})
-
-    async def start():
-        async with ray_fleet.ray_fleet(config, plan, print):
-            raise AssertionError("it started")
-
-    with pytest.raises(ReplicaDied, match=r"denoiser-0 does not start: .*nowhere"):
-        asyncio.run(start())
+    home = placement.homes(config)[0]
+    group = ray_fleet.reserve(home)
+    fleet = SimpleNamespace(timeout=60)
+    replica = ray_fleet.replica(home.owner, group, fleet, config, Plan((), {"folder": "nowhere"}), Worker)
+    try:
+        with pytest.raises(ReplicaDied, match=r"denoiser-0 does not start: .*nowhere"):
+            asyncio.run(replica.ready())
+        assert replica.actors == []
+    finally:
+        remove_placement_group(group)
 
 
 def test_rays_errors_become_ours():
