@@ -26,7 +26,7 @@ async def search(
     duplicates: Duplicates = "drop",
 ) -> Candidate:
     """FK steering (2501.06848): k particles resampled by potentials of intermediate rewards, every `interval` of the
-    steps and at the end, where the effective sample size is below `threshold` k.
+    steps, where the effective sample size is below `threshold` k.
 
     Of the finished particles the one with the highest reward is the answer. Made for stochastic solvers.
     """

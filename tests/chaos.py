@@ -234,7 +234,7 @@ def main() -> int:
         try:
             for _ in range(2):
                 cluster.add_node(**small)
-            while time.monotonic() - began < 60 * a.minutes:
+            while not rounds or time.monotonic() - began < 60 * a.minutes:
                 rounds += 1
                 (folder / str(rounds)).mkdir()
                 hit = one_round(cluster, model, folder / str(rounds), a, rng, mark)

@@ -73,7 +73,7 @@ def wan(folder: Path, steps: int, denoisers: int = 1) -> configuration.Config:
 async def standing(backend: Backend, config: configuration.Config):
     """(fleet, plan), up and loaded."""
     plan = backend.prepare(config, arms(config))
-    async with backend.fleet(config, plan) as fleet:
+    async with backend.fleet(config, plan, print) as fleet:
         yield fleet, plan
 
 

@@ -86,7 +86,8 @@ def on_fakes(n: int, repeats: int) -> list[list[str]]:
 async def on_ray(n: int, in_flight: int, actors: int, repeats: int) -> list[list[str]]:
     handles = [ray.remote(Idle).options(num_cpus=0.1, max_concurrency=1000).remote() for _ in range(actors)]
     replicas: list[Replica] = [
-        RayReplica(f"d{i}", "denoiser", in_flight // actors, h, "node") for i, h in enumerate(handles)
+        RayReplica(f"d{i}", "denoiser", in_flight // actors, list, None, "node", actors=[h])
+        for i, h in enumerate(handles)
     ]
 
     async def bare_call(i: int) -> None:

@@ -1,0 +1,46 @@
+"""Benchmarks print figures and assert nothing; here each runs once, small, so that none falls behind the code."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent
+
+
+def printed(script: str, arguments: str) -> str:
+    """What a script under tests/ prints."""
+    paths = os.pathsep.join((str(HERE.parent), str(HERE)))
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")} | {"PYTHONPATH": paths}
+    command = [sys.executable, str(HERE / script), *arguments.split()]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("dispatch_rate", "--n 500 --ray-n 50 --repeats 1"),
+        ("overhead", "--n 2 --steps 2 --heads 1 --repeats 1"),
+        ("two_replicas", "--n 2 --steps 2 --repeats 1"),
+        ("particles", "--n 30 --mb 0.2 --steps 2 --store-gb 0.002 --object-store-gb 0.2"),
+    ],
+)
+def test_on_ray(name, arguments):
+    assert printed(f"benchmarks/{name}.py", arguments)
+
+
+def test_in_virtual_time():
+    assert "100.0%" in printed("benchmarks/occupancy.py", "--replicas 4 --waves 2")
+
+
+@pytest.mark.ray
+def test_a_seeded_hand_that_kills_changes_no_winner():
+    lines = printed("chaos.py", "--minutes 0 --seeds 1 --seed 1 --every 0.5").splitlines()
+    assert lines[-1].endswith("in 1 rounds; winners or latents changed: 0")
+    (kills,) = [int(line.split()[-1]) for line in lines if line.startswith("all ")]
+    assert kills > 0
