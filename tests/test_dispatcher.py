@@ -246,6 +246,38 @@ def test_an_item_that_does_not_fit_alone_is_given_up():
     assert all(isinstance(o, Answer) for o in others)
 
 
+def test_a_node_that_took_idle_replicas_with_it_poisons_no_item():
+    """Nobody has noticed that those are gone; an item that comes to them did not begin there."""
+    gone = [encoder(n, gone=True, revives_after=10**6) for n in "abcde"]
+    busy = encoder("busy", slots=2)
+
+    async def work():
+        async with Dispatcher.open([*gone, busy]) as d:
+            long = asyncio.create_task(d.submit("encoder", named("long"), age=0, place="busy@node"))
+            await asyncio.sleep(0)
+            answer = await d.submit("encoder", named("x"), age=1)
+            await long
+            return answer.place, d.tally.deaths
+
+    assert run_virtual(work()) == ("busy@node", 5)
+
+
+def test_an_item_that_gives_up_the_replica_kept_for_it_lets_others_in_at_once():
+    async def work():
+        a = encoder(slots=2, seconds=100)
+        async with Dispatcher.open([a]) as d:
+            long = asyncio.create_task(d.submit("encoder", named("long"), age=0))
+            alone = asyncio.create_task(d.submit("encoder", named("alone"), age=1, avoid="elsewhere"))
+            other = asyncio.create_task(d.submit("encoder", named("other"), age=2))
+            await asyncio.sleep(1)
+            assert a.running == 1  # the other slot is kept free
+            alone.cancel()
+            await asyncio.gather(long, other)
+            return asyncio.get_running_loop().time()
+
+    assert run_virtual(work()) == 101
+
+
 def test_an_item_that_avoids_a_replica_waits_for_another():
     async def work():
         a, b = encoder("a"), encoder("b", seconds=50)
