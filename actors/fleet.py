@@ -134,7 +134,7 @@ def connect(config: Config) -> None:
                 logging_level="ERROR",
                 log_to_driver=False,
             )
-        except ConnectionError as error:
+        except (ConnectionError, ValueError) as error:  # ValueError: it is no address
             raise ConfigError(f"fleet.address: no Ray cluster answers at {address!r} ({first_line(error)})") from error
     placement.homes(config)
     if not config.fleet.wait_s:  # otherwise nodes may be yet to come

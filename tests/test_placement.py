@@ -60,6 +60,12 @@ def test_homes(fleet, expected):
         ({"denoisers": {"share_gpus": True}}, "fleet.denoisers.share_gpus: unknown key"),
         ({"scorers": {"share_gpus": True, "labels": {"a": "b"}}}, "fleet.scorers.share_gpus: True is not allowed"),
         ({"scorers": {"share_gpus": True, "replicas": {"min": 1, "max": 2}}}, "fleet.scorers.replicas"),
+        ({"denoisers": {"labels": {"a": "in(b"}}}, "fleet.denoisers.labels.a: 'in.b' is not allowed"),
+        ({"encoders": {"labels": {"a": "b c"}}}, "fleet.encoders.labels.a: 'b c' is not allowed"),
+        ({"denoisers": {"labels": {"a": ["b"]}}}, r"fleet.denoisers.labels.a: \['b'\] is not allowed"),
+        ({"denoisers": {"labels": {"a b": "c"}}}, "fleet.denoisers.labels: 'a b' is not allowed"),
+        ({"denoisers": {"num_cpus": 0.00001}}, "fleet.denoisers.num_cpus: 1e-05 .* a multiple of 0.0001"),
+        ({"scorers": {"num_gpus": 0.33333}}, "fleet.scorers.num_gpus: 0.33333 .* a multiple of 0.0001"),
         ({"timeout_s": 0}, "fleet.timeout_s: 0.0 is not allowed"),
         ({"wait_s": -1}, "fleet.wait_s: -1.0 is not allowed"),
         (
@@ -98,7 +104,14 @@ def node(cpus: float, gpus: float = 0, gb: float = 1, kind: str = "", **labels: 
         ),
         ({"store_gb": 0.9}, [node(2)], "at most 0.8: Ray's object store has 1 GB"),
         ({"store_gb": 0.9, "denoisers": GPU}, [node(2, gb=9), node(2, 1)], "at most 0.8"),  # made where the GPUs are
-        ({"store_gb": 0.9}, [node(2), node(2)], None),
+        ({"store_gb": 0.9}, [node(2), node(2)], "at most 0.8"),  # the one denoiser is on one of them
+        ({"store_gb": 0.9, "denoisers": {"replicas": 2}}, [node(2), node(2)], None),
+        (
+            {"denoisers": {"num_gpus": 1}, "scorers": {"num_gpus": 1, "labels": {"zone": "a"}}},
+            [node(2, 1, zone="a"), node(2, 1)],  # the denoiser can go elsewhere
+            None,
+        ),
+        ({"denoisers": {"num_cpus": 2}, "encoders": {"labels": {"ray.io/zone": "in(a, b)"}}}, [node(3)], "ray.io/zone"),
     ],
 )
 def test_what_fits(fleet, nodes, line):

@@ -193,6 +193,14 @@ def test_a_gang_that_cannot_start_says_why(tiny):
         remove_placement_group(group)
 
 
+@pytest.mark.parametrize("address", ["nonsense", "a:b:c"])
+def test_what_is_no_address_is_said_in_one_line(tiny, monkeypatch, address):
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    c = configuration.build({"model": {"path": str(tiny)}, "fleet": on_ray(address=address)})
+    with pytest.raises(ConfigError, match=f"fleet.address: no Ray cluster answers at '{address}'"):
+        ray_fleet.connect(c)
+
+
 def test_groups_reserved_before_one_that_is_refused_are_given_back(tiny, monkeypatch):
     reserve, refused = ray_fleet.reserve, ConfigError("fleet.encoders.labels: no selector")
     made, removed = [], []
