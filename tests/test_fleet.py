@@ -31,8 +31,9 @@ class Actor:
             end = self._ends[method]
             if isinstance(end, Exception):
                 raise end
-            for _ in range(1000):
-                await asyncio.sleep(end / 1000)
+            until = virtual_now() + end
+            while virtual_now() < until:
+                await asyncio.sleep(min(1, until - virtual_now()))
                 if self.killed:
                     raise ActorDiedError
             return self._answers.get(method)
@@ -55,6 +56,36 @@ async def fleet(lines):
         made = RayFleet(TIMEOUT, tasks, lines.append)
         yield made
         made.stop()
+
+
+def test_how_long_it_has_been_away_is_counted_from_each_time_anew():
+    async def work():
+        async with fleet([]) as f:
+            r = replica(f, [[Actor()]])
+            await r.ready()
+            r.actor._ends["ready"] = 50
+            for _ in range(3):
+                await r.restart()
+                await asyncio.sleep(500)
+            return bool(f._serving["denoiser"])
+
+    assert run_virtual(work())
+
+
+def test_a_gang_that_is_given_up_starts_once_more_and_not_twice_at_a_time():
+    async def work():
+        lines = []
+        async with fleet(lines) as f:
+            slow, back = [Actor(lead=1000), Actor()], [Actor(lead=10), Actor()]
+            r = replica(f, [[Actor(), Actor()], slow, back], RayGang)
+            await r.ready()
+            with pytest.raises(ReplicaDied, match="in service for"):
+                await r.restart()
+            await anext(f.arrivals())
+            await asyncio.sleep(2000)
+            return r.actors == back, [a.killed for a in (*slow, *back)]
+
+    assert run_virtual(work()) == (True, [True, True, False, False])
 
 
 def replica(of, actors, made=RayReplica, name="denoiser-0"):

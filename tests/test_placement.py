@@ -28,6 +28,11 @@ def layout(c) -> str:
 GPU = {"num_gpus": 0.7}
 
 
+def test_a_scorer_that_shares_is_beside_the_first_shard_only():
+    (home, _) = homes(config(denoisers={"shards": 3}, scorers={"share_gpus": True}))
+    assert [b["CPU"] for b in home.bundles] == [1.5, 1, 1]
+
+
 @pytest.mark.parametrize(
     ("fleet", "expected"),
     [
@@ -43,6 +48,13 @@ GPU = {"num_gpus": 0.7}
                 "scorers": {"replicas": {"min": 1, "max": 3}, "num_gpus": 0.3, "share_gpus": True},
             },
             "d0 s0: 1.5+1, e0: 0+0, [d1 s1: 1.5+1], [d2 s2: 1.5+1]",
+        ),
+        (
+            {
+                "denoisers": {"replicas": {"min": 1, "max": 3}},
+                "scorers": {"replicas": {"min": 2, "max": 4}, "share_gpus": True},
+            },
+            "d0 s0 s1: 2+0, e0: 0+0, [d1 s2: 1.5+0], [d2 s3: 1.5+0]",
         ),
     ],
 )
@@ -110,6 +122,15 @@ def node(cpus: float, gpus: float = 0, gb: float = 1, kind: str = "", **labels: 
             {"denoisers": {"num_gpus": 1}, "scorers": {"num_gpus": 1, "labels": {"zone": "a"}}},
             [node(2, 1, zone="a"), node(2, 1)],  # the denoiser can go elsewhere
             None,
+        ),
+        (
+            {
+                "denoisers": {"num_gpus": 1, "replicas": 2},
+                "scorers": {"num_gpus": 0.7},
+                "encoders": {"num_cpus": 0, "num_gpus": 0.5, "labels": {"zone": "a"}},
+            },
+            [node(9, 3, zone="a")],  # half a GPU is left
+            "fleet.scorers: 1 replicas of 0.7 GPU",
         ),
         ({"denoisers": {"num_cpus": 2}, "encoders": {"labels": {"ray.io/zone": "in(a, b)"}}}, [node(3)], "ray.io/zone"),
     ],
