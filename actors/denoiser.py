@@ -115,7 +115,17 @@ class Denoiser:
             for slot in [s for s in occupied if s.finished]:
                 occupied.remove(slot)
                 self._cancelled.discard(slot.id)
-                slot.done.set_result(self._result(slot))
+                self._hand_over(slot)
+
+    def _hand_over(self, slot: Slot) -> None:
+        """Nothing that happens here may end the thread: all later items would wait for ever."""
+        try:
+            with memory.guarded():
+                result = self._result(slot)
+        except Exception as error:
+            slot.done.set_exception(error)
+        else:
+            slot.done.set_result(result)
 
     def _drop_cancelled(self, occupied: list[Slot]) -> list[Slot]:
         for slot in occupied:
@@ -227,10 +237,17 @@ class Denoiser:
         for s in occupied:
             if s.step < s.until:
                 assert s.velocity is not None
-                s.latent, s.state = s.solver.step(s.state, s.velocity, s.latent, self._step_noise(s))
-                s.step, s.velocity = s.step + 1, None
-                if s.step == s.sampler.num_steps:
-                    s.latent = with_first(s.latent, s.first)
+                latent, state = s.solver.step(s.state, s.velocity, s.latent, self._step_noise(s))
+                if s.step + 1 == s.sampler.num_steps:
+                    latent = with_first(latent, s.first)
+                s.latent, s.state, s.step, s.velocity = (
+                    latent,
+                    state,
+                    s.step + 1,
+                    None,
+                )  # all or none
+        if self._device == "cuda":  # which is only told what to do: its time and its errors are this step's
+            torch.cuda.synchronize()
         share = (time.perf_counter() - began) / max(len(occupied), 1)
         for s in occupied:
             s.seconds += share

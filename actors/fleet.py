@@ -111,9 +111,12 @@ class RayFleet:
         """Kill it whenever it hangs: its items are then done elsewhere, and Ray starts it again."""
         while True:
             await asyncio.sleep(min(BEAT_S, self.timeout / 4))
-            if r.id in self._serving[r.kind] and await r.hangs():
+            if r.id not in self._serving[r.kind]:
+                continue
+            actor = r.actor  # a gang may have another one, or none, when this one is found to hang
+            if await r.hangs():
                 self.report(f"{r.id} has hung for {self.timeout:g} s (fleet.timeout_s): started again")
-                ray.kill(r.actor, no_restart=False)
+                ray.kill(actor, no_restart=False)
 
 
 def cluster_nodes() -> list[Node]:
@@ -131,7 +134,7 @@ def connect(config: Config) -> None:
                 logging_level="ERROR",
                 log_to_driver=False,
             )
-        except ConnectionError as error:
+        except (ConnectionError, ValueError) as error:  # ValueError: it is no address
             raise ConfigError(f"fleet.address: no Ray cluster answers at {address!r} ({first_line(error)})") from error
     placement.homes(config)
     if not config.fleet.wait_s:  # otherwise nodes may be yet to come
@@ -181,11 +184,13 @@ async def ray_fleet(
     try:
         deadline = time.monotonic() + max(config.fleet.wait_s, PLACING_S)
         needed = [h for h in homes if h.needed]
-        groups += [reserve(h) for h in needed]
+        for home in needed:  # one at a time, so that those before one that is refused are known, and given back
+            groups.append(reserve(home))
         for home, group in zip(needed, groups, strict=True):
             await placed(home, group, deadline, report)
         placement.check_store(config, cluster_nodes())
-        groups += [reserve(h) for h in homes if not h.needed]
+        for home in homes[len(needed) :]:
+            groups.append(reserve(home))
         async with asyncio.TaskGroup() as tasks:
             fleet = RayFleet(config.fleet.timeout_s, tasks, report)
             for home, group in zip(homes, groups, strict=True):

@@ -96,6 +96,9 @@ class LocalReplica:
             raise
         return Answer(meta, payload)
 
+    async def ping(self) -> None:
+        """It is there as long as this process is."""
+
     async def restart(self) -> None:
         raise ReplicaDied(f"{self.id} runs in this process")
 

@@ -13,6 +13,9 @@ from raysearch.errors import ConfigError, check
 
 ROOM = 0.8  # of the object store may hold latents; the rest is for what is on its way
 WHOLE = "a whole number, or below 1"
+SMALLEST = 1e-4  # Ray counts resources in these
+LABEL = "[a-zA-Z0-9]([a-zA-Z0-9_.-]{0,61}[a-zA-Z0-9])?"
+SELECTOR = rf"!?({LABEL}|in\( *{LABEL} *(, *{LABEL} *)*\))"
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,11 @@ class Home:
         return self.tenants[0]
 
     @property
+    def choosy(self) -> bool:
+        """Not any node will do, so it comes before those that can go elsewhere."""
+        return bool(self.owner.pool.labels or self.owner.pool.accelerator)
+
+    @property
     def labels(self) -> dict[str, str]:
         """Without spaces: Ray takes those of `in(a, b)` for part of b."""
         return {k: v.replace(" ", "") for k, v in self.owner.pool.labels.items()}
@@ -60,7 +68,7 @@ class Home:
 
 
 def homes(config: Config) -> list[Home]:
-    """Of all replicas, those that are needed first. Raises ConfigError."""
+    """Of all replicas, those that are needed first, and of these the choosy ones. Raises ConfigError."""
     fleet = config.fleet
     owners = [
         (Tenant(kind, f"{kind}-{i}", pool), i < pool.fewest)
@@ -77,11 +85,22 @@ def homes(config: Config) -> list[Home]:
     found = [Home((owner, *guests.get(owner.id, ())), needed) for owner, needed in owners]
     for home in found:
         for tenant in home.tenants:
-            check(_can_be(tenant.pool.num_gpus), f"fleet.{tenant.kind}s.num_gpus", tenant.pool.num_gpus, WHOLE)
+            _check_pool(tenant.kind, tenant.pool)
         gpus = home.bundles[0].get("GPU", 0)
         shared = f"such that it and its denoiser's add up to {WHOLE}, but they make {gpus:g}"
         check(_can_be(gpus), "fleet.scorers.num_gpus", fleet.scorers.num_gpus, shared)
-    return sorted(found, key=lambda h: not h.needed)
+    return sorted(found, key=lambda h: (not h.needed, not h.choosy))
+
+
+def _check_pool(kind: str, pool: PoolConfig) -> None:
+    key = f"fleet.{kind}s"
+    check(_can_be(pool.num_gpus), f"{key}.num_gpus", pool.num_gpus, WHOLE)
+    for name, amount in (("num_gpus", pool.num_gpus), ("num_cpus", pool.num_cpus)):
+        check(round(amount, 4) == amount, f"{key}.{name}", amount, f"a multiple of {SMALLEST:g}")
+    for label, wanted in pool.labels.items():
+        known = isinstance(wanted, str) and re.fullmatch(SELECTOR, wanted)
+        check(bool(known), f"{key}.labels.{label}", wanted, "of the form a, !a, in(a, b) or !in(a, b)")
+        check(bool(re.fullmatch(rf"([a-zA-Z0-9.-]+/)?{LABEL}", label)), f"{key}.labels", label, "a label's name")
 
 
 def _can_be(gpus: float) -> bool:
@@ -90,7 +109,7 @@ def _can_be(gpus: float) -> bool:
 
 def _bundle(pools: Sequence[PoolConfig]) -> dict[str, float]:
     amounts = {
-        "GPU": round(sum(p.num_gpus for p in pools), 4),  # Ray counts in ten-thousandths
+        "GPU": round(sum(p.num_gpus for p in pools), 4),
         "CPU": round(sum(p.num_cpus for p in pools), 4),
         **({f"accelerator_type:{pools[0].accelerator}": 0.001} if pools[0].accelerator else {}),
     }
@@ -98,10 +117,10 @@ def _bundle(pools: Sequence[PoolConfig]) -> dict[str, float]:
 
 
 def check_cluster(config: Config, nodes: Sequence[Node]) -> None:
-    """Raise ConfigError unless the nodes can hold the replicas that are needed, dearest first, and their latents."""
+    """Raise ConfigError unless the nodes can hold what is needed, choosy and dear replicas first, and their latents."""
     free = [_Free(n) for n in nodes]
     needed = [h for h in homes(config) if h.needed]
-    for home in sorted(needed, key=lambda h: [-h.bundles[0].get(k, 0) for k in ("GPU", "CPU")]):
+    for home in sorted(needed, key=lambda h: [not h.choosy, *(-h.bundles[0].get(k, 0) for k in ("GPU", "CPU"))]):
         for bundle in home.bundles:
             if not any(f.take(bundle, home.labels) for f in free):
                 raise ConfigError(no_room(home, nodes))
@@ -112,7 +131,8 @@ def check_store(config: Config, nodes: Sequence[Node]) -> None:
     """Raise ConfigError if the latents of a run could fill the object stores of the nodes on which they are made."""
     home = next(h for h in homes(config) if h.owner.kind == "denoiser")
     makers = [n for n in nodes if _Free(n).take(home.bundles[0], home.labels)]
-    memory = sum(n.resources.get("object_store_memory", 0) for n in makers) / 1e9
+    largest = sorted((n.resources.get("object_store_memory", 0) for n in makers), reverse=True)
+    memory = sum(largest[: home.owner.pool.most]) / 1e9
     most = int(ROOM * memory * 1000) / 1000
     check(
         config.fleet.store_gb <= most or not makers,

@@ -12,8 +12,17 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import ray
+import torch
 from ray.actor import ActorHandle
-from ray.exceptions import ObjectLostError, RayActorError, RayError, RayTaskError
+from ray.exceptions import (
+    ActorUnschedulableError,
+    NodeDiedError,
+    ObjectLostError,
+    OutOfMemoryError,
+    RayActorError,
+    RayError,
+    RayTaskError,
+)
 from ray.util.placement_group import PlacementGroup
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
@@ -29,6 +38,8 @@ if TYPE_CHECKING:
     from actors.fleet import RayFleet
 
 FIRST = 3  # times timeout_s for an actor's first step or call, which may compile
+# Died, cannot be reached just now, or was killed by Ray since its node's memory was full.
+GONE = (RayActorError, NodeDiedError, ActorUnschedulableError, OutOfMemoryError)
 STARTS = 5  # in a row that a gang may lose a rank while it starts
 
 # -- on the nodes ----------------------------------------------------------------------------------------------------
@@ -57,7 +68,11 @@ class Actor:
 
     @ray.method(num_returns=2)  # type: ignore[misc]
     async def run(self, item: int, method: str, arguments: dict[str, Any], *inputs: Any) -> tuple[Any, Any]:
-        meta, payload = await asyncio.wrap_future(self._worker.submit(item, method, arguments, inputs))
+        try:
+            meta, payload = await asyncio.wrap_future(self._worker.submit(item, method, arguments, inputs))
+        except torch.AcceleratorError:  # its device fails whatever follows, until the process is another one
+            os._exit(1)
+            raise
         return meta, payload
 
     async def cancel(self, item: int) -> None:
@@ -154,6 +169,12 @@ class RayReplica:
             raise mapped(error) from error
         return Answer(meta, made[1])
 
+    async def ping(self) -> None:
+        try:
+            await self.actor.pulse.remote()
+        except RayError as error:
+            raise mapped(error) from error
+
     async def ready(self) -> None:
         """Wait until it has a place and its model is loaded."""
         self.actors = self.actors or self.launch()
@@ -242,7 +263,7 @@ class RayGang(RayReplica):
 
 def mapped(error: RayError) -> Exception:
     """Ray's errors in our terms."""
-    if isinstance(error, RayActorError):  # died, or cannot be reached just now
+    if isinstance(error, GONE):
         return ReplicaDied(first_line(error))
     if isinstance(error, ObjectLostError):
         return InputLost(first_line(error))

@@ -49,6 +49,10 @@ class Replica(Protocol):
         """Raises ReplicaDied, InputLost, or the error of the call. Cancelling it frees the slot soon."""
         ...
 
+    async def ping(self) -> None:
+        """Raises ReplicaDied when it is gone, which an idle one may be without anybody's notice."""
+        ...
+
     async def restart(self) -> None:
         """Come back from death, however long that takes. Raises ReplicaDied when it cannot be."""
         ...
@@ -107,11 +111,15 @@ class Dispatcher:
         deaths = shortages = 0
         while True:
             seat = await self._seat(work)
+            replica, began = self._replicas[seat.id], False
             try:
-                return replace(await self._replicas[seat.id].run(call), place=seat.place)
+                if work.alone:  # what died with the last one, idle ones on its node too, this item did not kill
+                    await replica.ping()
+                began = True
+                return replace(await replica.run(call), place=seat.place)
             except ReplicaDied as death:
                 self._bury(seat)
-                deaths += work.alone
+                deaths += work.alone and began
                 if deaths >= DEATHS:
                     raise PoisonousItem(
                         f"{call.method}: {deaths} replicas died while it ran alone ({death})"
@@ -143,7 +151,8 @@ class Dispatcher:
             raise
         finally:
             self._grants.pop(work.id, None)
-            self._scheduler.remove(work.id)
+            if self._scheduler.remove(work.id):  # a replica may have been kept free for it
+                self._pump()
 
     def _pump(self) -> None:
         for work, seat in self._scheduler.assign():

@@ -27,7 +27,7 @@ class Journal:
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / ANSWERS
-        self._file = open(path, "ab", buffering=0)  # noqa: SIM115 (closed in close)
+        self._file = open(path, "ab")  # noqa: SIM115 (closed in close)
         try:
             flock(self._file, LOCK_EX | LOCK_NB)
         except BlockingIOError as error:
@@ -40,6 +40,7 @@ class Journal:
     def add(self, record: dict[str, Any]) -> None:
         text = canonical_json(record).encode()
         self._file.write(b"%08x %s\n" % (crc32(text), text))
+        self._file.flush()  # what a full disk does not take stays in the buffer, and goes first the next time
 
     def close(self) -> None:
         self._file.close()

@@ -106,6 +106,7 @@ class FakeReplica:
     fault: Fault | None = None
     revives_after: float | None = 1.0
     ahead: int = 0
+    gone: bool = False  # whoever calls it finds out; until it is restarted
     calls: deque[Call] = field(default_factory=lambda: deque(maxlen=1000))  # the latest
     running: int = 0
     most_running: int = 0
@@ -117,6 +118,7 @@ class FakeReplica:
         self.most_running = max(self.most_running, self.running)
         began = asyncio.get_running_loop().time()
         try:
+            await self.ping()
             error = self.fault(call) if self.fault else None
             if error is not None:
                 await asyncio.sleep(self.seconds / 2)
@@ -129,10 +131,15 @@ class FakeReplica:
             self.running -= 1
             self.busy_seconds += asyncio.get_running_loop().time() - began
 
+    async def ping(self) -> None:
+        if self.gone:
+            raise ReplicaDied(f"{self.id} is gone")
+
     async def restart(self) -> None:
         if self.revives_after is None:
             raise ReplicaDied(f"{self.id} does not come back")
         await asyncio.sleep(self.revives_after)
+        self.gone = False
 
     async def _denoise(self, call: Call) -> Answer:
         a = call.arguments

@@ -147,6 +147,7 @@ def drive(config: str, run_dir: str, seed: int, every: float, notes: str) -> Non
             if count[0] == fatal:
                 text = json.dumps(record).encode()
                 session.journal._file.write(b"0a0b0c0d " + text[: rng.randrange(len(text))])
+                session.journal._file.flush()
                 note("writing the journal")
                 os._exit(9)
             add(record)

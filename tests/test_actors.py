@@ -3,6 +3,7 @@
 import asyncio
 import io
 import itertools
+import threading
 from concurrent.futures import CancelledError
 from dataclasses import replace
 from pathlib import Path
@@ -21,11 +22,13 @@ from diffusers import (
 from PIL import Image
 from safetensors.numpy import load_file
 
+from actors import denoiser as denoisers
 from actors import local, solvers
 from actors.backend import Backend
 from actors.denoiser import Denoiser
 from actors.models import wan
 from raysearch import config as configuration
+from raysearch.errors import OutOfMemory
 from raysearch.session import Session
 
 PROMPT = "a red circle moving left"
@@ -397,6 +400,57 @@ def test_an_error_reaches_its_waiter_and_the_worker_goes_on(tiny):
     good = bad | {"origin": {"kind": "noise", "key": 1}}
     assert worker.submit(2, good, (None, text, text, None)).result(60)[0]["nfe"] == 2
     worker.close()
+
+
+def test_a_result_that_cannot_be_handed_over_is_its_waiters_error_and_the_worker_goes_on(tiny, monkeypatch):
+    sampler, encoder, denoiser = workers(tiny)
+    text = encoder.encode_text({"what": (PROMPT, 40)})[1]
+    pack, errors = solvers.pack, [RuntimeError("a copy failed"), torch.OutOfMemoryError("CUDA out of memory")]
+    monkeypatch.setattr(solvers, "pack", lambda state: pack(state) if not errors else fail(errors.pop(0)))
+    leg = leg_of(sampler, 2)
+    with pytest.raises(RuntimeError, match="a copy failed"):
+        denoiser.submit(1, leg, (None, text, text, None)).result(60)
+    with pytest.raises(OutOfMemory):
+        denoiser.submit(2, leg, (None, text, text, None)).result(60)
+    assert denoiser.submit(3, leg, (None, text, text, None)).result(60)[0]["nfe"] == 4
+    denoiser.close()
+
+
+def fail(error):
+    raise error
+
+
+def test_a_last_step_that_finds_no_memory_midway_is_done_again_whole(tiny, monkeypatch):
+    """The older of two candidates fails where its first frame is put back; the younger one leaves."""
+    sampler, encoder, alone = workers(tiny)
+    text = encoder.encode_text({"what": (PROMPT, 40)})[1]
+    first = np.random.default_rng(0).normal(size=(1, 4, 1, 8, 8)).astype("f4")
+    inputs = (None, text, text, first)
+    expected = alone.submit(1, leg_of(sampler, 8), inputs).result(60)[1]["latent"]
+    alone.close()
+    plain, failed, started = denoisers.with_first, [], threading.Event()
+
+    def with_first(latent, frame):
+        if not failed:
+            failed.append(True)
+            raise torch.OutOfMemoryError("CUDA out of memory (made up)")
+        return plain(latent, frame)
+
+    monkeypatch.setattr(denoisers, "with_first", with_first)
+    gate = denoisers.Denoiser._admit
+
+    def admit(self, request):
+        started.wait(60)  # so that both are there before the first step
+        return gate(self, request)
+
+    monkeypatch.setattr(denoisers.Denoiser, "_admit", admit)
+    both = Denoiser(str(tiny), dtype="float32", device="cpu", slots=2)
+    older, younger = (both.submit(i, leg_of(sampler, 8), inputs) for i in (1, 2))
+    started.set()
+    with pytest.raises(OutOfMemory):
+        younger.result(60)
+    np.testing.assert_allclose(older.result(60)[1]["latent"], expected, atol=1e-4)
+    both.close()
 
 
 def runs_out(monkeypatch, when):

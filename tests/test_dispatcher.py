@@ -92,16 +92,58 @@ def test_a_running_item_that_is_cancelled_frees_its_slot():
 
 def test_an_item_cancelled_in_the_turn_in_which_it_gets_its_slot_gives_it_back():
     async def work():
-        async with Dispatcher.open([encoder()]) as d:
+        async with Dispatcher.open([replica := encoder()]) as d:
             first = asyncio.create_task(d.submit("encoder", named("first"), age=0))
+            await asyncio.sleep(0)
             second = asyncio.create_task(d.submit("encoder", named("second"), age=1))
-            await asyncio.wait([first])  # in this turn the slot is granted to the second
-            second.cancel()
-            await asyncio.gather(second, return_exceptions=True)
-            await d.submit("encoder", named("third"), age=2)
-            assert d.tally.busy["encoder"] == 0
 
-    run_virtual(work())
+            async def follow():
+                await d.submit("encoder", named("zeroth"), age=-1)
+                second.cancel()  # in the turn in which the slot is granted to it
+
+            await asyncio.gather(follow(), first, second, return_exceptions=True)
+            assert second.cancelled() and d.tally.busy["encoder"] == 0
+            await d.submit("encoder", named("third"), age=2)
+        return [c.arguments["what"] for c in replica.calls]
+
+    assert run_virtual(work()) == ["first", "zeroth", "third"]
+
+
+def test_an_item_cancelled_in_the_turn_in_which_a_slot_is_free_does_not_take_it():
+    class Gated(FakeReplica):
+        async def run(self, call):
+            self.calls.append(call)
+            if gate := gates.get(call.arguments["what"]):
+                await gate
+            return Answer({})
+
+    gates = {}
+
+    async def work():
+        gates["first"] = asyncio.get_running_loop().create_future()
+        async with Dispatcher.open([replica := Gated("e", "encoder")]) as d:
+            items = [asyncio.create_task(d.submit("encoder", named(n), age=0)) for n in ("first", "second", "third")]
+            await asyncio.sleep(1)
+            gates["first"].set_result(None)
+            items[1].cancel()  # its waiter runs after the first's
+            ends = await asyncio.gather(*items, return_exceptions=True)
+            assert [type(e) for e in ends] == [Answer, asyncio.CancelledError, Answer]
+            assert d.tally.busy["encoder"] == 0
+        return [c.arguments["what"] for c in replica.calls]
+
+    assert run_virtual(work()) == ["first", "third"]
+
+
+def test_the_slots_of_a_replica_that_died_and_came_back_are_counted_once():
+    async def work():
+        async with Dispatcher.open([encoder(slots=3, fault=dies("x", times=1), revives_after=5)]) as d:
+            item = asyncio.create_task(d.submit("encoder", named("x"), age=0))
+            await asyncio.sleep(2)
+            away = dict(d.tally.slots)
+            await item
+            return away, d.tally.slots
+
+    assert run_virtual(work()) == ({"encoder": 0}, {"encoder": 3})
 
 
 def test_an_item_whose_replica_died_is_done_elsewhere():
@@ -244,6 +286,38 @@ def test_an_item_that_does_not_fit_alone_is_given_up():
     assert isinstance(big, OutOfMemory)
     assert str(big) == "encode_text: full, 3 times while it ran alone"
     assert all(isinstance(o, Answer) for o in others)
+
+
+def test_a_node_that_took_idle_replicas_with_it_poisons_no_item():
+    """Nobody has noticed that those are gone; an item that comes to them did not begin there."""
+    gone = [encoder(n, gone=True, revives_after=10**6) for n in "abcde"]
+    busy = encoder("busy", slots=2)
+
+    async def work():
+        async with Dispatcher.open([*gone, busy]) as d:
+            long = asyncio.create_task(d.submit("encoder", named("long"), age=0, place="busy@node"))
+            await asyncio.sleep(0)
+            answer = await d.submit("encoder", named("x"), age=1)
+            await long
+            return answer.place, d.tally.deaths
+
+    assert run_virtual(work()) == ("busy@node", 5)
+
+
+def test_an_item_that_gives_up_the_replica_kept_for_it_lets_others_in_at_once():
+    async def work():
+        a = encoder(slots=2, seconds=100)
+        async with Dispatcher.open([a]) as d:
+            long = asyncio.create_task(d.submit("encoder", named("long"), age=0))
+            alone = asyncio.create_task(d.submit("encoder", named("alone"), age=1, avoid="elsewhere"))
+            other = asyncio.create_task(d.submit("encoder", named("other"), age=2))
+            await asyncio.sleep(1)
+            assert a.running == 1  # the other slot is kept free
+            alone.cancel()
+            await asyncio.gather(long, other)
+            return asyncio.get_running_loop().time()
+
+    assert run_virtual(work()) == 101
 
 
 def test_an_item_that_avoids_a_replica_waits_for_another():

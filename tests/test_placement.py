@@ -28,6 +28,11 @@ def layout(c) -> str:
 GPU = {"num_gpus": 0.7}
 
 
+def test_a_scorer_that_shares_is_beside_the_first_shard_only():
+    (home, _) = homes(config(denoisers={"shards": 3}, scorers={"share_gpus": True}))
+    assert [b["CPU"] for b in home.bundles] == [1.5, 1, 1]
+
+
 @pytest.mark.parametrize(
     ("fleet", "expected"),
     [
@@ -43,6 +48,13 @@ GPU = {"num_gpus": 0.7}
                 "scorers": {"replicas": {"min": 1, "max": 3}, "num_gpus": 0.3, "share_gpus": True},
             },
             "d0 s0: 1.5+1, e0: 0+0, [d1 s1: 1.5+1], [d2 s2: 1.5+1]",
+        ),
+        (
+            {
+                "denoisers": {"replicas": {"min": 1, "max": 3}},
+                "scorers": {"replicas": {"min": 2, "max": 4}, "share_gpus": True},
+            },
+            "d0 s0 s1: 2+0, e0: 0+0, [d1 s2: 1.5+0], [d2 s3: 1.5+0]",
         ),
     ],
 )
@@ -60,6 +72,12 @@ def test_homes(fleet, expected):
         ({"denoisers": {"share_gpus": True}}, "fleet.denoisers.share_gpus: unknown key"),
         ({"scorers": {"share_gpus": True, "labels": {"a": "b"}}}, "fleet.scorers.share_gpus: True is not allowed"),
         ({"scorers": {"share_gpus": True, "replicas": {"min": 1, "max": 2}}}, "fleet.scorers.replicas"),
+        ({"denoisers": {"labels": {"a": "in(b"}}}, "fleet.denoisers.labels.a: 'in.b' is not allowed"),
+        ({"encoders": {"labels": {"a": "b c"}}}, "fleet.encoders.labels.a: 'b c' is not allowed"),
+        ({"denoisers": {"labels": {"a": ["b"]}}}, r"fleet.denoisers.labels.a: \['b'\] is not allowed"),
+        ({"denoisers": {"labels": {"a b": "c"}}}, "fleet.denoisers.labels: 'a b' is not allowed"),
+        ({"denoisers": {"num_cpus": 0.00001}}, "fleet.denoisers.num_cpus: 1e-05 .* a multiple of 0.0001"),
+        ({"scorers": {"num_gpus": 0.33333}}, "fleet.scorers.num_gpus: 0.33333 .* a multiple of 0.0001"),
         ({"timeout_s": 0}, "fleet.timeout_s: 0.0 is not allowed"),
         ({"wait_s": -1}, "fleet.wait_s: -1.0 is not allowed"),
         (
@@ -98,7 +116,23 @@ def node(cpus: float, gpus: float = 0, gb: float = 1, kind: str = "", **labels: 
         ),
         ({"store_gb": 0.9}, [node(2)], "at most 0.8: Ray's object store has 1 GB"),
         ({"store_gb": 0.9, "denoisers": GPU}, [node(2, gb=9), node(2, 1)], "at most 0.8"),  # made where the GPUs are
-        ({"store_gb": 0.9}, [node(2), node(2)], None),
+        ({"store_gb": 0.9}, [node(2), node(2)], "at most 0.8"),  # the one denoiser is on one of them
+        ({"store_gb": 0.9, "denoisers": {"replicas": 2}}, [node(2), node(2)], None),
+        (
+            {"denoisers": {"num_gpus": 1}, "scorers": {"num_gpus": 1, "labels": {"zone": "a"}}},
+            [node(2, 1, zone="a"), node(2, 1)],  # the denoiser can go elsewhere
+            None,
+        ),
+        (
+            {
+                "denoisers": {"num_gpus": 1, "replicas": 2},
+                "scorers": {"num_gpus": 0.7},
+                "encoders": {"num_cpus": 0, "num_gpus": 0.5, "labels": {"zone": "a"}},
+            },
+            [node(9, 3, zone="a")],  # half a GPU is left
+            "fleet.scorers: 1 replicas of 0.7 GPU",
+        ),
+        ({"denoisers": {"num_cpus": 2}, "encoders": {"labels": {"ray.io/zone": "in(a, b)"}}}, [node(3)], "ray.io/zone"),
     ],
 )
 def test_what_fits(fleet, nodes, line):

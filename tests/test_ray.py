@@ -6,12 +6,14 @@ import re
 import signal
 import time
 import urllib.request
+from concurrent.futures import Future
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import ray
+import torch
 from ray.util.placement_group import remove_placement_group
 from test_actors import ARMS, config, run
 
@@ -20,11 +22,13 @@ from actors import placement
 from actors.backend import Backend
 from actors.local import Worker
 from actors.placement import Node
+from actors.replica import Actor
 from raysearch import config as configuration
 from raysearch.errors import ConfigError, InputLost, ReplicaDied
 from raysearch.plan import Plan
 from raysearch.session import Session
 from raysearch.snapshot import Snapshot
+from raysearch.testing import run_virtual
 
 pytestmark = pytest.mark.ray
 
@@ -189,8 +193,89 @@ def test_a_gang_that_cannot_start_says_why(tiny):
         remove_placement_group(group)
 
 
+@pytest.mark.parametrize("address", ["nonsense", "a:b:c"])
+def test_what_is_no_address_is_said_in_one_line(tiny, monkeypatch, address):
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    c = configuration.build({"model": {"path": str(tiny)}, "fleet": on_ray(address=address)})
+    with pytest.raises(ConfigError, match=f"fleet.address: no Ray cluster answers at '{address}'"):
+        ray_fleet.connect(c)
+
+
+def test_groups_reserved_before_one_that_is_refused_are_given_back(tiny, monkeypatch):
+    reserve, refused = ray_fleet.reserve, ConfigError("fleet.encoders.labels: no selector")
+    made, removed = [], []
+
+    def some(home):
+        if home.owner.kind == "encoder":
+            raise refused
+        made.append(reserve(home))
+        return made[-1]
+
+    monkeypatch.setattr(ray_fleet, "reserve", some)
+    monkeypatch.setattr(ray_fleet, "remove_placement_group", removed.append)
+    c = configuration.build({"model": {"path": str(tiny)}, "fleet": on_ray()})
+
+    async def begin():
+        async with ray_fleet.ray_fleet(c, Plan(()), print):
+            pass
+
+    try:
+        with pytest.raises(ConfigError, match="no selector"):
+            asyncio.run(begin())
+        assert len(made) == 2 and removed == made
+    finally:
+        for group in made:
+            remove_placement_group(group)
+
+
+def test_what_hung_is_killed_and_not_what_came_in_its_place(monkeypatch):
+    """A gang that starts anew while its old leader is looked at has no actor for a moment, then another one."""
+    killed = []
+    monkeypatch.setattr(ray_fleet.ray, "kill", lambda actor, no_restart: killed.append(actor))
+
+    class Gang:
+        id, kind, actor = "denoiser-0", "denoiser", "old"
+
+        async def hangs(self):
+            self.actor = "new"
+            return not killed
+
+    async def watch():
+        async with asyncio.TaskGroup() as tasks:
+            fleet = ray_fleet.RayFleet(60, tasks, lambda line: None)
+            fleet.serving(r := Gang())
+            task = tasks.create_task(fleet._watch(r))
+            await asyncio.sleep(25)
+            task.cancel()
+
+    run_virtual(watch())
+    assert killed == ["old"]
+
+
+def test_a_process_whose_device_is_broken_ends(monkeypatch):
+    """Every later call would fail there, and at once: it would draw all items and fail all searches."""
+    ended = []
+    monkeypatch.setattr(os, "_exit", ended.append)
+
+    class Broken:
+        def __init__(self, kind, config, plan):
+            pass
+
+        def submit(self, *call):
+            future = Future()
+            future.set_exception(torch.AcceleratorError("CUDA error: an illegal memory access was encountered"))
+            return future
+
+    actor = Actor("denoiser", None, None, Broken)
+    with pytest.raises(torch.AcceleratorError):
+        asyncio.run(actor.run(1, "denoise", {}))
+    assert ended == [1]
+
+
 def test_rays_errors_become_ours():
     assert isinstance(ray_fleet.mapped(ray.exceptions.ActorUnavailableError("gone", None)), ReplicaDied)
+    assert isinstance(ray_fleet.mapped(ray.exceptions.OutOfMemoryError("the node's memory is full")), ReplicaDied)
+    assert isinstance(ray_fleet.mapped(ray.exceptions.NodeDiedError("gone")), ReplicaDied)
     assert isinstance(ray_fleet.mapped(ray.exceptions.ObjectLostError("00" * 28, "", "")), InputLost)
     cause = ValueError("bad")
     wrapped = ray.exceptions.RayTaskError("run", "trace", cause)

@@ -121,6 +121,22 @@ def test_a_cancelled_item_is_not_counted_among_those_that_wait():
     assert [w.id for w, _ in scheduler.assign()] == [1]
 
 
+def test_after_a_death_as_many_must_wait_before_one_goes_ahead_as_before():
+    scheduler = Scheduler([old := Seat("a", "denoiser", "n", 2, busy=2, ahead=1)])
+    scheduler.shut(old)
+    scheduler.open(Seat("a", "denoiser", "n", 2, busy=2, ahead=1))
+    for i in range(2):
+        scheduler.add(Work(i, "denoiser", 0))
+    assert [w.id for w, _ in scheduler.assign()] == [0]
+
+
+def test_a_seat_shrinks_to_one_item_fewer_than_it_had_when_memory_ran_out():
+    scheduler = Scheduler([seat := Seat("a", "denoiser", "n", 8, busy=3)])
+    assert (scheduler.shrink(seat), seat.slots) == (6, 2)
+    seat.busy = 1
+    assert (scheduler.shrink(seat), seat.slots) == (1, 1)
+
+
 def test_what_is_ahead_of_a_replica_that_dies_leaves_no_trace():
     scheduler = Scheduler([old := Seat("a", "denoiser", "n", 1, ahead=1)])
     for i in range(3):

@@ -5,6 +5,7 @@ import gc
 import itertools
 import json
 import random
+import resource
 from dataclasses import replace
 from pathlib import Path
 
@@ -239,6 +240,22 @@ def test_every_answer_is_in_the_journal_and_names_a_candidate_that_can_be_made_a
 
     made = [denoise(Candidate(Prompt("a"), fake_sampler(10), Noise(0, i)), 10).id for i in range(4)]
     assert records[0]["asked"] == made
+
+
+def test_a_record_that_the_disk_took_in_part_is_completed_by_the_next(tmp_path):
+    """A full disk takes what it can of a record, and a record after a torn one could not be read."""
+    j = journal.Journal(tmp_path)
+    j.add({"i": 0})
+    bound, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, ((tmp_path / journal.ANSWERS).stat().st_size + 10, hard))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            j.add({"i": 1})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (bound, hard))
+    j.add({"i": 2})
+    assert [r["i"] for r in journal.read(tmp_path)] == [0, 1, 2]
+    j.close()
 
 
 def test_a_torn_last_record_is_dropped(tmp_path):

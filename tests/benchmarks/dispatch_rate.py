@@ -40,6 +40,8 @@ class Instant:
         await asyncio.sleep(0)
         return DONE
 
+    async def ping(self) -> None: ...
+
     async def restart(self) -> None: ...
 
 

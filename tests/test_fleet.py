@@ -1,0 +1,215 @@
+"""Replicas that die, come back, hang or do not start, in virtual time: the actors are fakes, and there is no Ray."""
+
+import asyncio
+from contextlib import asynccontextmanager
+from types import SimpleNamespace
+
+import pytest
+from ray.exceptions import ActorDiedError, RayTaskError
+
+from actors import fleet as ray_fleet
+from actors.fleet import RayFleet
+from actors.replica import RayGang, RayReplica
+from raysearch.errors import ReplicaDied
+from raysearch.testing import run_virtual, virtual_now
+
+TIMEOUT = 60
+
+
+class Actor:
+    """Its methods take these seconds, or raise these errors; ready says that it is on this node."""
+
+    def __init__(self, node="a", ready=0.0, pulse=(0.0, 0), listen=0.0, follow=1e9, lead=0.0):
+        self.node, self.killed = node, False
+        self._ends = {"ready": ready, "pulse": 0.0, "listen": listen, "follow": follow, "lead": lead, "watch": 0.0}
+        self._answers = {"ready": (node, f"on {node}"), "pulse": pulse, "listen": ("host", 1)}
+        if not isinstance(pulse, tuple):
+            self._ends["pulse"] = pulse
+
+    def __getattr__(self, method):
+        async def call(*arguments):
+            end = self._ends[method]
+            if isinstance(end, Exception):
+                raise end
+            until = virtual_now() + end
+            while virtual_now() < until:
+                await asyncio.sleep(min(1, until - virtual_now()))
+                if self.killed:
+                    raise ActorDiedError
+            return self._answers.get(method)
+
+        return SimpleNamespace(remote=lambda *arguments: asyncio.ensure_future(call(*arguments)))
+
+
+@pytest.fixture(autouse=True)
+def no_ray(monkeypatch):
+    def kill(actor, no_restart=True):
+        actor.killed = True
+
+    monkeypatch.setattr(ray_fleet, "time", SimpleNamespace(monotonic=virtual_now))
+    monkeypatch.setattr(ray_fleet.ray, "kill", kill)
+
+
+@asynccontextmanager
+async def fleet(lines):
+    async with asyncio.TaskGroup() as tasks:
+        made = RayFleet(TIMEOUT, tasks, lines.append)
+        yield made
+        made.stop()
+
+
+def test_how_long_it_has_been_away_is_counted_from_each_time_anew():
+    async def work():
+        async with fleet([]) as f:
+            r = replica(f, [[Actor()]])
+            await r.ready()
+            r.actor._ends["ready"] = 50
+            for _ in range(3):
+                await r.restart()
+                await asyncio.sleep(500)
+            return bool(f._serving["denoiser"])
+
+    assert run_virtual(work())
+
+
+def test_a_gang_that_is_given_up_starts_once_more_and_not_twice_at_a_time():
+    async def work():
+        lines = []
+        async with fleet(lines) as f:
+            slow, back = [Actor(lead=1000), Actor()], [Actor(lead=10), Actor()]
+            r = replica(f, [[Actor(), Actor()], slow, back], RayGang)
+            await r.ready()
+            with pytest.raises(ReplicaDied, match="in service for"):
+                await r.restart()
+            await anext(f.arrivals())
+            await asyncio.sleep(2000)
+            return r.actors == back, [a.killed for a in (*slow, *back)]
+
+    assert run_virtual(work()) == (True, [True, True, False, False])
+
+
+def replica(of, actors, made=RayReplica, name="denoiser-0"):
+    """One that is launched on these actors, a list each time."""
+    return made(name, "denoiser", 1, iter(actors).__next__, of)
+
+
+def test_one_that_comes_back_elsewhere_says_so_and_serves():
+    async def work():
+        lines = []
+        async with fleet(lines) as f:
+            r = replica(f, [[a := Actor()]])
+            await r.ready()
+            a._answers["ready"], a._ends["ready"] = ("b", "on b"), 50
+            await r.restart()
+            return lines, r.node, virtual_now()
+
+    assert run_virtual(work()) == (["denoiser-0 moved to on b"], "b", pytest.approx(50))
+
+
+def test_one_that_stays_away_is_given_up_once_none_has_served_for_long_and_joins_when_it_is_back():
+    async def work():
+        lines = []
+        async with fleet(lines) as f:
+            r, other = (replica(f, [[Actor()]], name=n) for n in ("denoiser-0", "denoiser-1"))
+            await r.ready()
+            await other.ready()
+            r.actor._ends["ready"] = 500
+            away = asyncio.create_task(r.restart())
+            await asyncio.sleep(100)
+            assert not away.done()  # the other does its work
+            f.left(other)
+            with pytest.raises(ReplicaDied, match=r"no denoiser has been in service for fleet.timeout_s, 60 s"):
+                await away
+            given_up = virtual_now()
+            joined = await anext(f.arrivals())
+            return given_up, joined is r, lines
+
+    given_up, joined, lines = run_virtual(work())
+    assert 160 <= given_up < 221  # it looks again every 60 seconds
+    assert joined and lines == ["on a: denoiser-0 joined"]
+
+
+@pytest.mark.parametrize(
+    ("pulse", "hangs"),
+    [
+        ((59.0, 5), False),
+        ((61.0, 5), True),
+        ((179.0, 0), False),  # the first step may compile
+        ((181.0, 0), True),
+        (61.0, True),  # it does not answer at all
+        (ActorDiedError(), False),  # that is not hanging
+    ],
+)
+def test_what_hangs_is_killed_while_it_serves(pulse, hangs):
+    async def work():
+        async with fleet([]) as f:
+            r = replica(f, [[Actor(pulse=pulse)]])
+            await r.ready()
+            f._run(f._watch(r))
+            await asyncio.sleep(75)
+            found = r.actor.killed
+            r.actor.killed = False
+            f.left(r)
+            await asyncio.sleep(500)
+            return found, r.actor.killed
+
+    found, later = run_virtual(work())
+    assert found is hangs and (not later or not isinstance(pulse, tuple))
+
+
+def test_an_elastic_one_that_cannot_start_is_reported_and_the_run_goes_on():
+    async def work():
+        lines = []
+        async with fleet(lines) as f:
+            await f.start([replica(f, [[Actor()]])], [replica(f, [[Actor(ready=ActorDiedError())]], name="denoiser-1")])
+            await asyncio.sleep(1)
+            return lines
+
+    here, there = run_virtual(work())
+    assert here == "on a: denoiser-0" and there.startswith("denoiser-1 does not start: ")
+
+
+@pytest.mark.parametrize(("losses", "starts"), [(4, True), (5, False)])
+def test_a_gang_may_lose_ranks_while_it_starts_but_not_for_ever(losses, starts):
+    async def work():
+        lost = [[Actor(lead=ActorDiedError()), Actor()] for _ in range(losses)]
+        good = [Actor("a"), Actor("b")]
+        async with fleet([]) as f:
+            r = replica(f, [*lost, good], RayGang)
+            if starts:
+                await r.ready()
+                assert r.actors == good and r.where == "on a + on b" and f._serving["denoiser"]
+            else:
+                with pytest.raises(ReplicaDied, match="denoiser-0 does not start"):
+                    await r.ready()
+                assert r.actors == [] and not f._serving["denoiser"]
+            r.close()
+            return all(a.killed for gang in lost for a in gang)
+
+    assert run_virtual(work())
+
+
+def test_a_gang_says_which_fault_of_a_follower_ended_it_and_does_not_try_again():
+    async def work():
+        bad = RayTaskError("follow", "ValueError: no such weights", ValueError("no such weights"))
+        ranks = [Actor(lead=ActorDiedError()), Actor(follow=bad)]
+        async with fleet([]) as f:
+            with pytest.raises(ReplicaDied, match="no such weights"):
+                await replica(f, [ranks], RayGang).ready()
+
+    run_virtual(work())
+
+
+def test_a_gang_that_is_closed_while_it_starts_leaves_no_actor():
+    async def work():
+        ranks = [Actor(lead=1000), Actor()]
+        async with fleet([]) as f:
+            r = replica(f, [ranks], RayGang)
+            coming = asyncio.create_task(r.ready())
+            await asyncio.sleep(10)
+            coming.cancel()
+            await asyncio.wait([coming])
+            r.close()
+            return [a.killed for a in ranks]
+
+    assert run_virtual(work()) == [True, True]
