@@ -240,12 +240,8 @@ class Denoiser:
                 latent, state = s.solver.step(s.state, s.velocity, s.latent, self._step_noise(s))
                 if s.step + 1 == s.sampler.num_steps:
                     latent = with_first(latent, s.first)
-                s.latent, s.state, s.step, s.velocity = (
-                    latent,
-                    state,
-                    s.step + 1,
-                    None,
-                )  # all or none
+                # All or nothing: memory may have ended above.
+                s.latent, s.state, s.step, s.velocity = latent, state, s.step + 1, None
         if self._device == "cuda":  # which is only told what to do: its time and its errors are this step's
             torch.cuda.synchronize()
         share = (time.perf_counter() - began) / max(len(occupied), 1)
