@@ -207,7 +207,7 @@ def test_a_hung_actor_is_replaced_and_a_tiny_store_changes_nothing(cluster, tiny
             stopped.append(replica.id)
             os.kill(await replica.actor.pid.remote(), signal.SIGSTOP)
 
-    pools = on(denoisers=CPU | {"replicas": 2}, store_gb=1e-5, timeout_s=10)
+    pools = on(denoisers=CPU | {"replicas": 2}, store_gb=1e-5, timeout_s=20)
     with before_each_call(monkeypatch, act):
         found = run(tiny, tmp_path / "run", fleet=pools)
     assert same(found, expected)

@@ -133,9 +133,9 @@ def test_a_killed_denoiser_comes_back_and_nothing_changes(tiny, tmp_path, monkey
 
 
 def test_a_gang_that_loses_any_rank_comes_back_and_nothing_changes(tiny, tmp_path, monkeypatch):
-    """A follower is killed, then rank 0, and then a follower hangs: midway in a search on two shards."""
+    """A follower is killed, then rank 0: midway in a search on two shards. (One that hangs: test_gang.py.)"""
     expected, latents, _ = run(tiny, tmp_path / "local", arms=ARMS, seeds=[1, 2])
-    blows = [(1, signal.SIGKILL), (0, signal.SIGKILL), (1, signal.SIGSTOP)]
+    blows = [1, 0]
     pids = []
     plain, meet = ray_fleet.RayReplica.run, ray_fleet.RayGang._meet
 
@@ -145,16 +145,14 @@ def test_a_gang_that_loses_any_rank_comes_back_and_nothing_changes(tiny, tmp_pat
 
     async def run_and_strike(self, call):
         if self.kind == "denoiser" and blows and call.arguments["step"] > 0:
-            rank, blow = blows.pop(0)
-            os.kill(pids[-1][rank], blow)
+            os.kill(pids[-1][blows.pop(0)], signal.SIGKILL)
         return await plain(self, call)
 
     monkeypatch.setattr(ray_fleet.RayGang, "_meet", met)
     monkeypatch.setattr(ray_fleet.RayReplica, "run", run_and_strike)
     pool = {"num_cpus": 0.5, "shards": 2, "shard_mode": "guidance"}
-    fleet = on_ray(denoisers=pool, timeout_s=30)
-    rows, got, _ = run(tiny, tmp_path / "ray", arms=ARMS, seeds=[1, 2], fleet=fleet)
-    assert blows == [] and len(pids) >= 4
+    rows, got, _ = run(tiny, tmp_path / "ray", arms=ARMS, seeds=[1, 2], fleet=on_ray(denoisers=pool))
+    assert blows == [] and len(pids) >= 3
     assert [r["reward_search"] for r in rows] == [r["reward_search"] for r in expected]
     assert all(np.array_equal(got[k], latents[k]) for k in latents)
     deadline = time.monotonic() + 120
