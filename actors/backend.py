@@ -148,10 +148,9 @@ def fingerprint(config: Config, s: SamplerConfig) -> str:
     """What can change bits: precision, device type, batching, sharding, library versions."""
     pool = config.fleet.denoisers
     versions = [f"{p} {importlib.metadata.version(p)}" for p in ("torch", "diffusers", "transformers")]
-    device = "cuda" if pool.num_gpus else "cpu"
     mode = "exact" if pool.slots == 1 and not s.batched_guidance else f"fast, batched guidance {s.batched_guidance}"
     shards = [f"{pool.shards} {pool.shard_mode} shards"] if pool.shards > 1 else []
-    return ", ".join([config.model.dtype, device, mode, *shards, *versions])
+    return ", ".join([config.model.dtype, pool.device, mode, *shards, *versions])
 
 
 def reward(key: str, block: dict[str, Any], specs: dict[str, RewardSpec], obstacles: tuple[Obstacle, ...]) -> Reward:

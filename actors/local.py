@@ -32,19 +32,17 @@ def build(kind: str, config: Config, plan: Plan, gang: Gang | None = None) -> De
     transformers.utils.logging.disable_progress_bar()
     folder, dtype = plan.details["folder"], config.model.dtype
     pool: PoolConfig = getattr(config.fleet, f"{kind}s")
-    device = "cuda" if pool.num_gpus else "cpu"
     if kind == "denoiser":
-        return Denoiser(folder, dtype=dtype, device=device, slots=pool.slots, gang=gang)
+        return Denoiser(folder, dtype=dtype, device=pool.device, slots=pool.slots, gang=gang)
     if kind == "scorer":
-        return Scorer(folder, plan.details["rewards"], dtype=dtype, device=device)
-    return Encoder(folder, dtype=dtype, device=device)
+        return Scorer(folder, plan.details["rewards"], dtype=dtype, device=pool.device)
+    return Encoder(folder, dtype=dtype, device=pool.device)
 
 
 def shard(config: Config, plan: Plan, place: Place, store: Store | None = None) -> Gang:
     """One rank of a denoiser's gang, with its part of the model loaded, once all ranks have theirs."""
-    pool = config.fleet.denoisers
-    device = "cuda" if pool.num_gpus else "cpu"
-    return Gang(plan.details["folder"], dtype=config.model.dtype, device=device, pool=pool, place=place, store=store)
+    folder, dtype, pool = plan.details["folder"], config.model.dtype, config.fleet.denoisers
+    return Gang(folder, dtype=dtype, device=pool.device, pool=pool, place=place, store=store)
 
 
 class Worker:

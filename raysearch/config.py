@@ -71,6 +71,10 @@ class PoolConfig:
     labels: dict[str, str] = field(default_factory=dict)  # that a node must have; Ray's label selectors
 
     @property
+    def device(self) -> str:
+        return "cuda" if self.num_gpus else "cpu"
+
+    @property
     def fewest(self) -> int:
         return int(self.replicas["min"] if isinstance(self.replicas, dict) else self.replicas)
 

@@ -7,6 +7,7 @@ import signal
 import time
 import urllib.request
 from concurrent.futures import Future
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -79,24 +80,21 @@ def test_ray_and_local_agree_bit_for_bit_with_one_and_two_denoisers(tiny, tmp_pa
 def test_what_fits(tiny, nodes, replicas, gpus, fits):
     pools = on_ray(denoisers={"replicas": replicas, "num_gpus": gpus, "num_cpus": 0.5}, encoders={"num_cpus": 0})
     config = configuration.build({"model": {"path": str(tiny)}, "fleet": pools})
+    offer(config, nodes, None if fits else r"fleet\.(denoisers|scorers)")
+
+
+def offer(config, nodes, refusal):
+    """What the cluster check says to nodes of so many CPUs and GPUs each: nothing, or the refusal."""
     offered = [Node({"CPU": cpu, "GPU": gpu, "object_store_memory": 4e9}) for cpu, gpu in nodes]
-    if fits:
+    with pytest.raises(ConfigError, match=refusal) if refusal else nullcontext():
         placement.check_cluster(config, offered)
-    else:
-        with pytest.raises(ConfigError, match=r"fleet\.(denoisers|scorers)"):
-            placement.check_cluster(config, offered)
 
 
 @pytest.mark.parametrize(("nodes", "fits"), [([(8, 2), (8, 2)], True), ([(8, 3)], False), ([(3, 4)], False)])
 def test_each_shard_has_the_resources_of_its_pool(tiny, nodes, fits):
     denoisers = {"replicas": 2, "shards": 2, "num_gpus": 1, "num_cpus": 1}
     config = configuration.build({"model": {"path": str(tiny)}, "fleet": on_ray(denoisers=denoisers)})
-    offered = [Node({"CPU": cpu, "GPU": gpu, "object_store_memory": 4e9}) for cpu, gpu in nodes]
-    if fits:
-        placement.check_cluster(config, offered)
-    else:
-        with pytest.raises(ConfigError, match=r"fleet\.denoisers: 2 replicas of 2 shards of 1 GPU and 1 CPU each"):
-            placement.check_cluster(config, offered)
+    offer(config, nodes, None if fits else r"fleet\.denoisers: 2 replicas of 2 shards of 1 GPU and 1 CPU each")
 
 
 @pytest.mark.parametrize(
