@@ -190,4 +190,5 @@ def reward(key: str, block: dict[str, Any], specs: dict[str, RewardSpec], obstac
             raise ConfigError(f"{key}.{error}") from error
         identity = digest(identity, *(o.identity for o in obstacles))
     totals = tuple(weights[c] for c in components)
-    return Reward(spec_key, identity, components, totals, build.needs, obstacles)  # type: ignore[attr-defined]
+    text = bool(getattr(build, "reads_text", False))
+    return Reward(spec_key, identity, components, totals, build.needs, obstacles, text)  # type: ignore[attr-defined]

@@ -13,6 +13,7 @@ from safetensors.torch import save as save_safetensors
 
 from actors import potential, rewards, video
 from actors.models import family, with_first
+from raysearch.dataset import rollout
 
 
 @dataclass(frozen=True)
@@ -30,27 +31,36 @@ class Scorer:
         self._autoencoder = family(Path(folder)).Autoencoder(Path(folder), dtype=dtype, device=device)
         self._rewards = {s.key: rewards.find(s.name)(**s.arguments) for s in specs}
 
-    def score(self, arguments: dict[str, Any], payload: dict[str, Any], *points: Any) -> tuple[dict[str, Any], None]:
-        """Rewards of a candidate at its own point: ({rewards: key -> components, decodes, seconds}, None)."""
+    def score(
+        self, arguments: dict[str, Any], payload: dict[str, Any], text: Any, *points: Any
+    ) -> tuple[dict[str, Any], None]:
+        """Rewards of a candidate at its own point: ({rewards: key -> components, decodes, seconds}, None).
+
+        `text` is its caption's embedding, for rewards that look at it.
+        """
         began = time.perf_counter()
         keys = arguments["rewards"]
         needs = {self._rewards[k].needs for k in keys}
         estimate = preview(payload, arguments["sigma"]) if needs - {"latent"} else None
         frames = self._autoencoder.decode(estimate) if "frames" in needs else None
-        scores = self._scores(keys, arguments, payload, points, estimate, frames)
+        scores = self._scores(keys, arguments, payload, text, points, estimate, frames)
         meta = {"rewards": scores, "decodes": int(frames is not None), "seconds": time.perf_counter() - began}
         return meta, None
 
     def finish(
-        self, arguments: dict[str, Any], payload: dict[str, Any], *points: Any
+        self, arguments: dict[str, Any], payload: dict[str, Any], text: Any, *points: Any
     ) -> tuple[dict[str, Any], dict[str, bytes]]:
-        """Rewards of a finished latent, and its files by extension; the seconds leave the judging out."""
+        """Rewards of a finished latent, and its files by extension; the seconds leave the judging out.
+
+        The last of `points` are the states of those `kept` on its way.
+        """
         began = time.perf_counter()
-        outputs = arguments["outputs"]
+        outputs, kept = arguments["outputs"], arguments["kept"]
+        points, way = points[: len(points) - len(kept)], points[len(points) - len(kept) :]
         latent = preview(payload, 0.0)
         frames = self._autoencoder.decode(latent)
         judging = time.perf_counter()
-        scores = self._scores(arguments["rewards"], arguments, payload, points, latent, frames)
+        scores = self._scores(arguments["rewards"], arguments, payload, text, points, latent, frames)
         judging = time.perf_counter() - judging
         files = {}
         if outputs["mp4"]:
@@ -61,6 +71,10 @@ class Scorer:
             buffer = io.BytesIO()
             np.save(buffer, frames)
             files["npy"] = buffer.getvalue()
+        if kept:
+            latents = torch.cat([noisy(state) for state in way]).numpy()
+            steps, sigmas = zip(*kept, strict=True)
+            files["arrow"] = rollout(latents, latent[0].numpy(), steps, sigmas, "first" in way[0])
         return {"rewards": scores, "decodes": 1, "seconds": time.perf_counter() - began - judging}, files
 
     def _scores(
@@ -68,19 +82,34 @@ class Scorer:
         keys: Sequence[str],
         arguments: dict[str, Any],
         payload: dict[str, Any],
+        text: Any,
         points: Sequence[Any],
         estimate: torch.Tensor | None,
         frames: np.ndarray | None,
     ) -> dict[str, list[float]]:
-        latent = torch.tensor(payload["latent"])
-        obstacles = potential.group(arguments["obstacles"], [finished(p) for p in points])
-        views = [rewards.View(arguments["prompt"].text, arguments["sigma"], latent, estimate, frames, obstacles)]
+        view = rewards.View(
+            arguments["prompt"].text,
+            arguments["sigma"],
+            noisy(payload),
+            estimate,
+            frames,
+            potential.group(arguments["obstacles"], [finished(p) for p in points]),
+            None if text is None else torch.tensor(text),
+            "first" in payload,
+        )
+        views = [view]
         return {k: [float(c) for c in self._rewards[k](views)[0]] for k in keys}
 
 
 def finished(point: Any) -> torch.Tensor:
     """The latent of an obstacle's point: a finished candidate's state, or what the encoder made of a file."""
     return torch.tensor(point["latent"] if isinstance(point, dict) else point)
+
+
+def noisy(payload: dict[str, Any]) -> torch.Tensor:
+    """The latent as the model sees it: a given first frame stays clean."""
+    first = payload.get("first")
+    return with_first(torch.tensor(payload["latent"]), None if first is None else torch.tensor(first))
 
 
 def preview(payload: dict[str, Any], sigma: float) -> torch.Tensor:

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 from rich.console import Console
 
+from raysearch import collect as collections
 from raysearch import config as configuration
 from raysearch import display, prompts, signature
 from raysearch import status as statuses
@@ -33,8 +34,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     sweep_parser = commands.add_parser(
         "sweep", help="run a grid of arms and draw how quality grows with compute", description=sweep.__doc__
     )
+    collect_parser = commands.add_parser(
+        "collect", help="make a dataset of noisy latents and what became of them", description=collect.__doc__
+    )
     for p, example in (
         (run_parser, "sampler.num_steps=20 run_dir=runs/mine"),
+        (collect_parser, "seeds=[0,1,2,3] run_dir=runs/mine"),
         (sweep_parser, "seeds=[0,1] run_dir=runs/mine"),
     ):
         p.add_argument("config", type=Path, help="a YAML file; see configs/")
@@ -51,7 +56,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             return policies()
         if arguments.command == "status":
             return status(arguments.run_dir)
-        return (sweep if arguments.command == "sweep" else run)(arguments.config, arguments.overrides)
+        command = {"run": run, "sweep": sweep, "collect": collect}[arguments.command]
+        return command(arguments.config, arguments.overrides)
     except (RaysearchError, BaseExceptionGroup) as raised:
         error = single(raised)
         if not isinstance(error, RaysearchError):
@@ -80,6 +86,15 @@ def sweep(path: Path, overrides: Sequence[str] = ()) -> int:
             sweeps.write_report(grid, run_dir)  # of what there is
         raise
     sweeps.write_report(grid, run_dir)
+    return code
+
+
+def collect(path: Path, overrides: Sequence[str] = ()) -> int:
+    """Run every prompt and seed of a config and write their noisy latents, graded; run again, it finishes the rest."""
+    config = collections.load(path, overrides)
+    run_dir = chosen(config, path.stem)
+    code = searched(config, run_dir)
+    print(collections.write(config, run_dir, complete=code == 0))
     return code
 
 

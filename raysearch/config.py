@@ -9,7 +9,7 @@ import inspect
 import pkgutil
 import typing
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from difflib import get_close_matches
 from math import isfinite
 from pathlib import Path
@@ -128,6 +128,14 @@ class OutputConfig:
 
 
 @dataclass(frozen=True)
+class CollectConfig:
+    """What `collect` keeps of each winner's way: its latents at these noise levels (at the nearest steps)."""
+
+    levels: list[float] = field(default_factory=lambda: [0.9, 0.8, 0.6, 0.4, 0.2])
+    train: float = 0.8  # share of the captions; the others are the test split
+
+
+@dataclass(frozen=True)
 class Config:
     model: ModelConfig = field(default_factory=ModelConfig)
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
@@ -138,6 +146,7 @@ class Config:
     seeds: list[int] = field(default_factory=lambda: [0])
     obstacles: list[Any] | None = None  # what videos should keep away from
     arms: list[dict[str, Any]] | None = None
+    collect: CollectConfig | None = None
     budget: Budget = field(default_factory=Budget)
     fleet: FleetConfig = field(default_factory=FleetConfig)
     output: OutputConfig = field(default_factory=OutputConfig)
@@ -169,7 +178,9 @@ class Arm:
 def load(path: Path, overrides: Sequence[str] = ()) -> Config:
     """The config of a file with `key=value` overrides. Raises ConfigError."""
     values = read(path, overrides)
-    check("sweep" not in values, "sweep", str(path), "run by `python -m raysearch sweep`: it is no key of a plain run")
+    for other in ("sweep", "collect"):
+        allowed = f"run by `python -m raysearch {other}`: it is no key of a plain run"
+        check(values.get(other) is None, other, str(path), allowed)
     return build(values)
 
 
@@ -224,7 +235,8 @@ def _one_line(schema: type[Any], error: Exception) -> str:
         parent, _, leaf = key.rpartition(".")
         block = schema
         for part in parent.split(".") if parent else []:
-            block = next(f.type for f in fields(block) if f.name == part)  # type: ignore[assignment]
+            found = next(f.type for f in fields(block) if f.name == part)
+            block = next(t for t in (*typing.get_args(found), found) if is_dataclass(t))  # X | None is X
         return unknown_key(key, leaf, [f.name for f in fields(block)])
     if "Missing mandatory value" in str(error):
         return f"{key} is missing"

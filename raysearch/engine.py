@@ -33,6 +33,7 @@ class Reward:
     weights: tuple[float, ...]
     needs: str  # "latent", "estimate" or "frames"
     obstacles: tuple[Obstacle, ...] = ()  # that it looks at beside the candidate; in its identity
+    text: bool = False  # it looks at the caption's embedding
 
     @property
     def preview(self) -> bool:
@@ -171,13 +172,22 @@ class Engine:
         entry, answer, _ = await self._view("score", x, [reward], reward.preview, arguments, reward.obstacles, spent)
         return Score(_components(answer, reward), entry.seconds, answer.meta["seconds"])
 
-    async def finish(self, x: Candidate, rewards: Sequence[Reward], outputs: dict[str, Any], spent: Spent) -> Finished:
-        """The video of `x`, denoised to the end, with `rewards` of it."""
+    async def finish(
+        self,
+        x: Candidate,
+        rewards: Sequence[Reward],
+        outputs: dict[str, Any],
+        spent: Spent,
+        kept: Sequence[Candidate] = (),
+    ) -> Finished:
+        """The video of `x`, denoised to the end, with `rewards` of it; and a file of the latents `kept` on its way."""
         x = denoise(x, x.sampler.num_steps)
-        self.store.watch(x)
+        for c in (x, *kept):
+            self.store.watch(c)
         arguments = {"rewards": [r.key for r in rewards], "prompt": x.prompt, "sigma": x.sigma, "outputs": outputs}
+        arguments |= {"kept": [(c.step, c.sigma) for c in kept]}
         obstacles = next((r.obstacles for r in rewards if r.obstacles), ())  # an arm has but one set of them
-        entry, answer, files = await self._view("finish", x, rewards, False, arguments, obstacles, spent)
+        entry, answer, files = await self._view("finish", x, rewards, False, arguments, obstacles, spent, kept)
         scores = {r.key: _components(answer, r) for r in rewards}
         return Finished(scores, files, entry.seconds, answer.meta["seconds"])
 
@@ -190,18 +200,21 @@ class Engine:
         arguments: dict[str, Any],
         obstacles: Sequence[Obstacle],
         spent: Spent,
+        kept: Sequence[Candidate] = (),
     ) -> Any:
         """Make `x` and have a scorer look at it; again if it got lost on the way, and elsewhere if that saw NaN."""
         arguments = arguments | {"obstacles": layout(obstacles)}
         doubted = ""
         for _ in range(ATTEMPTS):
             points = await self._points(obstacles, x.sampler, spent)
+            text = (await self._condition(x.prompt, x.sampler, spent))[0] if any(r.text for r in rewards) else None
+            way = await gather((self.latent(c, False, spent) for c in kept), len(kept)) if kept else []
             entry = await self.latent(x, velocity, spent)
             try:
-                call = Call(method, arguments, (entry.ref, *points))
+                call = Call(method, arguments, (entry.ref, text, *points, *(e.ref for e in way)))
                 answer = await self._dispatcher.submit("scorer", call, age=spent.age, place=entry.place, avoid=doubted)
             except InputLost:
-                self._lost(x, obstacles)
+                self._lost((x, *kept), obstacles)
                 continue
             self.decodes += answer.meta["decodes"]
             self.rewards += len(rewards)
@@ -284,9 +297,7 @@ class Engine:
                 call = Call("denoise", arguments, inputs)
                 answer = await self._dispatcher.submit("denoiser", call, age=spent.age, place=place)
             except InputLost:
-                if source is not None:
-                    self._lost(source, obstacles)
-                self._conditions.clear()
+                self._lost((source,) if source is not None else (), obstacles)
                 continue
             meta = answer.meta
             earlier = state.seconds if state is not None and base is not None else 0.0
@@ -298,13 +309,12 @@ class Engine:
             return entry
         raise InputLost(f"the inputs of {x} were lost {ATTEMPTS} times")
 
-    def _lost(self, x: Candidate, obstacles: Sequence[Obstacle]) -> None:
+    def _lost(self, xs: Sequence[Candidate], obstacles: Sequence[Obstacle]) -> None:
         """Which of an item's inputs is gone nobody says, so all are made again."""
-        for p in (x, *_flat(obstacles)):
+        for p in (*xs, *_flat(obstacles)):
             if isinstance(p, Candidate):
                 self.store.drop(p)
-        if obstacles:
-            self._conditions.clear()
+        self._conditions.clear()
         self.recomputed += 1
 
     async def _points(self, obstacles: Sequence[Obstacle], sampler: Sampler, spent: Spent) -> list[Any]:

@@ -127,10 +127,14 @@ def _obstacle_content(b: Barrier) -> list[object]:
     return [p.content if isinstance(p, Recording) else p.prompt.identity for p in b.obstacle.points]
 
 
-def searches(plan: Plan, texts: Sequence[Prompt], seeds: Sequence[int]) -> Iterator[Search]:
-    """In the order in which they are run: a prompt's arms together, so that they share what they can."""
+def searches(plan: Plan, texts: Sequence[Prompt], seeds: Sequence[int], *, apart: bool = False) -> Iterator[Search]:
+    """In the order in which they are run: a prompt's arms together, so that they share what they can.
+
+    `apart`: no two prompts share a seed; prompt i has those of the first, moved on by i times their range.
+    """
+    stride = max(seeds) + 1 if apart else 0
     for age, ((i, prompt), seed, arm) in enumerate(product(enumerate(texts), seeds, plan.arms)):
-        yield Search(age, f"{i:06d}-s{seed}-{arm.arm.name}", prompt, seed, arm)
+        yield Search(age, f"{i:06d}-s{seed + i * stride}-{arm.arm.name}", prompt, seed + i * stride, arm)
 
 
 def group_of(search_id: str) -> str:

@@ -23,7 +23,7 @@ from raysearch.errors import ConfigError, check
 FINISHED = ("done", "budget")  # of the statuses, those that are not searched again
 FREE = ("fleet", "output", "run_dir", "resume")  # keys that may differ when a run is gone on with
 CONTENT = Path("journal", "content.json")
-FOLDERS = {"mp4": "videos", "safetensors": "latents", "npy": "frames"}
+FOLDERS = {"mp4": "videos", "safetensors": "latents", "npy": "frames", "arrow": "rollouts"}
 
 SEARCHES: dict[str, pa.DataType] = {
     "search_id": pa.string(),

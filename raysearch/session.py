@@ -13,7 +13,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from raysearch import config as configuration
-from raysearch import prompts, replay
+from raysearch import dataset, prompts, replay
 from raysearch.config import Config
 from raysearch.context import Context, History
 from raysearch.dispatcher import Dispatcher, Replica
@@ -21,7 +21,7 @@ from raysearch.engine import Engine, Finished, Reward, Score, Spent
 from raysearch.journal import Journal
 from raysearch.plan import Backend, Fleet, Search, content_of, context, estimate, in_its_own_loop, run_policy, searches
 from raysearch.progress import ArmTally, Progress
-from raysearch.recipe import Candidate, canonical_json, denoise
+from raysearch.recipe import Candidate, Sampler, canonical_json, denoise
 from raysearch.results import CONTENT, RunDirectory, check_content, claimed, write
 from raysearch.snapshot import STATUS, Snapshot
 from raysearch.store import Store
@@ -52,6 +52,8 @@ class Session:
             begun = configuration.build(OmegaConf.to_container(OmegaConf.create(before))) if before else None
             self.prompts = prompts.load(config)
             self.plan = backend.prepare(config, configuration.arms(config), begun)
+            for arm in self.plan.arms:
+                self._stops(arm.sampler)
             self.costs = estimate(self.plan, self.prompts, config.seeds)
             content = content_of(self.plan, self.prompts)
             check_content(run_dir, content)
@@ -79,11 +81,18 @@ class Session:
         bare = done.keys() - self.directory.shown()  # those that never scored are among them
         past = replay.read(folder, self.plan, done, bare.__contains__)
         bare &= past.calls.keys()
-        for s in searches(self.plan, self.prompts, self.config.seeds) if bare else ():
+        for s in self._searches() if bare else ():
             if s.id in bare:
                 ctx, winner = in_its_own_loop(replay.replayed(s, past))
                 self.directory.candidates.add(_history_rows(s, ctx.history, winner))
         return past
+
+    def _searches(self) -> Iterator[Search]:
+        """When latents are collected every rollout has a noise of its own, else prompts share theirs."""
+        return searches(self.plan, self.prompts, self.config.seeds, apart=self.config.collect is not None)
+
+    def _stops(self, sampler: Sampler) -> list[int]:
+        return dataset.stops(sampler.sigmas, self.config.collect.levels) if self.config.collect else []
 
     def _tally(self, judge: Reward | None) -> ArmTally:
         if judge is None:
@@ -140,8 +149,8 @@ class Session:
 
     async def _run_searches(self, engine: Engine, live: asyncio.Semaphore) -> None:
         async with asyncio.TaskGroup() as tasks:
-            every = searches(self.plan, self.prompts, self.config.seeds)
-            async for s in _admitted((s for s in every if s.id not in self.past.finished), live):
+            every = (s for s in self._searches() if s.id not in self.past.finished)
+            async for s in _admitted(every, live):
                 tasks.create_task(self._guarded(s, engine, live))
 
     async def _guarded(self, s: Search, engine: Engine, live: asyncio.Semaphore) -> None:
@@ -186,7 +195,7 @@ class Session:
             winner = denoise(winner, winner.sampler.num_steps)
             ctx.meter.charged += ctx.meter.ledger.finish(winner)
             judges = list({r.key: r for _, r in s.plan.judges}.values())
-            finished = await engine.finish(winner, judges, self._outputs(), spent)
+            finished = await engine.finish(winner, judges, self._outputs(), spent, self._kept(winner))
             ctx.meter.time(winner, finished.making, finished.decoding)
         except asyncio.CancelledError:
             self._record(s, ctx, spent, winner, None, "cancelled", "interrupted")
@@ -194,6 +203,9 @@ class Session:
         except Exception as error:
             status, reason = "failed", f"{type(error).__name__}: {error}"
         self._record(s, ctx, spent, winner, finished, status, reason)
+
+    def _kept(self, x: Candidate) -> list[Candidate]:
+        return [Candidate(x.prompt, x.sampler, x.origin, t) for t in self._stops(x.sampler) if t >= x.origin.step]
 
     def _outputs(self) -> dict[str, Any]:
         o = self.config.output

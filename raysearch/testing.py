@@ -16,6 +16,9 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeVar
 
+import numpy as np
+
+from raysearch import dataset
 from raysearch.config import Arm, Config
 from raysearch.dispatcher import Answer, Call
 from raysearch.engine import Reward
@@ -163,8 +166,10 @@ class FakeReplica:
     async def _score(self, call: Call) -> Answer:
         latent: FakeLatent = call.inputs[0]
         await asyncio.sleep(self.seconds)
-        if call.inputs[1:]:  # seen beside obstacles
-            read = [i.value if isinstance(i, FakeLatent) else i for i in call.inputs[1:]]
+        _, _, *others = call.inputs
+        if call.arguments["obstacles"]:
+            points = others[: sum(n for _, n in call.arguments["obstacles"])]
+            read = [i.value if isinstance(i, FakeLatent) else i for i in points]
             latent = FakeLatent(digest(latent.value, *call.arguments["obstacles"], *read), latent.step)
         rewards = {key: [latent.quality] for key in call.arguments["rewards"]}
         return Answer({"rewards": rewards, "decodes": 1, "seconds": self.seconds})
@@ -173,7 +178,13 @@ class FakeReplica:
         answer = await self._score(call)
         latent: FakeLatent = call.inputs[0]
         kinds = [k for k in ("mp4", "safetensors", "npy") if call.arguments["outputs"].get(k)]
-        return Answer(answer.meta, dict.fromkeys(kinds, latent.value))
+        files = dict.fromkeys(kinds, latent.value)
+        if kept := call.arguments["kept"]:
+            way: list[FakeLatent] = list(call.inputs[-len(kept) :])
+            assert [c.step for c in way] == [step for step, _ in kept]
+            latents = np.array([_picture(c) for c in way])
+            files["arrow"] = dataset.rollout(latents, _picture(latent), *zip(*kept, strict=True), first=False)
+        return Answer(answer.meta, files)
 
     async def _encode_text(self, call: Call) -> Answer:
         await asyncio.sleep(self.seconds)
@@ -233,7 +244,7 @@ class FakeBackend:
                     a,
                     at_steps(a.sampler.num_steps),
                     reward,
-                    None,
+                    reward if config.collect else None,
                     reward,
                     at_steps,
                     barriers(a.obstacles, at_steps(a.sampler.num_steps), lambda key, block: reward),
@@ -245,6 +256,11 @@ class FakeBackend:
     @asynccontextmanager
     async def fleet(self, config: Config, plan: Plan, report: Callable[[str], None]) -> AsyncIterator[FakeFleet]:
         yield self.fake
+
+
+def _picture(x: FakeLatent) -> np.ndarray:
+    """A latent (1, 1, 1, 2) that says which one it is."""
+    return np.array([x.quality, 1 + x.step]).reshape(1, 1, 1, 2)
 
 
 def fake_reward(needs: str = "frames") -> Reward:

@@ -29,7 +29,8 @@ class View:
     """What a reward may look at: the noisy latent at noise level `sigma`, the x0 estimate, or that one decoded.
 
     latent and estimate are float32 (1, C, T, H, W) on the CPU, frames uint8 (T, H, W, 3); what no reward needs is None.
-    Beside it, the latents of the arm's obstacles, for a reward that meets them.
+    Beside it, the latents of the arm's obstacles, for a reward that meets them, and the caption's embedding, float32
+    (1, length, dim), for one that `reads_text`. `first`: the latent's first frame is a given, clean one.
     """
 
     prompt: str
@@ -38,12 +39,15 @@ class View:
     estimate: torch.Tensor | None = None
     frames: np.ndarray | None = None
     obstacles: tuple[Points, ...] = ()
+    text: torch.Tensor | None = None
+    first: bool = False
 
 
 class Reward(Protocol):
     """`weights` (optional) gives the default weight of each component, 1 where it is missing; `files` (optional, a
     static method of the constructor's arguments) the files whose content the reward depends on; `meets_obstacles`
-    (optional) says that its views show the arm's obstacles."""
+    (optional) says that its views show the arm's obstacles, `reads_text` (optional) that they show the caption's
+    embedding."""
 
     components: tuple[str, ...]
     needs: Literal["latent", "estimate", "frames"]

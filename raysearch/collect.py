@@ -1,0 +1,41 @@
+"""Data collection is a search like any other: it keeps each winner's latents on its way, and what became of them.
+
+A collection's config is an ordinary one whose `rewards.final` grades the finished videos, with a block `collect`:
+
+    collect: {levels: [0.9, 0.8, 0.6, 0.4, 0.2], train: 0.8}
+
+Every rollout has a noise of its own: prompt i has the seeds of the first prompt moved on by i times their range, since
+a reward that is trained on few noises learns these by heart.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from raysearch import config as configuration
+from raysearch import dataset
+from raysearch.config import Config
+from raysearch.errors import check
+
+
+def load(path: Path, overrides: Sequence[str] = ()) -> Config:
+    """The collection of a file with `key=value` overrides. Raises ConfigError."""
+    values = configuration.read(path, overrides)
+    check("sweep" not in values, "sweep", str(path), "left out of a collection")
+    config = configuration.build({"resume": "auto"} | values | {"collect": values.get("collect") or {}})
+    assert config.collect is not None
+    levels, train = config.collect.levels, config.collect.train
+    check(len(levels) > 0, "collect.levels", levels, "a list of at least one noise level")
+    check(all(0 < level <= 1 for level in levels), "collect.levels", levels, "above 0 and at most 1")
+    check(len(set(levels)) == len(levels), "collect.levels", levels, "without repetition")
+    check(0 < train < 1, "collect.train", train, "a share of the captions, between 0 and 1")
+    for arm in configuration.arms(config):
+        given = arm.rewards.final is not None
+        check(given, "rewards.final", None, f"the reward that grades finished videos (arm {arm.name})")
+    return config
+
+
+def write(config: Config, run_dir: Path, *, complete: bool) -> str:
+    """Write the dataset of a run, and say what is in it."""
+    assert config.collect is not None
+    rows = dataset.write(run_dir, train=config.collect.train, complete=complete)
+    return ", ".join(f"{n} {split}" for split, n in rows.items()) + f" rows in {run_dir / dataset.FOLDER}"

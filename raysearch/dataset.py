@@ -1,0 +1,120 @@
+"""What `collect` makes: noisy latents with the grades of the videos that they became, in Parquet shards.
+
+A rollout's latents come as one Arrow file from where it was judged; at the end they are joined with the grades of
+searches.parquet. A caption is on one side of the split only, whole in one shard, and a row group of its own there.
+"""
+
+import shutil
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from raysearch.errors import check
+from raysearch.recipe import digest
+from raysearch.results import FINISHED, FOLDERS
+
+FOLDER = "dataset"
+SPLITS = ("train", "test")
+SHARD_BYTES = 128 << 20
+FROM_SEARCH = ("prompt", "seed", "search_id")
+
+
+def rollout(
+    latents: np.ndarray, final: np.ndarray, steps: Sequence[int], sigmas: Sequence[float], first: bool
+) -> bytes:
+    """An Arrow file of latents (n, C, T, H, W) on their way to `final` (C, T, H, W).
+
+    `similarity` is 0.5 (1 + cosine) of a latent and the final one (LatSearch). Latents are kept as float16. `first`
+    says that their first frame is a given, clean one.
+    """
+    flat, end = latents.reshape(len(latents), -1).astype(np.float64), final.ravel().astype(np.float64)
+    cosine = flat @ end / (np.linalg.norm(flat, axis=1) * np.linalg.norm(end))
+    kind = pa.fixed_shape_tensor(pa.float16(), latents.shape[1:])
+    storage = pa.FixedSizeListArray.from_arrays(pa.array(latents.astype(np.float16).ravel()), flat.shape[1])
+    columns = {
+        "step": pa.array(steps, pa.int64()),
+        "sigma": pa.array(sigmas, pa.float64()),
+        "timestep": pa.array([1000 * s for s in sigmas], pa.float64()),
+        "first": pa.array([first] * len(steps), pa.bool_()),
+        "latent": pa.ExtensionArray.from_storage(kind, storage),
+        "similarity": pa.array(0.5 * (1 + cosine), pa.float64()),
+    }
+    sink = pa.BufferOutputStream()
+    table = pa.table(columns)
+    with pa.ipc.new_file(sink, table.schema) as file:
+        file.write_table(table)
+    return sink.getvalue().to_pybytes()  # type: ignore[no-any-return]
+
+
+def stops(sigmas: Sequence[float], levels: Sequence[float]) -> list[int]:
+    """The steps at which a grid comes nearest to noise levels. Raises ConfigError where two are the same."""
+    steps = [min(range(len(sigmas) - 1), key=lambda i: abs(sigmas[i] - level)) for level in levels]
+    for level, step in zip(levels, steps, strict=True):
+        allowed = f"the only one nearest to its step: both are nearest to step {step}, sigma {sigmas[step]:.3f}"
+        check(steps.count(step) == 1, "collect.levels", level, allowed)
+    return sorted(steps)
+
+
+def split_of(prompt: str, train: float) -> str:
+    """A caption's side: what it is called decides, so that it stays there whatever else is collected."""
+    drawn = int.from_bytes(digest("split", prompt)[:6], "big") / 2**48
+    return "train" if drawn < train else "test"
+
+
+def write(run_dir: Path, *, train: float, complete: bool, shard_bytes: int = SHARD_BYTES) -> dict[str, int]:
+    """Write the shards of a run, whose rollouts go if it is complete; the rows of each split.
+
+    Of a run whose rollouts are gone the shards are there already.
+    """
+    folder, rollouts = run_dir / FOLDER, run_dir / FOLDERS["arrow"]
+    if rollouts.exists():
+        partial = run_dir / f"{FOLDER}.partial"
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir()
+        for split in SPLITS:
+            captions = (t for t in _captions(run_dir, rollouts) if split_of(t["prompt"][0].as_py(), train) == split)
+            _write_shards(partial, split, captions, shard_bytes)
+        shutil.rmtree(folder, ignore_errors=True)
+        partial.rename(folder)
+        if complete:
+            shutil.rmtree(rollouts)
+    return {s: sum(pq.read_metadata(p).num_rows for p in sorted(folder.glob(f"{s}-*.parquet"))) for s in SPLITS}
+
+
+def _captions(run_dir: Path, rollouts: Path) -> Iterator[pa.Table]:
+    """For each caption, in the run's order, a table of all its rollouts."""
+    searches = pq.read_table(run_dir / "searches.parquet")
+    grades = [c for c in searches.column_names if c.startswith("final_")]
+    rows = (r for r in searches.to_pylist() if r["status"] in FINISHED)
+    for _, group in groupby(sorted(rows, key=lambda r: r["search_id"]), key=lambda r: r["prompt"]):
+        tables = []
+        for r in group:
+            with pa.ipc.open_file(rollouts / f"{r['search_id']}.arrow") as file:
+                table = file.read_all()
+            for name in FROM_SEARCH:
+                table = table.append_column(name, pa.array([r[name]] * len(table), searches.schema.field(name).type))
+            for name in grades:
+                column = pa.array([r[name]] * len(table), pa.float64())
+                table = table.append_column(name.removeprefix("final_"), column)
+            tables.append(table)
+        yield pa.concat_tables(tables)
+
+
+def _write_shards(folder: Path, split: str, captions: Iterator[pa.Table], shard_bytes: int) -> None:
+    writer: pq.ParquetWriter | None = None
+    size = number = 0
+    for table in captions:
+        table = table.append_column("split", pa.array([split] * len(table)))
+        if writer is None:
+            writer = pq.ParquetWriter(folder / f"{split}-{number:05d}.parquet", table.schema)
+        writer.write_table(table)
+        size += table.nbytes
+        if size >= shard_bytes:
+            writer.close()
+            writer, size, number = None, 0, number + 1
+    if writer is not None:
+        writer.close()
