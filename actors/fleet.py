@@ -123,19 +123,25 @@ def cluster_nodes() -> list[Node]:
     return [Node(n["Resources"], n["Labels"]) for n in ray.nodes() if n["Alive"]]
 
 
+def joined(address: str | None, key: str = "address") -> None:
+    """Connect to a cluster, or start one here, unless this process is connected."""
+    if ray.is_initialized():
+        return
+    address = address or os.environ.get("RAY_ADDRESS")
+    try:
+        ray.init(
+            address=address,
+            include_dashboard=None if address else False,
+            logging_level="ERROR",
+            log_to_driver=False,
+        )
+    except (ConnectionError, ValueError) as error:  # ValueError: it is no address
+        raise ConfigError(f"{key}: no Ray cluster answers at {address!r} ({first_line(error)})") from error
+
+
 def connect(config: Config) -> None:
     """Connect to the configured cluster, or start one here, and check that it can hold the fleet."""
-    if not ray.is_initialized():
-        address = config.fleet.address or os.environ.get("RAY_ADDRESS")
-        try:
-            ray.init(
-                address=address,
-                include_dashboard=None if address else False,
-                logging_level="ERROR",
-                log_to_driver=False,
-            )
-        except (ConnectionError, ValueError) as error:  # ValueError: it is no address
-            raise ConfigError(f"fleet.address: no Ray cluster answers at {address!r} ({first_line(error)})") from error
+    joined(config.fleet.address, "fleet.address")
     placement.homes(config)
     if not config.fleet.wait_s:  # otherwise nodes may be yet to come
         placement.check_cluster(config, cluster_nodes())

@@ -73,8 +73,7 @@ class Scorer:
             files["npy"] = buffer.getvalue()
         if kept:
             latents = torch.cat([noisy(state) for state in way]).numpy()
-            steps, sigmas = zip(*kept, strict=True)
-            files["arrow"] = rollout(latents, latent[0].numpy(), steps, sigmas, "first" in way[0])
+            files["arrow"] = rollout(latents, latent[0].numpy(), kept, first="first" in way[0])
         return {"rewards": scores, "decodes": 1, "seconds": time.perf_counter() - began - judging}, files
 
     def _scores(

@@ -9,6 +9,7 @@ import signal
 import sys
 import time
 from collections.abc import Coroutine, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,9 +20,10 @@ from raysearch import config as configuration
 from raysearch import display, prompts, signature
 from raysearch import status as statuses
 from raysearch import sweep as sweeps
+from raysearch import train as trainings
 from raysearch.config import Config
 from raysearch.errors import ConfigError, RaysearchError, single
-from raysearch.results import chosen
+from raysearch.results import chosen, claimed, write
 
 T = TypeVar("T")
 OURS = ("raysearch", "policies", "actors")
@@ -37,9 +39,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     collect_parser = commands.add_parser(
         "collect", help="make a dataset of noisy latents and what became of them", description=collect.__doc__
     )
+    train_parser = commands.add_parser(
+        "train", help="train a latent reward on a collected dataset", description=train.__doc__
+    )
     for p, example in (
         (run_parser, "sampler.num_steps=20 run_dir=runs/mine"),
         (collect_parser, "seeds=[0,1,2,3] run_dir=runs/mine"),
+        (train_parser, "steps=500 run_dir=runs/mine"),
         (sweep_parser, "seeds=[0,1] run_dir=runs/mine"),
     ):
         p.add_argument("config", type=Path, help="a YAML file; see configs/")
@@ -56,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return policies()
         if arguments.command == "status":
             return status(arguments.run_dir)
-        command = {"run": run, "sweep": sweep, "collect": collect}[arguments.command]
+        command = {"run": run, "sweep": sweep, "collect": collect, "train": train}[arguments.command]
         return command(arguments.config, arguments.overrides)
     except (RaysearchError, BaseExceptionGroup) as raised:
         error = single(raised)
@@ -72,13 +78,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 def run(path: Path, overrides: Sequence[str] = ()) -> int:
     """Run every prompt and seed under every arm of a config; results go to its run directory."""
     config = configuration.load(path, overrides)
-    return searched(config, chosen(config, path.stem))
+    return searched(config, chosen(config.run_dir, config.resume, path.stem))
 
 
 def sweep(path: Path, overrides: Sequence[str] = ()) -> int:
     """Run every arm of a sweep's grid and draw its curves; run again, it finishes what is missing."""
     grid = sweeps.load(path, overrides)
-    run_dir = chosen(grid.config, path.stem)
+    run_dir = chosen(grid.config.run_dir, grid.config.resume, path.stem)
     try:
         code = searched(grid.config, run_dir)
     except KeyboardInterrupt:
@@ -92,10 +98,37 @@ def sweep(path: Path, overrides: Sequence[str] = ()) -> int:
 def collect(path: Path, overrides: Sequence[str] = ()) -> int:
     """Run every prompt and seed of a config and write their noisy latents, graded; run again, it finishes the rest."""
     config = collections.load(path, overrides)
-    run_dir = chosen(config, path.stem)
+    run_dir = chosen(config.run_dir, config.resume, path.stem)
     code = searched(config, run_dir)
     print(collections.write(config, run_dir, complete=code == 0))
     return code
+
+
+def train(path: Path, overrides: Sequence[str] = ()) -> int:
+    """Train a latent reward on a collected dataset; run again, a training that was stopped goes on."""
+    config = trainings.load(path, overrides)
+    run_dir = chosen(config.run_dir, config.resume, path.stem)
+    from actors.fleet import joined
+    from actors.training import trainer
+
+    with claimed(run_dir, trainings.resolved(config), config.resume):
+        trainer.check_reward(config)
+    write(run_dir / "config.yaml", trainings.resolved(config).encode())
+    console = Console(width=None if sys.stdout.isatty() else 120)
+    say = display.say(console)
+    if (run_dir / trainings.REWARD).exists():
+        say(f"the trained reward is there already: {run_dir / trainings.REWARD}")
+        return 0
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    joined(config.address)
+    try:
+        with display.following(console, run_dir / trainings.PROGRESS):
+            trainer.fit(replace(config, run_dir=str(run_dir)))
+    except KeyboardInterrupt:
+        say(f"to go on, give the same command again with run_dir={run_dir}")
+        raise
+    say(f"trained: {run_dir / trainings.REWARD}; losses and accuracy: {run_dir / 'curves.png'}")
+    return 0
 
 
 def searched(config: Config, run_dir: Path) -> int:

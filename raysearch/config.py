@@ -208,7 +208,7 @@ def read(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
 
 def build(values: Any) -> Config:
     """A checked config of a mapping. Raises ConfigError."""
-    config: Config = _structured(Config, values)
+    config: Config = structured(Config, values)
     _check_values(config)
     _check_shards(config, arms(config))
     return config
@@ -221,7 +221,7 @@ def with_policy(config: Config, policy: dict[str, Any]) -> Config:
     return changed
 
 
-def _structured(schema: type[Any], values: Any) -> Any:
+def structured(schema: type[Any], values: Any) -> Any:
     try:
         merged = OmegaConf.merge(OmegaConf.structured(schema), values)
         return OmegaConf.to_object(merged)
@@ -236,7 +236,7 @@ def _one_line(schema: type[Any], error: Exception) -> str:
         block = schema
         for part in parent.split(".") if parent else []:
             found = next(f.type for f in fields(block) if f.name == part)
-            block = next(t for t in (*typing.get_args(found), found) if is_dataclass(t))  # X | None is X
+            block = next(t for t in (*typing.get_args(found), found) if isinstance(t, type) and is_dataclass(t))
         return unknown_key(key, leaf, [f.name for f in fields(block)])
     if "Missing mandatory value" in str(error):
         return f"{key} is missing"
@@ -352,7 +352,7 @@ def _arm(config: Config, name: str, overrides: dict[str, Any]) -> Arm:
             return base
         merged = _merged(base, overrides[key], key)
         try:
-            return _structured(type(base), merged)
+            return structured(type(base), merged)
         except ConfigError as error:
             raise ConfigError(f"{key}.{error}") from error
 

@@ -6,8 +6,8 @@ searches.parquet. A caption is on one side of the split only, whole in one shard
 
 import shutil
 from collections.abc import Iterator, Sequence
-from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -21,12 +21,11 @@ FOLDER = "dataset"
 SPLITS = ("train", "test")
 SHARD_BYTES = 128 << 20
 FROM_SEARCH = ("prompt", "seed", "search_id")
+GRADE = "final_"  # of searches.parquet's columns, those of the reward that grades
 
 
-def rollout(
-    latents: np.ndarray, final: np.ndarray, steps: Sequence[int], sigmas: Sequence[float], first: bool
-) -> bytes:
-    """An Arrow file of latents (n, C, T, H, W) on their way to `final` (C, T, H, W).
+def rollout(latents: np.ndarray, final: np.ndarray, points: Sequence[tuple[int, float]], *, first: bool) -> bytes:
+    """An Arrow file of latents (n, C, T, H, W), each at its step and sigma, on their way to `final` (C, T, H, W).
 
     `similarity` is 0.5 (1 + cosine) of a latent and the final one (LatSearch). Latents are kept as float16. `first`
     says that their first frame is a given, clean one.
@@ -35,6 +34,7 @@ def rollout(
     cosine = flat @ end / (np.linalg.norm(flat, axis=1) * np.linalg.norm(end))
     kind = pa.fixed_shape_tensor(pa.float16(), latents.shape[1:])
     storage = pa.FixedSizeListArray.from_arrays(pa.array(latents.astype(np.float16).ravel()), flat.shape[1])
+    steps, sigmas = zip(*points, strict=True)
     columns = {
         "step": pa.array(steps, pa.int64()),
         "sigma": pa.array(sigmas, pa.float64()),
@@ -75,8 +75,13 @@ def write(run_dir: Path, *, train: float, complete: bool, shard_bytes: int = SHA
         partial = run_dir / f"{FOLDER}.partial"
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir()
+        searches = pq.read_table(run_dir / "searches.parquet")
+        by_prompt: dict[str, list[dict[str, Any]]] = {}
+        for r in searches.to_pylist():  # sorted by search_id, hence by prompt
+            if r["status"] in FINISHED:
+                by_prompt.setdefault(r["prompt"], []).append(r)
         for split in SPLITS:
-            captions = (t for t in _captions(run_dir, rollouts) if split_of(t["prompt"][0].as_py(), train) == split)
+            captions = (_caption(rows, rollouts) for p, rows in by_prompt.items() if split_of(p, train) == split)
             _write_shards(partial, split, captions, shard_bytes)
         shutil.rmtree(folder, ignore_errors=True)
         partial.rename(folder)
@@ -85,23 +90,17 @@ def write(run_dir: Path, *, train: float, complete: bool, shard_bytes: int = SHA
     return {s: sum(pq.read_metadata(p).num_rows for p in sorted(folder.glob(f"{s}-*.parquet"))) for s in SPLITS}
 
 
-def _captions(run_dir: Path, rollouts: Path) -> Iterator[pa.Table]:
-    """For each caption, in the run's order, a table of all its rollouts."""
-    searches = pq.read_table(run_dir / "searches.parquet")
-    grades = [c for c in searches.column_names if c.startswith("final_")]
-    rows = (r for r in searches.to_pylist() if r["status"] in FINISHED)
-    for _, group in groupby(sorted(rows, key=lambda r: r["search_id"]), key=lambda r: r["prompt"]):
-        tables = []
-        for r in group:
-            with pa.ipc.open_file(rollouts / f"{r['search_id']}.arrow") as file:
-                table = file.read_all()
-            for name in FROM_SEARCH:
-                table = table.append_column(name, pa.array([r[name]] * len(table), searches.schema.field(name).type))
-            for name in grades:
-                column = pa.array([r[name]] * len(table), pa.float64())
-                table = table.append_column(name.removeprefix("final_"), column)
-            tables.append(table)
-        yield pa.concat_tables(tables)
+def _caption(rows: Sequence[dict[str, Any]], rollouts: Path) -> pa.Table:
+    """All rollouts of a caption, with what searches.parquet says of each."""
+    tables = []
+    for r in rows:
+        with pa.ipc.open_file(rollouts / f"{r['search_id']}.arrow") as file:
+            table = file.read_all()
+        said = {k: r[k] for k in FROM_SEARCH} | {k[len(GRADE) :]: v for k, v in r.items() if k.startswith(GRADE)}
+        for name, value in said.items():
+            table = table.append_column(name, pa.array([value] * len(table)))
+        tables.append(table)
+    return pa.concat_tables(tables)
 
 
 def _write_shards(folder: Path, split: str, captions: Iterator[pa.Table], shard_bytes: int) -> None:

@@ -17,11 +17,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from raysearch.config import Config
 from raysearch.errors import ConfigError, check
 
 FINISHED = ("done", "budget")  # of the statuses, those that are not searched again
-FREE = ("fleet", "output", "run_dir", "resume")  # keys that may differ when a run is gone on with
+FREE = ("fleet", "output", "run_dir", "resume", "address")  # keys that may differ when a run is gone on with
 CONTENT = Path("journal", "content.json")
 FOLDERS = {"mp4": "videos", "safetensors": "latents", "npy": "frames", "arrow": "rollouts"}
 
@@ -127,13 +126,13 @@ class RunDirectory:
         self.candidates.flush()
 
 
-def chosen(config: Config, name: str) -> Path:
+def chosen(run_dir: str | None, resume: str, name: str) -> Path:
     """The configured run directory; by default one under runs/, named after the config, and the time if it is new.
 
     Absolute, since it is shown: a job's working directory is none that its user knows.
     """
-    when = f"-{time.strftime('%Y%m%d-%H%M%S')}" if config.resume == "never" else ""
-    return Path(config.run_dir or f"runs/{name}{when}").expanduser().absolute()
+    when = f"-{time.strftime('%Y%m%d-%H%M%S')}" if resume == "never" else ""
+    return Path(run_dir or f"runs/{name}{when}").expanduser().absolute()
 
 
 @contextmanager

@@ -183,7 +183,7 @@ class FakeReplica:
             way: list[FakeLatent] = list(call.inputs[-len(kept) :])
             assert [c.step for c in way] == [step for step, _ in kept]
             latents = np.array([_picture(c) for c in way])
-            files["arrow"] = dataset.rollout(latents, _picture(latent), *zip(*kept, strict=True), first=False)
+            files["arrow"] = dataset.rollout(latents, _picture(latent), kept, first=False)
         return Answer(answer.meta, files)
 
     async def _encode_text(self, call: Call) -> Answer:

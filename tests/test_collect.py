@@ -128,7 +128,7 @@ def test_mistakes_are_one_line(tmp_path, line, values):
 
 
 def test_levels_nearest_to_one_step_are_refused(tmp_path):
-    with pytest.raises(ConfigError, match="collect.levels"):
+    with pytest.raises(ConfigError, match=r"collect\.levels"):
         run(config(collect={"levels": [0.5, 0.49]}), tmp_path / "r")
     assert not (tmp_path / "r").exists()
 

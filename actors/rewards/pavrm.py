@@ -1,0 +1,173 @@
+"""PAVRM (Mi et al., "Video Generation Models Are Good Latent Reward Models"): the video model judges its own latents.
+
+The noisy latent, its timestep and the caption's embedding go through a fine-tuned copy of the model's first blocks; one
+learned query attends to the tokens (eight heads, the query added to what it found), and an MLP scores that.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import torch
+from diffusers import WanTransformer3DModel
+from torch import nn
+
+from actors.models import DTYPES
+from actors.rewards import checkpoint
+from raysearch.errors import check
+
+if TYPE_CHECKING:
+    from actors.rewards import View
+
+ASSETS = Path(__file__).parents[1] / "assets" / "pavrm"
+ARCHITECTURE = "pavrm"
+COMPONENTS = ("VQ", "MQ", "TA")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PavrmConfig:
+    """`transformer` is the config of a `WanTransformer3DModel` of only the blocks that are used."""
+
+    transformer: dict[str, Any]
+    heads: int = 8
+    widths: tuple[int, ...] = (1024, 512)
+    components: tuple[str, ...] = COMPONENTS
+
+
+class AttentionPool(nn.Module):
+    """One learned query over tokens (n, length, width) -> (n, width)."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.query = nn.Parameter(torch.randn(1, 1, width) * width**-0.5)
+        self.attention = nn.MultiheadAttention(width, heads, batch_first=True)
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        query = self.query.expand(len(tokens), -1, -1)
+        return (query + self.attention(query, tokens, tokens, need_weights=False)[0])[:, 0]
+
+
+class PavrmNet(nn.Module):
+    def __init__(self, config: PavrmConfig, transformer: WanTransformer3DModel | None = None) -> None:
+        super().__init__()
+        self.config = c = config
+        self.transformer = transformer or WanTransformer3DModel.from_config(c.transformer)
+        width = self.transformer.config.num_attention_heads * self.transformer.config.attention_head_dim
+        self.pool = AttentionPool(width, c.heads)
+        sizes = (width, *c.widths)
+        layers = [m for a, b in pairwise(sizes) for m in (nn.Linear(a, b), nn.ReLU())]
+        self.mlp = nn.Sequential(*layers, nn.Linear(sizes[-1], len(c.components)))
+
+    def features(
+        self, latents: torch.Tensor, sigmas: torch.Tensor, text: torch.Tensor, first: torch.Tensor | None = None
+    ) -> list[torch.Tensor]:
+        """Tokens (n, length, width) after each block.
+
+        latents (n, C, T, H, W), sigmas (n,) in [0, 1], text (n, length, dim); `first` (n,) marks latents whose first
+        frame is a given, clean one.
+        """
+        timesteps = 1000 * sigmas
+        if first is not None and first.any():
+            _, p_h, p_w = self.transformer.config.patch_size
+            noisy = torch.ones(len(latents), *latents.shape[2:], device=latents.device)[:, :, ::p_h, ::p_w]
+            noisy[first, 0] = 0
+            timesteps = (noisy * timesteps[:, None, None, None]).flatten(1)
+        tokens: list[torch.Tensor] = []
+        hooks = [b.register_forward_hook(partial(_keep, tokens)) for b in self.transformer.blocks]
+        try:
+            dtype = self.transformer.dtype
+            self.transformer(latents.to(dtype), timesteps, text.to(dtype), return_dict=False)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return tokens[: len(hooks)]
+
+    def forward(
+        self, latents: torch.Tensor, sigmas: torch.Tensor, text: torch.Tensor, first: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Scores (n, components); arguments as of `features`."""
+        return self.mlp(self.pool(self.features(latents, sigmas, text, first)[-1]))
+
+
+def _keep(tokens: list[torch.Tensor], _module: nn.Module, _inputs: Any, output: torch.Tensor) -> None:
+    tokens.append(output)
+
+
+def check_model(folder: Path, blocks: int, heads: int) -> dict[str, Any]:
+    """The config of a Wan model's transformer. Raises ConfigError where it has fewer blocks, or other heads."""
+    found: dict[str, Any] = WanTransformer3DModel.load_config(folder / "transformer")
+    has, width = found["num_layers"], found["num_attention_heads"] * found["attention_head_dim"]
+    check(1 <= blocks <= has, "reward.blocks", blocks, f"from 1 to {has}, the blocks of {folder}")
+    check(heads >= 1 and width % heads == 0, "reward.heads", heads, f"a divisor of the model's width {width}")
+    return found
+
+
+def of_model(
+    folder: Path,
+    *,
+    blocks: int,
+    heads: int = 8,
+    widths: Sequence[int] = (1024, 512),
+    components: Sequence[str] = COMPONENTS,
+) -> PavrmNet:
+    """An untrained PAVRM over the first `blocks` blocks of a Wan model's folder. Raises ConfigError."""
+    check_model(folder, blocks, heads)
+    transformer = WanTransformer3DModel.from_pretrained(folder / "transformer")
+    transformer.blocks = transformer.blocks[:blocks]
+    transformer.register_to_config(num_layers=blocks)
+    public = {k: v for k, v in transformer.config.items() if not k.startswith("_")}
+    config = PavrmConfig(transformer=public, heads=heads, widths=tuple(widths), components=tuple(components))
+    return PavrmNet(config, transformer)
+
+
+def save(net: PavrmNet, folder: Path, *, half: bool = True) -> None:
+    checkpoint.save(net, folder, ARCHITECTURE, asdict(net.config), half=half)
+
+
+def load(folder: Path) -> PavrmNet:
+    """A trained PAVRM. Raises ConfigError."""
+    fields = checkpoint.config_of(folder, ARCHITECTURE)
+    lists = {k: tuple(fields[k]) for k in ("widths", "components")}
+    net = PavrmNet(PavrmConfig(**{**fields, **lists}))
+    checkpoint.fill(net, folder)
+    return net.eval().requires_grad_(False)
+
+
+class Pavrm:
+    """Scores of the noisy latent itself; without unit, only their order and differences mean something."""
+
+    components: tuple[str, ...] = COMPONENTS
+    needs: Literal["latent", "estimate", "frames"] = "latent"
+    reads_text = True
+
+    @staticmethod
+    def files(*, folder: Path = ASSETS, dtype: str = "float32") -> list[Path]:
+        return [folder / name for name in checkpoint.FILES]
+
+    @staticmethod
+    def check(channels: int, *, folder: Path = ASSETS, dtype: str = "float32") -> None:
+        """Raises ConfigError unless the folder holds a PAVRM for latents of so many channels."""
+        check(dtype in DTYPES, "dtype", dtype, f"one of {', '.join(DTYPES)}")
+        trained = checkpoint.config_of(folder, ARCHITECTURE)["transformer"]["in_channels"]
+        check(trained == channels, "folder", str(folder), f"a reward for latents of {channels} channels, not {trained}")
+
+    def __init__(self, *, folder: Path = ASSETS, dtype: str = "float32") -> None:
+        self.net = load(folder).to(DTYPES[dtype])
+
+    def to(self, device: str) -> None:
+        self.net.to(device)
+
+    @torch.inference_mode()
+    def __call__(self, views: "Sequence[View]") -> np.ndarray:
+        like = self.net.pool.query
+        rows = []
+        for view in views:
+            assert view.latent is not None and view.text is not None
+            sigma, first = torch.tensor([view.sigma], device=like.device), torch.tensor([view.first])
+            scores = self.net(view.latent.to(like), sigma, view.text.to(like), first)
+            rows.append(scores[0].double().cpu().numpy())
+        return np.array(rows).reshape(len(rows), len(self.components))

@@ -1,0 +1,163 @@
+"""`raysearch train`: what a latent reward is trained on, and how; its curves. No torch and no Ray here.
+
+    reward: {name: pavrm, model: actors/assets/tiny-wan, blocks: 6}
+    dataset: runs/collect/dataset
+    loss: {preference: 1.0}
+    steps: 2000
+
+A killed training goes on from its last checkpoint when the same command is given again.
+"""
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+from math import isfinite
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import pyarrow as pa
+import pyarrow.parquet as pq
+from matplotlib.figure import Figure
+from omegaconf import MISSING, OmegaConf
+
+from raysearch import config as configuration
+from raysearch.config import DTYPES, RESUME
+from raysearch.errors import check
+from raysearch.results import write, write_table
+
+METRICS = pa.schema([("step", pa.int64()), ("metric", pa.string()), ("value", pa.float64())])
+PROGRESS = "progress.json"
+REWARD = "reward"  # the folder of what was trained
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """Weights of the losses: 0 leaves one out.
+
+    `preference` is the cross-entropy of score differences within a caption (Bradley-Terry), of pairs whose grades are
+    more than `margin` apart; `regression` the squared error to grade x similarity; `binary` the cross-entropy against
+    "the grade exceeds `threshold`".
+    """
+
+    preference: float = 1.0
+    regression: float = 0.0
+    binary: float = 0.0
+    margin: float = 0.0
+    threshold: float = 0.5
+
+
+@dataclass(frozen=True)
+class WorkersConfig:
+    """Of Ray Train: each holds a copy of the reward and sees its share of the data."""
+
+    number: int = 1
+    num_gpus: float = 0
+    num_cpus: float = 1
+    threads: int = 1  # of torch, where there is no GPU
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    reward: dict[str, Any] = MISSING  # {name: pavrm, model, blocks} or {name: latent, start: a folder of weights}
+    dataset: str = MISSING  # a folder that `collect` made
+    components: list[str] = field(default_factory=lambda: ["VQ", "MQ", "TA"])
+    loss: LossConfig = field(default_factory=LossConfig)
+    steps: int = 2000
+    batch: int = 64  # latents a step and worker
+    group: int = 4  # of them of one caption and noise level, all pairs of which are compared
+    learning_rate: float = 1e-4
+    warm_up: int = 100
+    weight_decay: float = 0.01
+    ema: float = 0.999
+    dtype: str = "float32"  # of the forward's arithmetic; weights stay float32
+    max_sequence_length: int = 512  # of captions' embeddings, as in sampling
+    seed: int = 0
+    every: int = 250  # steps between checkpoints, each with a look at the test split
+    workers: WorkersConfig = field(default_factory=WorkersConfig)
+    address: str | None = None  # of a Ray cluster
+    run_dir: str | None = None
+    resume: str = "auto"
+
+
+def load(path: Path, overrides: Sequence[str] = ()) -> TrainConfig:
+    """The training of a file with `key=value` overrides. Raises ConfigError."""
+    c: TrainConfig = configuration.structured(TrainConfig, configuration.read(path, overrides))
+    check(isinstance(c.reward.get("name"), str), "reward.name", c.reward.get("name"), "pavrm or latent")
+    folder = Path(c.dataset)
+    check(any(folder.glob("train-*.parquet")), "dataset", c.dataset, "a folder that `python -m raysearch collect` made")
+    check(len(set(c.components)) == len(c.components) > 0, "components", c.components, "at least one, each once")
+    for f in fields(LossConfig):
+        value = getattr(c.loss, f.name)
+        check(isfinite(value) and value >= 0, f"loss.{f.name}", value, "at least 0 and finite")
+    weights = c.loss.preference + c.loss.regression + c.loss.binary
+    check(weights > 0, "loss", weights, "such that one of preference, regression and binary is above 0")
+    for key in ("steps", "batch", "every"):
+        check(getattr(c, key) >= 1, key, getattr(c, key), "at least 1")
+    check(2 <= c.group <= c.batch and c.batch % c.group == 0, "group", c.group, f"at least 2, a divisor of {c.batch}")
+    check(0 < c.learning_rate < 1, "learning_rate", c.learning_rate, "between 0 and 1")
+    check(0 <= c.ema < 1, "ema", c.ema, "at least 0 and below 1")
+    check(c.dtype in DTYPES[:2], "dtype", c.dtype, f"one of {', '.join(DTYPES[:2])}")
+    check(c.resume in RESUME, "resume", c.resume, f"one of {', '.join(RESUME)}")
+    w = c.workers
+    check(w.number >= 1, "workers.number", w.number, "at least 1")
+    check(w.threads >= 1, "workers.threads", w.threads, "at least 1")
+    for key, share in (("num_gpus", w.num_gpus), ("num_cpus", w.num_cpus)):
+        check(0 <= share < float("inf"), f"workers.{key}", share, "at least 0 and finite")
+    return c
+
+
+def columns(c: TrainConfig) -> pa.Schema:
+    """The dataset's columns. Raises ConfigError where some are missing."""
+    shard = sorted(Path(c.dataset).glob("train-*.parquet"))[0]
+    try:
+        schema = pq.read_schema(shard)
+    except pa.ArrowException as error:
+        raise configuration.ConfigError(f"dataset: {str(shard)!r} is no Parquet file") from error
+    needed = ("prompt", "step", "sigma", "first", "latent", "similarity", *c.components)
+    for name in needed:
+        check(name in schema.names, "dataset", str(shard), f"one with a column {name!r}")
+    return schema
+
+
+def latent_shape(schema: pa.Schema) -> tuple[int, ...]:
+    """(C, T, H, W) of the dataset's latents."""
+    return tuple(schema.field("latent").type.shape)
+
+
+def resolved(c: TrainConfig) -> str:
+    return OmegaConf.to_yaml(OmegaConf.structured(c))
+
+
+def record(run_dir: Path, rows: Sequence[dict[str, Any]]) -> None:
+    """Write metrics.parquet: a row a step and metric; and their curves."""
+    write_table(run_dir / "metrics.parquet", pa.Table.from_pylist(list(rows), schema=METRICS))
+    write(run_dir / "curves.png", curves(rows))
+
+
+def recorded(run_dir: Path, until: int) -> list[dict[str, Any]]:
+    """The metrics of the steps before a checkpoint."""
+    path = run_dir / "metrics.parquet"
+    rows: list[dict[str, Any]] = pq.read_table(path).to_pylist() if path.exists() else []
+    return [r for r in rows if r["step"] <= until]
+
+
+def curves(rows: Sequence[dict[str, Any]]) -> bytes:
+    """A picture of the losses, and of the accuracy on pairs of the test split at each noise level."""
+    matplotlib.use("agg")
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    by_metric: dict[str, list[tuple[int, float]]] = {}
+    for r in rows:
+        by_metric.setdefault(r["metric"], []).append((r["step"], r["value"]))
+    for name, points in by_metric.items():
+        axis = right if name.startswith("accuracy") else left
+        axis.plot(*zip(*points, strict=True), label=name.removeprefix("accuracy "))
+    left.set(xlabel="step", ylabel="loss", title="losses")
+    right.set(xlabel="step", ylabel="accuracy", title="pairs of the test split ordered rightly, by the sum")
+    for axis in (left, right):
+        if axis.lines:
+            axis.legend(fontsize=7)
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png", dpi=110)
+    return picture.getvalue()
