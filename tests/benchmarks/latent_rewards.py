@@ -1,0 +1,170 @@
+"""How well does each latent reward say, from the noisy latent, which of a caption's rollouts becomes the better video?
+
+    python -m raysearch collect configs/held_out_latents.yaml
+    python tests/benchmarks/latent_rewards.py --dataset runs/held_out_latents/dataset
+
+Pairs: the same held-out caption, different seeds, the exact verifier's grades at least 0.1 apart (others are ties).
+Intervals are bootstraps over captions. The baseline decodes the x0 estimate at the same level and asks the verifier; it
+pays a guided evaluation and a decode. Then milliseconds per candidate on one thread.
+"""
+
+import argparse
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
+
+from actors.models.wan import Autoencoder, TextEncoder, Transformer  # noqa: E402
+from actors.rewards import View, latent_reward, pavrm  # noqa: E402
+from actors.rewards.verifier import Verifier  # noqa: E402
+from actors.training.pairs import agreement  # noqa: E402
+
+TINY = ROOT / "actors" / "assets" / "tiny-wan"
+NAMES = ("VQ", "MQ", "TA")
+GUIDANCE, LENGTH, BATCH = 2.0, 80, 32
+
+
+def read(folder: Path) -> pa.Table:
+    shards = sorted(folder.glob("*.parquet"))
+    if not shards:
+        sys.exit(f"{folder} holds no dataset; see the first lines of this file")
+    return pa.concat_tables(pq.read_table(s) for s in shards)
+
+
+class Rewards:
+    """Scores (n, 3) of latents at one level, in batches; embeddings are made once."""
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        self.encoder, self.known = TextEncoder(TINY, dtype="float32", device="cpu"), {}
+        self.model = Transformer(TINY, dtype="float32", device="cpu")
+        self.decoder, self.verifier = Autoencoder(TINY, dtype="float32", device="cpu"), Verifier()
+        self.nets: dict[str, Callable] = {}
+        if args.pavrm.exists():
+            net = pavrm.load(args.pavrm)
+            self.nets["PAVRM"] = lambda x, s, p: net(x, s, self.text(p))
+        if args.latent.exists():
+            other = latent_reward.load(args.latent)
+            self.nets["latent reward"] = lambda x, s, p: other(x, s, p)
+        self.nets["verifier on preview"] = self.preview
+
+    def text(self, prompts: list[str]) -> torch.Tensor:
+        for p in set(prompts) - self.known.keys():
+            self.known[p] = torch.tensor(self.encoder(p, LENGTH))
+        return torch.cat([self.known[p] for p in prompts])
+
+    def estimate(self, x: torch.Tensor, sigmas: torch.Tensor, prompts: list[str]) -> torch.Tensor:
+        first = [None] * len(x)
+        v, free = (self.model(x, 1000 * sigmas, t, first) for t in (self.text(prompts), self.text([""] * len(x))))
+        return x - sigmas.view(-1, 1, 1, 1, 1) * (free + GUIDANCE * (v - free))
+
+    def preview(self, x: torch.Tensor, sigmas: torch.Tensor, prompts: list[str]) -> torch.Tensor:
+        clips = [self.decoder.decode(e) for e in self.estimate(x, sigmas, prompts).split(1)]
+        views = [View(p, 0.0, frames=f) for p, f in zip(prompts, clips, strict=True)]
+        return torch.tensor(self.verifier(views)[:, :3])
+
+    @torch.inference_mode()
+    def scores(self, name: str, rows: pa.Table) -> np.ndarray:
+        latents = rows["latent"].combine_chunks().to_numpy_ndarray().astype(np.float32)
+        prompts, sigmas = rows["prompt"].to_pylist(), rows["sigma"].to_numpy().astype(np.float32)
+        found = []
+        for i in range(0, len(rows), BATCH):
+            batch = slice(i, i + BATCH)
+            found.append(self.nets[name](torch.tensor(latents[batch]), torch.tensor(sigmas[batch]), prompts[batch]))
+        return torch.cat(found).numpy()
+
+
+def interval(counts: list[tuple[int, int, int]], draws: int = 1000) -> tuple[float, float, int, float]:
+    """Accuracy, half of its 95% interval, pairs, share of ties."""
+    table = np.array(counts, dtype=float)
+    rng = np.random.default_rng(0)
+    drawn = table[rng.integers(len(table), size=(draws, len(table)))].sum(1)
+    low, high = np.percentile(drawn[:, 0] / np.maximum(drawn[:, 1], 1), [2.5, 97.5])
+    right, pairs, ties = table.sum(0)
+    return right / max(pairs, 1), (high - low) / 2, int(pairs), ties / max(pairs + ties, 1)
+
+
+def accuracy(rewards: Rewards, table: pa.Table, levels: list[float]) -> None:
+    steps = dict(zip(table["step"].to_pylist(), table["sigma"].to_pylist(), strict=True))
+    chosen = [min(steps, key=lambda s: abs(steps[s] - level)) for level in levels]
+    print(f"{'':22}{'':5}" + "".join(f"{f'sigma {steps[s]:.2f}':>16}" for s in chosen))
+    grades = {}
+    for name in rewards.nets:
+        cells: dict[str, list[str]] = {c: [] for c in (*NAMES, "sum")}
+        for step in chosen:
+            rows = table.filter(pa.compute.equal(table["step"], step))
+            grades = {c: rows[c].to_numpy() for c in NAMES}
+            scores = rewards.scores(name, rows)
+            each = dict(zip(NAMES, scores.T, strict=True))
+            each["sum"], grades["sum"] = scores.sum(1), sum(grades[c] for c in NAMES)
+            for c, values in each.items():
+                right, half, pairs, ties = interval(
+                    list(agreement(values, grades[c], rows["prompt"].to_pylist()).values())
+                )
+                cells[c].append(f"{100 * right:.1f} ± {100 * half:.1f}%")
+        for c, texts in cells.items():
+            print(f"{name:22}{c:5}" + "".join(f"{t:>16}" for t in texts), flush=True)
+    print("chance                50%")
+    for c in (*NAMES, "sum"):
+        counts = agreement(np.zeros(len(rows)), grades[c], rows["prompt"].to_pylist())
+        _, _, pairs, ties = interval(list(counts.values()))
+        print(f"pairs in {c}: {pairs} a level, and {100 * ties:.0f}% ties besides; {len(counts)} captions")
+
+
+@torch.inference_mode()
+def costs(rewards: Rewards, table: pa.Table, n: int, steps: int) -> None:
+    """Medians of n, in turns."""
+    x = torch.tensor(table["latent"].combine_chunks().to_numpy_ndarray()[:1].astype(np.float32))
+    s, prompts = torch.tensor([0.8]), table["prompt"].to_pylist()[:1]
+    view = [View(prompts[0], 0.0, frames=rewards.decoder.decode(x))]
+    work = {name: (lambda net=net: net(x, s, prompts)) for name, net in rewards.nets.items() if net != rewards.preview}
+    guided = "one guided denoising step"
+    work[guided] = lambda: rewards.estimate(x, s, prompts)
+    decode, judge = "decode", "verifier"
+    work |= {decode: lambda: rewards.decoder.decode(x), judge: lambda: rewards.verifier(view)}
+    times: dict[str, list[float]] = {k: [] for k in work}
+    for _ in range(n):
+        for k, call in work.items():
+            began = time.perf_counter()
+            call()
+            times[k].append(1000 * (time.perf_counter() - began))
+    ms = {k: float(np.median(v)) for k, v in times.items()}
+    looked = ms[decode] + ms[judge]
+    print(f"\nms per candidate, one thread, medians of {n}")
+    for k in (*rewards.nets, guided):
+        if k in ms:
+            print(f"{k:46}{ms[k]:8.1f}   {ms[k] / ms[guided]:.2f} guided steps")
+    for k, value in (
+        ("x0 preview, decode and verifier", ms[guided] + looked),
+        (f"full rollout of {steps} steps, decode and verifier", steps * ms[guided] + looked),
+    ):
+        print(f"{k:46}{value:8.1f}   {value / ms[guided]:.2f} guided steps")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--dataset", type=Path, required=True)
+    parser.add_argument("--pavrm", type=Path, default=pavrm.ASSETS)
+    parser.add_argument("--latent", type=Path, default=latent_reward.ASSETS)
+    parser.add_argument("--levels", type=float, nargs="*", default=[0.9, 0.8, 0.6, 0.4, 0.2])
+    parser.add_argument("--rewards", nargs="*", help="only these rows: PAVRM, 'latent reward', 'verifier on preview'")
+    parser.add_argument("--times", type=int, default=20)
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    table, rewards = read(args.dataset), Rewards(args)
+    if args.rewards:
+        rewards.nets = {k: v for k, v in rewards.nets.items() if k in args.rewards}
+    accuracy(rewards, table, args.levels)
+    if args.times:
+        costs(rewards, table, args.times, steps=30)
+
+
+if __name__ == "__main__":
+    main()
