@@ -1,0 +1,272 @@
+"""LatSearch's latent reward model: VQ, MQ and TA of a noisy latent, which is never decoded.
+
+A Qwen2-VL whose patch embedding reads latent channels: an embedding of the noise level is added to every patch, the
+vision encoder's tokens go to the language model behind an instruction and the caption, and a linear head scores the
+last hidden states of three learned query tokens [VQ], [MQ], [TA]. All of it is transformers' own Qwen2-VL; there is
+either a small one of any size, or a pre-trained one whose language model stays as it is.
+`actors/training/latent_backbone.py` trained the small one's first weights.
+"""
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from safetensors.torch import save as dump
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import WhitespaceSplit
+from torch import nn
+from transformers import AutoTokenizer, PreTrainedTokenizerFast, Qwen2VLConfig, Qwen2VLModel
+from transformers.models.qwen2_vl.modeling_qwen2_vl import PatchEmbed
+
+from raysearch.errors import ConfigError, check
+
+if TYPE_CHECKING:
+    from actors.rewards import View
+
+ASSETS = Path(__file__).parents[1] / "assets" / "latent-reward"
+ARCHITECTURE = "latent_reward"
+COMPONENTS = ("VQ", "MQ", "TA")
+SPECIAL = ("<|endoftext|>", "<|vision_start|>", "<|vision_end|>")  # of the small tokenizer; the first one pads
+_VIDEO = 2  # the kind of a token for `get_rope_index`; 0 is text
+
+
+@dataclass(frozen=True, kw_only=True)
+class LatentRewardConfig:
+    shape: tuple[int, int, int, int]  # of a latent: C, T, H, W
+    patch: tuple[int, int] = (1, 2)  # latent frames; rows and columns
+    instruction: str = "rate the video :"
+    backbone: str | None = None  # a folder with a Qwen2-VL and its tokenizer; None is one of the sizes below
+    vocabulary: tuple[str, ...] = ()  # every word of a caption
+    merge: int = 1  # patches that become one token, along rows and along columns
+    vision_layers: int = 4
+    vision_width: int = 160
+    vision_heads: int = 4
+    layers: int = 4
+    width: int = 192
+    mlp: int = 512
+    heads: int = 4
+
+
+def build(c: LatentRewardConfig) -> tuple[Qwen2VLModel, Any]:
+    """A config's Qwen2-VL, and its tokenizer. Raises ConfigError for a folder without one."""
+    if c.backbone is not None:
+        try:
+            found = json.loads((Path(c.backbone) / "config.json").read_text()).get("model_type")
+        except (OSError, ValueError):
+            found = None
+        check(found == "qwen2_vl", "backbone", c.backbone, "a folder with a Qwen2-VL")
+        model = Qwen2VLModel.from_pretrained(c.backbone, local_files_only=True, use_safetensors=True)
+        return model, AutoTokenizer.from_pretrained(c.backbone, local_files_only=True)
+    words = tuple(dict.fromkeys((*SPECIAL, *c.instruction.split(), *c.vocabulary)))
+    tokenizer = Tokenizer(WordLevel({w: i for i, w in enumerate(words)}, unk_token=SPECIAL[0]))
+    tokenizer.pre_tokenizer = WhitespaceSplit()
+    half = c.width // c.heads // 2
+    rows = (half - half // 4) // 2
+    config = Qwen2VLConfig(
+        vision_start_token_id=1,
+        vision_end_token_id=2,
+        vision_config={
+            "depth": c.vision_layers,
+            "embed_dim": c.vision_width,
+            "num_heads": c.vision_heads,
+            "hidden_size": c.width,
+            "in_channels": c.shape[0],
+            "temporal_patch_size": c.patch[0],
+            "patch_size": c.patch[1],
+            "spatial_merge_size": c.merge,
+            "initializer_range": 0.05,
+            "rope_parameters": {"rope_type": "axial", "rope_theta": 10.0},  # grids are a few patches wide
+        },
+        text_config={
+            "vocab_size": len(words),
+            "hidden_size": c.width,
+            "intermediate_size": c.mlp,
+            "num_hidden_layers": c.layers,
+            "num_attention_heads": c.heads,
+            "num_key_value_heads": c.heads,
+            "bos_token_id": None,
+            "eos_token_id": None,
+            "initializer_range": 0.05,
+            "rope_parameters": {
+                "rope_type": "default",
+                "rope_theta": 10.0,
+                "mrope_section": [half // 4, rows, half - half // 4 - rows],  # as Qwen2-VL's 16, 24, 24
+            },
+        },
+    )
+    return Qwen2VLModel(config), PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token=SPECIAL[0])
+
+
+def sinusoid(t: torch.Tensor, width: int) -> torch.Tensor:
+    """(n,) -> (n, width): cosines, then sines, of wavelengths from 2 pi to 2 pi 10^4."""
+    rates = torch.exp(-math.log(1e4) * torch.arange(width // 2, device=t.device) / (width // 2))
+    angles = t.float()[:, None] * rates
+    return torch.cat([angles.cos(), angles.sin()], -1)
+
+
+class LatentRewardNet(nn.Module):
+    """Scores (n, 3) for VQ, MQ, TA, of latents (n, C, T, H, W) at noise levels `sigmas` (n,) in [0, 1], and prompts."""
+
+    def __init__(self, config: LatentRewardConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.model, self.tokenizer = build(config)
+        vision, width = self.model.config.vision_config, self.model.config.text_config.hidden_size
+        self.merge = vision.spatial_merge_size
+        c, t, h, w = config.shape
+        frames, rows = config.patch
+        fits = t % frames == 0 and h % (rows * self.merge) == 0 and w % (rows * self.merge) == 0
+        check(
+            fits, "shape", config.shape, f"made of patches {config.patch}, {self.merge} x {self.merge} of them a token"
+        )
+        self.grid = t // frames, h // rows, w // rows
+        # The vision encoder is given embedded patches.
+        self.patches = PatchEmbed(rows, frames, c, vision.embed_dim)
+        self.model.visual.patch_embed = nn.Identity()
+        self.time = nn.Sequential(
+            nn.Linear(256, vision.embed_dim), nn.SiLU(), nn.Linear(vision.embed_dim, vision.embed_dim)
+        )
+        self.queries = nn.Parameter(self.model.config.text_config.initializer_range * torch.randn(3, width))
+        self.head = nn.Linear(width, 1)
+        if config.backbone is not None:
+            self.model.visual.float()
+            self.model.language_model.requires_grad_(False)
+
+    def forward(self, latents: torch.Tensor, sigmas: torch.Tensor, prompts: Sequence[str]) -> torch.Tensor:
+        return self.judge(self.look(latents, sigmas), prompts)
+
+    def look(self, latents: torch.Tensor, sigmas: torch.Tensor) -> torch.Tensor:
+        """A latent's tokens, whatever its prompt: (n, tokens, width)."""
+        n, (t, h, w) = len(latents), self.grid
+        frames, rows = self.config.patch
+        m = self.merge
+        # Patches that become one token follow each other, as in Qwen2-VL's own preprocessing.
+        x = latents.reshape(n, -1, t, frames, h // m, m, rows, w // m, m, rows).permute(0, 2, 4, 7, 5, 8, 1, 3, 6, 9)
+        x = self.patches(x.flatten(0, 5).flatten(1)).unflatten(0, (n, -1))
+        x = x + self.time(sinusoid(1000 * sigmas, 256))[:, None]
+        grid = torch.tensor(self.grid, device=latents.device).expand(n, 3)
+        return self.model.visual(x.flatten(0, 1), grid_thw=grid).pooler_output.unflatten(0, (n, -1))
+
+    def judge(self, seen: torch.Tensor, prompts: Sequence[str]) -> torch.Tensor:
+        """Scores (n, 3) of tokens that `look` gave."""
+        ids, mask = (x.to(seen.device) for x in self.read(prompts))
+        language, config = self.model.language_model, self.model.config
+        edges = torch.tensor([config.vision_start_token_id, config.vision_end_token_id], device=seen.device)
+        n, start = ids.shape
+        before, after = language.embed_tokens(edges)[:, None, None].expand(-1, n, 1, -1)
+        x = torch.cat([language.embed_tokens(ids), before, seen, after, self.queries.expand(n, 3, -1)], 1)
+        mask = torch.cat([mask, mask.new_ones(n, x.shape[1] - start)], 1)
+        kinds = torch.zeros_like(mask)
+        kinds[:, start + 1 : -4] = _VIDEO
+        grid = torch.tensor(self.grid).expand(n, 3)
+        # The first argument is looked at for its shape alone.
+        positions, _ = self.model.get_rope_index(mask, kinds, video_grid_thw=grid, attention_mask=mask)
+        out = language(inputs_embeds=x.to(language.dtype), attention_mask=mask, position_ids=positions, use_cache=False)
+        return self.head(out.last_hidden_state[:, -3:].float())[..., 0]
+
+    def read(self, prompts: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Token ids of instruction and prompt, and their mask, (n, length), padded behind. Raises ValueError for words
+        that the small backbone has not learnt."""
+        if self.config.backbone is None:
+            for prompt in prompts:
+                if unknown := [w for w in prompt.split() if w not in self.config.vocabulary]:
+                    raise ValueError(
+                        f"the latent reward cannot read {unknown[0]!r} in {prompt!r}: it knows the words "
+                        f"{list(self.config.vocabulary)}"
+                    )
+        texts = [f"{self.config.instruction} {p}" for p in prompts]
+        found = self.tokenizer(texts, padding=True, padding_side="right", return_tensors="pt")
+        return found["input_ids"], found["attention_mask"]
+
+
+def weights(net: LatentRewardNet) -> dict[str, torch.Tensor]:
+    """What is saved of a net: not the language model of a pre-trained backbone."""
+    left_out = "model.language_model." if net.config.backbone is not None else ()
+    return {k: v for k, v in net.state_dict().items() if not k.startswith(left_out)}
+
+
+def save(net: LatentRewardNet, folder: Path) -> None:
+    """Write config.json, and model.safetensors in float16."""
+    folder.mkdir(parents=True, exist_ok=True)
+    fields = {"architecture": ARCHITECTURE, **asdict(net.config)}
+    (folder / "config.json").write_text(json.dumps(fields, indent=2) + "\n")
+    (folder / "model.safetensors").write_bytes(dump({k: v.half().contiguous() for k, v in weights(net).items()}))
+
+
+def read_config(folder: Path) -> LatentRewardConfig:
+    """Raises ConfigError."""
+    try:
+        fields: dict[str, Any] = json.loads((folder / "config.json").read_text())
+        found = fields.pop("architecture", None)
+        check(found == ARCHITECTURE, f"{folder}: architecture", found, repr(ARCHITECTURE))
+        fields = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
+        return LatentRewardConfig(**fields)
+    except ConfigError:
+        raise
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise ConfigError(f"{folder}/config.json describes no latent reward: {error}") from error
+
+
+def read_net(folder: Path) -> LatentRewardNet:
+    config = read_config(folder)
+    try:
+        return LatentRewardNet(config)
+    except ConfigError:
+        raise
+    except Exception as error:  # whatever transformers says of sizes that do not go together
+        line = " ".join(str(error).split())
+        raise ConfigError(f"{folder}/config.json describes no latent reward: {line}") from error
+
+
+def load(folder: Path) -> LatentRewardNet:
+    """The net of a folder, in evaluation mode, float32. Raises ConfigError."""
+    file = folder / "model.safetensors"
+    net = read_net(folder)
+    try:
+        tensors = load_file(file)
+    except (SafetensorError, OSError) as error:
+        raise ConfigError(f"{file} is no safetensors file: {error}") from error
+    own = {k: tuple(v.shape) for k, v in weights(net).items()}
+    theirs = {k: tuple(v.shape) for k, v in tensors.items()}
+    for name in sorted(own.keys() | theirs.keys()):
+        if own.get(name) != theirs.get(name):
+            wanted, there = own.get(name, "no such tensor"), theirs.get(name, "no such tensor")
+            raise ConfigError(f"{file} does not fit its config.json: {name} must be {wanted}, there is {there}")
+    net.load_state_dict({k: v.float() for k, v in tensors.items()}, strict=False)
+    return net.eval()
+
+
+class LatentReward:
+    """The learned VQ, MQ and TA of a noisy latent, one at a time."""
+
+    components: tuple[str, ...] = COMPONENTS
+    needs: Literal["latent", "estimate", "frames"] = "latent"
+
+    @staticmethod
+    def files(*, folder: str | Path = ASSETS) -> list[Path]:
+        own = [Path(folder) / "config.json", Path(folder) / "model.safetensors"]
+        backbone = read_config(Path(folder)).backbone if own[0].exists() else None
+        return own if backbone is None else [*own, *sorted(p for p in Path(backbone).iterdir() if p.is_file())]
+
+    def __init__(self, *, folder: str | Path = ASSETS) -> None:
+        self.net = load(Path(folder))
+
+    @torch.inference_mode()
+    def __call__(self, views: "Sequence[View]") -> np.ndarray:
+        wanted = (1, *self.net.config.shape)
+        rows = []
+        for view in views:
+            found = None if view.latent is None else tuple(view.latent.shape)
+            if view.latent is None or found != wanted:
+                raise ValueError(f"the latent reward was trained for latents {wanted}, not {found}")
+            scores = self.net(view.latent.float(), torch.tensor([view.sigma]), [view.prompt])
+            rows.append(scores[0].double().numpy())
+        return np.array(rows, dtype=np.float64).reshape(len(rows), len(self.components))
