@@ -15,6 +15,8 @@ from raysearch.errors import ConfigError
 NAMES = {
     "verifier": "actors.rewards.verifier:Verifier",
     "pixel": "actors.rewards.pixel:PixelReward",
+    "latent": "actors.rewards.latent_reward:LatentReward",
+    "pavrm": "actors.rewards.pavrm:Pavrm",
     "near": "actors.rewards.near:Near",
     "repulsion": "actors.rewards.repulsion:Repulsion",
     "distance": "actors.rewards.repulsion:Distance",

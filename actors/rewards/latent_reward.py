@@ -204,30 +204,36 @@ def save(net: LatentRewardNet, folder: Path) -> None:
 def read_config(folder: Path) -> LatentRewardConfig:
     """Raises ConfigError."""
     try:
-        fields = json.loads((folder / "config.json").read_text())
+        fields: dict[str, Any] = json.loads((folder / "config.json").read_text())
         found = fields.pop("architecture", None)
         check(found == ARCHITECTURE, f"{folder}: architecture", found, repr(ARCHITECTURE))
-        return LatentRewardConfig(**{k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()})
+        fields = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
+        return LatentRewardConfig(**fields)
     except ConfigError:
         raise
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise ConfigError(f"{folder}/config.json describes no latent reward: {error}") from error
 
 
+def read_net(folder: Path) -> LatentRewardNet:
+    config = read_config(folder)
+    try:
+        return LatentRewardNet(config)
+    except ConfigError:
+        raise
+    except Exception as error:  # whatever transformers says of sizes that do not go together
+        line = " ".join(str(error).split())
+        raise ConfigError(f"{folder}/config.json describes no latent reward: {line}") from error
+
+
 def load(folder: Path) -> LatentRewardNet:
     """The net of a folder, in evaluation mode, float32. Raises ConfigError."""
     file = folder / "model.safetensors"
-    config = read_config(folder)
+    net = read_net(folder)
     try:
-        net = LatentRewardNet(config)
         tensors = load_file(file)
-    except ConfigError:
-        raise
     except (SafetensorError, OSError) as error:
         raise ConfigError(f"{file} is no safetensors file: {error}") from error
-    except (TypeError, ValueError, RuntimeError, ZeroDivisionError) as error:
-        line = str(error).strip().splitlines()[0]
-        raise ConfigError(f"{folder}/config.json describes no latent reward: {line}") from error
     own = {k: tuple(v.shape) for k, v in weights(net).items()}
     theirs = {k: tuple(v.shape) for k, v in tensors.items()}
     for name in sorted(own.keys() | theirs.keys()):

@@ -55,19 +55,21 @@ def others(rng: np.random.Generator, objects: Objects) -> Iterator[Objects]:
 
 @dataclass(frozen=True)
 class Clips:
-    """Frames uint8 (n, t, h, w, 3), captions (n, CAPTIONS), labels float32 (n, CAPTIONS, 3)."""
+    """Frames uint8 (n, t, h, w, 3), captions (n, each), labels float32 (n, each, 3)."""
 
     frames: np.ndarray
     captions: np.ndarray
     labels: np.ndarray
 
 
-def labelled(rng: np.random.Generator, frames: np.ndarray, objects: list[Objects]) -> Clips:
+def labelled(
+    rng: np.random.Generator, frames: np.ndarray, objects: list[Objects], *, captions_each: int = CAPTIONS
+) -> Clips:
     captions, labels = [], []
     for clip, own in zip(frames, objects, strict=True):
         seen = verifier.observe(clip)
         wrong = others(rng, own)
-        row = [own, *(next(wrong) for _ in range(CAPTIONS - 1))]
+        row = [own, *(next(wrong) for _ in range(captions_each - 1))]
         captions.append([world.caption(o) for o in row])
         labels.append([verifier.grade(seen, o)[:3] for o in row])
     return Clips(frames, np.array(captions), np.array(labels, dtype=np.float32))
