@@ -40,18 +40,19 @@ class Backend:
         geometry = family(folder).Geometry.of(folder)
         geometry.check(num_frames=m.num_frames, height=m.height, width=m.width)
         geometry.check_shards(config.fleet.denoisers, num_frames=m.num_frames, height=m.height, width=m.width)
+        shape = geometry.latent_shape(num_frames=m.num_frames, height=m.height, width=m.width)
         content = content_digest([folder])
         specs: dict[str, RewardSpec] = {}
         plans = []
         for arm in arms:
             at_steps = partial(sampler_at, begun or config, arm.sampler, folder, content)
             full = at_steps(arm.sampler.num_steps)
-            met = barriers(arm.obstacles, full, lambda key, block: reward(key, block, specs, ()))
+            met = barriers(arm.obstacles, full, lambda key, block: reward(key, block, specs, (), shape))
             points = tuple(b.obstacle for b in met if b.obstacle is not None)
             if points:
                 specs["distance"] = RewardSpec("distance", "distance", {})
             found = {
-                k: reward(f"rewards.{k}", block, specs, points) if block is not None else None
+                k: reward(f"rewards.{k}", block, specs, points, shape) if block is not None else None
                 for k, block in vars(arm.rewards).items()
             }
             plans.append(ArmPlan(arm, full, found["search"], found["final"], found["holdout"], at_steps, met))
@@ -153,8 +154,17 @@ def fingerprint(config: Config, s: SamplerConfig) -> str:
     return ", ".join([config.model.dtype, pool.device, mode, *shards, *versions])
 
 
-def reward(key: str, block: dict[str, Any], specs: dict[str, RewardSpec], obstacles: tuple[Obstacle, ...]) -> Reward:
-    """A checked reward of a config block, in an arm with these obstacles; its spec is added to `specs`."""
+def reward(
+    key: str,
+    block: dict[str, Any],
+    specs: dict[str, RewardSpec],
+    obstacles: tuple[Obstacle, ...],
+    shape: tuple[int, ...],
+) -> Reward:
+    """A checked reward of a config block, for latents of a shape (1, C, T, H, W), in an arm with these obstacles.
+
+    Its spec is added to `specs`.
+    """
     name = block.get("name")
     check(isinstance(name, str) and bool(name), f"{key}.name", name, "a reward's name")
     try:
@@ -179,6 +189,11 @@ def reward(key: str, block: dict[str, Any], specs: dict[str, RewardSpec], obstac
     specs[spec_key] = RewardSpec(spec_key, str(name), arguments)
     for file in (content := rewards.files(build, arguments)):
         check(file.exists(), key, str(file), "an existing file")
+    if (fits := getattr(build, "fits", None)) is not None:
+        try:
+            fits(shape, **arguments)
+        except ConfigError as error:
+            raise ConfigError(f"{key}.{error}") from error
     identity = digest(spec_key, content_digest(content), source(build), importlib.metadata.version("torch"))
     if not getattr(build, "meets_obstacles", False):
         obstacles = ()

@@ -30,6 +30,9 @@ class Scorer:
         torch.set_num_threads(1)
         self._autoencoder = family(Path(folder)).Autoencoder(Path(folder), dtype=dtype, device=device)
         self._rewards = {s.key: rewards.find(s.name)(**s.arguments) for s in specs}
+        for reward in self._rewards.values():
+            if hasattr(reward, "to"):
+                reward.to(device)
 
     def score(
         self, arguments: dict[str, Any], payload: dict[str, Any], text: Any, *points: Any

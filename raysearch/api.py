@@ -56,7 +56,7 @@ def run(
     from actors.backend import Backend
     from raysearch.session import Session
 
-    path = chosen(loaded, name)
+    path = chosen(loaded.run_dir, loaded.resume, name)
     session = Session(loaded, Backend(), run_dir=path, report=report)
     in_its_own_loop(session.run([]))
     return Result(path)

@@ -23,7 +23,7 @@ from omegaconf import MISSING, OmegaConf
 
 from raysearch import config as configuration
 from raysearch.config import DTYPES, RESUME
-from raysearch.errors import check
+from raysearch.errors import ConfigError, check
 from raysearch.results import write, write_table
 
 METRICS = pa.schema([("step", pa.int64()), ("metric", pa.string()), ("value", pa.float64())])
@@ -113,7 +113,7 @@ def columns(c: TrainConfig) -> pa.Schema:
     try:
         schema = pq.read_schema(shard)
     except pa.ArrowException as error:
-        raise configuration.ConfigError(f"dataset: {str(shard)!r} is no Parquet file") from error
+        raise ConfigError(f"dataset: {str(shard)!r} is no Parquet file") from error
     needed = ("prompt", "step", "sigma", "first", "latent", "similarity", *c.components)
     for name in needed:
         check(name in schema.names, "dataset", str(shard), f"one with a column {name!r}")

@@ -137,4 +137,4 @@ def test_a_plain_run_takes_no_collect_block(tmp_path):
     (tmp_path / "c.yaml").write_text("prompts: [a]\ncollect: {train: 0.5}\n")
     with pytest.raises(ConfigError, match="raysearch collect"):
         configuration.load(Path(tmp_path / "c.yaml"))
-    assert [dataset.stops([1.0, 0.8, 0.5, 0.0], [0.5, 0.9])] == [[1, 2]]
+    assert [dataset.stops([1.0, 0.8, 0.5, 0.0], [0.5, 0.85])] == [[1, 2]]

@@ -12,18 +12,6 @@ def softplus(x: float) -> float:
     return log(1 + exp(x))
 
 
-def test_likeness() -> None:
-    x = torch.tensor([[1.0, 0], [1, 0], [1, 0], [3, 4]]).view(4, 1, 2)
-    y = torch.tensor([[2.0, 0], [0, 3], [-1, 0], [4, 3]]).view(4, 1, 2)
-    torch.testing.assert_close(losses.likeness(x, y), torch.tensor([1, 0.5, 0, 0.98]))
-
-
-def test_targets() -> None:
-    x, y = torch.tensor([[1.0, 0], [1, 0]]), torch.tensor([[2.0, 0], [0, 3]])
-    grades = torch.tensor([[0.2, 0.4], [0.6, 0.8]])
-    torch.testing.assert_close(losses.targets(grades, x, y), torch.tensor([[0.2, 0.4], [0.3, 0.4]]))
-
-
 def test_regression() -> None:
     assert losses.regression(torch.tensor([[1.0, 2.0]]), torch.tensor([[0.0, 4.0]])) == 2.5
 
@@ -62,9 +50,3 @@ def test_binary() -> None:
     found = losses.binary(torch.tensor([2.0, 1.0]), torch.tensor([0.9, 0.5])).item()
     assert found == pytest.approx((softplus(-2) + softplus(1)) / 2)
     assert losses.binary(torch.tensor([1.0]), torch.tensor([0.5]), threshold=0.4).item() == pytest.approx(softplus(-1))
-
-
-def test_latsearch_weighs_both_alike() -> None:
-    scores, targets, grades = torch.randn(3, 4, 3), torch.rand(3, 4, 3), torch.rand(3, 4, 3)
-    both = losses.regression(scores, targets) + losses.preference(scores, grades)
-    torch.testing.assert_close(losses.latsearch(scores, targets, grades), both)

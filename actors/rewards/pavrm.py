@@ -149,11 +149,11 @@ class Pavrm:
         return [folder / name for name in checkpoint.FILES]
 
     @staticmethod
-    def check(channels: int, *, folder: Path = ASSETS, dtype: str = "float32") -> None:
-        """Raises ConfigError unless the folder holds a PAVRM for latents of so many channels."""
+    def fits(shape: Sequence[int], *, folder: Path = ASSETS, dtype: str = "float32") -> None:
+        """Raises ConfigError unless the folder holds a PAVRM for latents of that many channels."""
         check(dtype in DTYPES, "dtype", dtype, f"one of {', '.join(DTYPES)}")
         trained = checkpoint.config_of(folder, ARCHITECTURE)["transformer"]["in_channels"]
-        check(trained == channels, "folder", str(folder), f"a reward for latents of {channels} channels, not {trained}")
+        check(trained == shape[1], "folder", str(folder), f"a reward for latents of {shape[1]} channels, not {trained}")
 
     def __init__(self, *, folder: Path = ASSETS, dtype: str = "float32") -> None:
         self.net = load(folder).to(DTYPES[dtype])

@@ -5,17 +5,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 
-def likeness(latents: Tensor, finals: Tensor) -> Tensor:
-    """0.5 (1 + cos) between latents and what they became: (n, ...) -> (n,)."""
-    return 0.5 * (1 + F.cosine_similarity(latents.flatten(1), finals.flatten(1)))
-
-
-def targets(grades: Tensor, latents: Tensor, finals: Tensor) -> Tensor:
-    """LatSearch's targets (n, k): grades of the final videos, each times its noisy latent's likeness to the end."""
-    return grades * likeness(latents, finals)[:, None]
-
-
 def regression(scores: Tensor, targets: Tensor) -> Tensor:
+    """Mean squared error to LatSearch's targets: a final video's grades, each times its noisy latent's similarity."""
     return F.mse_loss(scores, targets)
 
 
@@ -40,8 +31,3 @@ def preference(scores: Tensor, grades: Tensor, group: Tensor | None = None, *, m
 def binary(scores: Tensor, grades: Tensor, *, threshold: float = 0.5) -> Tensor:
     """PAVRM's cross-entropy of logits against whether a grade exceeds the threshold."""
     return F.binary_cross_entropy_with_logits(scores, (grades > threshold).to(scores.dtype))
-
-
-def latsearch(scores: Tensor, targets: Tensor, grades: Tensor, group: Tensor | None = None) -> Tensor:
-    """The latent reward model's loss: both parts with equal weights."""
-    return regression(scores, targets) + preference(scores, grades, group)

@@ -29,6 +29,7 @@ from actors.rewards import latent_reward, pavrm
 from actors.training import losses
 from actors.training.loop import hash_of, learning_rate
 from actors.training.pairs import accuracy, agreement
+from actors.training.pipeline import FastAttention
 from raysearch import train
 from raysearch.errors import ConfigError, check
 from raysearch.recipe import digest
@@ -56,6 +57,10 @@ def of_pavrm(c: TrainConfig, *, model: str, blocks: int = 8, heads: int = 8) -> 
     folder = model_folder(model)
     net = pavrm.of_model(folder, blocks=blocks, heads=heads, components=c.components)
     device = "cuda" if c.workers.num_gpus else "cpu"
+    if device == "cpu" and c.dtype == "bfloat16":
+        for block in net.transformer.blocks:
+            for attention in (block.attn1, block.attn2):
+                attention.set_processor(FastAttention())
     encoder = family(folder).TextEncoder(folder, dtype="float32", device=device)
     known: dict[str, torch.Tensor] = {}
 

@@ -1,0 +1,183 @@
+"""`raysearch train`: groups of rollouts, pairs, and trainings that are stopped and go on."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import ray
+import tiny
+import yaml
+
+from actors.rewards import pavrm
+from actors.training import trainer
+from actors.training.pairs import accuracy, agreement
+from raysearch import __main__ as command_line
+from raysearch import dataset
+
+ROOT = Path(__file__).parents[1]
+CHANNELS = 4
+
+
+def collected(folder: Path, prompts: int = 12, seeds: int = 4, channels: int = CHANNELS) -> Path:
+    """A dataset in which a latent's mean is what it is graded by."""
+    import pyarrow as pa
+
+    rng = np.random.default_rng(0)
+    run = folder / "run"
+    (run / "rollouts").mkdir(parents=True)
+    rows = []
+    for i in range(prompts):
+        for seed in range(seeds):
+            end = rng.standard_normal((channels, 2, 4, 4)) + rng.normal()
+            way = np.stack([0.5 * end + 0.5 * rng.standard_normal(end.shape), end])
+            name = f"{i:06d}-s{seed}-single"
+            data = dataset.rollout(way, end, [(2, 0.5), (3, 0.2)], first=False)
+            (run / "rollouts" / f"{name}.arrow").write_bytes(data)
+            grades = {f"final_{c}": float(end.mean()) for c in ("VQ", "MQ", "TA")}
+            rows.append({"search_id": name, "prompt": f"caption {i}", "seed": seed, "status": "done", **grades})
+    pq.write_table(pa.Table.from_pylist(rows), run / "searches.parquet")
+    dataset.write(run, train=0.7, complete=True)
+    return run / "dataset"
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return collected(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return tiny.save_pipeline(tmp_path_factory.mktemp("wan"))
+
+
+def test_groups_are_of_one_caption_and_level(data):
+    table = pq.read_table(data)
+    names = ("prompt", "step", "sigma", "first", "similarity", "VQ", "TA")
+    rows = {k: np.array(table[k].to_pylist()) for k in names}
+    rows["latent"] = table["latent"].combine_chunks().to_numpy_ndarray()
+    found = trainer.grouped(rows, size=2, components=("VQ", "TA"), seed=0)
+    assert found["latent"].shape == (12 * 2 * 2, 2, CHANNELS, 2, 4, 4)
+    assert found["grades"].shape == (48, 2, 2) and found["similarity"].shape == (48, 2)
+    each = zip(rows["latent"], rows["prompt"], rows["sigma"], rows["VQ"], strict=True)
+    grade = {tuple(x.ravel()): rest for x, *rest in each}
+    seen = set()
+    for i in range(48):
+        for j in range(2):
+            key = tuple(found["latent"][i, j].ravel())
+            assert grade[key] == [found["prompt"][i], found["sigma"][i], found["grades"][i, j, 0]]
+            seen.add(key)
+    assert len(seen) == 96, "every rollout is in one group"
+    again = trainer.grouped(rows, size=2, components=("VQ", "TA"), seed=0)
+    np.testing.assert_array_equal(found["latent"], again["latent"])
+    other = trainer.grouped(rows, size=2, components=("VQ", "TA"), seed=1)
+    assert (found["latent"] != other["latent"]).any()
+    assert len(trainer.grouped(rows, size=3, components=("VQ",), seed=0)["sigma"]) == 24  # one of four is left out
+
+
+def test_agreement_by_hand():
+    grades = np.array([0.0, 0.05, 1.0, 0.5])
+    scores = np.array([1.0, 2.0, 3.0, 0.0])
+    # a: (0, 1) is a tie, (0, 2) and (1, 2) are right; b: alone
+    assert agreement(scores, grades, ["a", "a", "a", "b"]) == {"a": (2, 2, 1), "b": (0, 0, 0)}
+    assert agreement(-scores, grades, ["a", "a", "a", "b"])["a"] == (0, 2, 1)
+    assert agreement(np.zeros(4), grades, ["a"] * 4) == {"a": (2, 5, 1)}  # equal scores: half of five
+    assert accuracy([(2, 2, 1), (1, 2, 0)]) == 0.75
+    assert np.isnan(accuracy([(0, 0, 3)]))
+
+
+def write(folder, data, model, **values):
+    base = {
+        "reward": {"name": "pavrm", "model": str(model), "blocks": 1, "heads": 2},
+        "dataset": str(data),
+        "steps": 6,
+        "batch": 8,
+        "group": 4,
+        "every": 3,
+        "learning_rate": 1e-2,
+        "max_sequence_length": 8,
+        "run_dir": str(folder / "run"),
+    }
+    (folder / "c.yaml").write_text(yaml.safe_dump(base | values))
+    return folder / "c.yaml"
+
+
+@pytest.mark.parametrize(
+    ("line", "values"),
+    [
+        ("reward.name", {"reward": {"name": "pavlov"}}),
+        ("reward.blocks", {"reward": {"name": "pavrm", "model": "MODEL", "blocks": 9}}),
+        ("reward.blocs", {"reward": {"name": "pavrm", "model": "MODEL", "blocs": 1}}),
+        ("model.path", {"reward": {"name": "pavrm", "model": "nowhere"}}),
+        ("reward.start", {"reward": {"name": "latent", "start": "nowhere"}}),
+        ("dataset", {"dataset": "nowhere"}),
+        ("group", {"group": 3}),
+        ("batch", {"batch": 0}),
+        ("loss", {"loss": {"preference": 0}}),
+        ("loss.regression", {"loss": {"regression": -1}}),
+        ("steps", {"steps": 0}),
+        ("dtype", {"dtype": "int8"}),
+        ("workers.number", {"workers": {"number": 0}}),
+        ("learning_rat", {"learning_rat": 1}),
+        ("'sharp'", {"components": ["sharp"]}),
+    ],
+)
+def test_mistakes_are_one_line_before_anything_starts(tmp_path, data, model, capsys, line, values):
+    text = json.dumps(values).replace("MODEL", str(model))
+    path = write(tmp_path, data, model, **json.loads(text))
+    assert command_line.main(["train", str(path)]) == 2
+    error = capsys.readouterr().err
+    assert line in error and error.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_dataset_of_other_latents_is_refused(tmp_path, model, capsys):
+    path = write(tmp_path, collected(tmp_path, prompts=4, channels=3), model)
+    assert command_line.main(["train", str(path)]) == 2
+    assert "(4, any, any, any)" in capsys.readouterr().err
+
+
+def test_a_shard_that_is_no_parquet_is_refused(tmp_path, model, capsys):
+    (tmp_path / "train-00000.parquet").write_bytes(b"nonsense")
+    assert command_line.main(["train", str(write(tmp_path, tmp_path, model))]) == 2
+    assert "no Parquet" in capsys.readouterr().err
+
+
+@pytest.mark.ray
+def test_a_training_that_was_stopped_ends_as_if_it_had_not_been(tmp_path, data, model, capsys):
+    """One in one go; and one whose driver is killed after its first checkpoint, then gone on with."""
+    (tmp_path / "whole").mkdir()
+    (tmp_path / "halves").mkdir()
+    long = {"steps": 60, "every": 20}
+    ray.init(num_cpus=4, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
+    try:
+        assert command_line.main(["train", str(write(tmp_path / "whole", data, model, **long))]) == 0
+        path = write(tmp_path / "halves", data, model, **long)
+        command = [sys.executable, "-m", "raysearch", "train", str(path)]
+        address = {"RAY_ADDRESS": ray.get_runtime_context().gcs_address}
+        with subprocess.Popen(command, cwd=ROOT, env=os.environ | address, start_new_session=True) as driver:
+            deadline = time.monotonic() + 300
+            while not (tmp_path / "halves" / "run" / "metrics.parquet").exists():
+                assert driver.poll() is None and time.monotonic() < deadline
+                time.sleep(0.02)
+            driver.kill()
+        assert not (tmp_path / "halves" / "run" / "reward").exists()
+        assert command_line.main(["train", str(path)]) == 0
+        capsys.readouterr()
+        assert command_line.main(["train", str(path)]) == 0
+        assert "already" in capsys.readouterr().out
+    finally:
+        ray.shutdown()
+    one, two = (pavrm.load(tmp_path / k / "run" / "reward").state_dict() for k in ("whole", "halves"))
+    for k, v in one.items():
+        np.testing.assert_array_equal(v, two[k], err_msg=k)
+    rows = pq.read_table(tmp_path / "halves" / "run" / "metrics.parquet").to_pylist()
+    assert rows == pq.read_table(tmp_path / "whole" / "run" / "metrics.parquet").to_pylist()
+    assert {r["step"] for r in rows} == {20, 40, 60}
+    assert {"loss", "preference", "accuracy 0.50", "accuracy 0.20"} <= {r["metric"] for r in rows}
+    assert (tmp_path / "whole" / "run" / "curves.png").read_bytes().startswith(b"\x89PNG")
