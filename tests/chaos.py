@@ -172,6 +172,11 @@ def starting(mark: str) -> list[int]:
     return found
 
 
+def written(run_dir: Path) -> int:
+    """Bytes of a run's journal."""
+    return sum(p.stat().st_size for p in (run_dir / "journal").glob("*"))
+
+
 def one_round(
     cluster: Cluster, model: Path, folder: Path, a: argparse.Namespace, rng: random.Random, mark: str
 ) -> Counter[str]:
@@ -183,14 +188,18 @@ def one_round(
         arguments = [json.dumps(config), str(folder / "run"), str(rng.randrange(2**31)), str(a.every), str(notes)]
         log = (folder / "log").open("a")
         child = subprocess.Popen([sys.executable, __file__, "--drive", *arguments], stdout=log, stderr=log)
-        deadline = time.monotonic() + rng.uniform(20, 120)  # of the driver, if it is still there
+        recorded, left = written(folder / "run"), rng.uniform(1, 30)
+        deadline = float("inf")  # of the driver, from when it has made something
         while child.poll() is None:
             time.sleep(rng.expovariate(1 / (3 * a.every)))
+            at_work = written(folder / "run") > recorded
+            if at_work:
+                deadline = min(deadline, time.monotonic() + left)
             what = rng.choice(["start", "start", "node", "driver"])
             if what == "start" and (found := starting(mark)):
                 os.kill(rng.choice(found), signal.SIGKILL)
                 notes.open("a").write("starting an actor\n")
-            elif what == "node" and "denois" in notes.read_text() and rng.random() < 0.3:
+            elif what == "node" and at_work and rng.random() < 0.3:
                 node = rng.choice(workers)
                 workers.remove(node)
                 cluster.remove_node(node, allow_graceful=False)

@@ -5,6 +5,7 @@ sees the same groups and draws the same random numbers however often it was kill
 """
 
 import json
+import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -342,6 +343,7 @@ def fit(c: TrainConfig) -> None:
     if "test" not in data:
         data["test"] = ray.data.from_items([])
     w = c.workers
+    os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"  # relative paths are the checkout's
     TorchTrainer(
         work,
         train_loop_config=c,  # type: ignore[arg-type]
