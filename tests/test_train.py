@@ -29,7 +29,7 @@ def collected(folder: Path, prompts: int = 12, seeds: int = 4, channels: int = C
     import pyarrow as pa
 
     rng = np.random.default_rng(0)
-    run = folder / "run"
+    run = folder / "collected"
     (run / "rollouts").mkdir(parents=True)
     rows = []
     for i in range(prompts):
@@ -149,12 +149,13 @@ def test_a_shard_that_is_no_parquet_is_refused(tmp_path, model, capsys):
 
 
 @pytest.mark.ray
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 def test_a_training_that_was_stopped_ends_as_if_it_had_not_been(tmp_path, data, model, capsys):
     """One in one go; and one whose driver is killed after its first checkpoint, then gone on with."""
     (tmp_path / "whole").mkdir()
     (tmp_path / "halves").mkdir()
     long = {"steps": 60, "every": 20}
-    ray.init(num_cpus=4, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
+    ray.init(address="local", num_cpus=4, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
     try:
         assert command_line.main(["train", str(write(tmp_path / "whole", data, model, **long))]) == 0
         path = write(tmp_path / "halves", data, model, **long)

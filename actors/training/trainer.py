@@ -85,7 +85,10 @@ def latents_of_pavrm(c: TrainConfig, *, model: str, blocks: int = 8, heads: int 
 
 
 def latents_of_latent(c: TrainConfig, *, start: str) -> tuple[int | None, ...]:
-    config = latent_reward.read_config(Path(start), "reward.start")
+    try:
+        config = latent_reward.read_config(Path(start))
+    except ConfigError as error:
+        raise ConfigError(f"reward.start: {error}") from error
     own = ["VQ", "MQ", "TA"]
     check(c.components == own, "components", c.components, f"{own}, which the reward of {start} has")
     return config.shape
