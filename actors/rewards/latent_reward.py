@@ -158,19 +158,22 @@ class LatentRewardNet(nn.Module):
     def judge(self, seen: torch.Tensor, prompts: Sequence[str]) -> torch.Tensor:
         """Scores (n, 3) of tokens that `look` gave."""
         ids, mask = (x.to(seen.device) for x in self.read(prompts))
+        return self.head(self.attend(ids, mask, seen, self.queries.expand(len(seen), -1, -1)))[..., 0]
+
+    def attend(self, ids: torch.Tensor, mask: torch.Tensor, seen: torch.Tensor, last: torch.Tensor) -> torch.Tensor:
+        """Last hidden states, float32, of `last` (n, k, width) behind text (n, length) and a latent's tokens."""
         language, config = self.model.language_model, self.model.config
         edges = torch.tensor([config.vision_start_token_id, config.vision_end_token_id], device=seen.device)
-        n, start = ids.shape
-        before, after = language.embed_tokens(edges)[:, None, None].expand(-1, n, 1, -1)
-        x = torch.cat([language.embed_tokens(ids), before, seen, after, self.queries.expand(n, 3, -1)], 1)
-        mask = torch.cat([mask, mask.new_ones(n, x.shape[1] - start)], 1)
+        before, after = language.embed_tokens(edges)[:, None, None].expand(-1, len(ids), 1, -1)
+        x = torch.cat([language.embed_tokens(ids), before, seen, after, last], 1)
+        mask = torch.cat([mask, mask.new_ones(len(ids), x.shape[1] - ids.shape[1])], 1)
         kinds = torch.zeros_like(mask)
-        kinds[:, start + 1 : -4] = _VIDEO
-        grid = torch.tensor(self.grid).expand(n, 3)
+        kinds[:, ids.shape[1] + 1 :][:, : seen.shape[1]] = _VIDEO
+        grid = torch.tensor(self.grid).expand(len(ids), 3)
         # The first argument is looked at for its shape alone.
         positions, _ = self.model.get_rope_index(mask, kinds, video_grid_thw=grid, attention_mask=mask)
         out = language(inputs_embeds=x.to(language.dtype), attention_mask=mask, position_ids=positions, use_cache=False)
-        return self.head(out.last_hidden_state[:, -3:].float())[..., 0]
+        return out.last_hidden_state[:, -last.shape[1] :].float()
 
     def read(self, prompts: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
         """Token ids of instruction and prompt, and their mask, (n, length), padded behind. Raises ValueError for words

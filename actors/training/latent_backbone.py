@@ -1,0 +1,154 @@
+"""Pre-train the small latent reward, which has no language model behind it:
+
+    OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE python -m actors.training.latent_backbone
+
+Rendered clips of the world, most of them spoilt, are encoded and noised to any level. The net learns to grade them as
+the verifier does, against their own and against wrong captions (regression and preference), and its language model to
+say what they show, word by word. Clips and checkpoint are kept in `--work`, so that a killed run goes on; with
+`--steps 1` next to an existing checkpoint it writes that checkpoint's weights. No held-out caption is trained on; at
+the end they tell how well words are read.
+"""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKLWan
+from torch import Tensor
+from torch.nn import functional as F
+
+from actors import world
+from actors.rewards import latent_reward
+from actors.rewards.latent_reward import LatentRewardConfig, LatentRewardNet
+from actors.training import losses, pixel_data
+from actors.training.corruptions import ATTRIBUTES, swap
+from actors.training.loop import to_model, train
+from actors.training.pixel_reward import VOCABULARY
+
+CHUNK = 250
+CAPTIONS = 12  # kept with a clip, its own first
+GRADED = 4  # of these in a step
+LEVELS = (0.0, 0.2, 0.4, 0.6, 0.8, 0.9)
+
+
+@torch.inference_mode()
+def encode(vae: AutoencoderKLWan, frames: np.ndarray) -> np.ndarray:
+    """uint8 (n, t, h, w, 3) -> normalised latents, float32 (n, C, T, H, W)."""
+    mean, std = pixel_data.statistics(vae)
+    z = [vae.encode(to_model(frames[i : i + 25])).latent_dist.mode() for i in range(0, len(frames), 25)]
+    return ((torch.cat(z) - mean) / std).numpy()
+
+
+def make(n: int, *, vae: AutoencoderKLWan, work: Path, seed: int) -> list[Path]:
+    """Files of CHUNK clips each, `n` clips or a few more; those that exist already are kept."""
+    work.mkdir(parents=True, exist_ok=True)
+    paths = [work / f"clips-{seed}-{i:03}.npz" for i in range((n + CHUNK - 1) // CHUNK)]
+    for i, path in enumerate(paths):
+        if path.exists():
+            continue
+        rng = np.random.default_rng([seed, 3, i])
+        frames, objects = pixel_data.rendered(rng, CHUNK)
+        clips = pixel_data.labelled(rng, frames, objects, captions_each=CAPTIONS)
+        partial = path.with_suffix(".partial.npz")
+        np.savez(partial, latents=encode(vae, frames), captions=clips.captions, labels=clips.labels)
+        partial.replace(path)
+        print(f"wrote {path}", flush=True)
+    return paths
+
+
+def noised(latents: Tensor, sigmas: Tensor) -> Tensor:
+    return torch.lerp(latents, torch.randn_like(latents), sigmas.view(-1, 1, 1, 1, 1))
+
+
+def caption_loss(net: LatentRewardNet, seen: Tensor, captions: list[str]) -> Tensor:
+    """Cross-entropy of each next word of the captions, and of their ends, behind the latents' tokens."""
+    ids, mask = net.read(captions)
+    told = len(net.config.instruction.split())
+    table = net.model.language_model.embed_tokens
+    words, there = ids[:, told:], mask[:, told:].bool()
+    logits = F.linear(net.attend(ids[:, :told], mask[:, :told], seen, table(words)), table.weight)
+    following = F.pad(words[:, 1:], (0, 1), value=net.tokenizer.pad_token_id)
+    return F.cross_entropy(logits[there], following[there])
+
+
+@torch.inference_mode()
+def report(net: LatentRewardNet, vae: AutoencoderKLWan, *, n: int, seed: int) -> None:
+    """Print how often TA prefers true clips' own held-out captions to those with one word wrong."""
+    rng = np.random.default_rng([seed, 4])
+    captions = rng.permutation([*world.HELD_OUT_ONE, *world.HELD_OUT_TWO])[:n]
+    rows = [world.parse(c) for c in captions]
+    latents = torch.from_numpy(encode(vae, np.stack([world.draw(world.place(o, rng)) for o in rows])))
+    told = {"own": [world.caption(o) for o in rows]}
+    told |= {a: [world.caption(swap(rng, o, a)) for o in rows] for a in ATTRIBUTES}
+    print(f"TA: a true clip's caption above one with a wrong word ({n} held-out captions), and mean grades of its own")
+    for level in LEVELS:
+        torch.manual_seed(seed)
+        sigmas = torch.full((n,), level)
+        seen = net.look(noised(latents, sigmas), sigmas)
+        scores = {
+            k: torch.cat([net.judge(seen[i : i + 32], v[i : i + 32]) for i in range(0, n, 32)]) for k, v in told.items()
+        }
+        order = " ".join(f"{a} {(scores['own'] > scores[a])[:, 2].float().mean():.3f}" for a in ATTRIBUTES)
+        print(f"  sigma {level:.1f}: {order}; own {scores['own'].mean(0).numpy().round(2)}", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work", type=Path, default=Path("training/latent-backbone"), help="clips and checkpoint")
+    parser.add_argument("--model", type=Path, default=Path("actors/assets/tiny-wan"))
+    parser.add_argument("--out", type=Path, default=latent_reward.ASSETS, help="the reward's folder")
+    parser.add_argument("--clips", type=int, default=6000)
+    parser.add_argument("--steps", type=int, default=2000)
+    parser.add_argument("--batch", type=int, default=16, help=f"clips; each is graded against {GRADED} captions")
+    parser.add_argument("--peak", type=float, default=1e-3, help="learning rate")
+    parser.add_argument("--run", default="run", help="name of the checkpoint")
+    parser.add_argument("--check", type=int, default=96, help="held-out captions in the report")
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    vae = AutoencoderKLWan.from_pretrained(args.model / "vae").eval()
+    files = [np.load(p) for p in make(args.clips, vae=vae, work=args.work, seed=args.seed)]
+    latents, captions, grades = (np.concatenate([f[k] for f in files]) for k in ("latents", "captions", "labels"))
+
+    torch.manual_seed(args.seed)
+    net = LatentRewardNet(LatentRewardConfig(shape=latents.shape[1:], vocabulary=VOCABULARY))
+    net.model.language_model.set_attn_implementation("eager")  # the fastest on a CPU at this size
+    print(f"{sum(p.numel() for p in net.parameters()):,} parameters, {len(latents)} clips", flush=True)
+
+    def loss(step: int, rng: np.random.Generator) -> tuple[Tensor, dict[str, float]]:
+        pick = rng.integers(len(latents), size=args.batch)
+        which = np.stack([[0, *rng.choice(np.arange(1, CAPTIONS), GRADED - 1, replace=False)] for _ in pick])
+        texts = np.take_along_axis(captions[pick], which, 1)
+        wanted = torch.from_numpy(np.take_along_axis(grades[pick], which[..., None], 1))
+        sigmas = torch.from_numpy(rng.random(args.batch)).float()
+        with torch.autocast("cpu", torch.bfloat16):
+            seen = net.look(noised(torch.from_numpy(latents[pick]), sigmas), sigmas)
+            scores = net.judge(seen.repeat_interleave(GRADED, 0), texts.flatten().tolist())
+            said = caption_loss(net, seen, texts[:, 0].tolist())
+        scores = scores.float().unflatten(0, (-1, GRADED))
+        error = losses.regression(scores, wanted)
+        among_captions = losses.preference(scores, wanted)
+        among_clips = losses.preference(scores[:, 0], wanted[:, 0])
+        parts = {"mse": error, "captions": among_captions, "clips": among_clips, "words": said}
+        value = error + 0.5 * (among_captions + among_clips) + said
+        told = wanted[:, :1, 2] > wanted[:, 1:, 2] + 0.05
+        parts["TA"] = (scores[:, :1, 2] > scores[:, 1:, 2])[told].float().mean()
+        return value, {k: v.item() for k, v in parts.items()}
+
+    average = train(
+        net,
+        loss,
+        checkpoint=args.work / f"{args.run}.pt",
+        steps=args.steps,
+        seed=args.seed,
+        peak=args.peak,
+        weight_decay=0.01,
+    )
+    net.load_state_dict(average)
+    latent_reward.save(net, args.out)
+    print(f"wrote {args.out}: {sum(f.stat().st_size for f in args.out.iterdir()) / 1e6:.2f} MB", flush=True)
+    report(latent_reward.load(args.out), vae, n=args.check, seed=args.seed)
+
+
+if __name__ == "__main__":
+    main()
