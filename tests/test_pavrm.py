@@ -132,8 +132,8 @@ class Trap:
         (lambda f: (f / "config.json").write_text("[]"), "JSON object"),
         (lambda f: (f / "config.json").write_text("{"), "JSON object"),
         (lambda f: _edit(f, architecture="latent_reward"), "not 'latent_reward'"),
-        (lambda f: _edit(f, widths=[8, 7]), r"mlp\.2\.weight fits its config"),
-        (lambda f: _edit(f, widths=[8]), "does not match"),
+        (lambda f: _edit(f, widths=[8, 7]), r"mlp\.2\.bias must be \(7,\), there is \(6,\)"),
+        (lambda f: _edit(f, widths=[8]), "must be"),
     ],
 )
 def test_bad_folders_are_one_line(net, tmp_path, spoil, line):

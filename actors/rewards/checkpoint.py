@@ -10,17 +10,18 @@ from typing import Any
 import torch
 from safetensors import safe_open
 from safetensors.torch import save as dump
-from torch import nn
 
 from raysearch.errors import ConfigError, check
 
 FILES = ("config.json", "model.safetensors")
 
 
-def save(net: nn.Module, folder: Path, architecture: str, config: dict[str, Any], *, half: bool = True) -> None:
-    """Write the parameters that `net` trains or was given to keep, as float16 if `half`."""
+def save(
+    weights: dict[str, torch.Tensor], folder: Path, architecture: str, config: dict[str, Any], *, half: bool = True
+) -> None:
+    """Write a reward, its weights as float16 if `half`."""
     folder.mkdir(parents=True, exist_ok=True)
-    state = {k: v.half() if half and v.is_floating_point() else v for k, v in net.state_dict().items()}
+    state = {k: v.half() if half and v.is_floating_point() else v for k, v in weights.items()}
     (folder / FILES[0]).write_text(json.dumps({"architecture": architecture, **config}, indent=2) + "\n")
     (folder / FILES[1]).write_bytes(dump({k: v.contiguous() for k, v in state.items()}))
 
@@ -43,16 +44,14 @@ def config_of(folder: Path, architecture: str, key: str = "folder") -> dict[str,
     return config  # type: ignore[no-any-return]
 
 
-def fill(net: nn.Module, folder: Path, key: str = "folder") -> None:
-    """Load the folder's weights into `net`. Raises ConfigError where names or shapes differ."""
+def fill(weights: dict[str, torch.Tensor], folder: Path, key: str = "folder") -> None:
+    """Load the folder's weights into those of a net. Raises ConfigError where names or shapes differ."""
     with safe_open(folder / FILES[1], framework="pt") as file:
         state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    own = net.state_dict()
-    for name in sorted(own.keys() ^ state.keys()):
-        raise ConfigError.of(key, str(folder), f"one with the weights that its config says: {name} does not match")
-    for name, value in own.items():
-        shapes = f"{tuple(state[name].shape)} instead of {tuple(value.shape)}"
-        check(state[name].shape == value.shape, key, str(folder), f"one whose {name} fits its config: it is {shapes}")
+    for name in sorted(weights.keys() | state.keys()):
+        wanted, found = (tuple(x[name].shape) if name in x else "no such tensor" for x in (weights, state))
+        fits = f"one whose weights fit its config: {name} must be {wanted}, there is {found}"
+        check(wanted == found, key, str(folder), fits)
     with torch.no_grad():
-        for name, value in own.items():
+        for name, value in weights.items():
             value.copy_(state[name])

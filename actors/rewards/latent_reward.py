@@ -16,9 +16,6 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-from safetensors.torch import save as dump
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
@@ -26,6 +23,7 @@ from torch import nn
 from transformers import AutoTokenizer, PreTrainedTokenizerFast, Qwen2VLConfig, Qwen2VLModel
 from transformers.models.qwen2_vl.modeling_qwen2_vl import PatchEmbed
 
+from actors.rewards import checkpoint
 from raysearch.errors import ConfigError, check
 
 if TYPE_CHECKING:
@@ -140,7 +138,10 @@ class LatentRewardNet(nn.Module):
             self.model.visual.float()
             self.model.language_model.requires_grad_(False)
 
-    def forward(self, latents: torch.Tensor, sigmas: torch.Tensor, prompts: Sequence[str]) -> torch.Tensor:
+    def forward(
+        self, latents: torch.Tensor, sigmas: torch.Tensor, prompts: Sequence[str], first: Any = None
+    ) -> torch.Tensor:
+        """`first`, which other rewards look at, changes nothing here."""
         return self.judge(self.look(latents, sigmas), prompts)
 
     def look(self, latents: torch.Tensor, sigmas: torch.Tensor) -> torch.Tensor:
@@ -197,53 +198,30 @@ def weights(net: LatentRewardNet) -> dict[str, torch.Tensor]:
 
 
 def save(net: LatentRewardNet, folder: Path) -> None:
-    """Write config.json, and model.safetensors in float16."""
-    folder.mkdir(parents=True, exist_ok=True)
-    fields = {"architecture": ARCHITECTURE, **asdict(net.config)}
-    (folder / "config.json").write_text(json.dumps(fields, indent=2) + "\n")
-    (folder / "model.safetensors").write_bytes(dump({k: v.half().contiguous() for k, v in weights(net).items()}))
+    checkpoint.save(weights(net), folder, ARCHITECTURE, asdict(net.config))
 
 
-def read_config(folder: Path) -> LatentRewardConfig:
+def read_config(folder: Path, key: str = "folder") -> LatentRewardConfig:
     """Raises ConfigError."""
+    found = checkpoint.config_of(folder, ARCHITECTURE, key)
+    fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in found.items()}
     try:
-        fields: dict[str, Any] = json.loads((folder / "config.json").read_text())
-        found = fields.pop("architecture", None)
-        check(found == ARCHITECTURE, f"{folder}: architecture", found, repr(ARCHITECTURE))
-        fields = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
         return LatentRewardConfig(**fields)
-    except ConfigError:
-        raise
-    except (OSError, ValueError, TypeError, AttributeError) as error:
-        raise ConfigError(f"{folder}/config.json describes no latent reward: {error}") from error
+    except TypeError as error:
+        raise ConfigError(f"{key}: {folder}/config.json describes no latent reward: {error}") from error
 
 
-def read_net(folder: Path) -> LatentRewardNet:
-    config = read_config(folder)
-    try:
-        return LatentRewardNet(config)
-    except ConfigError:
-        raise
-    except Exception as error:  # whatever transformers says of sizes that do not go together
-        line = " ".join(str(error).split())
-        raise ConfigError(f"{folder}/config.json describes no latent reward: {line}") from error
-
-
-def load(folder: Path) -> LatentRewardNet:
+def load(folder: Path, key: str = "folder") -> LatentRewardNet:
     """The net of a folder, in evaluation mode, float32. Raises ConfigError."""
-    file = folder / "model.safetensors"
-    net = read_net(folder)
+    config = read_config(folder, key)
     try:
-        tensors = load_file(file)
-    except (SafetensorError, OSError) as error:
-        raise ConfigError(f"{file} is no safetensors file: {error}") from error
-    own = {k: tuple(v.shape) for k, v in weights(net).items()}
-    theirs = {k: tuple(v.shape) for k, v in tensors.items()}
-    for name in sorted(own.keys() | theirs.keys()):
-        if own.get(name) != theirs.get(name):
-            wanted, there = own.get(name, "no such tensor"), theirs.get(name, "no such tensor")
-            raise ConfigError(f"{file} does not fit its config.json: {name} must be {wanted}, there is {there}")
-    net.load_state_dict({k: v.float() for k, v in tensors.items()}, strict=False)
+        net = LatentRewardNet(config)
+    except ConfigError:
+        raise
+    except Exception as error:  # transformers' own are of many types
+        line = str(error).strip().splitlines()[0]
+        raise ConfigError(f"{key}: {folder}/config.json describes no latent reward: {line}") from error
+    checkpoint.fill(weights(net), folder, key)
     return net.eval()
 
 
@@ -254,13 +232,22 @@ class LatentReward:
     needs: Literal["latent", "estimate", "frames"] = "latent"
 
     @staticmethod
-    def files(*, folder: str | Path = ASSETS) -> list[Path]:
-        own = [Path(folder) / "config.json", Path(folder) / "model.safetensors"]
-        backbone = read_config(Path(folder)).backbone if own[0].exists() else None
+    def files(*, folder: Path = ASSETS) -> list[Path]:
+        own = [folder / name for name in checkpoint.FILES]
+        backbone = read_config(folder).backbone if own[0].exists() else None
         return own if backbone is None else [*own, *sorted(p for p in Path(backbone).iterdir() if p.is_file())]
 
-    def __init__(self, *, folder: str | Path = ASSETS) -> None:
-        self.net = load(Path(folder))
+    @staticmethod
+    def fits(shape: Sequence[int], *, folder: Path = ASSETS) -> None:
+        """Raises ConfigError unless the folder holds a reward for such latents."""
+        own = read_config(folder).shape
+        check(own == tuple(shape[1:]), "folder", str(folder), f"a reward for latents {tuple(shape[1:])}, not {own}")
+
+    def __init__(self, *, folder: Path = ASSETS) -> None:
+        self.net = load(folder)
+
+    def to(self, device: str) -> None:
+        self.net.to(device)
 
     @torch.inference_mode()
     def __call__(self, views: "Sequence[View]") -> np.ndarray:
@@ -270,6 +257,7 @@ class LatentReward:
             found = None if view.latent is None else tuple(view.latent.shape)
             if view.latent is None or found != wanted:
                 raise ValueError(f"the latent reward was trained for latents {wanted}, not {found}")
-            scores = self.net(view.latent.float(), torch.tensor([view.sigma]), [view.prompt])
-            rows.append(scores[0].double().numpy())
+            at = self.net.head.weight.device
+            scores = self.net(view.latent.float().to(at), torch.tensor([view.sigma], device=at), [view.prompt])
+            rows.append(scores[0].double().cpu().numpy())
         return np.array(rows, dtype=np.float64).reshape(len(rows), len(self.components))

@@ -125,7 +125,7 @@ def of_model(
 
 
 def save(net: PavrmNet, folder: Path, *, half: bool = True) -> None:
-    checkpoint.save(net, folder, ARCHITECTURE, asdict(net.config), half=half)
+    checkpoint.save(net.state_dict(), folder, ARCHITECTURE, asdict(net.config), half=half)
 
 
 def load(folder: Path) -> PavrmNet:
@@ -133,7 +133,7 @@ def load(folder: Path) -> PavrmNet:
     fields = checkpoint.config_of(folder, ARCHITECTURE)
     lists = {k: tuple(fields[k]) for k in ("widths", "components")}
     net = PavrmNet(PavrmConfig(**{**fields, **lists}))
-    checkpoint.fill(net, folder)
+    checkpoint.fill(net.state_dict(), folder)
     return net.eval().requires_grad_(False)
 
 

@@ -76,6 +76,8 @@ def of_pavrm(c: TrainConfig, *, model: str, blocks: int = 8, heads: int = 8) -> 
 def of_latent(c: TrainConfig, *, start: str) -> Trainee:
     """From a folder of weights: a pre-trained backbone, or a reward that is trained on."""
     net = latent_reward.load(Path(start))
+    if not c.workers.num_gpus:
+        net.model.language_model.set_attn_implementation("eager")  # the fastest on a CPU
     return Trainee(net, list, lambda out: latent_reward.save(net, out))
 
 
@@ -85,10 +87,7 @@ def latents_of_pavrm(c: TrainConfig, *, model: str, blocks: int = 8, heads: int 
 
 
 def latents_of_latent(c: TrainConfig, *, start: str) -> tuple[int | None, ...]:
-    try:
-        config = latent_reward.read_config(Path(start))
-    except ConfigError as error:
-        raise ConfigError(f"reward.start: {error}") from error
+    config = latent_reward.read_config(Path(start), "reward.start")
     own = ["VQ", "MQ", "TA"]
     check(c.components == own, "components", c.components, f"{own}, which the reward of {start} has")
     return config.shape
