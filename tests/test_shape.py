@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from raysearch import collect, dataset, signature, sweep, train
 from raysearch import config as configuration
-from raysearch import signature, sweep
 from raysearch.errors import RaysearchError
 
 ROOT = Path(__file__).parent.parent
@@ -139,8 +139,11 @@ def test_held_out_captions_are_the_worlds_and_no_training_clip_shows_them():
     held = {frozenset(world.parse(c)) for c in world.HELD_OUT_TWO}
     ones = {world.parse(c)[0] for c in world.HELD_OUT_ONE}
     rng = np.random.default_rng(0)
-    for _ in range(5000):
-        objects = world.training_objects(rng)
+    drawn = [world.training_objects(rng) for _ in range(5000)]
+    listed = [(ROOT / "configs" / f"{name}_two.txt").read_text().split("\n")[:-1] for name in ("training", "tuning")]
+    assert len(set(listed[0])) == 1000 and set(listed[1]) < set(listed[0])
+    assert all(dataset.split_of(c, 0.9) == "test" for c in listed[1])
+    for objects in drawn + [world.parse(c) for c in listed[0]]:
         assert frozenset(objects) not in held
         assert not ones & set(objects)
 
@@ -157,9 +160,15 @@ CONFIGS = sorted(set((ROOT / "configs").glob("*.yaml")) - {ROOT / "configs" / "r
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
-def test_every_config_is_valid(path):
-    if path.stem.startswith("sweep_"):
+def test_every_config_is_valid(path, tmp_path):
+    values = configuration.read(path)
+    if "sweep" in values:
         sweep.load(path)
+    elif "collect" in values:
+        collect.load(path)
+    elif "reward" in values and "steps" in values:
+        (tmp_path / "train-00000.parquet").touch()  # the dataset is made by hand
+        train.load(path, [f"dataset={tmp_path}"])
     else:
         configuration.load(path)
 
