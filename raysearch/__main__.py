@@ -8,7 +8,8 @@ import asyncio
 import signal
 import sys
 import time
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,6 +19,7 @@ from rich.console import Console
 from raysearch import collect as collections
 from raysearch import config as configuration
 from raysearch import display, prompts, signature
+from raysearch import prfl as prfls
 from raysearch import status as statuses
 from raysearch import sweep as sweeps
 from raysearch import train as trainings
@@ -26,6 +28,7 @@ from raysearch.errors import ConfigError, RaysearchError, single
 from raysearch.results import chosen, claimed, write
 
 T = TypeVar("T")
+S = TypeVar("S", bound=trainings.Settings)
 OURS = ("raysearch", "policies", "actors")
 
 
@@ -42,10 +45,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     train_parser = commands.add_parser(
         "train", help="train a latent reward on a collected dataset", description=train.__doc__
     )
+    prfl_parser = commands.add_parser(
+        "prfl", help="fine-tune a generator on a latent reward's scores", description=prfl.__doc__
+    )
     for p, example in (
         (run_parser, "sampler.num_steps=20 run_dir=runs/mine"),
         (collect_parser, "seeds=[0,1,2,3] run_dir=runs/mine"),
         (train_parser, "steps=500 run_dir=runs/mine"),
+        (prfl_parser, "steps=200 run_dir=runs/mine"),
         (sweep_parser, "seeds=[0,1] run_dir=runs/mine"),
     ):
         p.add_argument("config", type=Path, help="a YAML file; see configs/")
@@ -62,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return policies()
         if arguments.command == "status":
             return status(arguments.run_dir)
-        command = {"run": run, "sweep": sweep, "collect": collect, "train": train}[arguments.command]
+        command = {"run": run, "sweep": sweep, "collect": collect, "train": train, "prfl": prfl}[arguments.command]
         return command(arguments.config, arguments.overrides)
     except (RaysearchError, BaseExceptionGroup) as raised:
         error = single(raised)
@@ -107,27 +114,50 @@ def collect(path: Path, overrides: Sequence[str] = ()) -> int:
 def train(path: Path, overrides: Sequence[str] = ()) -> int:
     """Train a latent reward on a collected dataset; run again, a training that was stopped goes on."""
     config = trainings.load(path, overrides)
-    run_dir = chosen(config.run_dir, config.resume, path.stem)
+    with extra("train"):
+        from actors.training import trainer
+    return trained(config, path.stem, trainings.REWARD, trainer.check_reward, trainer.fit)
+
+
+def prfl(path: Path, overrides: Sequence[str] = ()) -> int:
+    """Fine-tune a generator on a latent reward's scores (PRFL); run again, a training that was stopped goes on."""
+    config = prfls.load(path, overrides)
+    with extra("train"):
+        from actors.training import prfl as trainer
+    return trained(config, path.stem, prfls.MODEL, trainer.check_parts, trainer.fit)
+
+
+@contextmanager
+def extra(name: str) -> Iterator[None]:
+    """Raises ConfigError where what is imported needs an extra that is not installed."""
+    try:
+        yield
+    except ImportError as error:
+        raise ConfigError(f"{error.name or error} is missing: pip install -e '.[{name}]'") from error
+
+
+def trained(config: S, name: str, result: str, check_parts: Callable[[S], None], fit: Callable[[S], None]) -> int:
+    """Train what a config says, showing how it goes, until run_dir/result is there."""
+    run_dir = chosen(config.run_dir, config.resume, name)
     from actors.fleet import joined
-    from actors.training import trainer
 
     with claimed(run_dir, trainings.resolved(config), config.resume):
-        trainer.check_reward(config)
+        check_parts(config)
     write(run_dir / "config.yaml", trainings.resolved(config).encode())
     console = Console(width=None if sys.stdout.isatty() else 120)
     say = display.say(console)
-    if (run_dir / trainings.REWARD).exists():
-        say(f"the trained reward is there already: {run_dir / trainings.REWARD}")
+    if (run_dir / result).exists():
+        say(f"what was trained is there already: {run_dir / result}")
         return 0
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     joined(config.address)
     try:
         with display.following(console, run_dir / trainings.PROGRESS):
-            trainer.fit(replace(config, run_dir=str(run_dir)))
+            fit(replace(config, run_dir=str(run_dir)))
     except KeyboardInterrupt:
         say(f"to go on, give the same command again with run_dir={run_dir}")
         raise
-    say(f"trained: {run_dir / trainings.REWARD}; losses and accuracy: {run_dir / 'curves.png'}")
+    say(f"trained: {run_dir / result}; curves: {run_dir / 'curves.png'}")
     return 0
 
 

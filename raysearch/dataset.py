@@ -32,15 +32,13 @@ def rollout(latents: np.ndarray, final: np.ndarray, points: Sequence[tuple[int, 
     """
     flat, end = latents.reshape(len(latents), -1).astype(np.float64), final.ravel().astype(np.float64)
     cosine = flat @ end / (np.linalg.norm(flat, axis=1) * np.linalg.norm(end))
-    kind = pa.fixed_shape_tensor(pa.float16(), latents.shape[1:])
-    storage = pa.FixedSizeListArray.from_arrays(pa.array(latents.astype(np.float16).ravel()), flat.shape[1])
     steps, sigmas = zip(*points, strict=True)
     columns = {
         "step": pa.array(steps, pa.int64()),
         "sigma": pa.array(sigmas, pa.float64()),
         "timestep": pa.array([1000 * s for s in sigmas], pa.float64()),
         "first": pa.array([first] * len(steps), pa.bool_()),
-        "latent": pa.ExtensionArray.from_storage(kind, storage),
+        "latent": tensors(latents),
         "similarity": pa.array(0.5 * (1 + cosine), pa.float64()),
     }
     sink = pa.BufferOutputStream()
@@ -48,6 +46,13 @@ def rollout(latents: np.ndarray, final: np.ndarray, points: Sequence[tuple[int, 
     with pa.ipc.new_file(sink, table.schema) as file:
         file.write_table(table)
     return sink.getvalue().to_pybytes()  # type: ignore[no-any-return]
+
+
+def tensors(latents: np.ndarray) -> pa.Array:
+    """A column of latents (n, ...) as float16 tensors of a fixed shape."""
+    kind = pa.fixed_shape_tensor(pa.float16(), latents.shape[1:])
+    flat = pa.array(latents.astype(np.float16).ravel())
+    return pa.ExtensionArray.from_storage(kind, pa.FixedSizeListArray.from_arrays(flat, latents[0].size))
 
 
 def stops(sigmas: Sequence[float], levels: Sequence[float]) -> list[int]:

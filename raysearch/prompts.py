@@ -13,17 +13,17 @@ from raysearch.signature import unknown_key
 
 
 def load(config: Config) -> list[Prompt]:
+    """The prompts of a config. Raises ConfigError."""
+    return read(config.prompts, config.prompts_file)
+
+
+def read(prompts: list[Any] | None, prompts_file: str | None) -> list[Prompt]:
     """`prompts`, or those of a file: one a line (.jsonl: an object with `prompt`, and `image` for a first frame)."""
-    check(
-        (config.prompts is None) != (config.prompts_file is None),
-        "prompts",
-        config.prompts,
-        "given, or prompts_file is, and not both",
-    )
-    if config.prompts is not None:
-        entries, folder, where = list(config.prompts), Path(), "prompts"
+    check((prompts is None) != (prompts_file is None), "prompts", prompts, "given, or prompts_file is, and not both")
+    if prompts is not None:
+        entries, folder, where = list(prompts), Path(), "prompts"
     else:
-        path = Path(str(config.prompts_file))
+        path = Path(str(prompts_file))
         check(path.is_file(), "prompts_file", str(path), "an existing file")
         try:
             lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").split("\n")]

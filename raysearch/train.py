@@ -32,6 +32,21 @@ REWARD = "reward"  # the folder of what was trained
 
 
 @dataclass(frozen=True)
+class Panel:
+    """A picture's part: its title, what its axis shows, and which metrics."""
+
+    title: str
+    label: str
+    metrics: tuple[str, ...]
+
+
+PANELS = (
+    Panel("losses", "loss", ("loss", "preference", "regression", "binary")),
+    Panel("pairs of the test split ordered rightly, by the sum", "accuracy", ("accuracy",)),
+)
+
+
+@dataclass(frozen=True)
 class LossConfig:
     """Weights of the losses: 0 leaves one out.
 
@@ -58,26 +73,32 @@ class WorkersConfig:
 
 
 @dataclass(frozen=True)
-class TrainConfig:
-    reward: dict[str, Any] = MISSING  # {name: pavrm, model, blocks} or {name: latent, start: a folder of weights}
-    dataset: str = MISSING  # a folder that `collect` made
-    components: list[str] = field(default_factory=lambda: ["VQ", "MQ", "TA"])
-    loss: LossConfig = field(default_factory=LossConfig)
+class Settings:
+    """What all trainings have."""
+
     steps: int = 2000
     batch: int = 64  # latents a step and worker
-    group: int = 4  # of them of one caption and noise level, all pairs of which are compared
     learning_rate: float = 1e-4
     warm_up: int = 100
     weight_decay: float = 0.01
     ema: float = 0.999
-    dtype: str = "float32"  # of the forward's arithmetic; weights stay float32
-    max_sequence_length: int = 512  # of captions' embeddings, as in sampling
     seed: int = 0
     every: int = 250  # steps between checkpoints, each with a look at the test split
     workers: WorkersConfig = field(default_factory=WorkersConfig)
     address: str | None = None  # of a Ray cluster
     run_dir: str | None = None
     resume: str = "auto"
+
+
+@dataclass(frozen=True)
+class TrainConfig(Settings):
+    reward: dict[str, Any] = MISSING  # {name: pavrm, model, blocks} or {name: latent, start: a folder of weights}
+    dataset: str = MISSING  # a folder that `collect` made
+    components: list[str] = field(default_factory=lambda: ["VQ", "MQ", "TA"])
+    loss: LossConfig = field(default_factory=LossConfig)
+    group: int = 4  # latents of one caption and noise level, all pairs of which are compared
+    dtype: str = "float32"  # of the forward's arithmetic; weights stay float32
+    max_sequence_length: int = 512  # of captions' embeddings, as in sampling
 
 
 def load(path: Path, overrides: Sequence[str] = ()) -> TrainConfig:
@@ -92,31 +113,41 @@ def load(path: Path, overrides: Sequence[str] = ()) -> TrainConfig:
         check(isfinite(value) and value >= 0, f"loss.{f.name}", value, "at least 0 and finite")
     weights = c.loss.preference + c.loss.regression + c.loss.binary
     check(weights > 0, "loss", weights, "such that one of preference, regression and binary is above 0")
+    check_settings(c)
+    check(2 <= c.group <= c.batch and c.batch % c.group == 0, "group", c.group, f"at least 2, a divisor of {c.batch}")
+    check(c.dtype in DTYPES[:2], "dtype", c.dtype, f"one of {', '.join(DTYPES[:2])}")
+    return c
+
+
+def check_settings(c: Settings) -> None:
+    """Raises ConfigError where what all trainings have is out of bounds."""
     for key in ("steps", "batch", "every"):
         check(getattr(c, key) >= 1, key, getattr(c, key), "at least 1")
-    check(2 <= c.group <= c.batch and c.batch % c.group == 0, "group", c.group, f"at least 2, a divisor of {c.batch}")
     check(0 < c.learning_rate < 1, "learning_rate", c.learning_rate, "between 0 and 1")
     check(0 <= c.ema < 1, "ema", c.ema, "at least 0 and below 1")
-    check(c.dtype in DTYPES[:2], "dtype", c.dtype, f"one of {', '.join(DTYPES[:2])}")
     check(c.resume in RESUME, "resume", c.resume, f"one of {', '.join(RESUME)}")
     w = c.workers
     check(w.number >= 1, "workers.number", w.number, "at least 1")
     check(w.threads >= 1, "workers.threads", w.threads, "at least 1")
     for key, share in (("num_gpus", w.num_gpus), ("num_cpus", w.num_cpus)):
         check(0 <= share < float("inf"), f"workers.{key}", share, "at least 0 and finite")
-    return c
 
 
 def columns(c: TrainConfig) -> pa.Schema:
     """The dataset's columns. Raises ConfigError where some are missing."""
-    shard = sorted(Path(c.dataset).glob("train-*.parquet"))[0]
+    return schema_of(c.dataset, ("prompt", "step", "sigma", "first", "latent", "similarity", *c.components))
+
+
+def schema_of(folder: str, needed: Sequence[str]) -> pa.Schema:
+    """The columns of a dataset's shards. Raises ConfigError where one that is needed is missing."""
+    shards = sorted(Path(folder).glob("train-*.parquet"))
+    check(len(shards) > 0, "dataset", folder, "a folder of shards train-*.parquet")
     try:
-        schema = pq.read_schema(shard)
+        schema = pq.read_schema(shards[0])
     except pa.ArrowException as error:
-        raise ConfigError(f"dataset: {str(shard)!r} is no Parquet file") from error
-    needed = ("prompt", "step", "sigma", "first", "latent", "similarity", *c.components)
+        raise ConfigError(f"dataset: {str(shards[0])!r} is no Parquet file") from error
     for name in needed:
-        check(name in schema.names, "dataset", str(shard), f"one with a column {name!r}")
+        check(name in schema.names, "dataset", str(shards[0]), f"one with a column {name!r}")
     return schema
 
 
@@ -125,14 +156,14 @@ def latent_shape(schema: pa.Schema) -> tuple[int, ...]:
     return tuple(schema.field("latent").type.shape)
 
 
-def resolved(c: TrainConfig) -> str:
+def resolved(c: Settings) -> str:
     return OmegaConf.to_yaml(OmegaConf.structured(c))
 
 
-def record(run_dir: Path, rows: Sequence[dict[str, Any]]) -> None:
+def record(run_dir: Path, rows: Sequence[dict[str, Any]], panels: Sequence[Panel]) -> None:
     """Write metrics.parquet: a row a step and metric; and their curves."""
     write_table(run_dir / "metrics.parquet", pa.Table.from_pylist(list(rows), schema=METRICS))
-    write(run_dir / "curves.png", curves(rows))
+    write(run_dir / "curves.png", curves(rows, panels))
 
 
 def recorded(run_dir: Path, until: int) -> list[dict[str, Any]]:
@@ -142,20 +173,18 @@ def recorded(run_dir: Path, until: int) -> list[dict[str, Any]]:
     return [r for r in rows if r["step"] <= until]
 
 
-def curves(rows: Sequence[dict[str, Any]]) -> bytes:
-    """A picture of the losses, and of the accuracy on pairs of the test split at each noise level."""
+def curves(rows: Sequence[dict[str, Any]], panels: Sequence[Panel]) -> bytes:
+    """A picture of the metrics, each in the panel that names it, or the group of metrics that its name begins with."""
     matplotlib.use("agg")
-    figure = Figure(figsize=(10, 4), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    by_metric: dict[str, list[tuple[int, float]]] = {}
-    for r in rows:
-        by_metric.setdefault(r["metric"], []).append((r["step"], r["value"]))
-    for name, points in by_metric.items():
-        axis = right if name.startswith("accuracy") else left
-        axis.plot(*zip(*points, strict=True), label=name.removeprefix("accuracy "))
-    left.set(xlabel="step", ylabel="loss", title="losses")
-    right.set(xlabel="step", ylabel="accuracy", title="pairs of the test split ordered rightly, by the sum")
-    for axis in (left, right):
+    figure = Figure(figsize=(5 * len(panels), 4), layout="constrained")
+    axes = figure.subplots(1, len(panels), squeeze=False)[0]
+    for axis, panel in zip(axes, panels, strict=True):
+        axis.set(xlabel="step", ylabel=panel.label, title=panel.title)
+        for name in dict.fromkeys(r["metric"] for r in rows):
+            group = next((m for m in panel.metrics if name == m or name.startswith(m + " ")), None)
+            if group is not None:
+                points = [(r["step"], r["value"]) for r in rows if r["metric"] == name]
+                axis.plot(*zip(*points, strict=True), label=name.removeprefix(group + " "))
         if axis.lines:
             axis.legend(fontsize=7)
     picture = io.BytesIO()

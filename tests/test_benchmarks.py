@@ -38,6 +38,11 @@ def test_in_virtual_time():
     assert "100.0%" in printed("benchmarks/occupancy.py", "--replicas 4 --waves 2")
 
 
+def test_prfl_decodes_nothing_and_pixels_do():
+    lines = printed("benchmarks/prfl.py", "--batch 1 --num-steps 4 --steps 1 --repeats 1").splitlines()
+    assert lines[-1].startswith("decodes: 0 and ") and not lines[-1].endswith(" 0")
+
+
 @pytest.mark.ray
 def test_a_seeded_hand_that_kills_changes_no_winner():
     lines = printed("chaos.py", "--minutes 0 --seeds 1 --seed 1 --every 0.5").splitlines()

@@ -63,6 +63,7 @@ class Transformer:
         self.dtype, self.device = DTYPES[dtype], device
         self.model = WanTransformer3DModel.from_pretrained(folder / "transformer", dtype=self.dtype).to(device).eval()
         self.expand_timesteps = bool(index(folder).get("expand_timesteps", False))
+        self._patch = self.model.config.patch_size
 
     @torch.no_grad()
     def __call__(
@@ -73,6 +74,12 @@ class Transformer:
         timesteps (B,), text (B, length, dim), first: for each row the clean latent (1, C, 1, H, W) of its first frame,
         or None.
         """
+        return self.velocity(latents, timesteps, text, first)
+
+    def velocity(
+        self, latents: torch.Tensor, timesteps: torch.Tensor, text: torch.Tensor, first: list[Any]
+    ) -> torch.Tensor:
+        """The same with its gradient."""
         if self.expand_timesteps or any(f is not None for f in first):
             timesteps = self._per_token(latents, timesteps, first)
             latents = torch.cat([with_first(x, f) for x, f in zip(latents.split(1), first, strict=True)])
@@ -81,7 +88,7 @@ class Transformer:
         )[0]  # type: ignore[no-any-return]
 
     def _per_token(self, latents: torch.Tensor, timesteps: torch.Tensor, first: list[Any]) -> torch.Tensor:
-        _, p_h, p_w = self.model.config.patch_size
+        _, p_h, p_w = self._patch
         mask = torch.ones(latents.shape[0], *latents.shape[2:], device=latents.device)
         for row, f in enumerate(first):
             if f is not None:

@@ -112,6 +112,6 @@ def train(
     return average.average
 
 
-def hash_of(seed: int, step: int) -> int:
-    """A seed for torch's generator that no other (seed, step) shares."""
-    return int(np.random.SeedSequence([seed, step]).generate_state(1, np.uint64)[0] >> 1)
+def hash_of(*numbers: int) -> int:
+    """A seed for torch's generator that no other numbers, such as (seed, step), share."""
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1)

@@ -137,6 +137,12 @@ class FastAttention:
         return attn.to_out[0](out.transpose(1, 2).flatten(2))
 
 
+def use_fast_attention(transformer: WanTransformer3DModel) -> None:
+    for block in transformer.blocks:
+        block.attn1.set_processor(FastAttention())
+        block.attn2.set_processor(FastAttention())
+
+
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     x1, x2 = x.unflatten(-1, (-1, 2)).unbind(-1)
     return torch.stack((x1 * cos - x2 * sin, x1 * sin + x2 * cos), -1).flatten(-2)
@@ -235,10 +241,9 @@ def main() -> None:
 
     torch.manual_seed(args.seed)  # the same start whatever was made before and what was kept
     transformer = build_transformer()
-    for block in transformer.blocks:
-        block.attn1.set_processor(FastAttention())
-        block.attn2.set_processor(FastAttention())
-        if args.compile:
+    use_fast_attention(transformer)
+    if args.compile:
+        for block in transformer.blocks:
             block.compile(dynamic=False)
 
     def loss(step: int, rng: np.random.Generator) -> tuple[Tensor, dict[str, float]]:

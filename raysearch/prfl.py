@@ -1,0 +1,120 @@
+"""`raysearch prfl`: what a generator is fine-tuned with, on the scores of a latent reward. No torch and no Ray here.
+
+    model: {path: actors/assets/tiny-wan, height: 32, width: 32, num_frames: 17, max_sequence_length: 80}
+    sampler: {name: unipc, num_steps: 30, guidance_scale: 2.0}
+    reward: {folder: actors/assets/pavrm}
+    prompts_file: configs/training_two.txt
+    dataset: runs/clean
+
+A killed training goes on from its last checkpoint when the same command is given again.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from math import isfinite
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from raysearch import config as configuration
+from raysearch import prompts
+from raysearch.config import DTYPES, MOST_STEPS, ODE, ModelConfig, SamplerConfig
+from raysearch.errors import check
+from raysearch.train import Panel, Settings, check_settings, schema_of
+
+MODEL, ADAPTER = "model", "lora"  # folders of what was trained
+PANELS = (
+    Panel("losses", "loss", ("reward loss", "flow loss")),
+    Panel("the reward of noisy latents", "mean reward", ("reward",)),
+    Panel("before clipping", "gradient norm", ("gradient norm",)),
+)
+
+
+@dataclass(frozen=True)
+class RewardConfig:
+    folder: str = "actors/assets/pavrm"
+    weights: dict[str, float] = field(default_factory=dict)  # of the components in their sum; 1 where none is given
+
+
+@dataclass(frozen=True)
+class LoraConfig:
+    """Adapters of low rank in place of the weights themselves; rank 0 trains all weights."""
+
+    rank: int = 0
+    alpha: float | None = None  # None: the rank
+    targets: list[str] = field(default_factory=lambda: ["to_q", "to_k", "to_v", "to_out.0"])
+
+
+@dataclass(frozen=True)
+class PrflConfig(Settings):
+    """`model.dtype` is that of the forward's arithmetic; weights stay float32."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    sampler: SamplerConfig = field(default_factory=lambda: SamplerConfig(num_steps=40))
+    reward: RewardConfig = field(default_factory=RewardConfig)
+    prompts: list[Any] | None = None
+    prompts_file: str | None = None
+    dataset: str | None = None  # a folder of clean latents with their captions
+    target: float = 2.0  # a reward above it is good enough
+    weight: float = 0.1  # of the reward's loss
+    flow_steps: int = 1  # of flow matching on the dataset after each of the reward
+    image_share: float = 0.0  # of samples whose first latent frame is a given, clean one of the dataset
+    caption_dropout: float = 0.1  # share of flow matching without captions, for guidance
+    max_grad_norm: float = 1.0
+    lora: LoraConfig = field(default_factory=LoraConfig)
+    gradient_checkpointing: bool = False
+    steps: int = 1000  # reward and flow matching together
+    batch: int = 8  # videos a step and worker
+    learning_rate: float = 1e-5
+    warm_up: int = 10
+    ema: float = 0.0  # 0 keeps no average
+    every: int = 100
+
+
+def load(path: Path, overrides: Sequence[str] = ()) -> PrflConfig:
+    """The fine-tuning of a file with `key=value` overrides. Raises ConfigError."""
+    c: PrflConfig = configuration.structured(PrflConfig, configuration.read(path, overrides))
+    m, s = c.model, c.sampler
+    check(m.dtype in DTYPES[:2], "model.dtype", m.dtype, f"one of {', '.join(DTYPES[:2])}")
+    for key in ("height", "width", "num_frames", "max_sequence_length"):
+        check(getattr(m, key) >= 1, f"model.{key}", getattr(m, key), "at least 1")
+    check(s.name in ODE, "sampler.name", s.name, f"one of {', '.join(ODE)}")
+    check(2 <= s.num_steps <= MOST_STEPS, "sampler.num_steps", s.num_steps, f"from 2 to {MOST_STEPS}")
+    check(isfinite(s.guidance_scale), "sampler.guidance_scale", s.guidance_scale, "a finite number")
+    check(s.flow_shift is None or s.flow_shift > 0, "sampler.flow_shift", s.flow_shift, "above 0")
+    check(s.eta is None, "sampler.eta", s.eta, "left out: the solver has no noise")
+    check(isfinite(c.target), "target", c.target, "a finite number")
+    for key, value in (("weight", c.weight), ("max_grad_norm", c.max_grad_norm)):
+        check(0 < value < float("inf"), key, value, "above 0 and finite")
+    check(c.flow_steps >= 0, "flow_steps", c.flow_steps, "at least 0")
+    for key, value in (("image_share", c.image_share), ("caption_dropout", c.caption_dropout)):
+        check(0 <= value <= 1, key, value, "from 0 to 1")
+    check(c.lora.rank >= 0, "lora.rank", c.lora.rank, "at least 0")
+    alpha = c.lora.alpha
+    check(alpha is None or 0 < alpha < float("inf"), "lora.alpha", alpha, "above 0 and finite")
+    check(c.lora.rank == 0 or len(c.lora.targets) > 0, "lora.targets", c.lora.targets, "at least one layer's name")
+    needed = c.flow_steps > 0 or c.image_share > 0
+    check(c.dataset is not None or not needed, "dataset", None, "given with flow_steps or image_share above 0")
+    if c.dataset is not None:
+        schema(c.dataset)
+    check_settings(c)
+    captions(c)
+    return c
+
+
+def schema(dataset: str) -> pa.Schema:
+    """Columns of a dataset of clean latents: `prompt`, and `latent`, tensors (C, T, H, W). Raises ConfigError."""
+    found = schema_of(dataset, ("prompt", "latent"))
+    kind = found.field("latent").type
+    tensors = isinstance(kind, pa.FixedShapeTensorType) and len(kind.shape) == 4
+    check(tensors and "sigma" not in found.names, "dataset", dataset, "one of clean latents, tensors (C, T, H, W)")
+    return found
+
+
+def captions(c: PrflConfig) -> list[str]:
+    """Those of the reward's steps. Raises ConfigError."""
+    found = prompts.read(c.prompts, c.prompts_file)
+    for p in found:
+        check(p.image is None, "prompts", p.image, "texts alone: first frames come from the dataset (image_share)")
+    return [p.text for p in found]
