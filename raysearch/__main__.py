@@ -9,9 +9,11 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Coroutine, Iterator, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from threading import Thread
 from typing import Any, TypeVar
 
 from rich.console import Console
@@ -153,12 +155,26 @@ def trained(config: S, name: str, result: str, check_parts: Callable[[S], None],
     joined(config.address)
     try:
         with display.following(console, run_dir / trainings.PROGRESS):
-            fit(replace(config, run_dir=str(run_dir)))
+            in_a_thread(lambda: fit(replace(config, run_dir=str(run_dir))))
     except KeyboardInterrupt:
         say(f"to go on, give the same command again with run_dir={run_dir}")
         raise
     say(f"trained: {run_dir / result}; curves: {run_dir / 'curves.png'}")
     return 0
+
+
+def in_a_thread(work: Callable[[], None]) -> None:
+    """Run it where Ray Train sets no handler of signals: with its own, a training that is interrupted ends with 0."""
+    outcome: Future[None] = Future()
+
+    def run() -> None:
+        try:
+            outcome.set_result(work())
+        except BaseException as error:
+            outcome.set_exception(error)
+
+    Thread(target=run, daemon=True).start()
+    outcome.result()
 
 
 def searched(config: Config, run_dir: Path) -> int:

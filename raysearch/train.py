@@ -78,6 +78,7 @@ class Settings:
 
     steps: int = 2000
     batch: int = 64  # latents a step and worker
+    shuffle: int = 512  # rows of the data that a worker holds, to draw its batches from
     learning_rate: float = 1e-4
     warm_up: int = 100
     weight_decay: float = 0.01

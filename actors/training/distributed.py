@@ -22,11 +22,9 @@ from ray.train.torch import TorchTrainer
 from torch import nn
 
 from actors.training.loop import hash_of, learning_rate
-from raysearch.errors import ConfigError
+from raysearch.errors import ConfigError, RaysearchError
 from raysearch.results import write
 from raysearch.train import PROGRESS, Panel, Settings, record, recorded
-
-SHUFFLED = 512  # rows that a worker draws its batches from
 
 
 class Parts:
@@ -101,7 +99,7 @@ def batches(c: Settings, size: int, start: int, rows: str = "rows") -> Iterator[
             batch_size=size,
             batch_format="numpy",
             drop_last=True,
-            local_shuffle_buffer_size=SHUFFLED,
+            local_shuffle_buffer_size=c.shuffle,
             local_shuffle_seed=hash_of(c.seed, epoch) % 2**32,
         )
         for batch in found:
@@ -188,11 +186,14 @@ def progress(c: Settings, done: int, seconds: float, parts: Parts) -> dict[str, 
 
 
 def fit(c: Settings, work: Callable[[Any], None], data: dict[str, ray.data.Dataset]) -> None:
-    """Run workers on the Ray cluster that this process is connected to, from the last checkpoint in run_dir."""
+    """Run workers on the Ray cluster that this process is connected to, from the last checkpoint in run_dir.
+
+    Raises what a worker raised if it is one of ours, else RaysearchError.
+    """
     w = c.workers
     os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"  # relative paths are the checkout's
     ray.data.DataContext.get_current().execution_options.preserve_order = True  # batches are the same every time
-    TorchTrainer(
+    trainer = TorchTrainer(
         work,
         train_loop_config=c,  # type: ignore[arg-type]
         datasets=data,
@@ -208,4 +209,12 @@ def fit(c: Settings, work: Callable[[Any], None], data: dict[str, ray.data.Datas
             checkpoint_config=CheckpointConfig(num_to_keep=2),
             failure_config=FailureConfig(max_failures=3),
         ),
-    ).fit()
+    )
+    try:
+        trainer.fit()
+    except ray.train.TrainingFailedError as error:
+        for failure in getattr(error, "worker_failures", {}).values():
+            cause = getattr(failure, "_base_exc", failure)
+            if isinstance(cause, RaysearchError):
+                raise cause from error
+        raise RaysearchError(f"the training failed: {' '.join(str(error).split())[-600:]}") from error
