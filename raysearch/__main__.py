@@ -169,7 +169,8 @@ def in_a_thread(work: Callable[[], None]) -> None:
 
     def run() -> None:
         try:
-            outcome.set_result(work())
+            work()
+            outcome.set_result(None)
         except BaseException as error:
             outcome.set_exception(error)
 
