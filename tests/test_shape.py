@@ -6,9 +6,11 @@ import inspect
 import subprocess
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from raysearch import collect, dataset, signature, sweep, train
+from actors.training import latents
+from raysearch import collect, dataset, prfl, signature, sweep, train
 from raysearch import config as configuration
 from raysearch.errors import RaysearchError
 
@@ -72,9 +74,9 @@ def test_engine_and_policies_know_no_ray_and_no_torch(package):
         assert not heavy, f"{path} imports {heavy}"
 
 
-def test_only_the_fleet_its_replicas_and_its_metrics_know_ray():
+def test_only_the_fleet_its_replicas_its_metrics_and_trainings_know_ray():
     knowing = [p.name for p in files("actors") if any(within(i, ("ray",)) for i in imports(p))]
-    assert knowing == ["fleet.py", "metrics.py", "replica.py"]
+    assert sorted(knowing) == ["distributed.py", "fleet.py", "metrics.py", "prfl.py", "replica.py", "trainer.py"]
 
 
 @pytest.mark.parametrize("name", configuration.policy_names())
@@ -166,9 +168,12 @@ def test_every_config_is_valid(path, tmp_path):
         sweep.load(path)
     elif "collect" in values:
         collect.load(path)
-    elif "reward" in values and "steps" in values:
+    elif "reward" in values and "model" not in values:
         (tmp_path / "train-00000.parquet").touch()  # the dataset is made by hand
         train.load(path, [f"dataset={tmp_path}"])
+    elif "reward" in values:
+        latents.write(tmp_path, ["a"], np.zeros((1, 8, 5, 8, 8)))
+        prfl.load(path, [f"dataset={tmp_path}"])
     else:
         configuration.load(path)
 
