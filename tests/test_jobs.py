@@ -180,7 +180,7 @@ def test_a_job_runs_the_checkout_and_logs_plain_lines(head, tmp_path):
 
 def test_a_stopped_job_keeps_what_it_has_and_goes_on_when_submitted_again(head, tmp_path):
     run_dir = tmp_path / "run"
-    more = ["policy.n=16", f"seeds={list(range(40))}", "max_searches=2"]
+    more = ["policy.n=16", f"seeds={list(range(150))}", "max_searches=2"]  # it must not end before it is stopped
     head.submit("stopped", *MIXTURE, f"run_dir={run_dir}", *more)
     until(lambda: len(rows(run_dir)) > 2 or head.client.get_job_status("stopped").is_terminal())
     head.client.stop_job("stopped")
