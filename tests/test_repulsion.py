@@ -309,9 +309,9 @@ def test_obstacles_that_are_lost_are_made_again(tmp_path):
 
     class Forgetful(FakeReplica):
         async def _score(self, call):
-            if len(call.inputs) > 1 and len(lost) < 3:
-                lost.append(replace(call.inputs[1], lost=True))
-                return await self.run(replace(call, inputs=(call.inputs[0], lost[-1])))
+            if len(call.inputs) > 2 and len(lost) < 3:
+                lost.append(replace(call.inputs[2], lost=True))
+                return await self.run(replace(call, inputs=(*call.inputs[:2], lost[-1])))
             return await super()._score(call)
 
     fleet = FakeFleet()
