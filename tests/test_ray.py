@@ -142,7 +142,8 @@ def test_a_gang_that_loses_any_rank_comes_back_and_nothing_changes(tiny, tmp_pat
         pids.append([await a.pid.remote() for a in self.actors])
 
     async def run_and_strike(self, call):
-        if self.kind == "denoiser" and blows and call.arguments["step"] > 0:
+        again = len(pids) > 2 - len(blows)  # the gang that the last blow hit has come back
+        if self.kind == "denoiser" and blows and again and call.arguments["step"] > 0:
             os.kill(pids[-1][blows.pop(0)], signal.SIGKILL)
         return await plain(self, call)
 
