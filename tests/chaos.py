@@ -2,7 +2,7 @@
 
     python tests/chaos.py --minutes 5 --seed 0
 
-Each round is a run of several policies in the exact mode on a cluster of three nodes, all on this machine. While it
+Each round collects with several policies in the exact mode on a cluster of three nodes, all on this machine. While it
 goes on, denoisers, scorers and the encoder are killed during a call, actors while they start, a node with all its
 actors, and the driver at any moment or in the middle of a write to its journal; a driver that died is started again
 with resume=auto. Only kills of what was busy count. Printed in the end: kills by what they hit, and winners and latents
@@ -55,7 +55,8 @@ def values(model: Path, address: str | None, seeds: int) -> dict[str, Any]:
     return {
         "model": {"path": str(model), "height": 32, "width": 32, "num_frames": 9, "max_sequence_length": 40},
         "sampler": {"name": "unipc", "num_steps": 8, "guidance_scale": 3.0},
-        "rewards": {"search": {"name": "tiny:Brightness"}},
+        "rewards": {"search": {"name": "tiny:Brightness"}, "final": {"name": "tiny:Brightness"}},
+        "collect": {"levels": [0.9, 0.4]},
         "prompts": ["a red circle moving left", "a blue square moving up"],
         "seeds": list(range(seeds)),
         "arms": ARMS,
@@ -65,15 +66,16 @@ def values(model: Path, address: str | None, seeds: int) -> dict[str, Any]:
 
 
 def results(run_dir: Path) -> dict[str, tuple[str, str, bytes]]:
-    """Of each search its status, its winner, and the bytes of the winner's latents."""
+    """Of each search its status, its winner, and the bytes of the winner's latents, those on its way too."""
     rows = pq.read_table(run_dir / "searches.parquet").to_pylist()
     made = {}
     for r in rows:
         file = run_dir / "latents" / f"{r['search_id']}.safetensors"
+        collected = run_dir / "rollouts" / f"{r['search_id']}.arrow"
         made[r["search_id"]] = (
             r["status"],
             r["winner"],
-            load_file(file)["latents"].tobytes() if file.exists() else b"",
+            load_file(file)["latents"].tobytes() + collected.read_bytes() if file.exists() else b"",
         )
     return made
 
