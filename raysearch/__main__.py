@@ -117,16 +117,16 @@ def train(path: Path, overrides: Sequence[str] = ()) -> int:
     """Train a latent reward on a collected dataset; run again, a training that was stopped goes on."""
     config = trainings.load(path, overrides)
     with extra("train"):
-        from actors.training import trainer
-    return trained(config, path.stem, trainings.REWARD, trainer.check_reward, trainer.fit)
+        from actors.training import latent_rewards
+    return trained(config, path.stem, trainings.REWARD, latent_rewards.check_reward, latent_rewards.fit)
 
 
 def prfl(path: Path, overrides: Sequence[str] = ()) -> int:
     """Fine-tune a generator on a latent reward's scores (PRFL); run again, a training that was stopped goes on."""
     config = prfls.load(path, overrides)
     with extra("train"):
-        from actors.training import prfl as trainer
-    return trained(config, path.stem, prfls.MODEL, trainer.check_parts, trainer.fit)
+        from actors.training import prfl as generators
+    return trained(config, path.stem, prfls.MODEL, generators.check_parts, generators.fit)
 
 
 @contextmanager

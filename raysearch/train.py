@@ -106,8 +106,6 @@ def load(path: Path, overrides: Sequence[str] = ()) -> TrainConfig:
     """The training of a file with `key=value` overrides. Raises ConfigError."""
     c: TrainConfig = configuration.structured(TrainConfig, configuration.read(path, overrides))
     check(isinstance(c.reward.get("name"), str), "reward.name", c.reward.get("name"), "pavrm or latent")
-    folder = Path(c.dataset)
-    check(any(folder.glob("train-*.parquet")), "dataset", c.dataset, "a folder that `python -m raysearch collect` made")
     check(len(set(c.components)) == len(c.components) > 0, "components", c.components, "at least one, each once")
     for f in fields(LossConfig):
         value = getattr(c.loss, f.name)
@@ -117,13 +115,17 @@ def load(path: Path, overrides: Sequence[str] = ()) -> TrainConfig:
     check_settings(c)
     check(2 <= c.group <= c.batch and c.batch % c.group == 0, "group", c.group, f"at least 2, a divisor of {c.batch}")
     check(c.dtype in DTYPES[:2], "dtype", c.dtype, f"one of {', '.join(DTYPES[:2])}")
+    check(c.max_sequence_length >= 1, "max_sequence_length", c.max_sequence_length, "at least 1")
+    columns(c)
     return c
 
 
 def check_settings(c: Settings) -> None:
     """Raises ConfigError where what all trainings have is out of bounds."""
-    for key in ("steps", "batch", "every"):
+    for key in ("steps", "batch", "shuffle", "every"):
         check(getattr(c, key) >= 1, key, getattr(c, key), "at least 1")
+    for key in ("warm_up", "weight_decay", "seed"):
+        check(0 <= getattr(c, key) < float("inf"), key, getattr(c, key), "at least 0 and finite")
     check(0 < c.learning_rate < 1, "learning_rate", c.learning_rate, "between 0 and 1")
     check(0 <= c.ema < 1, "ema", c.ema, "at least 0 and below 1")
     check(c.resume in RESUME, "resume", c.resume, f"one of {', '.join(RESUME)}")

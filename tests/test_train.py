@@ -15,7 +15,7 @@ import tiny
 import yaml
 
 from actors.rewards import pavrm
-from actors.training import trainer
+from actors.training import latent_rewards
 from actors.training.pairs import accuracy, agreement
 from raysearch import __main__ as command_line
 from raysearch import dataset
@@ -61,7 +61,7 @@ def test_groups_are_of_one_caption_and_level(data):
     names = ("prompt", "step", "sigma", "first", "similarity", "VQ", "TA")
     rows = {k: np.array(table[k].to_pylist()) for k in names}
     rows["latent"] = table["latent"].combine_chunks().to_numpy_ndarray()
-    found = trainer.grouped(rows, size=2, components=("VQ", "TA"), seed=0)
+    found = latent_rewards.grouped(rows, size=2, components=("VQ", "TA"), seed=0)
     assert found["latent"].shape == (12 * 2 * 2, 2, CHANNELS, 2, 4, 4)
     assert found["grades"].shape == (48, 2, 2) and found["similarity"].shape == (48, 2)
     each = zip(rows["latent"], rows["prompt"], rows["sigma"], rows["VQ"], strict=True)
@@ -73,11 +73,12 @@ def test_groups_are_of_one_caption_and_level(data):
             assert grade[key] == [found["prompt"][i], found["sigma"][i], found["grades"][i, j, 0]]
             seen.add(key)
     assert len(seen) == 96, "every rollout is in one group"
-    again = trainer.grouped(rows, size=2, components=("VQ", "TA"), seed=0)
+    again = latent_rewards.grouped(rows, size=2, components=("VQ", "TA"), seed=0)
     np.testing.assert_array_equal(found["latent"], again["latent"])
-    other = trainer.grouped(rows, size=2, components=("VQ", "TA"), seed=1)
+    other = latent_rewards.grouped(rows, size=2, components=("VQ", "TA"), seed=1)
     assert (found["latent"] != other["latent"]).any()
-    assert len(trainer.grouped(rows, size=3, components=("VQ",), seed=0)["sigma"]) == 24  # one of four is left out
+    # One of four is left out.
+    assert len(latent_rewards.grouped(rows, size=3, components=("VQ",), seed=0)["sigma"]) == 24
 
 
 def test_agreement_by_hand():
@@ -121,6 +122,11 @@ def write(folder, data, model, **values):
         ("loss", {"loss": {"preference": 0}}),
         ("loss.regression", {"loss": {"regression": -1}}),
         ("steps", {"steps": 0}),
+        ("shuffle", {"shuffle": 0}),
+        ("seed", {"seed": -1}),
+        ("warm_up", {"warm_up": -1}),
+        ("weight_decay", {"weight_decay": -0.1}),
+        ("max_sequence_length", {"max_sequence_length": 0}),
         ("dtype", {"dtype": "int8"}),
         ("workers.number", {"workers": {"number": 0}}),
         ("learning_rat", {"learning_rat": 1}),

@@ -5,6 +5,7 @@ a plain sample is bit for bit what the pipeline gives.
 """
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -81,19 +82,21 @@ class Transformer:
     ) -> torch.Tensor:
         """The same with its gradient."""
         if self.expand_timesteps or any(f is not None for f in first):
-            timesteps = self._per_token(latents, timesteps, first)
+            timesteps = per_token(timesteps, latents, self._patch, [f is not None for f in first])
             latents = torch.cat([with_first(x, f) for x, f in zip(latents.split(1), first, strict=True)])
         return self.model(
             hidden_states=latents.to(self.dtype), timestep=timesteps, encoder_hidden_states=text, return_dict=False
         )[0]  # type: ignore[no-any-return]
 
-    def _per_token(self, latents: torch.Tensor, timesteps: torch.Tensor, first: list[Any]) -> torch.Tensor:
-        _, p_h, p_w = self._patch
-        mask = torch.ones(latents.shape[0], *latents.shape[2:], device=latents.device)
-        for row, f in enumerate(first):
-            if f is not None:
-                mask[row, 0] = 0
-        return (mask[:, :, ::p_h, ::p_w] * timesteps[:, None, None, None]).flatten(1)
+
+def per_token(
+    timesteps: torch.Tensor, latents: torch.Tensor, patch: Sequence[int], given: Sequence[bool] | torch.Tensor
+) -> torch.Tensor:
+    """Timesteps (B, tokens) of latents (B, C, T, H, W): 0 in the first frame of rows where that is given."""
+    _, p_h, p_w = patch
+    mask = torch.ones(latents.shape[0], *latents.shape[2:], device=latents.device)
+    mask[torch.as_tensor(given, device=latents.device), 0] = 0
+    return (mask[:, :, ::p_h, ::p_w] * timesteps[:, None, None, None]).flatten(1)
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from diffusers import WanTransformer3DModel
 from torch import nn
 
 from actors.models import DTYPES
+from actors.models.wan import per_token
 from actors.rewards import checkpoint
 from raysearch.errors import check
 
@@ -72,10 +73,7 @@ class PavrmNet(nn.Module):
         """
         timesteps = 1000 * sigmas
         if first is not None and first.any():
-            _, p_h, p_w = self.transformer.config.patch_size
-            noisy = torch.ones(len(latents), *latents.shape[2:], device=latents.device)[:, :, ::p_h, ::p_w]
-            noisy[first, 0] = 0
-            timesteps = (noisy * timesteps[:, None, None, None]).flatten(1)
+            timesteps = per_token(timesteps, latents, self.transformer.config.patch_size, first)
         tokens: list[torch.Tensor] = []
         hooks = [b.register_forward_hook(partial(_keep, tokens)) for b in self.transformer.blocks]
         try:
@@ -152,7 +150,9 @@ class Pavrm:
     def fits(shape: Sequence[int], *, folder: Path = ASSETS, dtype: str = "float32") -> None:
         """Raises ConfigError unless the folder holds a PAVRM for latents of that many channels."""
         check(dtype in DTYPES, "dtype", dtype, f"one of {', '.join(DTYPES)}")
-        trained = checkpoint.config_of(folder, ARCHITECTURE)["transformer"]["in_channels"]
+        config = checkpoint.config_of(folder, ARCHITECTURE)
+        trained, own = config["transformer"]["in_channels"], tuple(config["components"])
+        check(own == COMPONENTS, "folder", str(folder), f"a reward with the components {COMPONENTS}, not {own}")
         check(trained == shape[1], "folder", str(folder), f"a reward for latents of {shape[1]} channels, not {trained}")
 
     def __init__(self, *, folder: Path = ASSETS, dtype: str = "float32") -> None:

@@ -8,7 +8,8 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
+from functools import lru_cache
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, Sc
 from ray.train.torch import TorchTrainer
 from torch import nn
 
+from actors.models import DTYPES
 from actors.training.loop import hash_of, learning_rate
 from raysearch.errors import ConfigError, RaysearchError
 from raysearch.results import write
@@ -73,6 +75,17 @@ class Average:
     def __exit__(self, *_: object) -> None:
         self._swap()
         self.net.train()
+
+
+def embedder(encoder: Callable[[str, int], np.ndarray], length: int) -> Callable[[Sequence[str]], torch.Tensor]:
+    """Embeddings (n, length, dim) of texts, the latest of which are kept."""
+    embed = lru_cache(256)(lambda text: torch.tensor(encoder(text, length)))
+    return lambda texts: torch.cat([embed(t) for t in texts])
+
+
+def precision(device: torch.device, dtype: str) -> AbstractContextManager[Any]:
+    """Within it, forwards are done in `dtype`; weights stay what they are."""
+    return torch.autocast(device.type, DTYPES[dtype]) if dtype != "float32" else nullcontext()
 
 
 def rank() -> int:

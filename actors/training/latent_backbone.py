@@ -2,11 +2,11 @@
 
     OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE python -m actors.training.latent_backbone
 
-Rendered clips of the world, most of them spoilt, are encoded and noised to any level. The net learns to grade them as
-the verifier does, against their own and against wrong captions (regression and preference), and its language model to
-say what they show, word by word. Clips and checkpoint are kept in `--work`, so that a killed run goes on; with
-`--steps 1` next to an existing checkpoint it writes that checkpoint's weights. No held-out caption is trained on; at
-the end they tell how well words are read.
+Rendered clips of the world, most of them spoilt, are encoded and noised, lightly at first, to any level in the end. The
+net's language model learns to say what they show, word by word (from grades alone the net learns nothing for long), and
+the net to grade them as the verifier does, against their own and against wrong captions. Clips and checkpoint are kept
+in `--work`, so that a killed run goes on; with `--steps 1` next to an existing checkpoint it writes that checkpoint's
+weights. No held-out caption is trained on; at the end they tell how well words are read.
 """
 
 import argparse
@@ -29,6 +29,7 @@ from actors.training.pixel_reward import VOCABULARY
 CHUNK = 250
 CAPTIONS = 12  # kept with a clip, its own first
 GRADED = 4  # of these in a step
+JUDGED = 12  # clips of a step that are graded; all are described
 LEVELS = (0.0, 0.2, 0.4, 0.6, 0.8, 0.9)
 
 
@@ -99,9 +100,9 @@ def main() -> None:
     parser.add_argument("--model", type=Path, default=Path("actors/assets/tiny-wan"))
     parser.add_argument("--out", type=Path, default=latent_reward.ASSETS, help="the reward's folder")
     parser.add_argument("--clips", type=int, default=6000)
-    parser.add_argument("--steps", type=int, default=2000)
-    parser.add_argument("--batch", type=int, default=16, help=f"clips; each is graded against {GRADED} captions")
-    parser.add_argument("--peak", type=float, default=1e-3, help="learning rate")
+    parser.add_argument("--steps", type=int, default=1600)
+    parser.add_argument("--batch", type=int, default=32, help=f"clips; {JUDGED} are graded against {GRADED} captions")
+    parser.add_argument("--peak", type=float, default=5e-4, help="learning rate")
     parser.add_argument("--run", default="run", help="name of the checkpoint")
     parser.add_argument("--check", type=int, default=96, help="held-out captions in the report")
     parser.add_argument("--seed", type=int, default=0)
@@ -117,14 +118,15 @@ def main() -> None:
 
     def loss(step: int, rng: np.random.Generator) -> tuple[Tensor, dict[str, float]]:
         pick = rng.integers(len(latents), size=args.batch)
-        which = np.stack([[0, *rng.choice(np.arange(1, CAPTIONS), GRADED - 1, replace=False)] for _ in pick])
-        texts = np.take_along_axis(captions[pick], which, 1)
-        wanted = torch.from_numpy(np.take_along_axis(grades[pick], which[..., None], 1))
-        sigmas = torch.from_numpy(rng.random(args.batch)).float()
+        judged = pick[:JUDGED]
+        which = np.stack([[0, *rng.choice(np.arange(1, CAPTIONS), GRADED - 1, replace=False)] for _ in judged])
+        texts = np.take_along_axis(captions[judged], which, 1)
+        wanted = torch.from_numpy(np.take_along_axis(grades[judged], which[..., None], 1))
+        sigmas = torch.from_numpy(rng.random(args.batch) * min(1.0, 0.5 + 2 * step / args.steps)).float()
         with torch.autocast("cpu", torch.bfloat16):
             seen = net.look(noised(torch.from_numpy(latents[pick]), sigmas), sigmas)
-            scores = net.judge(seen.repeat_interleave(GRADED, 0), texts.flatten().tolist())
-            said = caption_loss(net, seen, texts[:, 0].tolist())
+            scores = net.judge(seen[: len(judged)].repeat_interleave(GRADED, 0), texts.flatten().tolist())
+            said = caption_loss(net, seen, captions[pick, 0].tolist())
         scores = scores.float().unflatten(0, (-1, GRADED))
         error = losses.regression(scores, wanted)
         among_captions = losses.preference(scores, wanted)

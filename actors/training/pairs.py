@@ -7,6 +7,14 @@ import numpy as np
 MARGIN = 0.1  # grades that are closer than this are a tie
 
 
+def ordered(scores: np.ndarray, grades: np.ndarray, *, margin: float = MARGIN) -> tuple[np.ndarray, np.ndarray]:
+    """All pairs along the last axis: 1 where the scores order it as the grades do, 0.5 where they are equal, else 0;
+    and whether the grades differ."""
+    i, j = np.triu_indices(scores.shape[-1], 1)
+    a, b = scores[..., i] - scores[..., j], grades[..., i] - grades[..., j]
+    return np.where(a == 0, 0.5, (a > 0) == (b > 0)), np.abs(b) >= margin
+
+
 def agreement(
     scores: np.ndarray, grades: np.ndarray, groups: Sequence[object], *, margin: float = MARGIN
 ) -> dict[object, tuple[int, int, int]]:
@@ -19,12 +27,8 @@ def agreement(
     for i, g in enumerate(groups):
         order.setdefault(g, []).append(i)
     for g, members in order.items():
-        i, j = np.triu_indices(len(members), 1)
-        s, r = scores[members], grades[members]
-        ds, dr = s[i] - s[j], r[i] - r[j]
-        differ = np.abs(dr) >= margin
-        right = (np.sign(ds) == np.sign(dr))[differ].sum() + (ds == 0)[differ].sum() // 2
-        found[g] = (int(right), int(differ.sum()), int((~differ).sum()))
+        right, differ = ordered(scores[members], grades[members], margin=margin)
+        found[g] = (int(right[differ].sum()), int(differ.sum()), int((~differ).sum()))
     return found
 
 

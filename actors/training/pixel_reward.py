@@ -23,6 +23,7 @@ from actors import world
 from actors.rewards import pixel, verifier
 from actors.training import pixel_data
 from actors.training.loop import train
+from actors.training.pairs import ordered
 
 VOCABULARY = ("a", "and", "moving", *world.COLOURS, *world.SHAPES, *world.MOTIONS)
 OWN = 2.0  # weight of a clip's own caption in the loss, against 1 for each other one
@@ -80,12 +81,9 @@ def fit(args: argparse.Namespace) -> None:
     print(f"wrote {args.out}")
 
 
-def agreement(ours: np.ndarray, theirs: np.ndarray, *, apart: float = 0.1) -> tuple[float, int, int]:
-    """Over pairs of rows of (captions, seeds): share ordered alike, pairs judged, pairs closer than `apart`."""
-    i, j = np.triu_indices(ours.shape[1], 1)
-    a, b = ours[:, i] - ours[:, j], theirs[:, i] - theirs[:, j]
-    told = np.abs(b) >= apart
-    right = np.where(a == 0, 0.5, (a > 0) == (b > 0))
+def agreement(ours: np.ndarray, theirs: np.ndarray) -> tuple[float, int, int]:
+    """Over pairs of rows of (captions, seeds): share ordered alike, pairs judged, pairs too close to judge."""
+    right, told = ordered(ours, theirs)
     return float(right[told].mean()) if told.any() else float("nan"), int(told.sum()), int((~told).sum())
 
 

@@ -9,9 +9,8 @@ import copy
 import importlib.util
 import shutil
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from functools import lru_cache
 from itertools import pairwise, repeat
 from pathlib import Path
 from types import TracebackType
@@ -27,7 +26,7 @@ from torch import nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 
 from actors.backend import model_folder
-from actors.models import DTYPES, family, wan, with_first
+from actors.models import family, wan, with_first
 from actors.rewards import checkpoint, pavrm
 from actors.solvers import Solver, State, scheduler, scheduler_config
 from actors.training import distributed
@@ -149,7 +148,7 @@ class Prfl:
         g = wan.Geometry.of(folder)
         self.shape = g.latent_shape(num_frames=c.model.num_frames, height=c.model.height, width=c.model.width)[1:]
         encoder = wan.TextEncoder(folder, dtype=c.model.dtype, device=str(device))
-        self._embedding = lru_cache(256)(lambda text: torch.tensor(encoder(text, c.model.max_sequence_length)))
+        self._embedder = distributed.embedder(encoder, c.model.max_sequence_length)
         self.captions = prfl.captions(c)
         self.load_reward()
 
@@ -166,7 +165,7 @@ class Prfl:
         self.weights = torch.tensor(list(weights.values()), device=self.device)
 
     def embed(self, texts: Sequence[str]) -> torch.Tensor:
-        return torch.cat([self._embedding(t) for t in texts]).to(self.device)
+        return self._embedder(texts).to(self.device)
 
     def loss(self, step: int, batch: dict[str, np.ndarray] | None, parts: Parts) -> torch.Tensor:
         """That of a step: after each of the reward, `flow_steps` of flow matching."""
@@ -175,8 +174,7 @@ class Prfl:
             return (self.reward_loss if of_reward(self.c, step) else self.flow_loss)(batch, rng, parts)
 
     def precision(self) -> AbstractContextManager[Any]:
-        dtype = self.c.model.dtype
-        return torch.autocast(self.device.type, DTYPES[dtype]) if dtype != "float32" else nullcontext()
+        return distributed.precision(self.device, self.c.model.dtype)
 
     def reward_loss(self, batch: dict[str, np.ndarray] | None, rng: np.random.Generator, parts: Parts) -> torch.Tensor:
         """The paper's: m uniform in [0, T - 2], one solver step with gradient, 0.1 relu(target - r) at its end."""

@@ -4,7 +4,6 @@ A group is some rollouts of one caption at one noise level, all pairs of which a
 """
 
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ import torch
 from torch import nn
 
 from actors.backend import model_folder
-from actors.models import DTYPES, family
+from actors.models import family
 from actors.rewards import latent_reward, pavrm
 from actors.training import distributed, losses
 from actors.training.distributed import Parts
@@ -50,13 +49,7 @@ def of_pavrm(c: TrainConfig, *, model: str, blocks: int = 8, heads: int = 8) -> 
     if device == "cpu" and c.dtype == "bfloat16":
         use_fast_attention(net.transformer)
     encoder = family(folder).TextEncoder(folder, dtype="float32", device=device)
-    known: dict[str, torch.Tensor] = {}
-
-    def captions(texts: Sequence[str]) -> torch.Tensor:
-        for text in set(texts) - known.keys():
-            known[text] = torch.tensor(encoder(text, c.max_sequence_length))
-        return torch.cat([known[t] for t in texts])
-
+    captions = distributed.embedder(encoder, c.max_sequence_length)
     return Trainee(net, captions, lambda out: pavrm.save(net, out))
 
 
@@ -75,7 +68,7 @@ def latents_of_pavrm(c: TrainConfig, *, model: str, blocks: int = 8, heads: int 
 
 def latents_of_latent(c: TrainConfig, *, start: str) -> tuple[int | None, ...]:
     config = latent_reward.read_config(Path(start), "reward.start")
-    own = ["VQ", "MQ", "TA"]
+    own = list(latent_reward.COMPONENTS)
     check(c.components == own, "components", c.components, f"{own}, which the reward of {start} has")
     return config.shape
 
@@ -175,8 +168,7 @@ def scored(
     captions = t.captions(texts)
     if isinstance(captions, torch.Tensor):
         captions = captions.to(device)
-    low = torch.autocast(device.type, DTYPES[c.dtype]) if c.dtype != "float32" else nullcontext()
-    with low:
+    with distributed.precision(device, c.dtype):
         return model(latents, sigmas, captions, first).float()
 
 
