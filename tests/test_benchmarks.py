@@ -6,6 +6,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import tiny
+
+from actors import world
 
 HERE = Path(__file__).parent
 
@@ -41,6 +44,21 @@ def test_in_virtual_time():
 def test_prfl_decodes_nothing_and_pixels_do():
     lines = printed("benchmarks/prfl.py", "--batch 1 --num-steps 4 --steps 1 --repeats 1").splitlines()
     assert lines[-1].startswith("decodes: 0 and ") and not lines[-1].endswith(" 0")
+
+
+@pytest.fixture(scope="module")
+def latents(tmp_path_factory):
+    return tiny.collected(tmp_path_factory.mktemp("latents"), world.HELD_OUT_TWO[:8], seeds=2, shape=(8, 5, 8, 8))
+
+
+def test_what_latent_rewards_say(latents):
+    table = printed("benchmarks/latent_rewards.py", f"--dataset {latents} --levels 0.5 --times 1")
+    assert all(name in table for name in ("PAVRM", "verifier on preview", "chance", "guided steps"))
+
+
+def test_what_features_know(latents):
+    lines = printed("benchmarks/probe.py", f"--dataset {latents}").splitlines()
+    assert [sum(line.startswith(kind) for line in lines) for kind in ("frozen", "fine-tuned")] == [8, 6]
 
 
 @pytest.mark.ray

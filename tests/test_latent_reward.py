@@ -137,12 +137,12 @@ def test_sequence_is_qwen2_vls_own(net: LatentRewardNet, latents: torch.Tensor) 
     x, s, video = latents[:1], torch.tensor([0.5]), 4  # the id of some word stands for the latent's tokens
     seen = net.look(x, s)
     ids, _ = net.read([ONE])
-    ids = torch.cat([ids, torch.tensor([[1, *[video] * seen.shape[1], 2, 3, 3, 3]])], 1)
+    ids = torch.cat([torch.tensor([[1, *[video] * seen.shape[1], 2]]), ids, torch.tensor([[3, 3, 3]])], 1)
     kinds = torch.zeros_like(ids)
-    kinds[:, -4 - seen.shape[1] : -4] = 2
+    kinds[:, 1 : 1 + seen.shape[1]] = 2
     positions, _ = net.model.get_rope_index(ids, kinds, video_grid_thw=torch.tensor([net.grid]))
     embedded = net.model.language_model.embed_tokens(ids)
-    embedded[:, -4 - seen.shape[1] : -4], embedded[:, -3:] = seen, net.queries
+    embedded[:, 1 : 1 + seen.shape[1]], embedded[:, -3:] = seen, net.queries
     out = net.model(inputs_embeds=embedded, position_ids=positions).last_hidden_state
     torch.testing.assert_close(net(x, s, [ONE]), net.head(out[:, -3:])[..., 0], atol=1e-5, rtol=1e-5)
 

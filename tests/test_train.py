@@ -18,37 +18,15 @@ from actors.rewards import pavrm
 from actors.training import latent_rewards
 from actors.training.pairs import accuracy, agreement
 from raysearch import __main__ as command_line
-from raysearch import dataset
 
 ROOT = Path(__file__).parents[1]
 CHANNELS = 4
-
-
-def collected(folder: Path, prompts: int = 12, seeds: int = 4, channels: int = CHANNELS) -> Path:
-    """A dataset in which a latent's mean is what it is graded by."""
-    import pyarrow as pa
-
-    rng = np.random.default_rng(0)
-    run = folder / "collected"
-    (run / "rollouts").mkdir(parents=True)
-    rows = []
-    for i in range(prompts):
-        for seed in range(seeds):
-            end = rng.standard_normal((channels, 2, 4, 4)) + rng.normal()
-            way = np.stack([0.5 * end + 0.5 * rng.standard_normal(end.shape), end])
-            name = f"{i:06d}-s{seed}-single"
-            data = dataset.rollout(way, end, [(2, 0.5), (3, 0.2)], first=False)
-            (run / "rollouts" / f"{name}.arrow").write_bytes(data)
-            grades = {f"final_{c}": float(end.mean()) for c in ("VQ", "MQ", "TA")}
-            rows.append({"search_id": name, "prompt": f"caption {i}", "seed": seed, "status": "done", **grades})
-    pq.write_table(pa.Table.from_pylist(rows), run / "searches.parquet")
-    dataset.write(run, train=0.7, complete=True)
-    return run / "dataset"
+CAPTIONS = [f"caption {i}" for i in range(12)]
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    return collected(tmp_path_factory.mktemp("data"))
+    return tiny.collected(tmp_path_factory.mktemp("data"), CAPTIONS)
 
 
 @pytest.fixture(scope="module")
@@ -143,7 +121,7 @@ def test_mistakes_are_one_line_before_anything_starts(tmp_path, data, model, cap
 
 
 def test_a_dataset_of_other_latents_is_refused(tmp_path, model, capsys):
-    path = write(tmp_path, collected(tmp_path, prompts=4, channels=3), model)
+    path = write(tmp_path, tiny.collected(tmp_path, CAPTIONS[:4], shape=(3, 2, 4, 4)), model)
     assert command_line.main(["train", str(path)]) == 2
     assert "(4, any, any, any)" in capsys.readouterr().err
 

@@ -1,14 +1,17 @@
-"""A Wan pipeline of the real classes at toy size with random weights; and rewards that need no world."""
+"""A Wan pipeline of the real classes at toy size with random weights, a dataset, and rewards that need no world."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 from diffusers import AutoencoderKLWan, UniPCMultistepScheduler, WanPipeline, WanTransformer3DModel
 from transformers import ByT5Tokenizer, UMT5Config, UMT5EncoderModel
 
 from actors.rewards import View
+from raysearch import dataset
 
 
 def save_pipeline(folder: Path) -> Path:
@@ -32,6 +35,28 @@ def save_pipeline(folder: Path) -> Path:
     )
     pipeline.save_pretrained(folder)
     return folder
+
+
+def collected(
+    folder: Path, captions: Sequence[str], *, seeds: int = 4, shape: tuple[int, int, int, int] = (4, 2, 4, 4)
+) -> Path:
+    """A dataset of latents (C, T, H, W) whose mean is what they are graded by."""
+    rng = np.random.default_rng(0)
+    run = folder / "collected"
+    (run / "rollouts").mkdir(parents=True)
+    rows = []
+    for i, caption in enumerate(captions):
+        for seed in range(seeds):
+            end = rng.standard_normal(shape) + rng.normal()
+            way = np.stack([0.5 * end + 0.5 * rng.standard_normal(shape), end])
+            name = f"{i:06d}-s{seed}-single"
+            data = dataset.rollout(way, end, [(2, 0.5), (3, 0.2)], first=False)
+            (run / "rollouts" / f"{name}.arrow").write_bytes(data)
+            grades = {f"final_{c}": float(end.mean()) for c in ("VQ", "MQ", "TA")}
+            rows.append({"search_id": name, "prompt": caption, "seed": seed, "status": "done", **grades})
+    pq.write_table(pa.Table.from_pylist(rows), run / "searches.parquet")
+    dataset.write(run, train=0.7, complete=True)
+    return run / "dataset"
 
 
 class Brightness:

@@ -1,9 +1,10 @@
 """LatSearch's latent reward model: VQ, MQ and TA of a noisy latent, which is never decoded.
 
 A Qwen2-VL whose patch embedding reads latent channels: an embedding of the noise level is added to every patch, the
-vision encoder's tokens go to the language model behind an instruction and the caption, and a linear head scores the
-last hidden states of three learned query tokens [VQ], [MQ], [TA]. All of it is transformers' own Qwen2-VL; there is
-either a small one of any size, or a pre-trained one whose language model stays as it is.
+vision encoder's tokens go to the language model before an instruction and the caption, as a video's do in Qwen2-VL, and
+a linear head scores the last hidden states of three learned query tokens [VQ], [MQ], [TA] behind them. All of it is
+transformers' own Qwen2-VL; there is either a small one of any size, or a pre-trained one whose language model stays as
+it is.
 `actors/training/latent_backbone.py` trained the small one's first weights.
 """
 
@@ -158,23 +159,29 @@ class LatentRewardNet(nn.Module):
 
     def judge(self, seen: torch.Tensor, prompts: Sequence[str]) -> torch.Tensor:
         """Scores (n, 3) of tokens that `look` gave."""
-        ids, mask = (x.to(seen.device) for x in self.read(prompts))
-        return self.head(self.attend(ids, mask, seen, self.queries.expand(len(seen), -1, -1)))[..., 0]
+        return self.scores(self.attend(seen, *self.read(prompts)))
 
-    def attend(self, ids: torch.Tensor, mask: torch.Tensor, seen: torch.Tensor, last: torch.Tensor) -> torch.Tensor:
-        """Last hidden states, float32, of `last` (n, k, width) behind text (n, length) and a latent's tokens."""
+    def scores(self, hidden: torch.Tensor) -> torch.Tensor:
+        return self.head(hidden[:, -3:])[..., 0]
+
+    def attend(self, seen: torch.Tensor, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """Last hidden states, float32, of text (n, length) behind a latent's tokens, and of the queries behind both:
+        (n, length + 3, width)."""
         language, config = self.model.language_model, self.model.config
+        n, length = ids.shape
+        ids, mask = ids.to(seen.device), mask.to(seen.device)
         edges = torch.tensor([config.vision_start_token_id, config.vision_end_token_id], device=seen.device)
-        before, after = language.embed_tokens(edges)[:, None, None].expand(-1, len(ids), 1, -1)
-        x = torch.cat([language.embed_tokens(ids), before, seen, after, last], 1)
-        mask = torch.cat([mask, mask.new_ones(len(ids), x.shape[1] - ids.shape[1])], 1)
+        before, after = language.embed_tokens(edges)[:, None, None].expand(-1, n, 1, -1)
+        x = torch.cat([before, seen, after, language.embed_tokens(ids), self.queries.expand(n, -1, -1)], 1)
+        ones = mask.new_ones(n, x.shape[1] - length)
+        mask = torch.cat([ones[:, :-3], mask, ones[:, -3:]], 1)
         kinds = torch.zeros_like(mask)
-        kinds[:, ids.shape[1] + 1 :][:, : seen.shape[1]] = _VIDEO
-        grid = torch.tensor(self.grid).expand(len(ids), 3)
+        kinds[:, 1 : seen.shape[1] + 1] = _VIDEO
+        grid = torch.tensor(self.grid).expand(n, 3)
         # The first argument is looked at for its shape alone.
         positions, _ = self.model.get_rope_index(mask, kinds, video_grid_thw=grid, attention_mask=mask)
         out = language(inputs_embeds=x.to(language.dtype), attention_mask=mask, position_ids=positions, use_cache=False)
-        return out.last_hidden_state[:, -last.shape[1] :].float()
+        return out.last_hidden_state[:, -length - 3 :].float()
 
     def read(self, prompts: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
         """Token ids of instruction and prompt, and their mask, (n, length), padded behind. Raises ValueError for words

@@ -28,8 +28,8 @@ from actors.training.pixel_reward import VOCABULARY
 
 CHUNK = 250
 CAPTIONS = 12  # kept with a clip, its own first
-GRADED = 4  # of these in a step
-JUDGED = 12  # clips of a step that are graded; all are described
+JUDGED = 12  # clips of a step that are graded against others of these, too; all are described
+WRONG = 3  # others
 LEVELS = (0.0, 0.2, 0.4, 0.6, 0.8, 0.9)
 
 
@@ -62,13 +62,11 @@ def noised(latents: Tensor, sigmas: Tensor) -> Tensor:
     return torch.lerp(latents, torch.randn_like(latents), sigmas.view(-1, 1, 1, 1, 1))
 
 
-def caption_loss(net: LatentRewardNet, seen: Tensor, captions: list[str]) -> Tensor:
-    """Cross-entropy of each next word of the captions, and of their ends, behind the latents' tokens."""
-    ids, mask = net.read(captions)
+def caption_loss(net: LatentRewardNet, hidden: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
+    """Cross-entropy of each next word of the captions, and of their ends, from the hidden states of the text."""
     told = len(net.config.instruction.split())
-    table = net.model.language_model.embed_tokens
     words, there = ids[:, told:], mask[:, told:].bool()
-    logits = F.linear(net.attend(ids[:, :told], mask[:, :told], seen, table(words)), table.weight)
+    logits = F.linear(hidden[:, told:-3], net.model.language_model.embed_tokens.weight)
     following = F.pad(words[:, 1:], (0, 1), value=net.tokenizer.pad_token_id)
     return F.cross_entropy(logits[there], following[there])
 
@@ -101,7 +99,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=latent_reward.ASSETS, help="the reward's folder")
     parser.add_argument("--clips", type=int, default=6000)
     parser.add_argument("--steps", type=int, default=1600)
-    parser.add_argument("--batch", type=int, default=32, help=f"clips; {JUDGED} are graded against {GRADED} captions")
+    parser.add_argument("--batch", type=int, default=32, help=f"clips, at least {JUDGED}")
     parser.add_argument("--peak", type=float, default=5e-4, help="learning rate")
     parser.add_argument("--run", default="run", help="name of the checkpoint")
     parser.add_argument("--check", type=int, default=96, help="held-out captions in the report")
@@ -118,19 +116,20 @@ def main() -> None:
 
     def loss(step: int, rng: np.random.Generator) -> tuple[Tensor, dict[str, float]]:
         pick = rng.integers(len(latents), size=args.batch)
-        judged = pick[:JUDGED]
-        which = np.stack([[0, *rng.choice(np.arange(1, CAPTIONS), GRADED - 1, replace=False)] for _ in judged])
-        texts = np.take_along_axis(captions[judged], which, 1)
-        wanted = torch.from_numpy(np.take_along_axis(grades[judged], which[..., None], 1))
+        which = np.stack([rng.choice(np.arange(1, CAPTIONS), WRONG, replace=False) for _ in pick[:JUDGED]])
+        others = np.take_along_axis(captions[pick[:JUDGED]], which, 1)
+        wanted = torch.from_numpy(grades[pick[:JUDGED, None], np.insert(which, 0, 0, axis=1)])
         sigmas = torch.from_numpy(rng.random(args.batch) * min(1.0, 0.5 + 2 * step / args.steps)).float()
+        ids, mask = net.read([*captions[pick, 0], *others.flatten()])
         with torch.autocast("cpu", torch.bfloat16):
             seen = net.look(noised(torch.from_numpy(latents[pick]), sigmas), sigmas)
-            scores = net.judge(seen[: len(judged)].repeat_interleave(GRADED, 0), texts.flatten().tolist())
-            said = caption_loss(net, seen, captions[pick, 0].tolist())
-        scores = scores.float().unflatten(0, (-1, GRADED))
+            hidden = net.attend(torch.cat([seen, seen[:JUDGED].repeat_interleave(WRONG, 0)]), ids, mask)
+            own, wrong = net.scores(hidden).float().split([args.batch, others.size])
+            said = caption_loss(net, hidden[: args.batch], ids[: args.batch], mask[: args.batch])
+        scores = torch.cat([own[:JUDGED, None], wrong.unflatten(0, (-1, WRONG))], 1)
         error = losses.regression(scores, wanted)
         among_captions = losses.preference(scores, wanted)
-        among_clips = losses.preference(scores[:, 0], wanted[:, 0])
+        among_clips = losses.preference(own, torch.from_numpy(grades[pick, 0]))
         parts = {"mse": error, "captions": among_captions, "clips": among_clips, "words": said}
         value = error + 0.5 * (among_captions + among_clips) + said
         told = wanted[:, :1, 2] > wanted[:, 1:, 2] + 0.05
