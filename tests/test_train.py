@@ -65,7 +65,7 @@ def test_agreement_by_hand():
     # a: (0, 1) is a tie, (0, 2) and (1, 2) are right; b: alone
     assert agreement(scores, grades, ["a", "a", "a", "b"]) == {"a": (2, 2, 1), "b": (0, 0, 0)}
     assert agreement(-scores, grades, ["a", "a", "a", "b"])["a"] == (0, 2, 1)
-    assert agreement(np.zeros(4), grades, ["a"] * 4) == {"a": (2, 5, 1)}  # equal scores: half of five
+    assert agreement(np.zeros(4), grades, ["a"] * 4) == {"a": (2.5, 5, 1)}  # equal scores: half of five
     assert accuracy([(2, 2, 1), (1, 2, 0)]) == 0.75
     assert np.isnan(accuracy([(0, 0, 3)]))
 

@@ -28,7 +28,7 @@ from actors.training.pixel_reward import VOCABULARY
 
 CHUNK = 250
 CAPTIONS = 12  # kept with a clip, its own first
-JUDGED = 12  # clips of a step that are graded against others of these, too; all are described
+JUDGED = 16  # clips of a step that are graded against others of these, too; all are described
 WRONG = 3  # others
 LEVELS = (0.0, 0.2, 0.4, 0.6, 0.8, 0.9)
 
@@ -98,8 +98,8 @@ def main() -> None:
     parser.add_argument("--model", type=Path, default=Path("actors/assets/tiny-wan"))
     parser.add_argument("--out", type=Path, default=latent_reward.ASSETS, help="the reward's folder")
     parser.add_argument("--clips", type=int, default=6000)
-    parser.add_argument("--steps", type=int, default=1600)
-    parser.add_argument("--batch", type=int, default=32, help=f"clips, at least {JUDGED}")
+    parser.add_argument("--steps", type=int, default=3000)
+    parser.add_argument("--batch", type=int, default=48, help=f"clips, at least {JUDGED}")
     parser.add_argument("--peak", type=float, default=5e-4, help="learning rate")
     parser.add_argument("--run", default="run", help="name of the checkpoint")
     parser.add_argument("--check", type=int, default=96, help="held-out captions in the report")
@@ -110,7 +110,8 @@ def main() -> None:
     latents, captions, grades = (np.concatenate([f[k] for f in files]) for k in ("latents", "captions", "labels"))
 
     torch.manual_seed(args.seed)
-    net = LatentRewardNet(LatentRewardConfig(shape=latents.shape[1:], vocabulary=VOCABULARY))
+    patch = latents.shape[2], 2  # all frames: what moves is seen within a patch
+    net = LatentRewardNet(LatentRewardConfig(shape=latents.shape[1:], patch=patch, vocabulary=VOCABULARY))
     net.model.language_model.set_attn_implementation("eager")  # the fastest on a CPU at this size
     print(f"{sum(p.numel() for p in net.parameters()):,} parameters, {len(latents)} clips", flush=True)
 

@@ -17,22 +17,22 @@ def ordered(scores: np.ndarray, grades: np.ndarray, *, margin: float = MARGIN) -
 
 def agreement(
     scores: np.ndarray, grades: np.ndarray, groups: Sequence[object], *, margin: float = MARGIN
-) -> dict[object, tuple[int, int, int]]:
+) -> dict[object, tuple[float, int, int]]:
     """For each group of (n,) scores and grades: pairs ordered rightly, pairs whose grades differ, and ties.
 
-    Equal scores of a pair that differs count as half right, rounded down over the group.
+    Equal scores of a pair that differs count as half right.
     """
-    found: dict[object, tuple[int, int, int]] = {}
+    found: dict[object, tuple[float, int, int]] = {}
     order: dict[object, list[int]] = {}
     for i, g in enumerate(groups):
         order.setdefault(g, []).append(i)
     for g, members in order.items():
         right, differ = ordered(scores[members], grades[members], margin=margin)
-        found[g] = (int(right[differ].sum()), int(differ.sum()), int((~differ).sum()))
+        found[g] = (float(right[differ].sum()), int(differ.sum()), int((~differ).sum()))
     return found
 
 
-def accuracy(counts: Sequence[tuple[int, int, int]]) -> float:
+def accuracy(counts: Sequence[tuple[float, int, int]]) -> float:
     """The share of pairs ordered rightly; NaN without any."""
     right, pairs = sum(c[0] for c in counts), sum(c[1] for c in counts)
     return right / pairs if pairs else float("nan")

@@ -46,14 +46,12 @@ class Rewards:
         self.encoder, self.known = TextEncoder(TINY, dtype="float32", device="cpu"), {}
         self.model = Transformer(TINY, dtype="float32", device="cpu")
         self.decoder, self.verifier = Autoencoder(TINY, dtype="float32", device="cpu"), Verifier()
-        self.nets: dict[str, Callable] = {}
-        if args.pavrm.exists():
-            net = pavrm.load(args.pavrm)
-            self.nets["PAVRM"] = lambda x, s, p: net(x, s, self.text(p))
-        if args.latent.exists():
-            other = latent_reward.load(args.latent)
-            self.nets["latent reward"] = lambda x, s, p: other(x, s, p)
-        self.nets["verifier on preview"] = self.preview
+        net, other = pavrm.load(args.pavrm), latent_reward.load(args.latent)
+        self.nets: dict[str, Callable] = {
+            "PAVRM": lambda x, s, p: net(x, s, self.text(p)),
+            "latent reward": other,
+            "verifier on preview": self.preview,
+        }
 
     def text(self, prompts: list[str]) -> torch.Tensor:
         for p in set(prompts) - self.known.keys():
@@ -81,7 +79,7 @@ class Rewards:
         return torch.cat(found).numpy()
 
 
-def interval(counts: list[tuple[int, int, int]], draws: int = 1000) -> tuple[float, float, int, float]:
+def interval(counts: list[tuple[float, int, int]], draws: int = 1000) -> tuple[float, float, int, float]:
     """Accuracy, half of its 95% interval, pairs, share of ties."""
     table = np.array(counts, dtype=float)
     rng = np.random.default_rng(0)
@@ -154,13 +152,13 @@ def main() -> None:
     parser.add_argument("--pavrm", type=Path, default=pavrm.ASSETS)
     parser.add_argument("--latent", type=Path, default=latent_reward.ASSETS)
     parser.add_argument("--levels", type=float, nargs="*", default=[0.9, 0.8, 0.6, 0.4, 0.2])
-    parser.add_argument("--rewards", nargs="*", help="only these rows: PAVRM, 'latent reward', 'verifier on preview'")
+    names = ("PAVRM", "latent reward", "verifier on preview")
+    parser.add_argument("--rewards", nargs="+", choices=names, default=names, help="rows of the table")
     parser.add_argument("--times", type=int, default=20)
     args = parser.parse_args()
     torch.set_num_threads(1)
     table, rewards = read(args.dataset), Rewards(args)
-    if args.rewards:
-        rewards.nets = {k: v for k, v in rewards.nets.items() if k in args.rewards}
+    rewards.nets = {name: rewards.nets[name] for name in args.rewards}
     accuracy(rewards, table, args.levels)
     if args.times:
         costs(rewards, table, args.times, steps=30)
