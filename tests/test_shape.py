@@ -162,6 +162,7 @@ def test_shipped_files_are_small():
     assert size("tiny-wan") <= 15e6
     assert size("pixel-reward") <= 5e6
     assert size("pavrm") <= 10e6
+    assert size("latent-reward") <= 10e6
 
 
 CONFIGS = sorted(set((ROOT / "configs").glob("*.yaml")) - {ROOT / "configs" / "rayjob.yaml"})  # Kubernetes' own
