@@ -28,14 +28,21 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Config:
     check(all(0 < level <= 1 for level in levels), "collect.levels", levels, "above 0 and at most 1")
     check(len(set(levels)) == len(levels), "collect.levels", levels, "without repetition")
     check(0 < train < 1, "collect.train", train, "a share of the captions, between 0 and 1")
-    for arm in configuration.arms(config):
-        given = arm.rewards.final is not None
-        check(given, "rewards.final", None, f"the reward that grades finished videos (arm {arm.name})")
+    first, *others = configuration.arms(config)
+    final = first.rewards.final
+    check(final is not None, "rewards.final", None, f"the reward that grades finished videos (arm {first.name})")
+    for arm in others:
+        same = arm.rewards.final == final
+        check(same, "rewards.final", arm.rewards.final, f"the same in all arms: {arm.name}'s is not {first.name}'s")
     return config
 
 
 def write(config: Config, run_dir: Path, *, complete: bool) -> str:
-    """Write the dataset of a run, and say what is in it."""
+    """Write the dataset of a run, and say what is in it. Raises ConfigError where no latents were kept."""
     assert config.collect is not None
     rows = dataset.write(run_dir, train=config.collect.train, complete=complete)
-    return ", ".join(f"{n} {split}" for split, n in rows.items()) + f" rows in {run_dir / dataset.FOLDER}"
+    without = dataset.left_out(run_dir)
+    kept = sum(rows.values()) > 0 or without == 0
+    check(kept, "collect.levels", config.collect.levels, "such that winners pass some of them on their own: none did")
+    left_out = f"; {without} winners are left out, which passed none of the levels on their own" if without else ""
+    return ", ".join(f"{n} {split}" for split, n in rows.items()) + f" rows in {run_dir / dataset.FOLDER}{left_out}"

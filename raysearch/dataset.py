@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from raysearch.errors import check
 from raysearch.recipe import digest
-from raysearch.results import FINISHED, FOLDERS
+from raysearch.results import FINISHED, FOLDERS, SEARCHES
 
 FOLDER = "dataset"
 SPLITS = ("train", "test")
@@ -73,17 +73,17 @@ def split_of(prompt: str, train: float) -> str:
 def write(run_dir: Path, *, train: float, complete: bool, shard_bytes: int = SHARD_BYTES) -> dict[str, int]:
     """Write the shards of a run, whose rollouts go if it is complete; the rows of each split.
 
-    Of a run whose rollouts are gone the shards are there already.
+    Of a run whose rollouts are gone the shards are there already. A search without a rollout has no rows.
     """
     folder, rollouts = run_dir / FOLDER, run_dir / FOLDERS["arrow"]
+    partial = run_dir / f"{FOLDER}.partial"  # what is half made, or half gone
+    shutil.rmtree(partial, ignore_errors=True)
     if rollouts.exists():
-        partial = run_dir / f"{FOLDER}.partial"
-        shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir()
         searches = pq.read_table(run_dir / "searches.parquet")
         by_prompt: dict[str, list[dict[str, Any]]] = {}
         for r in searches.to_pylist():  # sorted by search_id, hence by prompt
-            if r["status"] in FINISHED:
+            if r["status"] in FINISHED and _file(rollouts, r).exists():
                 by_prompt.setdefault(r["prompt"], []).append(r)
         for split in SPLITS:
             captions = (_caption(rows, rollouts) for p, rows in by_prompt.items() if split_of(p, train) == split)
@@ -91,19 +91,36 @@ def write(run_dir: Path, *, train: float, complete: bool, shard_bytes: int = SHA
         shutil.rmtree(folder, ignore_errors=True)
         partial.rename(folder)
         if complete:
-            shutil.rmtree(rollouts)
-    return {s: sum(pq.read_metadata(p).num_rows for p in sorted(folder.glob(f"{s}-*.parquet"))) for s in SPLITS}
+            rollouts.rename(partial)
+            shutil.rmtree(partial)
+    return {s: sum(pq.read_metadata(p).num_rows for p in shards_of(folder, s)) for s in SPLITS}
+
+
+def left_out(run_dir: Path) -> int:
+    """How many finished searches have no rows: their winners' own ways begin below every level."""
+    status = pq.read_table(run_dir / "searches.parquet", columns=["status"])["status"].to_pylist()
+    shards = [p for s in SPLITS for p in shards_of(run_dir / FOLDER, s)]
+    ids = {i for p in shards for i in pq.read_table(p, columns=["search_id"])["search_id"].unique().to_pylist()}
+    return sum(s in FINISHED for s in status) - len(ids)
+
+
+def shards_of(folder: Path, split: str) -> list[Path]:
+    return sorted(folder.glob(f"{split}-*.parquet"))
+
+
+def _file(rollouts: Path, row: dict[str, Any]) -> Path:
+    return rollouts / f"{row['search_id']}.arrow"
 
 
 def _caption(rows: Sequence[dict[str, Any]], rollouts: Path) -> pa.Table:
     """All rollouts of a caption, with what searches.parquet says of each."""
     tables = []
     for r in rows:
-        with pa.ipc.open_file(rollouts / f"{r['search_id']}.arrow") as file:
+        with pa.ipc.open_file(_file(rollouts, r)) as file:
             table = file.read_all()
-        said = {k: r[k] for k in FROM_SEARCH} | {k[len(GRADE) :]: v for k, v in r.items() if k.startswith(GRADE)}
-        for name, value in said.items():
-            table = table.append_column(name, pa.array([value] * len(table)))
+        for name in (*FROM_SEARCH, *(k for k in r if k.startswith(GRADE))):
+            value = pa.array([r[name]] * len(table), SEARCHES.get(name, pa.float64()))
+            table = table.append_column(name.removeprefix(GRADE), value)
         tables.append(table)
     return pa.concat_tables(tables)
 

@@ -21,7 +21,7 @@ from raysearch import config as configuration
 from raysearch import prompts
 from raysearch.config import DTYPES, MOST_STEPS, ODE, ModelConfig, SamplerConfig
 from raysearch.errors import check
-from raysearch.train import Panel, Settings, check_settings, schema_of
+from raysearch.train import LATENTS, TEXTS, Panel, Settings, check_settings, schema_of
 
 MODEL, ADAPTER = "model", "lora"  # folders of what was trained
 PANELS = (
@@ -105,10 +105,8 @@ def load(path: Path, overrides: Sequence[str] = ()) -> PrflConfig:
 
 def schema(dataset: str) -> pa.Schema:
     """Columns of a dataset of clean latents: `prompt`, and `latent`, tensors (C, T, H, W). Raises ConfigError."""
-    found = schema_of(dataset, ("prompt", "latent"))
-    kind = found.field("latent").type
-    tensors = isinstance(kind, pa.FixedShapeTensorType) and len(kind.shape) == 4
-    check(tensors and "sigma" not in found.names, "dataset", dataset, "one of clean latents, tensors (C, T, H, W)")
+    found = schema_of(dataset, {"prompt": TEXTS, "latent": LATENTS})
+    check("sigma" not in found.names, "dataset", dataset, "one of clean latents, without a column 'sigma'")
     return found
 
 

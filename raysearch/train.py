@@ -9,7 +9,7 @@ A killed training goes on from its last checkpoint when the same command is give
 """
 
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from math import isfinite
 from pathlib import Path
@@ -23,12 +23,23 @@ from omegaconf import MISSING, OmegaConf
 
 from raysearch import config as configuration
 from raysearch.config import DTYPES, RESUME
+from raysearch.dataset import SPLITS, shards_of
 from raysearch.errors import ConfigError, check
 from raysearch.results import write, write_table
 
 METRICS = pa.schema([("step", pa.int64()), ("metric", pa.string()), ("value", pa.float64())])
 PROGRESS = "progress.json"
 REWARD = "reward"  # the folder of what was trained
+TEXTS, FLAGS, NUMBERS, LATENTS = "texts", "booleans", "floating numbers", "floating tensors (C, T, H, W)"
+KINDS: dict[str, Callable[[pa.DataType], bool]] = {
+    TEXTS: lambda kind: pa.types.is_string(kind) or pa.types.is_large_string(kind),
+    FLAGS: pa.types.is_boolean,
+    NUMBERS: pa.types.is_floating,
+    LATENTS: lambda kind: (
+        isinstance(kind, pa.FixedShapeTensorType) and len(kind.shape) == 4 and pa.types.is_floating(kind.value_type)
+    ),
+}
+COLUMNS = {"prompt": TEXTS, "sigma": NUMBERS, "first": FLAGS, "latent": LATENTS, "similarity": NUMBERS}
 
 
 @dataclass(frozen=True)
@@ -137,21 +148,33 @@ def check_settings(c: Settings) -> None:
 
 
 def columns(c: TrainConfig) -> pa.Schema:
-    """The dataset's columns. Raises ConfigError where some are missing."""
-    return schema_of(c.dataset, ("prompt", "step", "sigma", "first", "latent", "similarity", *c.components))
+    """The dataset's columns. Raises ConfigError where some are missing or of another kind."""
+    for name in c.components:
+        check(name not in COLUMNS, "components", name, f"a grade, not one of {', '.join(COLUMNS)}")
+    return schema_of(c.dataset, COLUMNS | dict.fromkeys(c.components, NUMBERS))
 
 
-def schema_of(folder: str, needed: Sequence[str]) -> pa.Schema:
-    """The columns of a dataset's shards. Raises ConfigError where one that is needed is missing."""
-    shards = sorted(Path(folder).glob("train-*.parquet"))
-    check(len(shards) > 0, "dataset", folder, "a folder of shards train-*.parquet")
-    try:
-        schema = pq.read_schema(shards[0])
-    except pa.ArrowException as error:
-        raise ConfigError(f"dataset: {str(shards[0])!r} is no Parquet file") from error
-    for name in needed:
-        check(name in schema.names, "dataset", str(shards[0]), f"one with a column {name!r}")
+def schema_of(folder: str, needed: Mapping[str, str]) -> pa.Schema:
+    """The columns that all shards of a dataset have. Raises ConfigError unless each that is needed is of its kind."""
+    train, test = (shards_of(Path(folder), s) for s in SPLITS)
+    check(len(train) > 0, "dataset", folder, "a folder of shards train-*.parquet")
+    footers = {p: _footer(p) for p in (*train, *test)}
+    check(any(footers[p].num_rows for p in train), "dataset", folder, "one with rows in its shards train-*.parquet")
+    schema = footers[train[0]].schema.to_arrow_schema()
+    for name, kind in needed.items():
+        there = schema.get_field_index(name) >= 0 and KINDS[kind](schema.field(name).type)
+        check(there, "dataset", str(train[0]), f"one with a column {name!r} of {kind}")
+    for path, footer in footers.items():
+        same = footer.schema.to_arrow_schema() == schema
+        check(same, "dataset", str(path), f"one with the same columns as {train[0].name}")
     return schema
+
+
+def _footer(shard: Path) -> pq.FileMetaData:
+    try:
+        return pq.read_metadata(shard)
+    except (pa.ArrowException, OSError) as error:
+        raise ConfigError(f"dataset: {str(shard)!r} is no Parquet file") from error
 
 
 def latent_shape(schema: pa.Schema) -> tuple[int, ...]:

@@ -3,8 +3,10 @@
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import yaml
 
 from raysearch import collect, dataset
 from raysearch import config as configuration
@@ -99,6 +101,68 @@ def test_interrupted_collection_goes_on_and_ends_with_the_same_rows(tmp_path):
     assert pq.read_table(folder / "dataset").equals(table)
 
 
+@pytest.mark.parametrize("removal", [1, 2, 3])  # of what is half made, of the earlier dataset, of the rollouts
+def test_a_dataset_that_was_killed_while_files_go_is_made_by_the_next_call(tmp_path, monkeypatch, removal):
+    run(config(), tmp_path)
+    rows = dataset.write(tmp_path, train=0.7, complete=False)
+    table = pq.read_table(tmp_path / "dataset")
+    (tmp_path / "dataset.partial").mkdir()
+    (tmp_path / "dataset.partial" / "test-00000.parquet").touch()
+    calls = 0
+
+    def killed(folder, **_):
+        nonlocal calls
+        calls += 1
+        if calls == removal:
+            next(folder.iterdir()).unlink()
+            raise KeyboardInterrupt
+        rmtree(folder)
+
+    rmtree = dataset.shutil.rmtree
+    with monkeypatch.context() as patch:
+        patch.setattr(dataset.shutil, "rmtree", killed)
+        with pytest.raises(KeyboardInterrupt):
+            dataset.write(tmp_path, train=0.7, complete=True)
+    for _ in range(2):
+        assert dataset.write(tmp_path, train=0.7, complete=True) == rows
+        assert pq.read_table(tmp_path / "dataset").equals(table)
+        assert not {"rollouts", "dataset.partial"} & {p.name for p in tmp_path.iterdir()}
+
+
+def test_winners_without_latents_are_left_out_and_counted(tmp_path):
+    """Mutants of step 6 have passed no level on their own."""
+    c = config(policy={"name": "evolution", "schedule": [6], "population": [3, 3], "elite": 1})
+    progress, _ = run(c, tmp_path)
+    assert progress.failed == 0
+    origins = pq.read_table(tmp_path / "searches.parquet")["origin"].to_pylist()
+    mutants = sum('"kind":"noise"' not in o.replace(" ", "") for o in origins)
+    assert 0 < mutants < 40
+    for _ in range(2):
+        said = collect.write(c, tmp_path, complete=True)
+        assert len(pq.read_table(tmp_path / "dataset")) == 2 * (40 - mutants)
+        assert f"; {mutants} winners are left out" in said and "\n" not in said
+
+
+def test_a_collection_that_kept_nothing_is_one_error(tmp_path):
+    paths = {"name": "paths", "n": 1, "m": 2, "start": 5, "forward": 1, "backward": 3}
+    c = config(policy=paths)
+    run(c, tmp_path)
+    for _ in range(2):
+        with pytest.raises(ConfigError, match=r"^collect\.levels: \[0\.9, 0\.5\] .*: none did$"):
+            collect.write(c, tmp_path, complete=True)
+
+
+def test_a_grade_that_is_missing_leaves_its_column_what_it_is(tmp_path):
+    run(config(), tmp_path)
+    path = tmp_path / "searches.parquet"
+    searches = pq.read_table(path)
+    grades = pa.array([None, *searches["final_quality"].to_pylist()[1:]], pa.float64())
+    pq.write_table(searches.set_column(searches.schema.get_field_index("final_quality"), "final_quality", grades), path)
+    dataset.write(tmp_path, train=0.7, complete=True)
+    found = pq.read_table(tmp_path / "dataset")["quality"]
+    assert found.type == pa.float64() and found.null_count == 2
+
+
 def test_any_policy_may_choose_the_rollouts(tmp_path):
     progress, _ = run(config(policy={"name": "best_of_n", "n": 3}), tmp_path / "r")
     dataset.write(tmp_path / "r", train=0.7, complete=True)
@@ -116,11 +180,13 @@ def test_any_policy_may_choose_the_rollouts(tmp_path):
         ("collect.train", {"collect": {"train": 1.0}}),
         ("collect.tran", {"collect": {"tran": 0.5}}),
         ("rewards.final", {"rewards": {}}),
+        (
+            r"rewards.final: {'name': 'pavrm'} .*: b's is not a's",
+            {"arms": [{"name": "a"}, {"name": "b", "rewards": {"final": {"name": "pavrm"}}}]},
+        ),
     ],
 )
 def test_mistakes_are_one_line(tmp_path, line, values):
-    import yaml
-
     base = {"prompts": PROMPTS, "rewards": {"final": {"name": "verifier"}}, "model": {"path": "x"}}
     (tmp_path / "c.yaml").write_text(yaml.safe_dump(base | values))
     with pytest.raises(ConfigError, match=line):

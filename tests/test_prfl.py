@@ -368,6 +368,18 @@ def test_parts_that_do_not_fit(load, values, said):
     assert str(error.value).startswith(said) and "\n" not in str(error.value)
 
 
+def test_a_dataset_of_other_columns_is_refused(load, clean, tmp_path):
+    table = pq.read_table(clean)
+    for said, wrong in {
+        "without a column 'sigma'": table.append_column("sigma", [[0.0] * 40]),
+        "'latent' of floating tensors (C, T, H, W)": table.set_column(1, "latent", [[0.0] * 40]),
+    }.items():
+        pq.write_table(wrong, tmp_path / "train-00000.parquet")
+        with pytest.raises(ConfigError) as error:
+            load(dataset=str(tmp_path))
+        assert said in str(error.value)
+
+
 def test_lora_without_peft(load, monkeypatch):
     monkeypatch.setitem(sys.modules, "peft", None)
     monkeypatch.setattr(prfl.importlib.util, "find_spec", lambda name: None)

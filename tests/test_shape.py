@@ -176,8 +176,9 @@ def test_every_config_is_valid(path, tmp_path):
     elif "collect" in values:
         collect.load(path)
     elif "reward" in values and "model" not in values:
-        names = ("prompt", "step", "sigma", "first", "latent", "similarity", "VQ", "MQ", "TA")
-        pq.write_table(pa.table({k: [0.0] for k in names}), tmp_path / "train-00000.parquet")
+        columns = {"prompt": ["a"], "first": [False], "latent": dataset.tensors(np.zeros((1, 8, 5, 8, 8)))}
+        numbers = {k: [0.0] for k in ("sigma", "similarity", "VQ", "MQ", "TA")}
+        pq.write_table(pa.table(columns | numbers), tmp_path / "train-00000.parquet")
         train.load(path, [f"dataset={tmp_path}"])
     elif "reward" in values:
         latents.write(tmp_path, ["a"], np.zeros((1, 8, 5, 8, 8)))

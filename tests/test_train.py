@@ -2,12 +2,14 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import ray
@@ -18,6 +20,7 @@ from actors.rewards import pavrm
 from actors.training import latent_rewards
 from actors.training.pairs import accuracy, agreement
 from raysearch import __main__ as command_line
+from raysearch.errors import ConfigError
 
 ROOT = Path(__file__).parents[1]
 CHANNELS = 4
@@ -34,11 +37,15 @@ def model(tmp_path_factory):
     return tiny.save_pipeline(tmp_path_factory.mktemp("wan"))
 
 
-def test_groups_are_of_one_caption_and_level(data):
+@pytest.fixture
+def rows(data):
     table = pq.read_table(data)
     names = ("prompt", "step", "sigma", "first", "similarity", "VQ", "TA")
-    rows = {k: np.array(table[k].to_pylist()) for k in names}
-    rows["latent"] = table["latent"].combine_chunks().to_numpy_ndarray()
+    latents = table["latent"].combine_chunks().to_numpy_ndarray().copy()
+    return {k: np.array(table[k].to_pylist()) for k in names} | {"latent": latents}
+
+
+def test_groups_are_of_one_caption_and_level(rows):
     found = latent_rewards.grouped(rows, size=2, components=("VQ", "TA"), seed=0)
     assert found["latent"].shape == (12 * 2 * 2, 2, CHANNELS, 2, 4, 4)
     assert found["grades"].shape == (48, 2, 2) and found["similarity"].shape == (48, 2)
@@ -57,6 +64,25 @@ def test_groups_are_of_one_caption_and_level(data):
     assert (found["latent"] != other["latent"]).any()
     # One of four is left out.
     assert len(latent_rewards.grouped(rows, size=3, components=("VQ",), seed=0)["sigma"]) == 24
+
+
+def test_one_step_of_two_samplers_is_two_levels(rows):
+    """Two of each caption's four rollouts have other levels at the same steps."""
+    other = np.arange(96) // 2 % 4 >= 2
+    rows["sigma"] = np.where(other, rows["sigma"] + 0.1, rows["sigma"])
+    level = {x.tobytes(): s for x, s in zip(rows["latent"], rows["sigma"], strict=True)}
+    found = latent_rewards.grouped(rows, size=2, components=("VQ",), seed=0)
+    assert len(found["sigma"]) == 48 and set(found["sigma"]) == {0.5, 0.6, 0.2, 0.2 + 0.1}
+    for sigma, latents in zip(found["sigma"], found["latent"], strict=True):
+        assert {level[x.tobytes()] for x in latents} == {sigma}
+
+
+@pytest.mark.parametrize("column", ["VQ", "sigma", "similarity", "latent"])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_numbers_that_are_not_finite_are_refused(rows, column, value):
+    rows[column][7] = value
+    with pytest.raises(ConfigError, match=f"dataset: '{column}' .* finite"):
+        latent_rewards.grouped(rows, size=2, components=("VQ",), seed=0)
 
 
 def test_agreement_by_hand():
@@ -109,6 +135,9 @@ def write(folder, data, model, **values):
         ("workers.number", {"workers": {"number": 0}}),
         ("learning_rat", {"learning_rat": 1}),
         ("'sharp'", {"components": ["sharp"]}),
+        ("components: 'prompt'", {"components": ["prompt"]}),
+        ("components: 'latent'", {"components": ["VQ", "latent"]}),
+        ("'seed' of floating numbers", {"components": ["seed"]}),
     ],
 )
 def test_mistakes_are_one_line_before_anything_starts(tmp_path, data, model, capsys, line, values):
@@ -126,10 +155,65 @@ def test_a_dataset_of_other_latents_is_refused(tmp_path, model, capsys):
     assert "(4, any, any, any)" in capsys.readouterr().err
 
 
-def test_a_shard_that_is_no_parquet_is_refused(tmp_path, model, capsys):
-    (tmp_path / "train-00000.parquet").write_bytes(b"nonsense")
-    assert command_line.main(["train", str(write(tmp_path, tmp_path, model))]) == 2
-    assert "no Parquet" in capsys.readouterr().err
+def edited(column, array):
+    def edit(shard, table):
+        values = array(table)
+        pq.write_table(table.set_column(table.schema.get_field_index(column), column, values), shard)
+
+    return edit
+
+
+def folder(shard, table):
+    shard.unlink()
+    shard.mkdir()
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+@pytest.mark.parametrize(
+    ("said", "edit"),
+    [
+        ("no Parquet", lambda shard, table: shard.write_bytes(b"nonsense")),
+        ("no Parquet", lambda shard, table: shard.write_bytes(shard.read_bytes()[:-100])),
+        ("no Parquet", folder),
+        ("", lambda shard, table: pq.write_table(table.drop_columns(["VQ"]), shard)),
+        ("", edited("VQ", lambda table: pa.nulls(len(table)))),
+        ("", edited("VQ", lambda table: table["VQ"].cast(pa.string()))),
+        ("", edited("similarity", lambda table: table["step"])),
+        ("", edited("prompt", lambda table: pa.nulls(len(table)))),
+        ("", edited("latent", lambda table: pa.chunked_array([c.storage for c in table["latent"].chunks]))),
+    ],
+)
+def test_every_shard_is_looked_at(tmp_path, data, model, capsys, split, said, edit):
+    """The second of two shards, or the first of the test split, is wrong."""
+    shutil.copytree(data, tmp_path / "data")
+    first = tmp_path / "data" / f"{split}-00000.parquet"
+    wrong = first.with_name("train-00001.parquet") if split == "train" else first
+    if wrong != first:
+        shutil.copy(first, wrong)
+    edit(wrong, pq.read_table(wrong))
+    assert command_line.main(["train", str(write(tmp_path, tmp_path / "data", model))]) == 2
+    error = capsys.readouterr().err
+    assert str(wrong) in error and (said or "the same columns as train-00000.parquet") in error
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("said", "edit"),
+    [
+        ("'VQ' of floating numbers", edited("VQ", lambda table: pa.nulls(len(table)))),
+        ("'VQ' of floating numbers", edited("VQ", lambda table: table["VQ"].cast(pa.string()))),
+        ("'prompt' of texts", edited("prompt", lambda table: pa.nulls(len(table)))),
+        ("'latent' of floating tensors", edited("latent", lambda table: table["VQ"])),
+        ("rows", lambda shard, table: pq.write_table(table.slice(0, 0), shard)),
+    ],
+)
+def test_a_dataset_of_other_columns_is_refused(tmp_path, data, model, capsys, said, edit):
+    (tmp_path / "data").mkdir()
+    shard = tmp_path / "data" / "train-00000.parquet"
+    edit(shard, pq.read_table(data / shard.name))
+    assert command_line.main(["train", str(write(tmp_path, shard.parent, model))]) == 2
+    error = capsys.readouterr().err
+    assert said in error and error.count("\n") == 1
 
 
 @pytest.mark.ray

@@ -23,6 +23,7 @@ from actors.training.distributed import Parts
 from actors.training.pairs import accuracy, agreement
 from actors.training.pipeline import use_fast_attention
 from raysearch import train
+from raysearch.dataset import SPLITS, shards_of
 from raysearch.errors import check
 from raysearch.recipe import digest
 from raysearch.signature import bind
@@ -97,13 +98,18 @@ def trainee(c: TrainConfig) -> Trainee:
 
 
 def grouped(rows: dict[str, np.ndarray], *, size: int, components: Sequence[str], seed: int) -> dict[str, np.ndarray]:
-    """Rows of whole captions -> a row for each `size` of them that share caption and noise level; the rest is left."""
-    order: dict[tuple[str, int, bool], list[int]] = {}
-    for i, key in enumerate(zip(rows["prompt"], rows["step"], rows["first"], strict=True)):
-        order.setdefault((str(key[0]), int(key[1]), bool(key[2])), []).append(i)
+    """Rows of whole captions -> a row for each `size` of them that share caption and noise level; the rest is left.
+
+    Raises ConfigError where a number is not finite.
+    """
+    for name in ("sigma", "latent", "similarity", *components):
+        check(np.isfinite(rows[name]).all(), "dataset", name, "a column of finite numbers in every row")
+    order: dict[tuple[str, float, bool], list[int]] = {}
+    for i, key in enumerate(zip(rows["prompt"], rows["sigma"], rows["first"], strict=True)):
+        order.setdefault((str(key[0]), float(key[1]), bool(key[2])), []).append(i)
     chosen = []
-    for (prompt, step, _), members in order.items():
-        draw = np.random.default_rng(int.from_bytes(digest("group", seed, prompt, step)[:8], "big"))
+    for (prompt, sigma, _), members in order.items():
+        draw = np.random.default_rng(int.from_bytes(digest("group", seed, prompt, sigma)[:8], "big"))
         mixed = draw.permutation(members)
         chosen += [mixed[i : i + size] for i in range(0, len(mixed) - size + 1, size)]
     index = np.array(chosen, dtype=np.int64).reshape(len(chosen), size)
@@ -196,8 +202,8 @@ def test(c: TrainConfig, t: Trainee, device: torch.device) -> dict[str, float]:
 
 def fit(c: TrainConfig) -> None:
     """Train on the Ray cluster that this process is connected to; goes on from the last checkpoint in run_dir."""
-    shards = {s: sorted(str(p.resolve()) for p in Path(c.dataset).glob(f"{s}-*.parquet")) for s in ("train", "test")}
-    kept = ["prompt", "step", "sigma", "first", "latent", "similarity", *c.components]
+    shards = {s: [str(p.resolve()) for p in shards_of(Path(c.dataset), s)] for s in SPLITS}
+    kept = [*train.COLUMNS, *c.components]
     how = {"size": c.group, "components": tuple(c.components), "seed": c.seed}
     data = {
         split: ray.data.read_parquet(files).select_columns(kept).map_batches(grouped, batch_size=None, fn_kwargs=how)
