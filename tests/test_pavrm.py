@@ -9,6 +9,9 @@ import pytest
 import tiny
 import torch
 from diffusers import WanTransformer3DModel
+from safetensors.torch import load_file
+from torch import distributed
+from torch.nn.parallel import DistributedDataParallel
 
 from actors.rewards import View, find, pavrm
 from raysearch.errors import ConfigError
@@ -86,11 +89,31 @@ def test_scores_are_the_mlp_of_the_last_features_and_all_of_it_learns(net, input
     torch.testing.assert_close(scores, m[4](torch.relu(m[2](torch.relu(m[0](pooled))))))
     assert scores.shape == (3, 3)
     scores.square().sum().backward()
-    head = ("proj_out", "scale_shift_table")  # the model's own last layer, which is not used
-    missing = [
-        k for k, p in net.named_parameters() if p.grad is None and not any(f"transformer.{h}" in k for h in head)
-    ]
-    assert missing == []
+    frozen = {"transformer.proj_out.weight", "transformer.proj_out.bias", "transformer.scale_shift_table"}
+    assert {k for k, p in net.named_parameters() if p.grad is None} == frozen  # the model's own last layer
+
+
+def test_workers_train_it_together(folder, inputs, tmp_path):
+    """Every parameter that DistributedDataParallel waits for has a gradient in every step."""
+    distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+        net = DistributedDataParallel(net_of(folder).train())
+        optimizer = torch.optim.SGD([p for p in net.parameters() if p.requires_grad], lr=0.1)
+        losses = []
+        for _ in range(2):
+            optimizer.zero_grad()
+            losses.append(net(*inputs).square().mean())
+            losses[-1].backward()
+            optimizer.step()
+    finally:
+        distributed.destroy_process_group()
+    assert losses[1] < losses[0]
+
+
+def test_the_file_holds_the_unused_layer_too(net, tmp_path):
+    pavrm.save(net, tmp_path)
+    assert load_file(tmp_path / "model.safetensors").keys() == net.state_dict().keys()
+    assert {"transformer.proj_out.weight", "transformer.scale_shift_table"} < net.state_dict().keys()
 
 
 @torch.inference_mode()

@@ -57,6 +57,9 @@ class PavrmNet(nn.Module):
         super().__init__()
         self.config = c = config
         self.transformer = transformer or WanTransformer3DModel.from_config(c.transformer)
+        # The model's own last layer is kept, but nothing reads its output: it learns nothing.
+        self.transformer.proj_out.requires_grad_(False)
+        self.transformer.scale_shift_table.requires_grad_(False)
         width = self.transformer.config.num_attention_heads * self.transformer.config.attention_head_dim
         self.pool = AttentionPool(width, c.heads)
         sizes = (width, *c.widths)
