@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -130,6 +131,22 @@ def test_a_shard_that_is_no_parquet_is_refused(tmp_path, model, capsys):
     (tmp_path / "train-00000.parquet").write_bytes(b"nonsense")
     assert command_line.main(["train", str(write(tmp_path, tmp_path, model))]) == 2
     assert "no Parquet" in capsys.readouterr().err
+
+
+def test_a_reward_is_there_whole_or_not_at_all(tmp_path):
+    def save(folder, ends=False):
+        (folder / "config.json").write_text("{}")
+        if not ends:
+            raise KeyboardInterrupt
+        (folder / "model.safetensors").touch()
+
+    with pytest.raises(KeyboardInterrupt):
+        latent_rewards.keep(latent_rewards.Trainee(None, list, save), tmp_path)
+    assert not (tmp_path / "reward").exists()
+    for _ in range(2):  # a worker that died after it does it again
+        latent_rewards.keep(latent_rewards.Trainee(None, list, partial(save, ends=True)), tmp_path)
+        assert {p.name for p in (tmp_path / "reward").iterdir()} == {"config.json", "model.safetensors"}
+    assert [p.name for p in tmp_path.iterdir()] == ["reward"]
 
 
 @pytest.mark.ray

@@ -25,6 +25,7 @@ from actors.training.pipeline import use_fast_attention
 from raysearch import train
 from raysearch.errors import check
 from raysearch.recipe import digest
+from raysearch.results import replacing
 from raysearch.signature import bind
 from raysearch.train import TrainConfig
 
@@ -131,9 +132,14 @@ def work(c: TrainConfig) -> None:
         lambda step, batch, parts: loss_of(c, model, t, batch, device, parts),
         batches=lambda start: distributed.batches(c, c.batch // c.group, start, "groups"),
         test=lambda: test(c, t, device),
-        save=lambda: t.save(Path(str(c.run_dir)) / train.REWARD),
+        save=lambda: keep(t, Path(str(c.run_dir))),
         panels=train.PANELS,
     )
+
+
+def keep(t: Trainee, run_dir: Path) -> None:
+    with replacing(run_dir / train.REWARD) as folder:
+        t.save(folder)
 
 
 def loss_of(

@@ -36,6 +36,7 @@ from raysearch import prfl
 from raysearch.config import SamplerConfig
 from raysearch.errors import check
 from raysearch.prfl import LoraConfig, PrflConfig
+from raysearch.results import replacing
 
 # -- one solver step of a batch --------------------------------------------------------------------------------------
 
@@ -237,16 +238,12 @@ class Prfl:
             net = copy.deepcopy(net)  # the training's own stays apart from its adapters
             net.fuse_lora()
             net.unload_lora()
-        partial = run_dir / f"{prfl.MODEL}.partial"
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir()
-        shutil.copy(self.folder / "model_index.json", partial)
-        for part in wan.PARTS:
-            if part != "transformer":
-                shutil.copytree(self.folder / part, partial / part)
-        net.save_pretrained(partial / "transformer")
-        shutil.rmtree(run_dir / prfl.MODEL, ignore_errors=True)  # of a worker that died after this
-        partial.rename(run_dir / prfl.MODEL)
+        with replacing(run_dir / prfl.MODEL) as folder:
+            shutil.copy(self.folder / "model_index.json", folder)
+            for part in wan.PARTS:
+                if part != "transformer":
+                    shutil.copytree(self.folder / part, folder / part)
+            net.save_pretrained(folder / "transformer")
 
 
 def of_reward(c: PrflConfig, step: int) -> bool:
