@@ -27,6 +27,7 @@ from raysearch import sweep as sweeps
 from raysearch import train as trainings
 from raysearch.config import Config
 from raysearch.errors import ConfigError, RaysearchError, single
+from raysearch.journal import held
 from raysearch.results import chosen, claimed, write
 
 T = TypeVar("T")
@@ -148,17 +149,18 @@ def trained(config: S, name: str, result: str, check_parts: Callable[[S], None],
     write(run_dir / "config.yaml", trainings.resolved(config).encode())
     console = Console(width=None if sys.stdout.isatty() else 120)
     say = display.say(console)
-    if (run_dir / result).exists():
-        say(f"what was trained is there already: {run_dir / result}")
-        return 0
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    joined(config.address)
-    try:
-        with display.following(console, run_dir / trainings.PROGRESS):
-            in_a_thread(lambda: fit(replace(config, run_dir=str(run_dir))))
-    except KeyboardInterrupt:
-        say(f"to go on, give the same command again with run_dir={run_dir}")
-        raise
+    with held(run_dir / "journal"):
+        if (run_dir / result).exists():
+            say(f"what was trained is there already: {run_dir / result}")
+            return 0
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        joined(config.address)
+        try:
+            with display.following(console, run_dir / trainings.PROGRESS):
+                in_a_thread(lambda: fit(replace(config, run_dir=str(run_dir))))
+        except KeyboardInterrupt:
+            say(f"to go on, give the same command again with run_dir={run_dir}")
+            raise
     say(f"trained: {run_dir / result}; curves: {run_dir / 'curves.png'}")
     return 0
 

@@ -149,6 +149,26 @@ def test_a_reward_is_there_whole_or_not_at_all(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["reward"]
 
 
+def test_a_second_training_in_one_folder_is_refused(tmp_path, data, model, capsys, monkeypatch):
+    """While the first one's `fit` lasts, and no longer."""
+    path, codes = write(tmp_path, data, model), []
+    monkeypatch.setattr("actors.fleet.joined", lambda address: None)
+
+    def fit(c):
+        if not codes:
+            command = [sys.executable, "-m", "raysearch", "train", str(path)]
+            second = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+            codes.append(second.returncode)
+            assert "no other run is writing to now" in second.stderr and second.stderr.count("\n") == 1
+        else:
+            codes.append(0)
+
+    monkeypatch.setattr(latent_rewards, "fit", fit)
+    assert command_line.main(["train", str(path)]) == 0
+    assert command_line.main(["train", str(path)]) == 0
+    assert codes == [2, 0]
+
+
 @pytest.mark.ray
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 def test_a_training_that_was_stopped_ends_as_if_it_had_not_been(tmp_path, data, model, capsys):
