@@ -1,7 +1,9 @@
 """PRFL: the gradient of one solver step, the frozen reward, adapters, first frames, resume, and the command itself."""
 
 import copy
+import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -357,6 +359,11 @@ def test_bad_configs(load, values, said):
         ({"model": {"num_frames": 9}}, "dataset: "),
         ({"reward": {"folder": "nowhere"}}, "reward.folder: 'nowhere' is not allowed; it must be a folder with config"),
         ({"reward": {"weights": {"XQ": 1.0}}}, "reward.weights: 'XQ' is not allowed; it must be one of VQ, MQ, TA"),
+        ({"reward": {"weights": {"VQ": {}}}}, "reward.weights.VQ: {} is not allowed; it must be a finite number"),
+        ({"reward": {"weights": {"VQ": True}}}, "reward.weights.VQ: True is not allowed"),
+        ({"reward": {"weights": ["x"]}}, "reward.weights: ['x'] is not allowed; it must be a mapping"),
+        ({"reward": {"weights": []}}, "reward.weights: [] is not allowed"),
+        ({"reward": {"weights": [1]}}, "reward.weights: [1] is not allowed"),
         ({"lora": {"rank": 1, "targets": ["to_x"]}}, "lora.targets: 'to_x'"),
     ],
 )
@@ -366,6 +373,22 @@ def test_parts_that_do_not_fit(load, values, said):
     with pytest.raises(ConfigError) as error:
         prfl.check_parts(load(**blocks))
     assert str(error.value).startswith(said) and "\n" not in str(error.value)
+
+
+def test_a_reward_folder_that_does_not_fit_is_one_line(load, judge, tmp_path):
+    for change, said in (
+        ({"transformer": "a/b"}, "describes no PAVRM: config.transformer: 'a/b'"),
+        ({"components": None}, "describes no PAVRM: config.components: None"),
+        ({"components": ["VQ"]}, "mlp.2.bias must be (1,), there is (3,)"),
+    ):
+        other = tmp_path / "other"
+        shutil.copytree(judge, other, dirs_exist_ok=True)
+        config = json.loads((judge / "config.json").read_text())
+        (other / "config.json").write_text(json.dumps(config | change))
+        with pytest.raises(ConfigError) as error:
+            prfl.check_parts(load(reward={"folder": str(other)}))
+        assert str(error.value).startswith("reward.folder: ") and said in str(error.value)
+        assert "\n" not in str(error.value)
 
 
 def test_lora_without_peft(load, monkeypatch):
