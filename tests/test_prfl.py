@@ -391,6 +391,22 @@ def test_a_reward_folder_that_does_not_fit_is_one_line(load, judge, tmp_path):
         assert "\n" not in str(error.value)
 
 
+def test_what_a_config_only_names_is_told_by_its_content(load, judge, clean, tmp_path):
+    (tmp_path / "prompts.txt").write_text("a\nb\n")
+    shutil.copytree(judge, tmp_path / "judge")
+    shutil.copytree(clean, tmp_path / "clean")
+
+    def content():
+        parts = {"reward": {"folder": str(tmp_path / "judge")}, "dataset": str(tmp_path / "clean")}
+        return prfl.check_parts(load(prompts=None, prompts_file=str(tmp_path / "prompts.txt"), **parts))
+
+    before = content()
+    (tmp_path / "prompts.txt").write_text("a\nc\n")
+    (tmp_path / "judge" / "config.json").write_text((judge / "config.json").read_text() + " ")
+    next((tmp_path / "clean").glob("*.parquet")).unlink()
+    assert {k for k, v in content().items() if v != before[k]} == before.keys() - {"the model's weights"}
+
+
 def test_lora_without_peft(load, monkeypatch):
     monkeypatch.setitem(sys.modules, "peft", None)
     monkeypatch.setattr(prfl.importlib.util, "find_spec", lambda name: None)

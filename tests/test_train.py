@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -9,16 +10,19 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 import ray
 import tiny
 import yaml
 
+from actors.placement import Node
 from actors.rewards import pavrm
 from actors.training import latent_rewards
 from actors.training.pairs import accuracy, agreement
 from raysearch import __main__ as command_line
+from raysearch.errors import ConfigError
 
 ROOT = Path(__file__).parents[1]
 CHANNELS = 4
@@ -98,11 +102,14 @@ def write(folder, data, model, **values):
         ("dataset", {"dataset": "nowhere"}),
         ("group", {"group": 3}),
         ("batch", {"batch": 0}),
+        ("batch: 4000 is not allowed; it must be at most", {"batch": 4000}),
+        ("batch: 40 is not allowed; it must be at most", {"batch": 40, "workers": {"number": 2}}),
         ("loss", {"loss": {"preference": 0}}),
         ("loss.regression", {"loss": {"regression": -1}}),
         ("steps", {"steps": 0}),
         ("shuffle", {"shuffle": 0}),
         ("seed", {"seed": -1}),
+        ("seed", {"seed": 2**63}),
         ("warm_up", {"warm_up": -1}),
         ("weight_decay", {"weight_decay": -0.1}),
         ("max_sequence_length", {"max_sequence_length": 0}),
@@ -149,10 +156,72 @@ def test_a_reward_is_there_whole_or_not_at_all(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["reward"]
 
 
+def there(monkeypatch):
+    """A cluster of one CPU."""
+    monkeypatch.setattr("actors.fleet.joined", lambda address: None)
+    monkeypatch.setattr("actors.fleet.cluster_nodes", lambda: [Node({"CPU": 1.0})])
+
+
+def test_what_changed_is_noticed_when_a_training_goes_on(tmp_path, data, model, capsys, monkeypatch):
+    there(monkeypatch)
+    monkeypatch.setattr(latent_rewards, "fit", lambda c: None)
+    shutil.copytree(data, tmp_path / "data")
+    shutil.copytree(model, tmp_path / "model")
+    path = write(tmp_path, tmp_path / "data", tmp_path / "model")
+    assert command_line.main(["train", str(path)]) == 0
+    weights = tmp_path / "model" / "transformer" / "diffusion_pytorch_model.safetensors"
+    shard = tmp_path / "data" / "train-00000.parquet"
+    table = pq.read_table(shard)
+    other = table.set_column(table.schema.get_field_index("VQ"), "VQ", pc.multiply(table["VQ"], 2.0))
+    for what, change, back in (
+        ("the dataset's shards", lambda: pq.write_table(other, shard), shard),
+        ("the dataset's shards", lambda: shutil.copy(shard, shard.with_name("train-00001.parquet")), None),
+        ("the reward's first weights", lambda: weights.write_bytes(weights.read_bytes()[:-1] + b"?"), weights),
+    ):
+        before = back.read_bytes() if back else b""
+        change()
+        assert command_line.main(["train", str(path)]) == 2
+        error = capsys.readouterr().err
+        assert f"{what} have changed since its run began" in error and error.count("\n") == 1
+        if back:
+            back.write_bytes(before)
+        else:
+            shard.with_name("train-00001.parquet").unlink()
+    assert command_line.main(["train", str(path)]) == 0
+
+
+def test_more_than_the_cluster_has_is_refused_and_claims_nothing(tmp_path, data, model, capsys, monkeypatch):
+    there(monkeypatch)
+    monkeypatch.setattr(latent_rewards, "fit", lambda c: None)
+    path = write(tmp_path, data, model, workers={"number": 2})
+    assert command_line.main(["train", str(path)]) == 2
+    assert "workers.number: 2 is not allowed" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+    assert command_line.main(["train", str(path), "workers.number=1"]) == 0
+
+
+@pytest.mark.parametrize("kept", [False, True])
+def test_a_mistake_that_a_worker_finds_claims_nothing_unless_something_was_kept(
+    tmp_path, data, model, monkeypatch, kept
+):
+    there(monkeypatch)
+    run = tmp_path / "run"
+
+    def fit(c):
+        (run / "checkpoints").mkdir()
+        if kept:
+            (run / "metrics.parquet").touch()
+        raise ConfigError("batch: too large")
+
+    monkeypatch.setattr(latent_rewards, "fit", fit)
+    assert command_line.main(["train", str(write(tmp_path, data, model))]) == 2
+    assert run.exists() == kept
+
+
 def test_a_second_training_in_one_folder_is_refused(tmp_path, data, model, capsys, monkeypatch):
     """While the first one's `fit` lasts, and no longer."""
     path, codes = write(tmp_path, data, model), []
-    monkeypatch.setattr("actors.fleet.joined", lambda address: None)
+    there(monkeypatch)
 
     def fit(c):
         if not codes:

@@ -25,7 +25,7 @@ from diffusers.models.autoencoders.autoencoder_kl_wan import WanDecoder3d
 from torch import nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 
-from actors.backend import model_folder, weights_of
+from actors.backend import content_digest, model_folder, weights_of
 from actors.models import family, wan, with_first
 from actors.rewards import pavrm
 from actors.solvers import Solver, State, scheduler, scheduler_config
@@ -36,7 +36,9 @@ from raysearch import prfl
 from raysearch.config import SamplerConfig
 from raysearch.errors import check
 from raysearch.prfl import LoraConfig, PrflConfig
+from raysearch.recipe import digest
 from raysearch.results import replacing
+from raysearch.train import check_rows, content_of
 
 # -- one solver step of a batch --------------------------------------------------------------------------------------
 
@@ -292,8 +294,11 @@ def fit(c: PrflConfig) -> None:
     distributed.fit(c, work, data)
 
 
-def check_parts(c: PrflConfig) -> None:
-    """Raises ConfigError where model, reward, dataset and adapters do not fit together; loads no weights."""
+def check_parts(c: PrflConfig) -> dict[str, bytes]:
+    """Digests of what a config only names.
+
+    Raises ConfigError where model, reward, dataset and adapters do not fit together; loads no weights.
+    """
     m = c.model
     folder = model_folder(m.path)
     check(family(folder) is wan, "model.path", m.path, "a Wan model")
@@ -306,6 +311,7 @@ def check_parts(c: PrflConfig) -> None:
     pavrm.check_inputs(judge, Path(c.reward.folder), g.in_channels, g.text_dim, "reward.folder")
     weights_of("reward.weights", c.reward.weights, judge.config.components)
     if c.dataset:
+        check_rows(c, c.dataset)
         shape = tuple(prfl.schema(c.dataset).field("latent").type.shape)
         wanted = g.latent_shape(num_frames=m.num_frames, height=m.height, width=m.width)[1:]
         check(
@@ -320,3 +326,9 @@ def check_parts(c: PrflConfig) -> None:
         for target in c.lora.targets:
             found = any(name == target or name.endswith(f".{target}") for name in layers)
             check(found, "lora.targets", target, "how names of the transformer's linear layers end, such as to_q")
+    return {
+        "the prompts": digest(*prfl.captions(c)),
+        "the model's weights": content_digest([folder]),
+        "the reward's weights": content_digest(pavrm.Pavrm.files(folder=Path(c.reward.folder))),
+        "the dataset's shards": content_of(c.dataset) if c.dataset else b"",
+    }
