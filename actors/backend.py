@@ -5,8 +5,8 @@ process (`local`) or on Ray.
 """
 
 import importlib.metadata
-from collections.abc import Callable, Sequence
-from contextlib import AbstractAsyncContextManager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, contextmanager
 from dataclasses import replace
 from functools import partial
 from hashlib import blake2b
@@ -41,18 +41,19 @@ class Backend:
         geometry.check(num_frames=m.num_frames, height=m.height, width=m.width)
         geometry.check_shards(config.fleet.denoisers, num_frames=m.num_frames, height=m.height, width=m.width)
         shape = geometry.latent_shape(num_frames=m.num_frames, height=m.height, width=m.width)
+        text_dim = geometry.text_dim
         content = content_digest([folder])
         specs: dict[str, RewardSpec] = {}
         plans = []
         for arm in arms:
             at_steps = partial(sampler_at, begun or config, arm.sampler, folder, content)
             full = at_steps(arm.sampler.num_steps)
-            met = barriers(arm.obstacles, full, lambda key, block: reward(key, block, specs, (), shape))
+            met = barriers(arm.obstacles, full, lambda key, block: reward(key, block, specs, (), shape, text_dim))
             points = tuple(b.obstacle for b in met if b.obstacle is not None)
             if points:
                 specs["distance"] = RewardSpec("distance", "distance", {})
             found = {
-                k: reward(f"rewards.{k}", block, specs, points, shape) if block is not None else None
+                k: reward(f"rewards.{k}", block, specs, points, shape, text_dim) if block is not None else None
                 for k, block in vars(arm.rewards).items()
             }
             plans.append(ArmPlan(arm, full, found["search"], found["final"], found["holdout"], at_steps, met))
@@ -154,16 +155,36 @@ def fingerprint(config: Config, s: SamplerConfig) -> str:
     return ", ".join([config.model.dtype, pool.device, mode, *shards, *versions])
 
 
+@contextmanager
+def under(key: str) -> Iterator[None]:
+    """A ConfigError within names its key under this one."""
+    try:
+        yield
+    except ConfigError as error:
+        raise ConfigError(f"{key}.{error}") from error
+
+
+def weights_of(key: str, given: Any, components: Sequence[str]) -> dict[str, float]:
+    """Checked weights of a reward's components. Raises ConfigError."""
+    check(isinstance(given, dict), key, given, f"a mapping of {', '.join(components)} to numbers")
+    for component, weight in given.items():
+        check(component in components, key, component, f"one of {', '.join(components)}")
+        is_number = isinstance(weight, int | float) and not isinstance(weight, bool) and isfinite(weight)
+        check(is_number, f"{key}.{component}", weight, "a finite number")
+    return {component: float(weight) for component, weight in given.items()}
+
+
 def reward(
     key: str,
     block: dict[str, Any],
     specs: dict[str, RewardSpec],
     obstacles: tuple[Obstacle, ...],
     shape: tuple[int, ...],
+    text_dim: int | None = None,
 ) -> Reward:
     """A checked reward of a config block, for latents of a shape (1, C, T, H, W), in an arm with these obstacles.
 
-    Its spec is added to `specs`.
+    `text_dim` is the width of captions' embeddings. Its spec is added to `specs`.
     """
     name = block.get("name")
     check(isinstance(name, str) and bool(name), f"{key}.name", name, "a reward's name")
@@ -176,33 +197,27 @@ def reward(
     components: tuple[str, ...] = build.components  # type: ignore[attr-defined]
     for component in components:
         check(component not in CANDIDATES, f"{key}.name", name, f"a reward with no component {component!r}: a column")
-    check(isinstance(block.get("weights") or {}, dict), f"{key}.weights", block.get("weights"), "a mapping")
     weights = dict.fromkeys(components, 1.0) | dict(getattr(build, "weights", {}))
-    for component, weight in (block.get("weights") or {}).items():
-        check(component in components, f"{key}.weights", component, f"one of {', '.join(components)}")
-        is_number = isinstance(weight, int | float) and not isinstance(weight, bool) and isfinite(weight)
-        check(is_number, f"{key}.weights.{component}", weight, "a finite number")
-        weights[component] = float(weight)
+    if block.get("weights") is not None:
+        weights |= weights_of(f"{key}.weights", block["weights"], components)
     # Files are what they hold: a job finds the checkout in another place whenever it is submitted.
     plain = {k: content_digest([v]).hex() if isinstance(v, Path) else v for k, v in arguments.items()}
     spec_key = f"{name}-{digest(canonical_json(plain)).hex()[:8]}"
     specs[spec_key] = RewardSpec(spec_key, str(name), arguments)
-    for file in (content := rewards.files(build, arguments)):
+    with under(key):
+        content = rewards.files(build, arguments)
+    for file in content:
         check(file.exists(), key, str(file), "an existing file")
     if (fits := getattr(build, "fits", None)) is not None:
-        try:
-            fits(shape, **arguments)
-        except ConfigError as error:
-            raise ConfigError(f"{key}.{error}") from error
+        with under(key):
+            fits(shape, text_dim, **arguments)
     identity = digest(spec_key, content_digest(content), source(build), importlib.metadata.version("torch"))
     if not getattr(build, "meets_obstacles", False):
         obstacles = ()
     else:
         check(bool(obstacles), f"{key}.name", name, "given together with obstacles: a text, an image or a video")
-        try:
+        with under(key):
             build(**arguments)  # it is cheap to make, and checks its arguments
-        except ConfigError as error:
-            raise ConfigError(f"{key}.{error}") from error
         identity = digest(identity, *(o.identity for o in obstacles))
     totals = tuple(weights[c] for c in components)
     text = bool(getattr(build, "reads_text", False))

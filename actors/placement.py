@@ -7,9 +7,13 @@ share the replica's GPU. The homes of the fewest replicas that a config asks for
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from raysearch.config import Config, PoolConfig
 from raysearch.errors import ConfigError, check
+
+if TYPE_CHECKING:
+    from raysearch.train import WorkersConfig
 
 ROOM = 0.8  # of the object store may hold latents; the rest is for what is on its way
 WHOLE = "a whole number, or below 1"
@@ -127,6 +131,16 @@ def check_cluster(config: Config, nodes: Sequence[Node]) -> None:
     check_store(config, nodes)
 
 
+def check_workers(w: "WorkersConfig", nodes: Sequence[Node]) -> None:
+    """Raise ConfigError unless the nodes can hold a training's workers."""
+    check(_can_be(w.num_gpus), "workers.num_gpus", w.num_gpus, WHOLE)
+    free, bundle = [_Free(n) for n in nodes], _bundle([PoolConfig(num_gpus=w.num_gpus, num_cpus=w.num_cpus)])
+    held = ", ".join(_offer(n) for n in nodes)
+    fits = f"such that all workers, of {w.num_gpus:g} GPU and {w.num_cpus:g} CPU each, fit on the nodes: {held}"
+    for _ in range(w.number):
+        check(any(f.take(bundle, {}) for f in free), "workers.number", w.number, fits)
+
+
 def check_store(config: Config, nodes: Sequence[Node]) -> None:
     """Raise ConfigError if the latents of a run could fill the object stores of the nodes on which they are made."""
     home = next(h for h in homes(config) if h.owner.kind == "denoiser")
@@ -154,7 +168,11 @@ def _node_text(node: Node, home: Home) -> str:
     on = f" on {', '.join(kinds)}" if kinds and home.owner.pool.accelerator else ""
     labels = {k: v for k, v in node.labels.items() if k in home.labels}
     labelled = f" with labels {_text(labels)}" if labels else ""
-    return f"{node.resources.get('CPU', 0):g} CPU and {node.resources.get('GPU', 0):g} GPU{on}{labelled}"
+    return f"{_offer(node)}{on}{labelled}"
+
+
+def _offer(node: Node) -> str:
+    return f"{node.resources.get('CPU', 0):g} CPU and {node.resources.get('GPU', 0):g} GPU"
 
 
 def _text(labels: dict[str, str]) -> str:

@@ -10,9 +10,10 @@ import sys
 import time
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
+from shutil import rmtree
 from threading import Thread
 from typing import Any, TypeVar
 
@@ -27,7 +28,9 @@ from raysearch import sweep as sweeps
 from raysearch import train as trainings
 from raysearch.config import Config
 from raysearch.errors import ConfigError, RaysearchError, single
-from raysearch.results import chosen, claimed, write
+from raysearch.journal import held
+from raysearch.recipe import canonical_json
+from raysearch.results import CONTENT, check_content, chosen, claimed, write
 
 T = TypeVar("T")
 S = TypeVar("S", bound=trainings.Settings)
@@ -138,29 +141,53 @@ def extra(name: str) -> Iterator[None]:
         raise ConfigError(f"{error.name or error} is missing: pip install -e '.[{name}]'") from error
 
 
-def trained(config: S, name: str, result: str, check_parts: Callable[[S], None], fit: Callable[[S], None]) -> int:
+def trained(
+    config: S, name: str, result: str, check_parts: Callable[[S], dict[str, bytes]], fit: Callable[[S], None]
+) -> int:
     """Train what a config says, showing how it goes, until run_dir/result is there."""
     run_dir = chosen(config.run_dir, config.resume, name)
-    from actors.fleet import joined
+    from actors.fleet import cluster_nodes, joined
+    from actors.placement import check_workers
 
     with claimed(run_dir, trainings.resolved(config), config.resume):
-        check_parts(config)
+        content = canonical_json({k: v.hex() for k, v in check_parts(config).items()}).encode()
+        check_content(run_dir, content)
     write(run_dir / "config.yaml", trainings.resolved(config).encode())
     console = Console(width=None if sys.stdout.isatty() else 120)
     say = display.say(console)
-    if (run_dir / result).exists():
-        say(f"what was trained is there already: {run_dir / result}")
-        return 0
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    joined(config.address)
-    try:
-        with display.following(console, run_dir / trainings.PROGRESS):
-            in_a_thread(lambda: fit(replace(config, run_dir=str(run_dir))))
-    except KeyboardInterrupt:
-        say(f"to go on, give the same command again with run_dir={run_dir}")
-        raise
+    with held(run_dir / "journal"), given_up(run_dir):
+        write(run_dir / CONTENT, content)
+        if (run_dir / result).exists():
+            say(f"what was trained is there already: {run_dir / result}")
+            return 0
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        joined(config.address)
+        if not config.workers.wait:
+            check_workers(config.workers, cluster_nodes())
+        try:
+            with display.following(console, run_dir / trainings.PROGRESS):
+                in_a_thread(lambda: fit(replace(config, run_dir=str(run_dir))))
+        except KeyboardInterrupt:
+            say(f"to go on, give the same command again with run_dir={run_dir}")
+            raise
     say(f"trained: {run_dir / result}; curves: {run_dir / 'curves.png'}")
     return 0
+
+
+@contextmanager
+def given_up(run_dir: Path) -> Iterator[None]:
+    """Take the claim to a training's folder away if a mistake ends it before it kept anything."""
+    try:
+        yield
+    except ConfigError:
+        if not (run_dir / trainings.KEPT).exists():
+            for folder in (CONTENT.parent, trainings.CHECKPOINTS):
+                rmtree(run_dir / folder, ignore_errors=True)
+            for file in (trainings.PROGRESS, "config.yaml"):
+                (run_dir / file).unlink(missing_ok=True)
+            with suppress(OSError):
+                run_dir.rmdir()
+        raise
 
 
 def in_a_thread(work: Callable[[], None]) -> None:

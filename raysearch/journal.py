@@ -6,9 +6,10 @@ policy replayed against its answers asks for the same candidates, and those are 
 
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from fcntl import LOCK_EX, LOCK_NB, LOCK_SH, flock
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 from zlib import crc32
 
 from raysearch.errors import ConfigError
@@ -29,12 +30,10 @@ class Journal:
         path = folder / ANSWERS
         self._file = open(path, "ab")  # noqa: SIM115 (closed in close)
         try:
-            flock(self._file, LOCK_EX | LOCK_NB)
-        except BlockingIOError as error:
+            _lock(self._file, folder)
+        except ConfigError:
             self.close()
-            raise ConfigError.of("run_dir", str(folder.parent), "one that no other run is writing to now") from error
-        except OSError:
-            pass  # a file system without locks
+            raise
         self._file.truncate(sum(len(line) for line, _ in _records(path)))
 
     def add(self, record: dict[str, Any]) -> None:
@@ -44,6 +43,24 @@ class Journal:
 
     def close(self) -> None:
         self._file.close()
+
+
+@contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """The lock of a run that records no answers. Raises ConfigError where another holds it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / "lock", "ab") as file:
+        _lock(file, folder)
+        yield
+
+
+def _lock(file: IO[bytes], folder: Path) -> None:
+    try:
+        flock(file, LOCK_EX | LOCK_NB)
+    except BlockingIOError as error:
+        raise ConfigError.of("run_dir", str(folder.parent), "one that no other run is writing to now") from error
+    except OSError:
+        pass  # a file system without locks
 
 
 def read(folder: Path) -> Iterator[dict[str, Any]]:

@@ -34,7 +34,7 @@ PANELS = (
 @dataclass(frozen=True)
 class RewardConfig:
     folder: str = "actors/assets/pavrm"
-    weights: dict[str, float] = field(default_factory=dict)  # of the components in their sum; 1 where none is given
+    weights: dict[str, Any] = field(default_factory=dict)  # of the components in their sum; 1 where none is given
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,11 @@ class PrflConfig(Settings):
 
 def load(path: Path, overrides: Sequence[str] = ()) -> PrflConfig:
     """The fine-tuning of a file with `key=value` overrides. Raises ConfigError."""
-    c: PrflConfig = configuration.structured(PrflConfig, configuration.read(path, overrides))
+    values = configuration.read(path, overrides)
+    if isinstance(reward := values.get("reward"), dict):  # OmegaConf would not name the key
+        weights = reward.get("weights", {})
+        check(isinstance(weights, dict), "reward.weights", weights, "a mapping of components to numbers")
+    c: PrflConfig = configuration.structured(PrflConfig, values)
     m, s = c.model, c.sampler
     check(m.dtype in DTYPES[:2], "model.dtype", m.dtype, f"one of {', '.join(DTYPES[:2])}")
     for key in ("height", "width", "num_frames", "max_sequence_length"):

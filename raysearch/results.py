@@ -6,6 +6,7 @@ Finished rows and videos are visible while the run goes on, and rows do not pile
 
 import json
 import os
+import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -207,6 +208,17 @@ def write_table(path: Path, rows: pa.Table) -> None:
     partial = path.with_suffix(".partial")
     pq.write_table(rows, partial)
     os.replace(partial, path)
+
+
+@contextmanager
+def replacing(folder: Path) -> Iterator[Path]:
+    """A folder to fill, which then takes the place of `folder`: that is there whole or not at all."""
+    partial = folder.with_name(folder.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    yield partial
+    shutil.rmtree(folder, ignore_errors=True)
+    partial.rename(folder)
 
 
 def write(path: Path, content: bytes) -> None:

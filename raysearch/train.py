@@ -25,10 +25,12 @@ from raysearch import config as configuration
 from raysearch.config import DTYPES, RESUME
 from raysearch.dataset import SPLITS, shards_of
 from raysearch.errors import ConfigError, check
+from raysearch.recipe import digest
 from raysearch.results import write, write_table
 
 METRICS = pa.schema([("step", pa.int64()), ("metric", pa.string()), ("value", pa.float64())])
 PROGRESS = "progress.json"
+KEPT, CHECKPOINTS = "metrics.parquet", "checkpoints"  # the first is written just before a checkpoint
 REWARD = "reward"  # the folder of what was trained
 TEXTS, FLAGS, NUMBERS, LATENTS = "texts", "booleans", "floating numbers", "floating tensors (C, T, H, W)"
 KINDS: dict[str, Callable[[pa.DataType], bool]] = {
@@ -81,6 +83,7 @@ class WorkersConfig:
     num_gpus: float = 0
     num_cpus: float = 1
     threads: int = 1  # of torch, where there is no GPU
+    wait: bool = False  # for nodes that an autoscaler is to bring
 
 
 @dataclass(frozen=True)
@@ -135,8 +138,9 @@ def check_settings(c: Settings) -> None:
     """Raises ConfigError where what all trainings have is out of bounds."""
     for key in ("steps", "batch", "shuffle", "every"):
         check(getattr(c, key) >= 1, key, getattr(c, key), "at least 1")
-    for key in ("warm_up", "weight_decay", "seed"):
+    for key in ("warm_up", "weight_decay"):
         check(0 <= getattr(c, key) < float("inf"), key, getattr(c, key), "at least 0 and finite")
+    check(0 <= c.seed < 2**63, "seed", c.seed, "in 0..2^63-1")
     check(0 < c.learning_rate < 1, "learning_rate", c.learning_rate, "between 0 and 1")
     check(0 <= c.ema < 1, "ema", c.ema, "at least 0 and below 1")
     check(c.resume in RESUME, "resume", c.resume, f"one of {', '.join(RESUME)}")
@@ -182,19 +186,32 @@ def latent_shape(schema: pa.Schema) -> tuple[int, ...]:
     return tuple(schema.field("latent").type.shape)
 
 
+def check_rows(c: Settings, folder: str) -> None:
+    """Raises ConfigError where a worker's share of a dataset is less than a batch."""
+    rows = sum(_footer(p).num_rows for p in shards_of(Path(folder), "train"))
+    share = rows // c.workers.number
+    check(c.batch <= share, "batch", c.batch, f"at most {share}, a worker's share of the {rows} rows in {folder}")
+
+
+def content_of(folder: str) -> bytes:
+    """A digest of a dataset's shards: their names and metadata, sizes and bounds of columns included."""
+    shards = sorted(Path(folder).glob("*.parquet"))
+    return digest(*(x for p in shards for x in (p.name, repr(_footer(p).to_dict()))))
+
+
 def resolved(c: Settings) -> str:
     return OmegaConf.to_yaml(OmegaConf.structured(c))
 
 
 def record(run_dir: Path, rows: Sequence[dict[str, Any]], panels: Sequence[Panel]) -> None:
     """Write metrics.parquet: a row a step and metric; and their curves."""
-    write_table(run_dir / "metrics.parquet", pa.Table.from_pylist(list(rows), schema=METRICS))
+    write_table(run_dir / KEPT, pa.Table.from_pylist(list(rows), schema=METRICS))
     write(run_dir / "curves.png", curves(rows, panels))
 
 
 def recorded(run_dir: Path, until: int) -> list[dict[str, Any]]:
     """The metrics of the steps before a checkpoint."""
-    path = run_dir / "metrics.parquet"
+    path = run_dir / KEPT
     rows: list[dict[str, Any]] = pq.read_table(path).to_pylist() if path.exists() else []
     return [r for r in rows if r["step"] <= until]
 

@@ -231,6 +231,7 @@ def spoil_config(**fields: object) -> Callable[[Path], object]:
         (spoil_config(layers="many"), "config.json"),
         (spoil_config(shape=[3, 2, 4, 5]), "shape: "),
         (spoil_config(backbone="nowhere"), "backbone: 'nowhere'"),
+        (spoil_config(backbone=3), "backbone: 3"),
         (spoil_config(layers=3), "model.language_model.layers.2"),
         (spoil_config(shape=[4, 2, 4, 4]), "patches.proj.weight must be"),
         (spoil_tensors(lambda t: t.pop("head.weight")), "head.weight must be"),
@@ -283,4 +284,8 @@ def test_files(net: LatentRewardNet, backbone: Path, tmp_path: Path) -> None:
     save(LatentRewardNet(pretrained(backbone)), tmp_path / "pretrained")
     found = LatentReward.files(folder=tmp_path / "pretrained")
     assert {p.name for p in backbone.iterdir()} == {p.name for p in found[2:]}
+    for other in ("nowhere", 3):
+        spoil_config(backbone=other)(tmp_path / "pretrained")
+        with pytest.raises(ConfigError, match=f"backbone: {other!r}"):
+            LatentReward.files(folder=tmp_path / "pretrained")
     assert [p.name for p in LatentReward.files(folder=tmp_path)] == ["config.json", "model.safetensors"]

@@ -9,7 +9,11 @@ import pytest
 import tiny
 import torch
 from diffusers import WanTransformer3DModel
+from safetensors.torch import load_file, save_file
+from torch import distributed
+from torch.nn.parallel import DistributedDataParallel
 
+from actors.models import wan
 from actors.rewards import View, find, pavrm
 from raysearch.errors import ConfigError
 
@@ -86,11 +90,31 @@ def test_scores_are_the_mlp_of_the_last_features_and_all_of_it_learns(net, input
     torch.testing.assert_close(scores, m[4](torch.relu(m[2](torch.relu(m[0](pooled))))))
     assert scores.shape == (3, 3)
     scores.square().sum().backward()
-    head = ("proj_out", "scale_shift_table")  # the model's own last layer, which is not used
-    missing = [
-        k for k, p in net.named_parameters() if p.grad is None and not any(f"transformer.{h}" in k for h in head)
-    ]
-    assert missing == []
+    frozen = {"transformer.proj_out.weight", "transformer.proj_out.bias", "transformer.scale_shift_table"}
+    assert {k for k, p in net.named_parameters() if p.grad is None} == frozen  # the model's own last layer
+
+
+def test_workers_train_it_together(folder, inputs, tmp_path):
+    """Every parameter that DistributedDataParallel waits for has a gradient in every step."""
+    distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+        net = DistributedDataParallel(net_of(folder).train())
+        optimizer = torch.optim.SGD([p for p in net.parameters() if p.requires_grad], lr=0.1)
+        losses = []
+        for _ in range(2):
+            optimizer.zero_grad()
+            losses.append(net(*inputs).square().mean())
+            losses[-1].backward()
+            optimizer.step()
+    finally:
+        distributed.destroy_process_group()
+    assert losses[1] < losses[0]
+
+
+def test_the_file_holds_the_unused_layer_too(net, tmp_path):
+    pavrm.save(net, tmp_path)
+    assert load_file(tmp_path / "model.safetensors").keys() == net.state_dict().keys()
+    assert {"transformer.proj_out.weight", "transformer.scale_shift_table"} < net.state_dict().keys()
 
 
 @torch.inference_mode()
@@ -134,14 +158,48 @@ class Trap:
         (lambda f: _edit(f, architecture="latent_reward"), "not 'latent_reward'"),
         (lambda f: _edit(f, widths=[8, 7]), r"mlp\.2\.bias must be \(7,\), there is \(6,\)"),
         (lambda f: _edit(f, widths=[8]), "must be"),
+        (lambda f: _edit(f, widths=8), "widths: 8 is not allowed; it must be a list"),
+        (lambda f: _edit(f, widths=["8"]), r"widths\[0\]: '8'"),
+        (lambda f: _edit(f, heads=0), "describes no PAVRM"),
+        (lambda f: _edit(f, heads="two"), "heads: 'two'"),
+        (lambda f: _edit(f, colour="red"), "colour: unknown key"),
+        (lambda f: _edit(f, transformer="Wan-AI/Wan2.1-T2V-1.3B-Diffusers"), "transformer: 'Wan-AI"),
+        (lambda f: _edit(f, transformer=[1]), r"transformer: \[1\]"),
+        (lambda f: _edit(f, transformer={}), "must be"),
+        (lambda f: _transformer(f, num_layers="one"), "transformer.num_layers: 'one'"),
+        (lambda f: _transformer(f, num_layers=2), r"transformer\.blocks\.1"),
+        (lambda f: _transformer(f, patch_size=[2]), "describes no PAVRM|must be"),
+        (lambda f: _transformer(f, eps="small"), "transformer.eps: 'small'"),
+        (lambda f: _transformer(f, colour="red"), "config.transformer: 'colour'"),
+        (lambda f: (f / "config.json").write_text('{"architecture": "pavrm"}'), "transformer is missing"),
+        (lambda f: _query(f, torch.int32), "F16, BF16, F32: pool.query is I32"),
     ],
 )
 def test_bad_folders_are_one_line(net, tmp_path, spoil, line):
     pavrm.save(net, tmp_path)
     spoil(tmp_path)
-    with pytest.raises(ConfigError, match=line) as raised:
+    for reads in (pavrm.load, lambda folder: pavrm.Pavrm.fits((1, 4, 2, 4, 4), 16, folder=folder)):
+        with pytest.raises(ConfigError, match=line) as raised:
+            reads(tmp_path)
+        assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_refused(net, tmp_path, value):
+    pavrm.save(net, tmp_path)
+    _query(tmp_path, value=value)
+    with pytest.raises(ConfigError, match=r"pool\.query has NaN or inf"):
         pavrm.load(tmp_path)
-    assert "\n" not in str(raised.value)
+
+
+def _query(folder, dtype=torch.float16, value=1.0):
+    state = load_file(folder / "model.safetensors")
+    state["pool.query"] = torch.full_like(state["pool.query"], value, dtype=dtype)
+    save_file(state, folder / "model.safetensors")
+
+
+def _transformer(folder, **values):
+    _edit(folder, transformer=json.loads((folder / "config.json").read_text())["transformer"] | values)
 
 
 def _edit(folder, **values):
@@ -153,6 +211,13 @@ def test_a_reward_for_other_channels_is_refused(net, tmp_path):
     pavrm.save(net, tmp_path)
     with pytest.raises(ConfigError, match="16 channels, not 4"):
         pavrm.Pavrm.fits((1, 16, 2, 4, 4), folder=tmp_path)
+
+
+def test_a_reward_for_other_texts_is_refused(net, tmp_path, folder):
+    pavrm.save(net, tmp_path)
+    pavrm.Pavrm.fits((1, 4, 2, 4, 4), wan.Geometry.of(folder).text_dim, folder=tmp_path)
+    with pytest.raises(ConfigError, match="embeddings of 128 numbers, not 16"):
+        pavrm.Pavrm.fits((1, 4, 2, 4, 4), 128, folder=tmp_path)
 
 
 @pytest.mark.parametrize(("blocks", "heads", "line"), [(0, 2, "blocks"), (3, 2, "blocks"), (1, 5, "heads")])

@@ -1,14 +1,15 @@
 """What a config asks of a cluster and whether nodes can give it, with no Ray."""
 
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from types import SimpleNamespace
 
 import pytest
 
 from actors import pulse
-from actors.placement import Node, check_cluster, homes, matches
+from actors.placement import Node, check_cluster, check_workers, homes, matches
 from raysearch import config as configuration
 from raysearch.errors import ConfigError
+from raysearch.train import WorkersConfig
 
 
 def config(**fleet):
@@ -23,6 +24,24 @@ def layout(c) -> str:
         text = f"{' '.join(t.id for t in h.tenants)}: {h.bundles[0].get('CPU', 0):g}+{h.bundles[0].get('GPU', 0):g}"
         texts.append(text if h.needed else f"[{text}]")
     return ", ".join(texts).replace("denoiser-", "d").replace("scorer-", "s").replace("encoder-", "e")
+
+
+@pytest.mark.parametrize(
+    ("workers", "line"),
+    [
+        ({"number": 4, "num_cpus": 2}, None),
+        ({"number": 5, "num_cpus": 2}, "workers.number: 5"),
+        ({"number": 2, "num_cpus": 5}, "such that all workers, of 0 GPU and 5 CPU each, fit on the nodes: 6 CPU and 1"),
+        ({"number": 3, "num_gpus": 0.5}, "workers.number: 3"),
+        ({"number": 2, "num_gpus": 0.5}, None),
+        ({"num_gpus": 1.5}, "workers.num_gpus: 1.5"),
+        ({"number": 9, "num_cpus": 0}, None),
+    ],
+)
+def test_a_trainings_workers_fit_on_nodes(workers, line):
+    nodes = [Node({"CPU": 6.0, "GPU": 1.0}), Node({"CPU": 2.0})]
+    with pytest.raises(ConfigError, match=line) if line else nullcontext():
+        check_workers(WorkersConfig(**workers), nodes)
 
 
 GPU = {"num_gpus": 0.7}

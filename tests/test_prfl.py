@@ -1,7 +1,9 @@
 """PRFL: the gradient of one solver step, the frozen reward, adapters, first frames, resume, and the command itself."""
 
 import copy
+import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -357,6 +359,11 @@ def test_bad_configs(load, values, said):
         ({"model": {"num_frames": 9}}, "dataset: "),
         ({"reward": {"folder": "nowhere"}}, "reward.folder: 'nowhere' is not allowed; it must be a folder with config"),
         ({"reward": {"weights": {"XQ": 1.0}}}, "reward.weights: 'XQ' is not allowed; it must be one of VQ, MQ, TA"),
+        ({"reward": {"weights": {"VQ": {}}}}, "reward.weights.VQ: {} is not allowed; it must be a finite number"),
+        ({"reward": {"weights": {"VQ": True}}}, "reward.weights.VQ: True is not allowed"),
+        ({"reward": {"weights": ["x"]}}, "reward.weights: ['x'] is not allowed; it must be a mapping"),
+        ({"reward": {"weights": []}}, "reward.weights: [] is not allowed"),
+        ({"reward": {"weights": [1]}}, "reward.weights: [1] is not allowed"),
         ({"lora": {"rank": 1, "targets": ["to_x"]}}, "lora.targets: 'to_x'"),
     ],
 )
@@ -378,6 +385,38 @@ def test_a_dataset_of_other_columns_is_refused(load, clean, tmp_path):
         with pytest.raises(ConfigError) as error:
             load(dataset=str(tmp_path))
         assert said in str(error.value)
+
+
+def test_a_reward_folder_that_does_not_fit_is_one_line(load, judge, tmp_path):
+    for change, said in (
+        ({"transformer": "a/b"}, "describes no PAVRM: config.transformer: 'a/b'"),
+        ({"components": None}, "describes no PAVRM: config.components: None"),
+        ({"components": ["VQ"]}, "mlp.2.bias must be (1,), there is (3,)"),
+    ):
+        other = tmp_path / "other"
+        shutil.copytree(judge, other, dirs_exist_ok=True)
+        config = json.loads((judge / "config.json").read_text())
+        (other / "config.json").write_text(json.dumps(config | change))
+        with pytest.raises(ConfigError) as error:
+            prfl.check_parts(load(reward={"folder": str(other)}))
+        assert str(error.value).startswith("reward.folder: ") and said in str(error.value)
+        assert "\n" not in str(error.value)
+
+
+def test_what_a_config_only_names_is_told_by_its_content(load, judge, clean, tmp_path):
+    (tmp_path / "prompts.txt").write_text("a\nb\n")
+    shutil.copytree(judge, tmp_path / "judge")
+    shutil.copytree(clean, tmp_path / "clean")
+
+    def content():
+        parts = {"reward": {"folder": str(tmp_path / "judge")}, "dataset": str(tmp_path / "clean")}
+        return prfl.check_parts(load(prompts=None, prompts_file=str(tmp_path / "prompts.txt"), **parts))
+
+    before = content()
+    (tmp_path / "prompts.txt").write_text("a\nc\n")
+    (tmp_path / "judge" / "config.json").write_text((judge / "config.json").read_text() + " ")
+    next((tmp_path / "clean").glob("*.parquet")).unlink()
+    assert {k for k, v in content().items() if v != before[k]} == before.keys() - {"the model's weights"}
 
 
 def test_lora_without_peft(load, monkeypatch):

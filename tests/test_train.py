@@ -6,16 +6,19 @@ import shutil
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 import ray
 import tiny
 import yaml
 
+from actors.placement import Node
 from actors.rewards import pavrm
 from actors.training import latent_rewards
 from actors.training.pairs import accuracy, agreement
@@ -123,11 +126,14 @@ def write(folder, data, model, **values):
         ("dataset", {"dataset": "nowhere"}),
         ("group", {"group": 3}),
         ("batch", {"batch": 0}),
+        ("batch: 4000 is not allowed; it must be at most", {"batch": 4000}),
+        ("batch: 40 is not allowed; it must be at most", {"batch": 40, "workers": {"number": 2}}),
         ("loss", {"loss": {"preference": 0}}),
         ("loss.regression", {"loss": {"regression": -1}}),
         ("steps", {"steps": 0}),
         ("shuffle", {"shuffle": 0}),
         ("seed", {"seed": -1}),
+        ("seed", {"seed": 2**63}),
         ("warm_up", {"warm_up": -1}),
         ("weight_decay", {"weight_decay": -0.1}),
         ("max_sequence_length", {"max_sequence_length": 0}),
@@ -214,6 +220,105 @@ def test_a_dataset_of_other_columns_is_refused(tmp_path, data, model, capsys, sa
     assert command_line.main(["train", str(write(tmp_path, shard.parent, model))]) == 2
     error = capsys.readouterr().err
     assert said in error and error.count("\n") == 1
+
+
+def test_a_reward_is_there_whole_or_not_at_all(tmp_path):
+    def save(folder, ends=False):
+        (folder / "config.json").write_text("{}")
+        if not ends:
+            raise KeyboardInterrupt
+        (folder / "model.safetensors").touch()
+
+    with pytest.raises(KeyboardInterrupt):
+        latent_rewards.keep(latent_rewards.Trainee(None, list, save), tmp_path)
+    assert not (tmp_path / "reward").exists()
+    for _ in range(2):  # a worker that died after it does it again
+        latent_rewards.keep(latent_rewards.Trainee(None, list, partial(save, ends=True)), tmp_path)
+        assert {p.name for p in (tmp_path / "reward").iterdir()} == {"config.json", "model.safetensors"}
+    assert [p.name for p in tmp_path.iterdir()] == ["reward"]
+
+
+def there(monkeypatch):
+    """A cluster of one CPU."""
+    monkeypatch.setattr("actors.fleet.joined", lambda address: None)
+    monkeypatch.setattr("actors.fleet.cluster_nodes", lambda: [Node({"CPU": 1.0})])
+
+
+def test_what_changed_is_noticed_when_a_training_goes_on(tmp_path, data, model, capsys, monkeypatch):
+    there(monkeypatch)
+    monkeypatch.setattr(latent_rewards, "fit", lambda c: None)
+    shutil.copytree(data, tmp_path / "data")
+    shutil.copytree(model, tmp_path / "model")
+    path = write(tmp_path, tmp_path / "data", tmp_path / "model")
+    assert command_line.main(["train", str(path)]) == 0
+    weights = tmp_path / "model" / "transformer" / "diffusion_pytorch_model.safetensors"
+    shard = tmp_path / "data" / "train-00000.parquet"
+    table = pq.read_table(shard)
+    other = table.set_column(table.schema.get_field_index("VQ"), "VQ", pc.multiply(table["VQ"], 2.0))
+    for what, change, back in (
+        ("the dataset's shards", lambda: pq.write_table(other, shard), shard),
+        ("the dataset's shards", lambda: shutil.copy(shard, shard.with_name("train-00001.parquet")), None),
+        ("the reward's first weights", lambda: weights.write_bytes(weights.read_bytes()[:-1] + b"?"), weights),
+    ):
+        before = back.read_bytes() if back else b""
+        change()
+        assert command_line.main(["train", str(path)]) == 2
+        error = capsys.readouterr().err
+        assert f"{what} have changed since its run began" in error and error.count("\n") == 1
+        if back:
+            back.write_bytes(before)
+        else:
+            shard.with_name("train-00001.parquet").unlink()
+    assert command_line.main(["train", str(path)]) == 0
+
+
+def test_more_than_the_cluster_has_is_refused_and_claims_nothing(tmp_path, data, model, capsys, monkeypatch):
+    there(monkeypatch)
+    monkeypatch.setattr(latent_rewards, "fit", lambda c: None)
+    path = write(tmp_path, data, model, workers={"number": 2})
+    assert command_line.main(["train", str(path)]) == 2
+    assert "workers.number: 2 is not allowed" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+    assert command_line.main(["train", str(path), "workers.number=1"]) == 0
+    assert command_line.main(["train", str(path), "workers.wait=true", f"run_dir={tmp_path / 'waits'}"]) == 0
+
+
+@pytest.mark.parametrize("kept", [False, True])
+def test_a_mistake_that_a_worker_finds_claims_nothing_unless_something_was_kept(
+    tmp_path, data, model, monkeypatch, kept
+):
+    there(monkeypatch)
+    run = tmp_path / "run"
+
+    def fit(c):
+        (run / "checkpoints").mkdir()
+        if kept:
+            (run / "metrics.parquet").touch()
+        raise ConfigError("batch: too large")
+
+    monkeypatch.setattr(latent_rewards, "fit", fit)
+    assert command_line.main(["train", str(write(tmp_path, data, model))]) == 2
+    assert run.exists() == kept
+
+
+def test_a_second_training_in_one_folder_is_refused(tmp_path, data, model, capsys, monkeypatch):
+    """While the first one's `fit` lasts, and no longer."""
+    path, codes = write(tmp_path, data, model), []
+    there(monkeypatch)
+
+    def fit(c):
+        if not codes:
+            command = [sys.executable, "-m", "raysearch", "train", str(path)]
+            second = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+            codes.append(second.returncode)
+            assert "no other run is writing to now" in second.stderr and second.stderr.count("\n") == 1
+        else:
+            codes.append(0)
+
+    monkeypatch.setattr(latent_rewards, "fit", fit)
+    assert command_line.main(["train", str(path)]) == 0
+    assert command_line.main(["train", str(path)]) == 0
+    assert codes == [2, 0]
 
 
 @pytest.mark.ray

@@ -104,6 +104,7 @@ class Transformer:
 class Geometry:
     in_channels: int
     unit: tuple[int, int, int] = (1, 1, 1)
+    text_dim: int | None = None
 
     @classmethod
     def of(cls, folder: Path) -> "Geometry":

@@ -109,6 +109,7 @@ class Geometry:
     spatial: int
     patch: tuple[int, int]
     heads: int
+    text_dim: int
 
     @classmethod
     def of(cls, folder: Path) -> "Geometry":
@@ -116,8 +117,8 @@ class Geometry:
         transformer = json.loads((folder / "transformer" / "config.json").read_text())
         _, p_h, p_w = transformer["patch_size"]
         factors = vae.get("scale_factor_temporal", 4), vae.get("scale_factor_spatial", 8)
-        heads = transformer.get("num_attention_heads", 40)
-        return cls(transformer["in_channels"], vae.get("z_dim", 16), *factors, (p_h, p_w), heads)
+        heads, text_dim = transformer.get("num_attention_heads", 40), transformer.get("text_dim", 4096)
+        return cls(transformer["in_channels"], vae.get("z_dim", 16), *factors, (p_h, p_w), heads, text_dim)
 
     def check(self, *, num_frames: int, height: int, width: int) -> None:
         """Raises ConfigError for a size that the model cannot make."""

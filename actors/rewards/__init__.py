@@ -49,8 +49,9 @@ class Reward(Protocol):
     """`weights` (optional) gives the default weight of each component, 1 where it is missing; `files` (optional, a
     static method of the constructor's arguments) the files whose content the reward depends on; `meets_obstacles`
     (optional) says that its views show the arm's obstacles, `reads_text` (optional) that they show the caption's
-    embedding; `fits` (optional, a static method of a latent's shape (1, C, T, H, W) and the constructor's arguments)
-    raises ConfigError before anything is loaded; `to` (optional) moves it to a device."""
+    embedding; `fits` (optional, a static method of a latent's shape (1, C, T, H, W), the width of captions' embeddings
+    or None, and the constructor's arguments) raises ConfigError before anything is loaded; `to` (optional) moves it to
+    a device."""
 
     components: tuple[str, ...]
     needs: Literal["latent", "estimate", "frames"]

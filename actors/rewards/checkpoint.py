@@ -4,6 +4,8 @@ Nothing in it is executed: whatever is no safetensors file of that architecture 
 """
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,8 @@ from safetensors.torch import save as dump
 from raysearch.errors import ConfigError, check
 
 FILES = ("config.json", "model.safetensors")
+TYPES = ("F16", "BF16", "F32")
+NONE = "no such tensor"
 
 
 def save(
@@ -44,14 +48,35 @@ def config_of(folder: Path, architecture: str, key: str = "folder") -> dict[str,
     return config  # type: ignore[no-any-return]
 
 
-def fill(weights: dict[str, torch.Tensor], folder: Path, key: str = "folder") -> None:
-    """Load the folder's weights into those of a net. Raises ConfigError where names or shapes differ."""
+@contextmanager
+def described(folder: Path, what: str, key: str = "folder") -> Iterator[None]:
+    """Raises ConfigError where a folder's config makes no net; what libraries raise of it is of many types."""
+    try:
+        yield
+    except Exception as error:
+        said = " ".join(str(error).split()) if isinstance(error, ConfigError) else repr(error).replace("\\n", " ")
+        raise ConfigError(f"{key}: {folder / FILES[0]} describes no {what}: {said}") from error
+
+
+def compare(weights: dict[str, torch.Tensor], folder: Path, key: str = "folder") -> None:
+    """Raises ConfigError where names, shapes or types of the folder's weights are not those of a net; loads none."""
     with safe_open(folder / FILES[1], framework="pt") as file:
-        state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    for name in sorted(weights.keys() | state.keys()):
-        wanted, found = (tuple(x[name].shape) if name in x else "no such tensor" for x in (weights, state))
+        slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
+        shapes = {name: tuple(s.get_shape()) for name, s in slices.items()}
+        types = {name: s.get_dtype() for name, s in slices.items()}
+    for name in sorted(weights.keys() | shapes.keys()):
+        wanted = tuple(weights[name].shape) if name in weights else NONE
+        found = shapes.get(name, NONE)
         fits = f"one whose weights fit its config: {name} must be {wanted}, there is {found}"
         check(wanted == found, key, str(folder), fits)
-    with torch.no_grad():
+        check(types[name] in TYPES, key, str(folder), f"one of weights {', '.join(TYPES)}: {name} is {types[name]}")
+
+
+def fill(weights: dict[str, torch.Tensor], folder: Path, key: str = "folder") -> None:
+    """Load the folder's weights into those of a net. Raises ConfigError where they do not fit, or are not finite."""
+    compare(weights, folder, key)
+    with safe_open(folder / FILES[1], framework="pt") as file, torch.no_grad():
         for name, value in weights.items():
-            value.copy_(state[name])
+            found = file.get_tensor(name)
+            check(bool(found.isfinite().all()), key, str(folder), f"one of finite weights: {name} has NaN or inf")
+            value.copy_(found)

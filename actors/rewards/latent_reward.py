@@ -25,7 +25,8 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast, Qwen2VLConfig, 
 from transformers.models.qwen2_vl.modeling_qwen2_vl import PatchEmbed
 
 from actors.rewards import checkpoint
-from raysearch.errors import ConfigError, check
+from raysearch.errors import check
+from raysearch.signature import bind
 
 if TYPE_CHECKING:
     from actors.rewards import View
@@ -211,23 +212,15 @@ def save(net: LatentRewardNet, folder: Path) -> None:
 def read_config(folder: Path, key: str = "folder") -> LatentRewardConfig:
     """Raises ConfigError."""
     found = checkpoint.config_of(folder, ARCHITECTURE, key)
-    fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in found.items()}
-    try:
-        return LatentRewardConfig(**fields)
-    except TypeError as error:
-        raise ConfigError(f"{key}: {folder}/config.json describes no latent reward: {error}") from error
+    with checkpoint.described(folder, "latent reward", key):
+        return LatentRewardConfig(**bind(LatentRewardConfig, found, "a latent reward", "config"))
 
 
 def load(folder: Path, key: str = "folder") -> LatentRewardNet:
     """The net of a folder, in evaluation mode, float32. Raises ConfigError."""
     config = read_config(folder, key)
-    try:
+    with checkpoint.described(folder, "latent reward", key):
         net = LatentRewardNet(config)
-    except ConfigError:
-        raise
-    except Exception as error:  # transformers' own are of many types
-        line = str(error).strip().splitlines()[0]
-        raise ConfigError(f"{key}: {folder}/config.json describes no latent reward: {line}") from error
     checkpoint.fill(weights(net), folder, key)
     return net.eval()
 
@@ -242,10 +235,13 @@ class LatentReward:
     def files(*, folder: Path = ASSETS) -> list[Path]:
         own = [folder / name for name in checkpoint.FILES]
         backbone = read_config(folder).backbone if own[0].exists() else None
-        return own if backbone is None else [*own, *sorted(p for p in Path(backbone).iterdir() if p.is_file())]
+        if backbone is None:
+            return own
+        check(Path(backbone).is_dir(), "backbone", backbone, "a folder with a Qwen2-VL")
+        return [*own, *sorted(p for p in Path(backbone).iterdir() if p.is_file())]
 
     @staticmethod
-    def fits(shape: Sequence[int], *, folder: Path = ASSETS) -> None:
+    def fits(shape: Sequence[int], text_dim: int | None = None, *, folder: Path = ASSETS) -> None:
         """Raises ConfigError unless the folder holds a reward for such latents."""
         own = read_config(folder).shape
         check(own == tuple(shape[1:]), "folder", str(folder), f"a reward for latents {tuple(shape[1:])}, not {own}")

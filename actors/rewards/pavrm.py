@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_type_hints
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from actors.models import DTYPES
 from actors.models.wan import per_token
 from actors.rewards import checkpoint
 from raysearch.errors import check
+from raysearch.signature import bind, coerce
 
 if TYPE_CHECKING:
     from actors.rewards import View
@@ -57,6 +58,9 @@ class PavrmNet(nn.Module):
         super().__init__()
         self.config = c = config
         self.transformer = transformer or WanTransformer3DModel.from_config(c.transformer)
+        # The model's own last layer is kept, but nothing reads its output: it learns nothing.
+        self.transformer.proj_out.requires_grad_(False)
+        self.transformer.scale_shift_table.requires_grad_(False)
         width = self.transformer.config.num_attention_heads * self.transformer.config.attention_head_dim
         self.pool = AttentionPool(width, c.heads)
         sizes = (width, *c.widths)
@@ -126,13 +130,34 @@ def save(net: PavrmNet, folder: Path, *, half: bool = True) -> None:
     checkpoint.save(net.state_dict(), folder, ARCHITECTURE, asdict(net.config), half=half)
 
 
-def load(folder: Path) -> PavrmNet:
+def outline(folder: Path, key: str = "folder") -> PavrmNet:
+    """A folder's net without its weights, of which names and shapes are checked. Raises ConfigError."""
+    found = checkpoint.config_of(folder, ARCHITECTURE, key)
+    with checkpoint.described(folder, "PAVRM", key), torch.device("meta"):
+        config = PavrmConfig(**bind(PavrmConfig, found, "a PAVRM", "config"))
+        fields = get_type_hints(WanTransformer3DModel.__init__)
+        for k, v in config.transformer.items():
+            check(k in fields, "config.transformer", k, f"one of {', '.join(fields)}")
+            coerce(f"config.transformer.{k}", v, fields[k])
+        net = PavrmNet(config)
+    checkpoint.compare(net.state_dict(), folder, key)
+    return net
+
+
+def load(folder: Path, key: str = "folder") -> PavrmNet:
     """A trained PAVRM. Raises ConfigError."""
-    fields = checkpoint.config_of(folder, ARCHITECTURE)
-    lists = {k: tuple(fields[k]) for k in ("widths", "components")}
-    net = PavrmNet(PavrmConfig(**{**fields, **lists}))
-    checkpoint.fill(net.state_dict(), folder)
+    net = PavrmNet(outline(folder, key).config)
+    checkpoint.fill(net.state_dict(), folder, key)
     return net.eval().requires_grad_(False)
+
+
+def check_inputs(net: PavrmNet, folder: Path, channels: int, text_dim: int | None, key: str = "folder") -> None:
+    """Raises ConfigError where a net takes other latents, or other embeddings of captions; None is any."""
+    c = net.transformer.config
+    fits = f"a reward for latents of {channels} channels, not {c.in_channels}"
+    check(c.in_channels == channels, key, str(folder), fits)
+    fits = f"a reward for captions' embeddings of {text_dim} numbers, not {c.text_dim}"
+    check(text_dim in (None, c.text_dim), key, str(folder), fits)
 
 
 class Pavrm:
@@ -147,13 +172,15 @@ class Pavrm:
         return [folder / name for name in checkpoint.FILES]
 
     @staticmethod
-    def fits(shape: Sequence[int], *, folder: Path = ASSETS, dtype: str = "float32") -> None:
-        """Raises ConfigError unless the folder holds a PAVRM for latents of that many channels."""
+    def fits(
+        shape: Sequence[int], text_dim: int | None = None, *, folder: Path = ASSETS, dtype: str = "float32"
+    ) -> None:
+        """Raises ConfigError unless the folder holds a PAVRM for latents of that many channels, and such texts."""
         check(dtype in DTYPES, "dtype", dtype, f"one of {', '.join(DTYPES)}")
-        config = checkpoint.config_of(folder, ARCHITECTURE)
-        trained, own = config["transformer"]["in_channels"], tuple(config["components"])
+        net = outline(folder)
+        own = net.config.components
         check(own == COMPONENTS, "folder", str(folder), f"a reward with the components {COMPONENTS}, not {own}")
-        check(trained == shape[1], "folder", str(folder), f"a reward for latents of {shape[1]} channels, not {trained}")
+        check_inputs(net, folder, shape[1], text_dim)
 
     def __init__(self, *, folder: Path = ASSETS, dtype: str = "float32") -> None:
         self.net = load(folder).to(DTYPES[dtype])

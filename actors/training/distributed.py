@@ -26,7 +26,7 @@ from actors.models import DTYPES
 from actors.training.loop import hash_of, learning_rate
 from raysearch.errors import ConfigError, RaysearchError
 from raysearch.results import write
-from raysearch.train import PROGRESS, Panel, Settings, record, recorded
+from raysearch.train import CHECKPOINTS, PROGRESS, Panel, Settings, record, recorded
 
 
 class Parts:
@@ -217,7 +217,7 @@ def fit(c: Settings, work: Callable[[Any], None], data: dict[str, ray.data.Datas
             resources_per_worker={"CPU": w.num_cpus} | ({"GPU": w.num_gpus} if w.num_gpus else {}),
         ),
         run_config=RunConfig(
-            name="checkpoints",
+            name=CHECKPOINTS,
             storage_path=str(Path(str(c.run_dir)).resolve()),
             checkpoint_config=CheckpointConfig(num_to_keep=2),
             failure_config=FailureConfig(max_failures=3),

@@ -15,7 +15,7 @@ import ray.train
 import torch
 from torch import nn
 
-from actors.backend import model_folder
+from actors.backend import content_digest, model_folder
 from actors.models import family
 from actors.rewards import latent_reward, pavrm
 from actors.training import distributed, losses
@@ -26,6 +26,7 @@ from raysearch import train
 from raysearch.dataset import SPLITS, shards_of
 from raysearch.errors import check
 from raysearch.recipe import digest
+from raysearch.results import replacing
 from raysearch.signature import bind
 from raysearch.train import TrainConfig
 
@@ -62,30 +63,40 @@ def of_latent(c: TrainConfig, *, start: str) -> Trainee:
     return Trainee(net, list, lambda out: latent_reward.save(net, out))
 
 
-def latents_of_pavrm(c: TrainConfig, *, model: str, blocks: int = 8, heads: int = 8) -> tuple[int | None, ...]:
-    """The latents that the reward takes, (C, T, H, W), None for any. Raises ConfigError."""
-    return pavrm.check_model(model_folder(model), blocks, heads)["in_channels"], None, None, None
+Start = tuple[tuple[int | None, ...], list[Path]]
 
 
-def latents_of_latent(c: TrainConfig, *, start: str) -> tuple[int | None, ...]:
+def start_of_pavrm(c: TrainConfig, *, model: str, blocks: int = 8, heads: int = 8) -> Start:
+    """The latents that the reward takes, (C, T, H, W), None for any; and what it begins with. Raises ConfigError."""
+    folder = model_folder(model)
+    return (pavrm.check_model(folder, blocks, heads)["in_channels"], None, None, None), [folder]
+
+
+def start_of_latent(c: TrainConfig, *, start: str) -> Start:
     config = latent_reward.read_config(Path(start), "reward.start")
     own = list(latent_reward.COMPONENTS)
     check(c.components == own, "components", c.components, f"{own}, which the reward of {start} has")
-    return config.shape
+    return config.shape, latent_reward.LatentReward.files(folder=Path(start))
 
 
-REWARDS = {"pavrm": (of_pavrm, latents_of_pavrm), "latent": (of_latent, latents_of_latent)}
+REWARDS = {"pavrm": (of_pavrm, start_of_pavrm), "latent": (of_latent, start_of_latent)}
 
 
-def check_reward(c: TrainConfig) -> None:
-    """Raises ConfigError where the reward's block is wrong, or the dataset does not fit it; loads no weights."""
+def check_reward(c: TrainConfig) -> dict[str, bytes]:
+    """Digests of what a config only names.
+
+    Raises ConfigError where the reward's block is wrong, or the dataset does not fit it; loads no weights.
+    """
     name, given = c.reward["name"], {k: v for k, v in c.reward.items() if k != "name"}
     check(name in REWARDS, "reward.name", name, f"one of {', '.join(REWARDS)}")
-    build, latents = REWARDS[name]
-    wanted, shape = latents(c, **bind(build, given, f"reward {name}", "reward")), train.latent_shape(train.columns(c))
+    build, start = REWARDS[name]
+    wanted, files = start(c, **bind(build, given, f"reward {name}", "reward"))
+    shape = train.latent_shape(train.columns(c))
     fits = len(wanted) == len(shape) and all(w in (None, s) for w, s in zip(wanted, shape, strict=True))
     shown = "(" + ", ".join("any" if w is None else str(w) for w in wanted) + ")"
     check(fits, "dataset", c.dataset, f"one of latents {shown}, which the reward takes: these are {shape}")
+    train.check_rows(c, c.dataset)
+    return {"the reward's first weights": content_digest(files), "the dataset's shards": train.content_of(c.dataset)}
 
 
 def trainee(c: TrainConfig) -> Trainee:
@@ -137,9 +148,14 @@ def work(c: TrainConfig) -> None:
         lambda step, batch, parts: loss_of(c, model, t, batch, device, parts),
         batches=lambda start: distributed.batches(c, c.batch // c.group, start, "groups"),
         test=lambda: test(c, t, device),
-        save=lambda: t.save(Path(str(c.run_dir)) / train.REWARD),
+        save=lambda: keep(t, Path(str(c.run_dir))),
         panels=train.PANELS,
     )
+
+
+def keep(t: Trainee, run_dir: Path) -> None:
+    with replacing(run_dir / train.REWARD) as folder:
+        t.save(folder)
 
 
 def loss_of(

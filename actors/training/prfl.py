@@ -25,9 +25,9 @@ from diffusers.models.autoencoders.autoencoder_kl_wan import WanDecoder3d
 from torch import nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 
-from actors.backend import model_folder
+from actors.backend import content_digest, model_folder, weights_of
 from actors.models import family, wan, with_first
-from actors.rewards import checkpoint, pavrm
+from actors.rewards import pavrm
 from actors.solvers import Solver, State, scheduler, scheduler_config
 from actors.training import distributed
 from actors.training.distributed import Parts
@@ -36,6 +36,9 @@ from raysearch import prfl
 from raysearch.config import SamplerConfig
 from raysearch.errors import check
 from raysearch.prfl import LoraConfig, PrflConfig
+from raysearch.recipe import digest
+from raysearch.results import replacing
+from raysearch.train import check_rows, content_of
 
 # -- one solver step of a batch --------------------------------------------------------------------------------------
 
@@ -159,9 +162,10 @@ class Prfl:
             use_fast_attention(net)
 
     def load_reward(self) -> None:
-        self.reward = pavrm.load(Path(self.c.reward.folder)).to(self.device)
+        self.reward = pavrm.load(Path(self.c.reward.folder), "reward.folder").to(self.device)
         self.prepare(self.reward.transformer)
-        weights = dict.fromkeys(self.reward.config.components, 1.0) | self.c.reward.weights
+        components = self.reward.config.components
+        weights = dict.fromkeys(components, 1.0) | weights_of("reward.weights", self.c.reward.weights, components)
         self.weights = torch.tensor(list(weights.values()), device=self.device)
 
     def embed(self, texts: Sequence[str]) -> torch.Tensor:
@@ -237,16 +241,12 @@ class Prfl:
             net = copy.deepcopy(net)  # the training's own stays apart from its adapters
             net.fuse_lora()
             net.unload_lora()
-        partial = run_dir / f"{prfl.MODEL}.partial"
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir()
-        shutil.copy(self.folder / "model_index.json", partial)
-        for part in wan.PARTS:
-            if part != "transformer":
-                shutil.copytree(self.folder / part, partial / part)
-        net.save_pretrained(partial / "transformer")
-        shutil.rmtree(run_dir / prfl.MODEL, ignore_errors=True)  # of a worker that died after this
-        partial.rename(run_dir / prfl.MODEL)
+        with replacing(run_dir / prfl.MODEL) as folder:
+            shutil.copy(self.folder / "model_index.json", folder)
+            for part in wan.PARTS:
+                if part != "transformer":
+                    shutil.copytree(self.folder / part, folder / part)
+            net.save_pretrained(folder / "transformer")
 
 
 def of_reward(c: PrflConfig, step: int) -> bool:
@@ -294,9 +294,12 @@ def fit(c: PrflConfig) -> None:
     distributed.fit(c, work, data)
 
 
-def check_parts(c: PrflConfig) -> None:
-    """Raises ConfigError where model, reward, dataset and adapters do not fit together; loads no weights."""
-    m, key = c.model, "reward.folder"
+def check_parts(c: PrflConfig) -> dict[str, bytes]:
+    """Digests of what a config only names.
+
+    Raises ConfigError where model, reward, dataset and adapters do not fit together; loads no weights.
+    """
+    m = c.model
     folder = model_folder(m.path)
     check(family(folder) is wan, "model.path", m.path, "a Wan model")
     g = wan.Geometry.of(folder)
@@ -304,15 +307,11 @@ def check_parts(c: PrflConfig) -> None:
     solver = Solver(scheduler(scheduler_config(folder), c.sampler.name, c.sampler.flow_shift), c.sampler.num_steps)
     falling = all(a > b >= 0 for a, b in pairwise(solver.sigmas.tolist()))
     check(falling, "sampler.flow_shift", c.sampler.flow_shift, "such that the noise levels fall from step to step")
-    judge = checkpoint.config_of(Path(c.reward.folder), pavrm.ARCHITECTURE, key)
-    own = WanTransformer3DModel.load_config(folder / "transformer")
-    for name, what in (("in_channels", "latents of {} channels"), ("text_dim", "captions' embeddings of {} numbers")):
-        has = judge["transformer"][name]
-        check(has == own[name], key, c.reward.folder, f"a reward of {what.format(own[name])}, not {has}")
-    for name, weight in c.reward.weights.items():
-        check(name in judge["components"], "reward.weights", name, f"one of {', '.join(judge['components'])}")
-        check(np.isfinite(weight), f"reward.weights.{name}", weight, "a finite number")
+    judge = pavrm.outline(Path(c.reward.folder), "reward.folder")
+    pavrm.check_inputs(judge, Path(c.reward.folder), g.in_channels, g.text_dim, "reward.folder")
+    weights_of("reward.weights", c.reward.weights, judge.config.components)
     if c.dataset:
+        check_rows(c, c.dataset)
         shape = tuple(prfl.schema(c.dataset).field("latent").type.shape)
         wanted = g.latent_shape(num_frames=m.num_frames, height=m.height, width=m.width)[1:]
         check(
@@ -322,8 +321,14 @@ def check_parts(c: PrflConfig) -> None:
         there = importlib.util.find_spec("peft") is not None
         check(there, "lora.rank", c.lora.rank, "0, since peft is not installed: pip install -e '.[lora]'")
         with torch.device("meta"):
-            net = WanTransformer3DModel.from_config(own)
+            net = WanTransformer3DModel.from_config(WanTransformer3DModel.load_config(folder / "transformer"))
         layers = [name for name, layer in net.named_modules() if isinstance(layer, nn.Linear)]
         for target in c.lora.targets:
             found = any(name == target or name.endswith(f".{target}") for name in layers)
             check(found, "lora.targets", target, "how names of the transformer's linear layers end, such as to_q")
+    return {
+        "the prompts": digest(*prfl.captions(c)),
+        "the model's weights": content_digest([folder]),
+        "the reward's weights": content_digest(pavrm.Pavrm.files(folder=Path(c.reward.folder))),
+        "the dataset's shards": content_of(c.dataset) if c.dataset else b"",
+    }
