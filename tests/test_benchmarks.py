@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import tiny
 
@@ -59,6 +61,20 @@ def test_what_latent_rewards_say(latents):
 def test_what_features_know(latents):
     lines = printed("benchmarks/probe.py", f"--dataset {latents}").splitlines()
     assert [sum(line.startswith(kind) for line in lines) for kind in ("frozen", "fine-tuned")] == [8, 6]
+
+
+def test_what_arms_gain(tmp_path):
+    rows = [
+        {"arm": arm, "prompt": prompt, "seed": 0, "replica_seconds": cost}
+        | {f"holdout_{c}": start + gain for c in ("VQ", "MQ", "TA")}
+        for arm, gain, cost in (("single", 0.0, 1.0), ("best-of-4", 0.1, 4.0), ("rgrp", 0.05, 2.0))
+        for prompt, start in (("a", 0.2), ("b", 0.5))
+    ]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "searches.parquet")
+    lines = [
+        line.replace(" ± 0.000", "").split() for line in printed("benchmarks/gains.py", str(tmp_path)).splitlines()
+    ]
+    assert ["rgrp", "0.150", "0.500", "2.00", "0.500"] in lines
 
 
 @pytest.mark.ray
