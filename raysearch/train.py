@@ -17,6 +17,7 @@ from typing import Any
 
 import matplotlib
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from matplotlib.figure import Figure
 from omegaconf import MISSING, OmegaConf
@@ -152,10 +153,16 @@ def check_settings(c: Settings) -> None:
 
 
 def columns(c: TrainConfig) -> pa.Schema:
-    """The dataset's columns. Raises ConfigError where some are missing or of another kind."""
+    """The dataset's columns. Raises ConfigError where some are missing, of another kind, or hold no finite number."""
     for name in c.components:
         check(name not in COLUMNS, "components", name, f"a grade, not one of {', '.join(COLUMNS)}")
-    return schema_of(c.dataset, COLUMNS | dict.fromkeys(c.components, NUMBERS))
+    schema = schema_of(c.dataset, COLUMNS | dict.fromkeys(c.components, NUMBERS))
+    numbers = ["sigma", "similarity", *c.components]
+    for shard in (p for s in SPLITS for p in shards_of(Path(c.dataset), s)):
+        for name, values in zip(numbers, pq.read_table(shard, columns=numbers), strict=True):
+            finite = pc.all(pc.fill_null(pc.is_finite(values), False)).as_py() is not False
+            check(finite, "dataset", str(shard), f"one with finite numbers alone in its column {name!r}")
+    return schema
 
 
 def schema_of(folder: str, needed: Mapping[str, str]) -> pa.Schema:

@@ -211,6 +211,8 @@ def test_every_shard_is_looked_at(tmp_path, data, model, capsys, split, said, ed
         ("'prompt' of texts", edited("prompt", lambda table: pa.nulls(len(table)))),
         ("'latent' of floating tensors", edited("latent", lambda table: table["VQ"])),
         ("rows", lambda shard, table: pq.write_table(table.slice(0, 0), shard)),
+        ("finite numbers alone in its column 'VQ'", edited("VQ", lambda table: pc.divide(table["VQ"], 0.0))),
+        ("column 'sigma'", edited("sigma", lambda table: pa.nulls(len(table), table.schema.field("sigma").type))),
     ],
 )
 def test_a_dataset_of_other_columns_is_refused(tmp_path, data, model, capsys, said, edit):
