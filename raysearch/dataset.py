@@ -99,13 +99,13 @@ def write(run_dir: Path, *, train: float, complete: bool, shard_bytes: int = SHA
 def left_out(run_dir: Path) -> int:
     """How many finished searches have no rows: their winners' own ways begin below every level."""
     status = pq.read_table(run_dir / "searches.parquet", columns=["status"])["status"].to_pylist()
-    shards = [p for s in SPLITS for p in shards_of(run_dir / FOLDER, s)]
+    shards = shards_of(run_dir / FOLDER, *SPLITS)
     ids = {i for p in shards for i in pq.read_table(p, columns=["search_id"])["search_id"].unique().to_pylist()}
     return sum(s in FINISHED for s in status) - len(ids)
 
 
-def shards_of(folder: Path, split: str) -> list[Path]:
-    return sorted(folder.glob(f"{split}-*.parquet"))
+def shards_of(folder: Path, *splits: str) -> list[Path]:
+    return [p for s in splits for p in sorted(folder.glob(f"{s}-*.parquet"))]
 
 
 def _file(rollouts: Path, row: dict[str, Any]) -> Path:

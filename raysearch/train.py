@@ -132,6 +132,7 @@ def load(path: Path, overrides: Sequence[str] = ()) -> TrainConfig:
     check(c.dtype in DTYPES[:2], "dtype", c.dtype, f"one of {', '.join(DTYPES[:2])}")
     check(c.max_sequence_length >= 1, "max_sequence_length", c.max_sequence_length, "at least 1")
     columns(c)
+    check_numbers(c)
     return c
 
 
@@ -153,16 +154,19 @@ def check_settings(c: Settings) -> None:
 
 
 def columns(c: TrainConfig) -> pa.Schema:
-    """The dataset's columns. Raises ConfigError where some are missing, of another kind, or hold no finite number."""
+    """The dataset's columns. Raises ConfigError where some are missing or of another kind."""
     for name in c.components:
         check(name not in COLUMNS, "components", name, f"a grade, not one of {', '.join(COLUMNS)}")
-    schema = schema_of(c.dataset, COLUMNS | dict.fromkeys(c.components, NUMBERS))
+    return schema_of(c.dataset, COLUMNS | dict.fromkeys(c.components, NUMBERS))
+
+
+def check_numbers(c: TrainConfig) -> None:
+    """Raises ConfigError where the dataset's columns of numbers hold one that is not finite."""
     numbers = ["sigma", "similarity", *c.components]
-    for shard in (p for s in SPLITS for p in shards_of(Path(c.dataset), s)):
+    for shard in shards_of(Path(c.dataset), *SPLITS):
         for name, values in zip(numbers, pq.read_table(shard, columns=numbers), strict=True):
             finite = pc.all(pc.fill_null(pc.is_finite(values), False)).as_py() is not False
             check(finite, "dataset", str(shard), f"one with finite numbers alone in its column {name!r}")
-    return schema
 
 
 def schema_of(folder: str, needed: Mapping[str, str]) -> pa.Schema:
@@ -202,7 +206,7 @@ def check_rows(c: Settings, folder: str) -> None:
 
 def content_of(folder: str) -> bytes:
     """A digest of a dataset's shards: their names and metadata, sizes and bounds of columns included."""
-    shards = sorted(Path(folder).glob("*.parquet"))
+    shards = shards_of(Path(folder), *SPLITS)
     return digest(*(x for p in shards for x in (p.name, repr(_footer(p).to_dict()))))
 
 

@@ -34,6 +34,7 @@ from actors.training.distributed import Parts
 from actors.training.pipeline import use_fast_attention
 from raysearch import prfl
 from raysearch.config import SamplerConfig
+from raysearch.dataset import shards_of
 from raysearch.errors import check
 from raysearch.prfl import LoraConfig, PrflConfig
 from raysearch.recipe import digest
@@ -289,7 +290,7 @@ def fit(c: PrflConfig) -> None:
     """Fine-tune on the Ray cluster that this process is connected to; goes on from the last checkpoint in run_dir."""
     data = {}
     if c.dataset:
-        files = sorted(str(p.resolve()) for p in Path(c.dataset).glob("train-*.parquet"))
+        files = [str(p.resolve()) for p in shards_of(Path(c.dataset), "train")]
         data["train"] = ray.data.read_parquet(files).select_columns(["prompt", "latent"])
     distributed.fit(c, work, data)
 

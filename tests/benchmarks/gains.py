@@ -23,7 +23,7 @@ def arms_of(run: Path) -> tuple[dict[str, np.ndarray], np.ndarray]:
         judged = [r[f"holdout_{c}"] for c in ("VQ", "MQ", "TA")]
         if None not in judged:
             arms.setdefault(r["arm"], {})[r["prompt"], r["seed"]] = sum(judged), r["replica_seconds"]
-    both = sorted(set.intersection(*(set(rows) for rows in arms.values())))
+    both = sorted(set.intersection(*map(set, arms.values()))) if arms else []
     order = {p: i for i, p in enumerate(dict.fromkeys(p for p, _ in both))}
     return {a: np.array([rows[k] for k in both]) for a, rows in arms.items()}, np.array([order[p] for p, _ in both])
 
@@ -34,7 +34,12 @@ def main() -> None:
     parser.add_argument("--single", default="single", help="the arm over which the others gain")
     parser.add_argument("--against", default="best-of-4")
     args = parser.parse_args()
+    if not (args.run / "searches.parquet").exists():
+        parser.error(f"{args.run} holds no searches.parquet")
     arms, captions = arms_of(args.run)
+    for name in (args.single, args.against):
+        if name not in arms:
+            parser.error(f"the run's arms with judged searches are {', '.join(arms) or 'none'}, and not {name}")
     n = captions.max() + 1
     # Sums over each caption's seeds: (captions, arms, 2), then of captions drawn with replacement.
     sums = np.stack([[np.bincount(captions, x) for x in rows.T] for rows in arms.values()]).transpose(2, 0, 1)

@@ -26,6 +26,7 @@ from actors.models.wan import Autoencoder, TextEncoder, Transformer  # noqa: E40
 from actors.rewards import View, latent_reward, pavrm  # noqa: E402
 from actors.rewards.verifier import Verifier  # noqa: E402
 from actors.training.pairs import agreement  # noqa: E402
+from raysearch.dataset import SPLITS, shards_of  # noqa: E402
 
 TINY = ROOT / "actors" / "assets" / "tiny-wan"
 NAMES = ("VQ", "MQ", "TA")
@@ -33,7 +34,7 @@ GUIDANCE, LENGTH, BATCH = 2.0, 80, 32
 
 
 def read(folder: Path) -> pa.Table:
-    shards = sorted(folder.glob("*.parquet"))
+    shards = shards_of(folder, *SPLITS)
     if not shards:
         sys.exit(f"{folder} holds no dataset; see the first lines of this file")
     return pa.concat_tables(pq.read_table(s) for s in shards)

@@ -23,13 +23,14 @@ sys.path.insert(0, str(ROOT))
 from actors.models.wan import TextEncoder  # noqa: E402
 from actors.rewards import pavrm  # noqa: E402
 from actors.training.pairs import MARGIN, accuracy, agreement  # noqa: E402
+from raysearch.dataset import shards_of  # noqa: E402
 
 TINY = ROOT / "actors" / "assets" / "tiny-wan"
 LEVELS = (0.9, 0.8, 0.6, 0.4, 0.15)
 
 
 def rows_of(folder: Path, split: str, captions: int) -> pa.Table:
-    table = pa.concat_tables(pq.read_table(p) for p in sorted(folder.glob(f"{split}-*.parquet")))
+    table = pa.concat_tables(pq.read_table(p) for p in shards_of(folder, split))
     chosen = list(dict.fromkeys(table["prompt"].to_pylist()))[:captions]
     steps = dict(zip(table["step"].to_pylist(), table["sigma"].to_pylist(), strict=True))
     near = {min(steps, key=lambda s: abs(steps[s] - level)) for level in LEVELS}
