@@ -41,6 +41,8 @@ class Backend:
         geometry.check(num_frames=m.num_frames, height=m.height, width=m.width)
         geometry.check_shards(config.fleet.denoisers, num_frames=m.num_frames, height=m.height, width=m.width)
         shape = geometry.latent_shape(num_frames=m.num_frames, height=m.height, width=m.width)
+        allowed = f"below {shape[2]}, the latent frames of a chunk (model.num_frames={m.num_frames})"
+        check(config.long.chunks == 1 or config.long.prefix < shape[2], "long.prefix", config.long.prefix, allowed)
         text_dim = geometry.text_dim
         content = content_digest([folder])
         specs: dict[str, RewardSpec] = {}
@@ -56,7 +58,8 @@ class Backend:
                 k: reward(f"rewards.{k}", block, specs, points, shape, text_dim) if block is not None else None
                 for k, block in vars(arm.rewards).items()
             }
-            plans.append(ArmPlan(arm, full, found["search"], found["final"], found["holdout"], at_steps, met))
+            judges = found["search"], found["final"], found["holdout"]
+            plans.append(ArmPlan(arm, full, *judges, at_steps, met, config.long))
         if config.fleet.backend == "ray":
             from actors.fleet import connect
 
@@ -200,14 +203,14 @@ def reward(
     weights = dict.fromkeys(components, 1.0) | dict(getattr(build, "weights", {}))
     if block.get("weights") is not None:
         weights |= weights_of(f"{key}.weights", block["weights"], components)
-    # Files are what they hold: a job finds the checkout in another place whenever it is submitted.
-    plain = {k: content_digest([v]).hex() if isinstance(v, Path) else v for k, v in arguments.items()}
-    spec_key = f"{name}-{digest(canonical_json(plain)).hex()[:8]}"
-    specs[spec_key] = RewardSpec(spec_key, str(name), arguments)
     with under(key):
         content = rewards.files(build, arguments)
     for file in content:
         check(file.exists(), key, str(file), "an existing file")
+    # Files are what they hold: a job finds the checkout in another place whenever it is submitted.
+    plain = {k: content_digest([v]).hex() if isinstance(v, Path) else v for k, v in arguments.items()}
+    spec_key = f"{name}-{digest(canonical_json(plain)).hex()[:8]}"
+    specs[spec_key] = RewardSpec(spec_key, str(name), arguments)
     if (fits := getattr(build, "fits", None)) is not None:
         with under(key):
             fits(shape, text_dim, **arguments)
@@ -220,5 +223,5 @@ def reward(
             build(**arguments)  # it is cheap to make, and checks its arguments
         identity = digest(identity, *(o.identity for o in obstacles))
     totals = tuple(weights[c] for c in components)
-    text = bool(getattr(build, "reads_text", False))
-    return Reward(spec_key, identity, components, totals, build.needs, obstacles, text)  # type: ignore[attr-defined]
+    reads = (bool(getattr(build, k, False)) for k in ("reads_text", "reads_earlier"))
+    return Reward(spec_key, identity, components, totals, build.needs, obstacles, *reads)  # type: ignore[attr-defined]

@@ -162,6 +162,9 @@ class Denoiser:
             latent = self._origin(a["origin"], base, sampler, solver, a["step"], points)
             if a["origin"]["kind"] == "branch":
                 state = solvers.unpack(base["solver"], self._device)
+        begins = a["origin"] is not None and a["origin"]["kind"] == "extend"
+        if first is None and base is not None:
+            first = base["latent"][:, :, -a["origin"]["prefix"] :] if begins else base.get("first")
         goes_on = a["origin"] is None or a["origin"]["kind"] in ("branch", "lookahead")
         if goes_on and "velocity" in base:
             velocity = self._tensor(base["velocity"]).to(self._model.dtype)
@@ -190,7 +193,7 @@ class Denoiser:
         step: int,
         points: Sequence[Any],
     ) -> torch.Tensor:
-        if origin["kind"] in ("branch", "lookahead"):
+        if origin["kind"] in ("branch", "lookahead", "invert"):
             return self._tensor(base["latent"])
         if origin["kind"] == "push":
             obstacles = potential.group(origin["obstacles"], [finished(p) for p in points])
@@ -202,6 +205,10 @@ class Denoiser:
         if origin["kind"] == "noise":
             return noise
         latent = self._tensor(base["latent"])
+        if origin["kind"] == "extend":
+            if origin["start"]:
+                return self._tensor(points[0]["latent"])
+            return solvers.frequency_mix(latent, noise, origin["cutoff"], origin["dims"])
         if origin["kind"] == "perturb":
             beta = origin["beta"]
             return (1 - beta**2) ** 0.5 * latent + beta * noise
@@ -286,8 +293,8 @@ class Denoiser:
         payload: dict[str, Any] = {"latent": slot.latent.cpu().numpy()}
         if slot.step < slot.sampler.num_steps:
             payload["solver"] = solvers.pack(slot.state)
-            if slot.first is not None:
-                payload["first"] = slot.first.cpu().numpy()
+        if slot.first is not None:
+            payload["first"] = slot.first.cpu().numpy()
         if slot.velocity is not None:
             payload["velocity"] = slot.velocity.float().cpu().numpy()
         nfe = slot.evaluations * slot.sampler.nfe_per_step

@@ -34,6 +34,14 @@ class Encoder:
         _, _, (num_frames, height, width) = arguments["what"]
         return {}, self._loaded().encode_video(video.frames(arguments["data"]), num_frames, height, width)
 
+    def encode_prefix(self, arguments: dict[str, Any], payload: dict[str, Any]) -> tuple[dict[str, Any], np.ndarray]:
+        """The last frames of a finished latent as the first ones of a clip, `prefix` latent frames of it."""
+        prefix, _ = arguments["what"]
+        autoencoder = self._loaded()
+        frames = autoencoder.decode(torch.tensor(payload["latent"]))
+        n = 1 + self._models.Geometry.of(self._folder).temporal * (prefix - 1)
+        return {}, autoencoder.encode_video(frames[-n:], n, *frames.shape[1:3])
+
     def _loaded(self) -> Any:
         if self._autoencoder is None:
             self._autoencoder = self._models.Autoencoder(self._folder, dtype=self._dtype, device=self._device)

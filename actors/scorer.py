@@ -2,6 +2,7 @@
 
 import io
 import time
+from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,8 @@ from safetensors.torch import save as save_safetensors
 from actors import potential, rewards, video
 from actors.models import family, with_first
 from raysearch.dataset import rollout
+
+SEEN = 8  # finished chunks whose frames a scorer remembers
 
 
 @dataclass(frozen=True)
@@ -28,79 +31,143 @@ class RewardSpec:
 class Scorer:
     def __init__(self, folder: str, specs: Sequence[RewardSpec], *, dtype: str, device: str) -> None:
         torch.set_num_threads(1)
-        self._autoencoder = family(Path(folder)).Autoencoder(Path(folder), dtype=dtype, device=device)
+        models = family(Path(folder))
+        self._autoencoder = models.Autoencoder(Path(folder), dtype=dtype, device=device)
+        self._temporal = models.Geometry.of(Path(folder)).temporal
+        self._seen: OrderedDict[str, np.ndarray] = OrderedDict()
         self._rewards = {s.key: rewards.find(s.name)(**s.arguments) for s in specs}
         for reward in self._rewards.values():
             if hasattr(reward, "to"):
                 reward.to(device)
 
     def score(
-        self, arguments: dict[str, Any], payload: dict[str, Any], text: Any, *points: Any
+        self, arguments: dict[str, Any], payload: dict[str, Any], text: Any, *others: Any
     ) -> tuple[dict[str, Any], None]:
-        """Rewards of a candidate at its own point: ({rewards: key -> components, decodes, seconds}, None).
+        """Rewards of a candidate at its own point: ({rewards: [key -> components], decodes, seconds}, None).
 
-        `text` is its caption's embedding, for rewards that look at it.
+        `text` is its caption's embedding, for rewards that look at it. The last two of `others` are the states of the
+        chunk before and of the first one, of a long video; those before them are obstacles' points.
         """
         began = time.perf_counter()
-        keys = arguments["rewards"]
+        *points, before, opening = others
+        keys, (link,), (prompt,) = (arguments[k] for k in ("rewards", "links", "prompts"))
         needs = {self._rewards[k].needs for k in keys}
         estimate = preview(payload, arguments["sigma"]) if needs - {"latent"} else None
-        frames = self._autoencoder.decode(estimate) if "frames" in needs else None
-        scores = self._scores(keys, arguments, payload, text, points, estimate, frames)
-        meta = {"rewards": scores, "decodes": int(frames is not None), "seconds": time.perf_counter() - began}
-        return meta, None
-
-    def finish(
-        self, arguments: dict[str, Any], payload: dict[str, Any], text: Any, *points: Any
-    ) -> tuple[dict[str, Any], dict[str, bytes]]:
-        """Rewards of a finished latent, and its files by extension; the seconds leave the judging out.
-
-        The last of `points` are the states of those `kept` on its way.
-        """
-        began = time.perf_counter()
-        outputs, kept = arguments["outputs"], arguments["kept"]
-        points, way = points[: len(points) - len(kept)], points[len(points) - len(kept) :]
-        latent = preview(payload, 0.0)
-        frames = self._autoencoder.decode(latent)
-        judging = time.perf_counter()
-        scores = self._scores(arguments["rewards"], arguments, payload, text, points, latent, frames)
-        judging = time.perf_counter() - judging
-        files = {}
-        if outputs["mp4"]:
-            files["mp4"] = video.mp4(frames, fps=outputs["fps"], scale=outputs["scale"])
-        if outputs["safetensors"]:
-            files["safetensors"] = save_safetensors({"latents": torch.tensor(payload["latent"])})
-        if outputs["npy"]:
-            buffer = io.BytesIO()
-            np.save(buffer, frames)
-            files["npy"] = buffer.getvalue()
-        if kept:
-            latents = torch.cat([noisy(state) for state in way]).numpy()
-            files["arrow"] = rollout(latents, latent[0].numpy(), kept, first="first" in way[0])
-        return {"rewards": scores, "decodes": 1, "seconds": time.perf_counter() - began - judging}, files
-
-    def _scores(
-        self,
-        keys: Sequence[str],
-        arguments: dict[str, Any],
-        payload: dict[str, Any],
-        text: Any,
-        points: Sequence[Any],
-        estimate: torch.Tensor | None,
-        frames: np.ndarray | None,
-    ) -> dict[str, list[float]]:
+        frames = self._clip(estimate, link, before) if estimate is not None and "frames" in needs else None
+        earlier: Sequence[np.ndarray | None] = (None, None)
+        if any(getattr(self._rewards[k], "reads_earlier", False) for k in keys):
+            earlier = [self._recalled(*c) for c in zip(arguments["earlier"], (before, opening), strict=True)]
         view = rewards.View(
-            arguments["prompt"].text,
+            prompt,
             arguments["sigma"],
             noisy(payload),
             estimate,
             frames,
-            potential.group(arguments["obstacles"], [finished(p) for p in points]),
-            None if text is None else torch.tensor(text),
-            "first" in payload,
+            self._obstacles(arguments, points),
+            _tensor(text),
+            _given(payload),
+            *earlier,
         )
-        views = [view]
-        return {k: [float(c) for c in self._rewards[k](views)[0]] for k in keys}
+        meta = {"decodes": int(frames is not None), "rewards": [self._scores(keys, view)]}
+        return meta | {"seconds": time.perf_counter() - began}, None
+
+    def finish(self, arguments: dict[str, Any], *inputs: Any) -> tuple[dict[str, Any], dict[str, bytes]]:
+        """Rewards of a video's chunks, and its files by extension; the seconds leave the judging out.
+
+        The inputs are the chunks' finished states, their captions' embeddings, obstacles' points, and the states of
+        those `kept` on the way. Chunks are decoded one after the other, and what was decoded is not kept.
+        """
+        began, judging = time.perf_counter(), 0.0
+        outputs, kept, keys = arguments["outputs"], arguments["kept"], arguments["rewards"]
+        n = len(arguments["prompts"])
+        payloads, texts, points = inputs[:n], inputs[n : 2 * n], inputs[2 * n : len(inputs) - len(kept)]
+        obstacles = self._obstacles(arguments, points)
+        file = video.Mp4(fps=outputs["fps"], scale=outputs["scale"]) if outputs["mp4"] else None
+        shown: list[np.ndarray] = []
+        scores = []
+        before: np.ndarray | None = None
+        opening: np.ndarray | None = None
+        chunks = zip(payloads, texts, arguments["prompts"], arguments["links"], strict=True)
+        for payload, text, prompt, link in chunks:
+            latent = preview(payload, 0.0)
+            clip, new = self._next(latent, link, before)
+            if file is not None:
+                file.add(new)
+            if outputs["npy"]:
+                shown.append(new)
+            start = time.perf_counter()
+            given = (obstacles, _tensor(text), _given(payload), before, opening)
+            scores.append(self._scores(keys, rewards.View(prompt, 0.0, noisy(payload), latent, clip, *given)))
+            judging += time.perf_counter() - start
+            before, opening = clip, clip if opening is None else opening
+        files = {}
+        if file is not None:
+            files["mp4"] = file.close()
+        if outputs["safetensors"]:
+            names = ["latents"] if n == 1 else [f"latents_{i:04d}" for i in range(n)]
+            states = {k: torch.tensor(p["latent"]) for k, p in zip(names, payloads, strict=True)}
+            files["safetensors"] = save_safetensors(states)
+        if outputs["npy"]:
+            buffer = io.BytesIO()
+            np.save(buffer, np.concatenate(shown))
+            files["npy"] = buffer.getvalue()
+        if kept:
+            way = inputs[len(inputs) - len(kept) :]
+            latents = torch.cat([noisy(state) for state in way]).numpy()
+            files["arrow"] = rollout(latents, payloads[-1]["latent"][0], kept, first="first" in way[0])
+        return {"rewards": scores, "decodes": n, "seconds": time.perf_counter() - began - judging}, files
+
+    def _shared(self, prefix: int) -> int:
+        """The frames that a chunk shares with the one before it."""
+        return 1 + self._temporal * (prefix - 1)
+
+    def _next(
+        self, latent: torch.Tensor, link: dict[str, Any] | None, before: np.ndarray | None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The frames of the next finished chunk, and those of them that are new: uint8 (T, H, W, 3).
+
+        One that goes on with latents is decoded with the decoder's cache, so that there is no seam.
+        """
+        if link is None or link["anew"]:
+            clip = self._autoencoder.decode_on(latent, fresh=True)
+            return clip, clip if link is None else clip[self._shared(link["prefix"]) :]
+        assert before is not None
+        new = self._autoencoder.decode_on(latent[:, :, link["prefix"] :], fresh=False)
+        return np.concatenate([before[-self._shared(link["prefix"]) :], new]), new
+
+    def _clip(self, latent: torch.Tensor, link: dict[str, Any] | None, before: Any) -> np.ndarray:
+        """The frames of a chunk that may be thrown away; where it goes on with latents those are decoded before it."""
+        if link is None or link["anew"]:
+            return self._autoencoder.decode(latent)  # type: ignore[no-any-return]
+        earlier = torch.tensor(before["latent"])[:, :, : latent.shape[2] - link["prefix"]]
+        frames = self._autoencoder.decode(torch.cat([earlier, latent], 2))
+        return frames[-self._shared(latent.shape[2]) :]  # type: ignore[no-any-return]
+
+    def _recalled(self, key: str | None, state: Any) -> np.ndarray | None:
+        """The frames of a finished chunk; the latest are remembered, since many candidates continue one chunk."""
+        if key is None:
+            return None
+        if key not in self._seen:
+            self._seen[key] = self._autoencoder.decode(torch.tensor(state["latent"]))
+            while len(self._seen) > SEEN:
+                self._seen.popitem(last=False)
+        self._seen.move_to_end(key)
+        return self._seen[key]
+
+    def _obstacles(self, arguments: dict[str, Any], points: Sequence[Any]) -> tuple[potential.Points, ...]:
+        return potential.group(arguments["obstacles"], [finished(p) for p in points])
+
+    def _scores(self, keys: Sequence[str], view: rewards.View) -> dict[str, list[float]]:
+        return {k: [float(c) for c in self._rewards[k]([view])[0]] for k in keys}
+
+
+def _tensor(text: Any) -> torch.Tensor | None:
+    return None if text is None else torch.tensor(text)
+
+
+def _given(payload: dict[str, Any]) -> int:
+    """How many of a latent's first frames are given ones."""
+    return payload["first"].shape[2] if "first" in payload else 0
 
 
 def finished(point: Any) -> torch.Tensor:
@@ -109,7 +176,7 @@ def finished(point: Any) -> torch.Tensor:
 
 
 def noisy(payload: dict[str, Any]) -> torch.Tensor:
-    """The latent as the model sees it: a given first frame stays clean."""
+    """The latent as the model sees it: given first frames stay clean."""
     first = payload.get("first")
     return with_first(torch.tensor(payload["latent"]), None if first is None else torch.tensor(first))
 

@@ -44,6 +44,8 @@ def solver(config: dict[str, Any], sampler: Sampler, device: str = "cpu") -> "So
     """The solver of a recipe's sampler, for a model with this scheduler config."""
     if sampler.name == "lookahead":
         return Solver(FlowMatchEulerDiscreteScheduler(), sampler.num_steps, device, sampler.sigmas)
+    if sampler.name == "inversion":
+        return Inversion(sampler.sigmas, device)
     steps = scheduler(config, sampler.name, sampler.flow_shift)
     if sampler.name in EULER_MARUYAMA:
         assert sampler.eta is not None
@@ -104,6 +106,24 @@ class Solver:
         return {k: list(v) if isinstance(v, list) else v for k, v in found.items()}
 
 
+class Inversion(Solver):
+    """Euler steps of the ODE along a grid that rises from clean to noise (DDIM inversion)."""
+
+    def __init__(self, sigmas: Sequence[float], device: str = "cpu") -> None:
+        self.num_steps, self.sigmas = len(sigmas) - 1, torch.tensor(sigmas, device=device)
+        self.timesteps = 1000 * self.sigmas[:-1]
+
+    def start(self, step: int) -> State:
+        return {"_step_index": step}
+
+    def step(
+        self, state: State, velocity: torch.Tensor, latent: torch.Tensor, noise: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, State]:
+        i = state["_step_index"]
+        s, s_next = self.sigmas[i : i + 2].double()
+        return (latent.double() + (s_next - s) * velocity.double()).float(), {"_step_index": i + 1}
+
+
 class EulerMaruyama(Solver):
     """Steps of the reverse SDE with diffusion g, dx = (v - g^2/2 score) dt + g dw, which has the ODE's marginals.
 
@@ -159,6 +179,24 @@ def neighbour(latent: torch.Tensor, cosine: float, noise: torch.Tensor) -> torch
     x, w = latent.double(), noise.double()
     w = w - (w * x).sum() / x.square().sum() * x
     return (cosine * x + (1 - cosine**2) ** 0.5 * x.norm() / w.norm() * w).float()
+
+
+def frequency_mix(latent: torch.Tensor, noise: torch.Tensor, cutoff: float, dims: int) -> torch.Tensor:
+    """`latent` (..., T, H, W) below a cutoff, `noise` above it (FreeInit 2312.07537; ScalingNoise 2503.16400, Eq. 8).
+
+    The low-pass is a Gaussian, exp(-d^2 / (2 cutoff^2)), d the distance from frequency 0 with the highest of each axis
+    at 1; over height and width (`dims` 2) or time as well (3).
+    """
+    if not cutoff:
+        return noise
+    axes = tuple(range(-dims, 0))
+    d2 = torch.zeros((), dtype=torch.float64, device=noise.device)
+    for axis in axes:
+        f = 2 * torch.fft.fftfreq(noise.shape[axis], dtype=torch.float64, device=noise.device)
+        d2 = d2 + f.square().view(-1, *(-axis - 1) * [1])
+    low = torch.exp(-d2 / (2 * cutoff**2))
+    mixed = torch.fft.fftn(latent.double(), dim=axes) * low + torch.fft.fftn(noise.double(), dim=axes) * (1 - low)
+    return torch.fft.ifftn(mixed, dim=axes).real.float()
 
 
 def pack(state: State) -> State:

@@ -8,22 +8,38 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 
-def mp4(frames: np.ndarray, *, fps: int, scale: int = 1) -> bytes:
-    """uint8 (T, H, W, 3) -> an mp4 file, each pixel `scale` x `scale`; odd sizes lose their last row or column."""
-    frames = frames.repeat(scale, axis=1).repeat(scale, axis=2)
-    height, width = frames.shape[1] // 2 * 2, frames.shape[2] // 2 * 2  # 4:2:0 needs even sizes
-    buffer = io.BytesIO()
-    with av.open(buffer, "w", format="mp4") as container:
-        stream = container.add_stream("libx264", rate=Fraction(fps))
-        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
-        stream.options = {"crf": "16", "preset": "veryfast", "threads": "1"}
+class Mp4:
+    """An mp4 file that grows, of frames of one size, each pixel `scale` x `scale`; odd sizes lose a row or column."""
+
+    def __init__(self, *, fps: int, scale: int = 1) -> None:
+        self._scale, self._buffer = scale, io.BytesIO()
+        self._container = av.open(self._buffer, "w", format="mp4")
+        self._stream = self._container.add_stream("libx264", rate=Fraction(fps))
+        self._stream.pix_fmt = "yuv420p"
+        self._stream.options = {"crf": "16", "preset": "veryfast", "threads": "1"}
+
+    def add(self, frames: np.ndarray) -> None:
+        """uint8 (T, H, W, 3)."""
+        frames = frames.repeat(self._scale, axis=1).repeat(self._scale, axis=2)
+        height, width = frames.shape[1] // 2 * 2, frames.shape[2] // 2 * 2  # 4:2:0 needs even sizes
+        if not self._stream.codec_context.is_open:
+            self._stream.width, self._stream.height = width, height
         for frame in frames:
             pixels = np.ascontiguousarray(frame[:height, :width])
-            for packet in stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")):
-                container.mux(packet)
-        for packet in stream.encode():
-            container.mux(packet)
-    return buffer.getvalue()
+            self._container.mux(self._stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+
+    def close(self) -> bytes:
+        """The whole file."""
+        self._container.mux(self._stream.encode())
+        self._container.close()
+        return self._buffer.getvalue()
+
+
+def mp4(frames: np.ndarray, *, fps: int, scale: int = 1) -> bytes:
+    """uint8 (T, H, W, 3) -> an mp4 file."""
+    file = Mp4(fps=fps, scale=scale)
+    file.add(frames)
+    return file.close()
 
 
 def frames(data: bytes) -> np.ndarray:

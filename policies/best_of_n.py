@@ -8,6 +8,6 @@ from raysearch.recipe import Candidate
 async def search(ctx: Context, *, n: int = 4) -> Candidate:
     """Random search (2501.09732, 3.1): the best of n finished samples by the search reward."""
     at_least(1, n=n)
-    xs = ctx.denoise(ctx.noise(n))
-    r = await ctx.score(xs)
+    xs = ctx.complete(ctx.noise(n))
+    r = await ctx.rate(xs)
     return xs[int(r.argmax())]

@@ -19,6 +19,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
 from raysearch import obstacles
+from raysearch.context import Long
 from raysearch.errors import ConfigError, check
 from raysearch.ledger import Budget
 from raysearch.signature import bind, unknown_key
@@ -144,9 +145,11 @@ class Config:
     prompts: list[Any] | None = None
     prompts_file: str | None = None
     seeds: list[int] = field(default_factory=lambda: [0])
+    seeds_apart: bool = False  # no two prompts share a seed, hence its noise: prompt i's are moved on by i times range
     obstacles: list[Any] | None = None  # what videos should keep away from
     arms: list[dict[str, Any]] | None = None
     collect: CollectConfig | None = None
+    long: Long = field(default_factory=Long)
     budget: Budget = field(default_factory=Budget)
     fleet: FleetConfig = field(default_factory=FleetConfig)
     output: OutputConfig = field(default_factory=OutputConfig)
@@ -267,6 +270,9 @@ def _check_values(c: Config) -> None:
     check(len(c.seeds) > 0, "seeds", c.seeds, "a list of at least one integer")
     check(len(set(c.seeds)) == len(c.seeds), "seeds", c.seeds, "without repetition")
     check(all(0 <= s < 2**63 for s in c.seeds), "seeds", c.seeds, "in 0..2^63-1")
+    check(c.long.chunks >= 1, "long.chunks", c.long.chunks, "at least 1")
+    check(c.long.prefix >= 1, "long.prefix", c.long.prefix, "at least 1")
+    check(c.collect is None or c.long.chunks == 1, "long.chunks", c.long.chunks, "1 with collect")
     check(c.max_searches is None or c.max_searches >= 1, "max_searches", c.max_searches, "at least 1")
     check(c.output.fps >= 1, "output.fps", c.output.fps, "at least 1")
     check(c.resume in RESUME, "resume", c.resume, f"one of {', '.join(RESUME)}")

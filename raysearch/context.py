@@ -18,6 +18,7 @@ from raysearch.recipe import (
     Branch,
     Candidate,
     Digest,
+    Extend,
     Jitter,
     Neighbour,
     Noise,
@@ -30,6 +31,7 @@ from raysearch.recipe import (
     ahead,
     denoise,
     digest,
+    invert,
     rebase,
 )
 
@@ -46,6 +48,7 @@ class Asked:
     origin: Origin
     step: int
     trajectory: Digest
+    chunk: int
     reward: float
     components: tuple[float, ...]
 
@@ -63,19 +66,35 @@ class History:
     exhausted: str | None = None
 
     def add(self, x: Candidate, reward: float, components: tuple[float, ...]) -> None:
-        row = Asked(x.id, x.prompt, x.sampler, x.origin, x.step, x.trajectory, reward, components)
+        row = Asked(x.id, x.prompt, x.sampler, x.origin, x.step, x.trajectory, x.chunk, reward, components)
         self.rows.append(row)
         age = self.last[x.trajectory][0] if x.trajectory in self.last else len(self.last)
         self.last[x.trajectory] = (age, row)
 
     @property
     def best(self) -> Asked | None:
-        """The highest last reward of a trajectory, ties by age."""
-        return max(self.last.values(), key=lambda r: (r[1].reward, -r[0]))[1] if self.last else None
+        """The highest last reward of a trajectory, ties by age; in a long video among those of the latest chunk."""
+        return max(self.last.values(), key=lambda r: (r[1].chunk, r[1].reward, -r[0]))[1] if self.last else None
 
     def reward_of(self, x: Candidate) -> float | None:
         """The last reward of a candidate's trajectory."""
         return self.last[x.trajectory][1].reward if x.trajectory in self.last else None
+
+
+@dataclass(frozen=True)
+class Long:
+    """How videos are made that are longer than the model's own: in `chunks`, each of which continues the last.
+
+    `prefix` latent frames of a chunk are the clean last ones of the chunk before it, or with `anew` those encoded from
+    its last frames.
+    """
+
+    chunks: int = 1
+    prefix: int = 1
+    anew: bool = True
+
+
+ALONE = Long()
 
 
 @dataclass(frozen=True)
@@ -102,6 +121,7 @@ class Context:
         at_steps: Callable[[int], Sampler] | None = None,
         commit: Sampler | None = None,
         obstacles: Sequence[Barrier] = (),
+        long: Long = ALONE,
     ) -> None:
         self.prompt, self.sampler, self.seed = prompt, sampler, seed
         self.history = History() if history is None else history
@@ -109,6 +129,7 @@ class Context:
         self._rng_key, self._scope = rng_key, scope
         self._at_steps, self._commit = at_steps, commit
         self.obstacles = tuple(obstacles)
+        self.long = long
         self._ordinals: dict[bytes, int] = {}
         self._children: set[str] = set()
         self._noises = 0
@@ -191,6 +212,37 @@ class Context:
         check(0 <= until <= self.num_steps, "a scheduled step", until, f"in 0..{self.num_steps} (sampler.num_steps)")
         return [denoise(x, until) for x in xs]
 
+    def extend(
+        self, x: Candidate, n: int, *, cutoff: float = 0.0, dims: int = 3, start: Candidate | None = None
+    ) -> list[Candidate]:
+        """`n` next chunks of a long video after the finished `x`, noise yet: fresh, or with x in its low frequencies.
+
+        `cutoff` is a share of the highest frequency, in space (`dims` 2) or in space and time (3); `start` is a
+        candidate whose latent is the noise.
+        """
+        check(x.finished, "a chunk to continue", x.step, "finished")
+        check(x.chunk + 1 < self.long.chunks, "the chunks of a video", x.chunk + 2, f"at most {self.long.chunks}")
+        check(0 <= cutoff <= 1, "cutoff", cutoff, "in [0, 1]")
+        check(dims in (2, 3), "dims", dims, "2 or 3")
+        how = (self.long.prefix, self.long.anew, float(cutoff), dims, start)
+        return [self._child(x, Extend(x, i, *how, scope=self._scope)) for i in self._ordinal(x, n)]
+
+    def invert(self, x: Candidate, guidance_scale: float = 1.0) -> Candidate:
+        """The noise that the ODE leads back to from the finished `x`, at the end of a grid that rises."""
+        check(x.finished, "a candidate to invert", x.step, "finished")
+        return invert(x, guidance_scale)
+
+    def complete(self, xs: Sequence[Candidate]) -> list[Candidate]:
+        """The finished videos that candidates become by themselves: denoised to the end, chunk after chunk."""
+        done = []
+        for x in xs:
+            x = denoise(x, x.sampler.num_steps)
+            while x.chunk + 1 < self.long.chunks:
+                (x,) = self.extend(x, 1)
+                x = denoise(x, x.sampler.num_steps)
+            done.append(x)
+        return done
+
     def lookahead(self, xs: Sequence[Candidate], steps: int) -> list[Candidate]:
         """The x0 of each that `steps` deterministic steps from its own point lead to, or as many as are left.
 
@@ -250,6 +302,7 @@ class Context:
             at_steps=self._at_steps,
             commit=commit,
             obstacles=self.obstacles,
+            long=self.long,
         )
 
     # -- the one effect: questions about candidates ----------------------------------------------------------------
@@ -273,6 +326,11 @@ class Context:
             self.history.add(x, total, s.components)
         return np.array(totals)
 
+    async def rate(self, xs: Sequence[Candidate]) -> np.ndarray:
+        """The mean reward of the chunks of each finished video, float64, (len(xs),)."""
+        r = iter(await self.score([c for x in xs for c in x.chunks]))
+        return np.array([np.mean([next(r) for _ in range(x.chunk + 1)]) for x in xs])
+
     async def distances(self, xs: Sequence[Candidate]) -> np.ndarray:
         """How far the x0 estimate of each is from each obstacle, float64, (len(xs), obstacles).
 
@@ -287,8 +345,13 @@ class Context:
 
     async def _ask(self, xs: list[Candidate], reward: Reward, by: Reward | None) -> list[Score]:
         fresh = {x.identity for x in xs if not self.meter.ledger.asked(x, by)}
-        others = [self.best, *(row.candidate for _, row in self.history.last.values())]
-        over = self.meter.admit(xs, [*others, self._rendered(self.best)], by)
+        rows = [row for _, row in self.history.last.values()]
+        latest = max(
+            [x.chunk for x in xs] + [row.chunk for row in rows]
+        )  # in a long video the search would return one of these
+        known = [row.candidate for row in rows if row.chunk == latest]
+        known += [best for best in (self.best, self._rendered(self.best)) if best.chunk == latest]
+        over = self.meter.admit(xs, known, by)
         if over is not None:
             self.history.exhausted = over
             raise BudgetExhausted(f"{over} is reached")
@@ -300,6 +363,8 @@ class Context:
         for x, s in zip(xs, scores, strict=True):
             if x.identity in fresh:
                 self.meter.time(x, s.making, s.scoring)
+                if x.before is not None:
+                    self.meter.time(x.before, s.before, 0.0)
                 fresh.discard(x.identity)
         return scores
 

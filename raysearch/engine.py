@@ -15,7 +15,7 @@ from typing import Any, Generic, TypeVar
 
 from raysearch.dispatcher import Answer, Call, Dispatcher
 from raysearch.errors import InputLost, ReplicaDied, RewardError
-from raysearch.recipe import Candidate, Digest, Obstacle, Prompt, Push, Recording, Sampler, denoise, digest
+from raysearch.recipe import Candidate, Digest, Extend, Obstacle, Push, Recording, Sampler, denoise, digest
 from raysearch.store import Entry, Store
 
 T = TypeVar("T")
@@ -34,6 +34,7 @@ class Reward:
     needs: str  # "latent", "estimate" or "frames"
     obstacles: tuple[Obstacle, ...] = ()  # that it looks at beside the candidate; in its identity
     text: bool = False  # it looks at the caption's embedding
+    earlier: bool = False  # it looks at the earlier chunks of a long video
 
     @property
     def preview(self) -> bool:
@@ -50,11 +51,15 @@ class Reward:
 
 @dataclass(frozen=True)
 class Score:
-    """Of one candidate by one reward; with the replica-seconds of its trajectory so far, and of scoring."""
+    """Of one candidate by one reward; with the replica-seconds of its trajectory so far, and of scoring.
+
+    In a long video also those of the chunk before it.
+    """
 
     components: tuple[float, ...]
     making: float = 0.0
     scoring: float = 0.0
+    before: float = 0.0
 
 
 def score_key(candidate: Digest, reward: Reward) -> Digest:
@@ -88,12 +93,19 @@ class Pace:
 
 @dataclass(frozen=True)
 class Finished:
-    """A winner: rewards by their key, and files by their extension."""
+    """A winner: of each chunk (one, unless the video is long) rewards by their key; files by their extension.
 
-    rewards: dict[str, tuple[float, ...]]
+    And the replica-seconds of each chunk's trajectory, and of decoding all.
+    """
+
+    rewards: tuple[dict[str, tuple[float, ...]], ...]
     files: dict[str, bytes]
-    making: float
+    making: tuple[float, ...]
     decoding: float
+
+    def reward(self, key: str) -> tuple[float, ...]:
+        """The components of a reward: of a long video their means over chunks."""
+        return tuple(sum(c) / len(c) for c in zip(*(r[key] for r in self.rewards), strict=True))
 
 
 class Memo(OrderedDict[Digest, T], Generic[T]):
@@ -168,9 +180,14 @@ class Engine:
         return known
 
     async def _measure(self, x: Candidate, reward: Reward, spent: Spent) -> Score:
-        arguments = {"rewards": [reward.key], "prompt": x.prompt, "sigma": x.sigma, "finished": x.finished}
-        entry, answer, _ = await self._view("score", x, [reward], reward.preview, arguments, reward.obstacles, spent)
-        return Score(_components(answer, reward), entry.seconds, answer.meta["seconds"])
+        earlier = (x.before, x.opening if reward.earlier else None)
+        ids = [None if c is None else c.id for c in earlier]
+        arguments = {"sigma": x.sigma, "finished": x.finished, "earlier": ids}
+        look = ("score", (x,), [reward], reward.preview)
+        (entry,), answer, (found,) = await self._view(*look, arguments, spent, earlier)
+        self.scores.add(1, answer.meta["seconds"])
+        before = self.store.get(x.before) if x.before is not None else None
+        return Score(found[reward.key], entry.seconds, answer.meta["seconds"], before.seconds if before else 0.0)
 
     async def finish(
         self,
@@ -184,50 +201,57 @@ class Engine:
         x = denoise(x, x.sampler.num_steps)
         for c in (x, *kept):
             self.store.watch(c)
-        arguments = {"rewards": [r.key for r in rewards], "prompt": x.prompt, "sigma": x.sigma, "outputs": outputs}
-        arguments |= {"kept": [(c.step, c.sigma) for c in kept]}
-        obstacles = next((r.obstacles for r in rewards if r.obstacles), ())  # an arm has but one set of them
-        entry, answer, files = await self._view("finish", x, rewards, False, arguments, obstacles, spent, kept)
-        scores = {r.key: _components(answer, r) for r in rewards}
-        return Finished(scores, files, entry.seconds, answer.meta["seconds"])
+        arguments = {"outputs": outputs, "kept": [(c.step, c.sigma) for c in kept]}
+        for _ in range(ATTEMPTS):
+            entries, answer, found = await self._view("finish", x.chunks, rewards, False, arguments, spent, kept)
+            try:
+                files = await self._fetch(answer.ref)
+            except (InputLost, ReplicaDied):  # the files were lost with their node; the latents may be there still
+                continue
+            return Finished(tuple(found), files, tuple(e.seconds for e in entries), answer.meta["seconds"])
+        raise InputLost(f"the files of {x} were lost {ATTEMPTS} times")
 
     async def _view(
         self,
         method: str,
-        x: Candidate,
+        xs: Sequence[Candidate],
         rewards: Sequence[Reward],
         velocity: bool,
         arguments: dict[str, Any],
-        obstacles: Sequence[Obstacle],
         spent: Spent,
-        kept: Sequence[Candidate] = (),
-    ) -> Any:
-        """Make `x` and have a scorer look at it; again if it got lost on the way, and elsewhere if that saw NaN."""
-        arguments = arguments | {"obstacles": layout(obstacles)}
+        others: Sequence[Candidate | None],
+    ) -> tuple[list[Entry], Answer, list[dict[str, tuple[float, ...]]]]:
+        """Make `xs`, chunks of one video, and `others`, and have a scorer look at them: the rewards of each of `xs`.
+
+        Again if something got lost on the way, and elsewhere if that saw NaN. Inputs: the states of `xs`, the
+        embeddings of their captions, the points of the obstacles, the states of others.
+        """
+        obstacles = next((r.obstacles for r in rewards if r.obstacles), ())  # an arm has but one set of them
+        arguments = arguments | {"rewards": [r.key for r in rewards], "obstacles": layout(obstacles)}
+        arguments |= {"prompts": [x.text for x in xs], "links": [_link(x) for x in xs]}
+        reads, sampler = any(r.text for r in rewards), xs[0].sampler
         doubted = ""
         for _ in range(ATTEMPTS):
-            points = await self._points(obstacles, x.sampler, spent)
-            text = (await self._condition(x.prompt, x.sampler, spent))[0] if any(r.text for r in rewards) else None
-            way = await gather((self.latent(c, False, spent) for c in kept), len(kept)) if kept else []
-            entry = await self.latent(x, velocity, spent)
+            points = await self._points(_flat(obstacles), sampler, spent)
+            texts = [await self._text(x.text, sampler, spent) if reads else None for x in xs]
+            more = [None if c is None else await self.latent(c, False, spent) for c in others]
+            entries = [await self.latent(x, velocity, spent) for x in xs]
+            refs = (*(e.ref for e in entries), *texts, *points, *(None if e is None else e.ref for e in more))
+            place = entries[-1].place
             try:
-                call = Call(method, arguments, (entry.ref, text, *points, *(e.ref for e in way)))
-                answer = await self._dispatcher.submit("scorer", call, age=spent.age, place=entry.place, avoid=doubted)
+                call = Call(method, arguments, refs)
+                answer = await self._dispatcher.submit("scorer", call, age=spent.age, place=place, avoid=doubted)
             except InputLost:
-                self._lost((x, *kept), obstacles)
+                self._lost((*xs, *others, *_flat(obstacles)))
                 continue
             self.decodes += answer.meta["decodes"]
-            self.rewards += len(rewards)
-            if method == "score":
-                self.scores.add(1, answer.meta["seconds"])
-            if not doubted and not all(isfinite(c) for r in rewards for c in answer.meta["rewards"][r.key]):
+            self.rewards += len(rewards) * len(xs)
+            scores = answer.meta["rewards"]
+            if not doubted and not all(isfinite(c) for s in scores for r in rewards for c in s[r.key]):
                 doubted = answer.place
                 continue
-            try:
-                return entry, answer, await self._fetch(answer.ref) if method == "finish" else {}
-            except (InputLost, ReplicaDied):  # the files were lost with their node; the latent may be there still
-                continue
-        raise InputLost(f"{x} was lost {ATTEMPTS} times")
+            return entries, answer, [{r.key: _components(s[r.key], r) for r in rewards} for s in scores]
+        raise InputLost(f"{xs[-1]} was lost {ATTEMPTS} times")
 
     # -- latents ---------------------------------------------------------------------------------------------------
 
@@ -273,7 +297,6 @@ class Engine:
                 t.changed.notify_all()
 
     async def _leg(self, x: Candidate, velocity: bool, spent: Spent) -> Entry:
-        obstacles = x.origin.obstacles if isinstance(x.origin, Push) else ()
         for _ in range(ATTEMPTS):
             base = self.store.base(x)
             source = x.parent if base is None else Candidate(x.prompt, x.sampler, x.origin, base)
@@ -281,7 +304,6 @@ class Engine:
             if source is not None:
                 needs = base is None and x.origin.needs_velocity
                 state = self._stored(source, needs) or await self.latent(source, needs, spent)
-            condition = await self._condition(x.prompt, x.sampler, spent)
             arguments = {
                 "sampler": x.sampler,
                 "origin": _start(x) if base is None else None,
@@ -290,14 +312,15 @@ class Engine:
                 "until": x.step,
                 "velocity": velocity,
             }
-            points = await self._points(obstacles, x.sampler, spent) if base is None else []
-            inputs = (state.ref if state else None, *condition, *points)
+            points = await self._points(x.origin.beside, x.sampler, spent) if base is None else []
             place = state.place if state else ""
             try:
+                condition = await self._condition(x, source, state, spent)
+                inputs = (state.ref if state else None, *condition, *points)
                 call = Call("denoise", arguments, inputs)
                 answer = await self._dispatcher.submit("denoiser", call, age=spent.age, place=place)
             except InputLost:
-                self._lost((source,) if source is not None else (), obstacles)
+                self._lost((source, *x.origin.beside))
                 continue
             meta = answer.meta
             earlier = state.seconds if state is not None and base is not None else 0.0
@@ -309,19 +332,19 @@ class Engine:
             return entry
         raise InputLost(f"the inputs of {x} were lost {ATTEMPTS} times")
 
-    def _lost(self, xs: Sequence[Candidate], obstacles: Sequence[Obstacle]) -> None:
+    def _lost(self, inputs: Sequence[Candidate | Recording | None]) -> None:
         """Which of an item's inputs is gone nobody says, so all are made again."""
-        for p in (*xs, *_flat(obstacles)):
+        for p in inputs:
             if isinstance(p, Candidate):
                 self.store.drop(p)
         self._conditions.clear()
         self.recomputed += 1
 
-    async def _points(self, obstacles: Sequence[Obstacle], sampler: Sampler, spent: Spent) -> list[Any]:
-        """References to the latents of all points of obstacles; those of files fit the sampler's size."""
+    async def _points(self, points: Sequence[Candidate | Recording], sampler: Sampler, spent: Spent) -> list[Any]:
+        """References to the latents of what an item looks at beside a candidate; those of files fit the sampler."""
         size = (sampler.num_frames, sampler.height, sampler.width)
         refs = []
-        for p in _flat(obstacles):
+        for p in points:
             if isinstance(p, Recording):
                 refs.append(await self._encoded("encode_video", (p.path, p.content, size), sampler, spent))
             else:
@@ -329,27 +352,38 @@ class Engine:
                 refs.append((await self.latent(p, False, spent)).ref)
         return refs
 
-    async def _condition(self, prompt: Prompt, sampler: Sampler, spent: Spent) -> tuple[Any, Any, Any]:
-        """References to the embeddings of the prompt, of the negative prompt, and to the first frame's latent."""
-        length, size = sampler.max_sequence_length, (sampler.height, sampler.width)
-        wanted: tuple[tuple[str, tuple[Any, ...]] | None, ...] = (
-            ("encode_text", (prompt.text, length)),
-            ("encode_text", (sampler.negative_prompt, length)) if sampler.guided else None,
-            ("encode_image", (prompt.image, prompt.image_digest, size)) if prompt.image is not None else None,
-        )
-        refs = [None if w is None else await self._encoded(w[0], w[1], sampler, spent) for w in wanted]
-        return refs[0], refs[1], refs[2]
+    async def _condition(
+        self, x: Candidate, source: Candidate | None, state: Entry | None, spent: Spent
+    ) -> tuple[Any, Any, Any]:
+        """References to embeddings of caption and negative prompt, and to given first frames' latents.
 
-    async def _encoded(self, method: str, what: tuple[Any, ...], sampler: Sampler, spent: Spent) -> Any:
+        The latter are needed where a chunk begins: from then on they are part of the state.
+        """
+        s, prompt = x.sampler, x.prompt
+        text = await self._text(x.text, s, spent)
+        negative = await self._text(s.negative_prompt, s, spent) if s.guided else None
+        first = None
+        if source is None and prompt.image is not None:
+            image = (prompt.image, prompt.image_digest, (s.height, s.width))
+            first = await self._encoded("encode_image", image, s, spent)
+        elif state is not None and source is x.before and isinstance(x.origin, Extend) and x.origin.anew:
+            what = (x.origin.prefix, x.origin.parent.identity)
+            first = await self._encoded("encode_prefix", what, s, spent, state.ref)
+        return text, negative, first
+
+    async def _text(self, text: str, sampler: Sampler, spent: Spent) -> Any:
+        return await self._encoded("encode_text", (text, sampler.max_sequence_length), sampler, spent)
+
+    async def _encoded(self, method: str, what: tuple[Any, ...], sampler: Sampler, spent: Spent, *inputs: Any) -> Any:
         key = digest(method, sampler.model, sampler.fingerprint, what)
         known = self._conditions.recall(key)
         if known is None:
 
             async def encode() -> Any:
                 arguments: dict[str, Any] = {"what": what}
-                if method != "encode_text":
+                if method in ("encode_image", "encode_video"):
                     arguments["data"] = Path(what[0]).read_bytes()
-                call = Call(method, arguments)
+                call = Call(method, arguments, inputs)
                 return (await self._dispatcher.submit("encoder", call, age=spent.age)).ref
 
             known = await self._share(key, encode)
@@ -421,11 +455,18 @@ def _start(x: Candidate) -> dict[str, Any]:
     numbers = {k: v for k, v in o.describe().items() if k not in ("parent", "scope", "ordinal", "seed", "index")}
     if isinstance(o, Push):
         numbers["obstacles"] = layout(o.obstacles)
+    if isinstance(o, Extend):
+        numbers["start"] = o.start is not None
     return numbers | {"key": o.key} | ({} if o.parent is None else {"from_step": o.parent.step})
 
 
-def _components(answer: Answer, reward: Reward) -> tuple[float, ...]:
-    components = tuple(float(c) for c in answer.meta["rewards"][reward.key])
+def _link(x: Candidate) -> dict[str, Any] | None:
+    """How a chunk goes on from the one before it."""
+    return {"prefix": x.link.prefix, "anew": x.link.anew} if x.link else None
+
+
+def _components(given: Sequence[float], reward: Reward) -> tuple[float, ...]:
+    components = tuple(float(c) for c in given)
     if len(components) != len(reward.components):
         raise RewardError(f"reward {reward.key} answered {len(components)} components, not {len(reward.components)}")
     if not all(isfinite(c) for c in components):

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from raysearch.engine import Reward
-from raysearch.recipe import Branch, Candidate, Digest, Lookahead, Obstacle, Push, denoise, digest
+from raysearch.recipe import Branch, Candidate, Digest, Lookahead, Obstacle, Recording, denoise, digest
 
 
 @dataclass(frozen=True)
@@ -39,10 +39,11 @@ class Budget:
 class Ledger:
     """The states that one search has asked for, hence what more of them would cost it."""
 
-    def __init__(self, *, preview: bool, decodes: bool, obstacles: Sequence[Obstacle] = ()) -> None:
+    def __init__(self, *, preview: bool, decodes: bool, obstacles: Sequence[Obstacle] = (), chunks: int = 1) -> None:
         self.preview = preview  # a score evaluates the velocity at the candidate's own point
         self.decodes = decodes  # a score decodes frames
         self.obstacles = obstacles  # a score looks at these, too
+        self.chunks = chunks  # of a finished video
         self._stops: dict[Digest, dict[int, bool]] = {}  # trajectory -> step -> is the velocity there known
         self._scored: set[Digest] = set()
 
@@ -50,7 +51,7 @@ class Ledger:
         return _asking(x, by) in self._scored
 
     def copy(self) -> "Ledger":
-        other = Ledger(preview=self.preview, decodes=self.decodes, obstacles=self.obstacles)
+        other = Ledger(preview=self.preview, decodes=self.decodes, obstacles=self.obstacles, chunks=self.chunks)
         other._stops = {k: dict(v) for k, v in self._stops.items()}
         other._scored = set(self._scored)
         return other
@@ -63,19 +64,23 @@ class Ledger:
             asking = _asking(x, by)
             if asking not in self._scored:
                 self._scored.add(asking)
-                nfe = self._make(x, look.preview) + self._meet(look.obstacles)
+                nfe = self._make(x, look.preview) + self._meet([p for o in look.obstacles for p in o.points])
                 total += Cost(nfe, int(look.decodes), 1)
         return total
 
     def finish(self, x: Candidate) -> Cost:
-        """Charge for denoising `x` to the end and decoding its video."""
-        return Cost(self._make(denoise(x, x.sampler.num_steps), False), 1)
+        """Charge for denoising `x` to the end and decoding its video, all its chunks; not for chunks after it."""
+        return Cost(self._make(denoise(x, x.sampler.num_steps), False), x.chunk + 1)
+
+    def after(self, x: Candidate) -> int:
+        """The NFE of the chunks that a video still misses after that of `x`."""
+        return max(self.chunks - 1 - x.chunk, 0) * x.sampler.num_steps * x.sampler.nfe_per_step
 
     def remaining(self, x: Candidate) -> int:
-        """The NFE that `finish` would charge for a candidate whose origin's parent is made; charges nothing."""
+        """The NFE that a video still needs whose last chunk `x` is, its origin's parent made; charges nothing."""
         stops = self._stops.get(x.trajectory) or {x.origin.step: False}
         last = max(stops)
-        return max(x.sampler.num_steps - last - stops[last], 0) * x.sampler.nfe_per_step
+        return max(x.sampler.num_steps - last - stops[last], 0) * x.sampler.nfe_per_step + self.after(x)
 
     def _make(self, x: Candidate, velocity: bool) -> int:
         nfe = 0
@@ -84,14 +89,12 @@ class Ledger:
             nfe += evaluations * x.sampler.nfe_per_step
             if known or x.parent is None:
                 return nfe
-            if isinstance(x.origin, Push):
-                nfe += self._meet(x.origin.obstacles)
+            nfe += self._meet(x.origin.beside)
             x, velocity = x.parent, x.origin.needs_velocity
 
-    def _meet(self, obstacles: Sequence[Obstacle]) -> int:
-        """NFE of obstacles that are videos of the model's own."""
-        points = [p for o in obstacles for p in o.points if isinstance(p, Candidate)]
-        return sum(self._make(p, False) for p in points)
+    def _meet(self, points: Sequence[Candidate | Recording]) -> int:
+        """NFE of what is looked at beside a candidate and is a video of the model's own."""
+        return sum(self._make(p, False) for p in points if isinstance(p, Candidate))
 
     def _leg(self, x: Candidate, velocity: bool) -> tuple[int, bool]:
         """Velocity evaluations that lead to `x` within its trajectory, and whether the trajectory was begun before."""
@@ -151,7 +154,8 @@ class Meter:
     def admit(self, xs: list[Candidate], others: Sequence[Candidate], by: Reward | None = None) -> str | None:
         """Charge for scoring `xs`; or say which budget does not allow it, and charge nothing.
 
-        The cost of finishing the dearest of `xs` and `others`, which the search could then return, is held back.
+        The cost of finishing the dearest of `others`, and of those of `xs` in the latest chunk, which the search could
+        then return, is held back.
         """
         b = self.budget
         self.asked_at = self._walls.popleft() if self._walls else self.wall_seconds
@@ -164,12 +168,15 @@ class Meter:
             return None
         trial = self.ledger.copy()
         cost = trial.score(xs, by)
-        reserve = max(trial.remaining(x) for x in (*others, *xs))
+        latest = max(x.chunk for x in xs)
+        reserve = max(trial.remaining(x) for x in (*others, *(x for x in xs if x.chunk == latest)))
         if self.charged.nfe + cost.nfe + reserve > b.nfe:
             return f"budget.nfe={b.nfe}"
         self.ledger, self.charged = trial, self.charged + cost
         return None
 
     def affords(self, x: Candidate) -> bool:
-        """Whether `budget.nfe` still allows `x` to be finished."""
-        return self.budget.nfe is None or self.charged.nfe + self.ledger.copy().finish(x).nfe <= self.budget.nfe
+        """Whether `budget.nfe` still allows `x` to be finished, and the chunks after it."""
+        if self.budget.nfe is None:
+            return True
+        return self.charged.nfe + self.ledger.copy().finish(x).nfe + self.ledger.after(x) <= self.budget.nfe

@@ -12,7 +12,7 @@ from itertools import product
 from typing import Any, Protocol, TypeVar
 
 from raysearch.config import Arm, Config
-from raysearch.context import Context
+from raysearch.context import ALONE, Context, Long
 from raysearch.dispatcher import Replica
 from raysearch.engine import Reward, Score
 from raysearch.errors import BudgetExhausted, ConfigError, RaysearchError
@@ -68,6 +68,7 @@ class ArmPlan:
     holdout: Reward | None
     at_steps: Callable[[int], Sampler]  # the sampler with another number of steps
     obstacles: tuple[Barrier, ...] = ()
+    long: Long = ALONE
 
     @property
     def components(self) -> tuple[str, ...]:
@@ -158,6 +159,7 @@ def context(
         preview=reward is not None and reward.preview,
         decodes=reward is not None and reward.decodes,
         obstacles=reward.obstacles if reward else (),
+        chunks=s.plan.long.chunks,
     )
     return Context(
         s.prompt,
@@ -169,20 +171,21 @@ def context(
         rng_key=(s.prompt.identity, arm.policy, canonical_json(arm.arguments)),
         at_steps=s.plan.at_steps,
         obstacles=s.plan.obstacles,
+        long=s.plan.long,
     )
 
 
 async def run_policy(s: Search, ctx: Context) -> tuple[Candidate, bool]:
-    """The winner, and whether the search ended for its budget."""
+    """The winner, as the finished video, and whether the search ended for its budget."""
     try:
         winner = await s.plan.arm.search(ctx, **s.plan.arm.arguments)
+        if not isinstance(winner, Candidate):
+            raise ConfigError(f"policy {s.plan.arm.policy} returned {type(winner).__name__}, not a Candidate")
+        if not ctx.affords(winner):  # never scored, hence nothing was held back for it
+            winner = ctx.best
     except BudgetExhausted:
-        return ctx.best, True
-    if not isinstance(winner, Candidate):
-        raise ConfigError(f"policy {s.plan.arm.policy} returned {type(winner).__name__}, not a Candidate")
-    if not ctx.affords(winner):  # never scored, hence nothing was held back for it
-        return ctx.best, True
-    return winner, ctx.history.exhausted is not None
+        winner = ctx.best
+    return ctx.complete([winner])[0], ctx.history.exhausted is not None
 
 
 def in_its_own_loop(work: Coroutine[Any, Any, T]) -> T:
@@ -196,7 +199,7 @@ def estimate(plan: Plan, texts: Sequence[Prompt], seeds: Sequence[int]) -> dict[
     costs = {}
     for arm in plan.arms:
         s = Search(0, "dry-run", texts[0], seeds[0], arm)
-        rollout = arm.sampler.num_steps * arm.sampler.nfe_per_step
+        rollout = arm.long.chunks * arm.sampler.num_steps * arm.sampler.nfe_per_step
         limit = arm.arm.budget.nfe
         if limit is not None and limit < rollout:
             raise ConfigError.of("budget.nfe", limit, f"at least {rollout}, the NFE of one video")

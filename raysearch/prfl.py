@@ -119,4 +119,5 @@ def captions(c: PrflConfig) -> list[str]:
     found = prompts.read(c.prompts, c.prompts_file)
     for p in found:
         check(p.image is None, "prompts", p.image, "texts alone: first frames come from the dataset (image_share)")
+        check(not p.later, "prompts", p.title, "single captions: there is but one chunk")
     return [p.text for p in found]

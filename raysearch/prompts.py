@@ -18,7 +18,10 @@ def load(config: Config) -> list[Prompt]:
 
 
 def read(prompts: list[Any] | None, prompts_file: str | None) -> list[Prompt]:
-    """`prompts`, or those of a file: one a line (.jsonl: an object with `prompt`, and `image` for a first frame)."""
+    """`prompts`, or those of a file: one a line (.jsonl: an object with `prompt`, and `image` for a first frame).
+
+    A `prompt` that is a list has a caption for each chunk of a long video.
+    """
     check((prompts is None) != (prompts_file is None), "prompts", prompts, "given, or prompts_file is, and not both")
     if prompts is not None:
         entries, folder, where = list(prompts), Path(), "prompts"
@@ -37,8 +40,16 @@ def read(prompts: list[Any] | None, prompts_file: str | None) -> list[Prompt]:
     first: dict[bytes, int] = {}
     for i, p in enumerate(found):
         at = first.setdefault(p.identity, i)
-        check(at == i, f"{where}[{i}]", p.text, f"another prompt than that of {where}[{at}]")
+        check(at == i, f"{where}[{i}]", p.title, f"another prompt than that of {where}[{at}]")
     return found
+
+
+def check_captions(found: list[Prompt], chunks: int) -> None:
+    """Raises ConfigError where a long video's captions are neither one nor one for each of its chunks."""
+    for i, p in enumerate(found):
+        given = 1 + len(p.later)
+        fits = given == 1 or given >= chunks
+        check(fits, f"prompts[{i}]", p.title, f"one caption, or {chunks}: one for each chunk (long.chunks)")
 
 
 def _json(line: str, key: str) -> Any:
@@ -49,18 +60,22 @@ def _json(line: str, key: str) -> Any:
 
 
 def _prompt(entry: Any, folder: Path, key: str) -> Prompt:
-    if isinstance(entry, str):
+    if isinstance(entry, str | list):
         entry = {"prompt": entry}
     check(isinstance(entry, dict), key, entry, "a text, or a mapping with prompt and image")
     for k in entry:
         if k not in ("prompt", "image"):
             raise ConfigError(unknown_key(f"{key}.{k}", k, ("prompt", "image")))
-    text, image = entry.get("prompt"), entry.get("image")
-    written = isinstance(text, str) and bool(text.encode(errors="ignore").strip())
-    check(written and text == text.encode(errors="ignore").decode(), f"{key}.prompt", text, "a text that is not empty")
+    given, image = entry.get("prompt"), entry.get("image")
+    texts = given if isinstance(given, list) and given else [given]
+    for text in texts:
+        written = isinstance(text, str) and bool(text.encode(errors="ignore").strip())
+        clean = written and text == text.encode(errors="ignore").decode()
+        check(clean, f"{key}.prompt", text, "a text that is not empty, or a list of them, one a chunk")
+    text, *later = (t.strip() for t in texts)
     if image is None:
-        return Prompt(text.strip())
+        return Prompt(text, later=tuple(later))
     check(isinstance(image, str) and (folder / image).is_file(), f"{key}.image", image, "an existing image file")
     path = folder / image
     check_picture(f"{key}.image", image, path)
-    return Prompt(text.strip(), str(path), blake2b(path.read_bytes(), digest_size=16).digest())
+    return Prompt(text, str(path), blake2b(path.read_bytes(), digest_size=16).digest(), tuple(later))

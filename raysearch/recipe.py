@@ -52,15 +52,27 @@ def _encode(h: "blake2b", part: object) -> None:
 
 @dataclass(frozen=True)
 class Prompt:
-    """What is asked for: a caption, and for image-to-video the first frame (a path, and the digest of its bytes)."""
+    """What is asked for: a caption, and for image-to-video the first frame (a path, and the digest of its bytes).
+
+    The chunks of a long video may each have a caption of their own: `later` are those after the first chunk's.
+    """
 
     text: str
     image: str | None = None
     image_digest: bytes | None = None
+    later: tuple[str, ...] = ()
 
     @cached_property
     def identity(self) -> Digest:
-        return digest("prompt", self.text, self.image_digest)
+        return digest("prompt", self.text, self.image_digest, *((self.later,) if self.later else ()))
+
+    def caption(self, chunk: int) -> str:
+        return self.later[chunk - 1] if chunk and self.later else self.text
+
+    @property
+    def title(self) -> str:
+        """All its captions in one line."""
+        return " | ".join((self.text, *self.later))
 
 
 @dataclass(frozen=True)
@@ -116,6 +128,7 @@ class Noise:
     parent = None
     step = 0
     needs_velocity = False
+    beside = ()
 
     @cached_property
     def lineage(self) -> Digest:
@@ -144,6 +157,11 @@ class _Derived:
     ordinal: int
     scope: str = field(default="", kw_only=True)
     needs_velocity: ClassVar[bool] = False  # it is made with the velocity at the parent's point
+
+    @property
+    def beside(self) -> "tuple[Candidate | Recording, ...]":
+        """What it is made of, beside its parent."""
+        return ()
 
     def _arguments(self) -> tuple[object, ...]:
         return ()
@@ -234,6 +252,50 @@ class Lookahead(_Derived):
         return 0
 
 
+@dataclass(frozen=True, eq=False)
+class Extend(_Derived):
+    """The next chunk of a long video: noise to denoise beside the parent's last `prefix` latent frames, kept clean.
+
+    The noise is fresh; below a frequency `cutoff`, in space alone or also in time (`dims` 2 or 3), it is the parent's
+    latent (frequency mixing), and with `start` it is that candidate's latent. With `anew` the prefix is encoded from
+    the parent's last frames.
+    """
+
+    prefix: int
+    anew: bool = False
+    cutoff: float = 0.0
+    dims: int = 3
+    start: "Candidate | None" = None
+
+    @property
+    def step(self) -> int:
+        return 0
+
+    @property
+    def beside(self) -> "tuple[Candidate | Recording, ...]":
+        return () if self.start is None else (self.start,)
+
+    def _arguments(self) -> tuple[object, ...]:
+        return self.prefix, self.anew, self.cutoff, self.dims, None if self.start is None else self.start.lineage
+
+    @cached_property
+    def identity(self) -> Digest:
+        own = (self.ordinal, self.scope, *self._arguments())
+        return digest(self.kind, self.parent.identity, *own, *(c.identity for c in self.beside))
+
+    def describe(self) -> dict[str, Any]:
+        return super().describe() | {"start": None if self.start is None else self.start.id}
+
+
+@dataclass(frozen=True, eq=False)
+class Invert(_Derived):
+    """The parent's finished latent at the clean end of a grid that rises to noise: the ODE run backward."""
+
+    @property
+    def step(self) -> int:
+        return 0
+
+
 @dataclass(frozen=True)
 class Recording:
     """A picture or a clip in a file, and the digest of its bytes."""
@@ -272,6 +334,10 @@ class Push(_Derived):
 
     needs_velocity = True
 
+    @property
+    def beside(self) -> "tuple[Candidate | Recording, ...]":
+        return tuple(p for o in self.obstacles for p in o.points)
+
     def _arguments(self) -> tuple[object, ...]:
         return self.eta, self.reach, self.h
 
@@ -285,12 +351,16 @@ class Push(_Derived):
         return super().describe() | {"obstacles": seen}
 
 
-Origin: TypeAlias = Noise | Perturb | Neighbour | Jitter | Renoise | Branch | Lookahead | Push
+Origin: TypeAlias = Noise | Perturb | Neighbour | Jitter | Renoise | Branch | Lookahead | Push | Extend | Invert
 
 
 @dataclass(frozen=True, eq=False, init=False)
 class Candidate:
-    """`origin`, denoised under `sampler` and `prompt` until `step` solver steps of the grid are done."""
+    """`origin`, denoised under `sampler` and `prompt` until `step` solver steps of the grid are done.
+
+    In a long video, `chunk` counts those before it, `link` is the origin that began this one, and `opening` the
+    finished first one; both are None in that itself.
+    """
 
     prompt: Prompt
     sampler: Sampler
@@ -299,6 +369,9 @@ class Candidate:
     lineage: Digest
     identity: Digest
     trajectory: Digest  # the identity without the step
+    chunk: int
+    link: "Extend | None"
+    opening: "Candidate | None"
 
     def __new__(cls, prompt: Prompt, sampler: Sampler, origin: Origin, step: int | None = None) -> "Candidate":
         step = origin.step if step is None else step
@@ -308,7 +381,7 @@ class Candidate:
         if known is not None:
             return known
         new = super().__new__(cls)
-        values = (prompt, sampler, origin, step, digest(origin.lineage, step), identity, trajectory)
+        values = (prompt, sampler, origin, step, digest(origin.lineage, step), identity, trajectory, *_place(origin))
         for f, value in zip(fields(cls), values, strict=True):
             object.__setattr__(new, f.name, value)
         _candidates[identity] = new
@@ -325,6 +398,11 @@ class Candidate:
         return self.identity.hex()
 
     @property
+    def text(self) -> str:
+        """The caption of its chunk."""
+        return self.prompt.caption(self.chunk)
+
+    @property
     def sigma(self) -> float:
         return self.sampler.sigmas[self.step]
 
@@ -336,12 +414,35 @@ class Candidate:
     def parent(self) -> "Candidate | None":
         return self.origin.parent
 
+    @property
+    def before(self) -> "Candidate | None":
+        """The finished chunk that it continues."""
+        return self.link.parent if self.link else None
+
+    @property
+    def chunks(self) -> "list[Candidate]":
+        """The finished chunks before it, and itself."""
+        found = [self]
+        while (before := found[-1].before) is not None:
+            found.append(before)
+        return found[::-1]
+
     def ancestors(self) -> Iterator["Candidate"]:
         """The parent of the origin, its parent, and so on."""
         c = self.parent
         while c is not None:
             yield c
             c = c.parent
+
+
+def _place(origin: Origin) -> "tuple[int, Extend | None, Candidate | None]":
+    """In a long video: the chunk, its link to the one before it, and the first one."""
+    parent = origin.parent
+    if parent is None:
+        return 0, None, None
+    if isinstance(origin, Extend):
+        return parent.chunk + 1, origin, parent.opening or parent
+    return parent.chunk, parent.link, parent.opening
 
 
 # Recipes are pure values, so sharing equal ones can be seen by nobody; the table holds them weakly.
@@ -360,8 +461,14 @@ def denoise(c: Candidate, until: int) -> Candidate:
 
 
 def rebase(c: Candidate, sampler: Sampler) -> Candidate:
-    """The step-0 start of `c` under another sampler (draft, then commit); origins of later steps are dropped."""
-    first, *later = reversed([c.origin, *(a.origin for a in c.ancestors())])
+    """The step-0 start of `c` under another sampler (draft, then commit); origins of later steps are dropped.
+
+    In a long video that is the start of its chunk, after the same chunks.
+    """
+    origins = [c.origin]
+    while origins[-1].parent is not None and not isinstance(origins[-1], Extend):
+        origins.append(origins[-1].parent.origin)
+    first, *later = reversed(origins)
     rebased = Candidate(c.prompt, sampler, first)
     for origin in later:
         assert origin.parent is not None
@@ -386,6 +493,21 @@ def ahead(c: Candidate, steps: int) -> Candidate:
         interpolant="linear",
     )
     return Candidate(c.prompt, sampler, Lookahead(c, 0), steps)
+
+
+def invert(c: Candidate, guidance_scale: float) -> Candidate:
+    """The noise that the ODE's Euler steps lead back to from a finished candidate, along its own grid."""
+    assert c.finished
+    sampler = replace(
+        c.sampler,
+        name="inversion",
+        sigmas=c.sampler.sigmas[::-1],
+        guidance_scale=guidance_scale,
+        stochastic=False,
+        eta=None,
+        interpolant="linear",
+    )
+    return Candidate(c.prompt, sampler, Invert(c, 0), sampler.num_steps)
 
 
 def canonical_json(value: object) -> str:

@@ -13,7 +13,7 @@ from raysearch import journal
 from raysearch.context import Context
 from raysearch.engine import Reward, Score, score_key
 from raysearch.plan import Plan, Search, arm_of, context, group_of, run_policy
-from raysearch.recipe import Candidate, Digest, denoise
+from raysearch.recipe import Candidate, Digest
 from raysearch.results import FINISHED
 
 
@@ -56,9 +56,9 @@ def read(folder: Path, plan: Plan, done: dict[str, dict[str, Any]], also: Callab
         past.calls[search_id] = past.calls.get(search_id, 0) + 1
         past.spent[search_id] = r.get("spent", 0)
         reward = rewards[arm_of(search_id)][r["reward"]]
-        for asked, components, (making, scoring) in zip(r["asked"], r["components"], r["seconds"], strict=True):
+        for asked, components, seconds in zip(r["asked"], r["components"], r["seconds"], strict=True):
             key = score_key(bytes.fromhex(asked), reward)
-            past.scores.setdefault(key, Score(tuple(components), making, scoring))
+            past.scores.setdefault(key, Score(tuple(components), *seconds))
     return past
 
 
@@ -70,4 +70,4 @@ async def replayed(s: Search, past: Past) -> tuple[Context, Candidate]:
 
     ctx = context(s, answer, lambda: 0.0, past.walls.get(s.id, ()))
     winner, _ = await run_policy(s, ctx)
-    return ctx, denoise(winner, winner.sampler.num_steps)
+    return ctx, winner

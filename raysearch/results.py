@@ -52,6 +52,7 @@ CANDIDATES: dict[str, pa.DataType] = {
     "candidate": pa.string(),
     "parent": pa.string(),
     "origin": pa.string(),
+    "chunk": pa.int64(),
     "step": pa.int64(),
     "sigma": pa.float64(),
     "reward": pa.float64(),
@@ -97,12 +98,24 @@ class Table:
 
 
 class RunDirectory:
-    def __init__(self, path: Path, resolved: str, search_components: list[str], judged_components: list[str]) -> None:
-        """`path` was claimed; the resolved config is written there, unless it holds the one that its run began with."""
+    def __init__(
+        self,
+        path: Path,
+        resolved: str,
+        search_components: list[str],
+        judged_components: list[str],
+        *,
+        long: bool = False,
+    ) -> None:
+        """`path` was claimed; the resolved config is written there, unless it holds the one that its run began with.
+
+        `long` videos have lists of what was judged, chunk by chunk, beside the means.
+        """
         self.path = path
         if not (path / "config.yaml").stat().st_size:
             write(path / "config.yaml", resolved.encode())
-        self.searches = Table(path / "searches.parquet", schema(SEARCHES, judged_components), 256)
+        chunks = {f"{c}_chunks": pa.list_(pa.float64()) for c in judged_components} if long else {}
+        self.searches = Table(path / "searches.parquet", schema(SEARCHES | chunks, judged_components), 256)
         self.candidates = Table(path / "candidates.parquet", schema(CANDIDATES, search_components), 20_000)
 
     def keep(self, rows: Sequence[dict[str, Any]]) -> None:

@@ -19,9 +19,10 @@ from raysearch.context import Context, History
 from raysearch.dispatcher import Dispatcher, Replica
 from raysearch.engine import Engine, Finished, Reward, Score, Spent
 from raysearch.journal import Journal
+from raysearch.ledger import Cost
 from raysearch.plan import Backend, Fleet, Search, content_of, context, estimate, in_its_own_loop, run_policy, searches
 from raysearch.progress import ArmTally, Progress
-from raysearch.recipe import Candidate, Sampler, canonical_json, denoise
+from raysearch.recipe import Candidate, Sampler, canonical_json
 from raysearch.results import CONTENT, RunDirectory, check_content, claimed, write
 from raysearch.snapshot import STATUS, Snapshot
 from raysearch.store import Store
@@ -51,6 +52,7 @@ class Session:
         with claimed(run_dir, resolved, config.resume) as before:
             begun = configuration.build(OmegaConf.to_container(OmegaConf.create(before))) if before else None
             self.prompts = prompts.load(config)
+            prompts.check_captions(self.prompts, config.long.chunks)
             self.plan = backend.prepare(config, configuration.arms(config), begun)
             for arm in self.plan.arms:
                 self._stops(arm.sampler)
@@ -62,6 +64,7 @@ class Session:
             resolved,
             sorted({c for a in self.plan.arms for c in a.components}),
             sorted({f"{k}_{c}" for a in self.plan.arms for k, r in a.judges for c in r.components}),
+            long=config.long.chunks > 1,
         )
         self.journal = Journal(self.directory.path / "journal")
         write(run_dir / CONTENT, content)
@@ -88,8 +91,9 @@ class Session:
         return past
 
     def _searches(self) -> Iterator[Search]:
-        """When latents are collected every rollout has a noise of its own, else prompts share theirs."""
-        return searches(self.plan, self.prompts, self.config.seeds, apart=self.config.collect is not None)
+        """When latents are collected every rollout has a noise of its own; else prompts may share theirs."""
+        apart = self.config.seeds_apart or self.config.collect is not None
+        return searches(self.plan, self.prompts, self.config.seeds, apart=apart)
 
     def _stops(self, sampler: Sampler) -> list[int]:
         return dataset.stops(sampler.sigmas, self.config.collect.levels) if self.config.collect else []
@@ -176,7 +180,7 @@ class Session:
                         "reward": reward.key,
                         "asked": [x.id for x in xs],
                         "components": [list(a.components) for a in scores],
-                        "seconds": [[a.making, a.scoring] for a in scores],
+                        "seconds": [[a.making, a.scoring, a.before] for a in scores],
                         "wall": at,
                         "spent": spent.nfe,
                     }
@@ -192,11 +196,12 @@ class Session:
             if exhausted:
                 self.journal.add({"kind": "exhausted", "search": s.id, "wall": ctx.meter.asked_at})
                 status, reason = "budget", str(ctx.history.exhausted)
-            winner = denoise(winner, winner.sampler.num_steps)
             ctx.meter.charged += ctx.meter.ledger.finish(winner)
             judges = list({r.key: r for _, r in s.plan.judges}.values())
             finished = await engine.finish(winner, judges, self._outputs(), spent, self._kept(winner))
-            ctx.meter.time(winner, finished.making, finished.decoding)
+            for chunk, making in zip(winner.chunks, finished.making, strict=True):
+                ctx.meter.time(chunk, making, 0.0)
+            ctx.meter.charged += Cost(replica_seconds=finished.decoding)
         except asyncio.CancelledError:
             self._record(s, ctx, spent, winner, None, "cancelled", "interrupted")
             raise
@@ -226,7 +231,7 @@ class Session:
         row: dict[str, Any] = {
             "search_id": s.id,
             "arm": arm.name,
-            "prompt": s.prompt.text,
+            "prompt": s.prompt.title,
             "seed": s.seed,
             "policy": arm.policy,
             "policy_args": canonical_json(arm.arguments),
@@ -245,9 +250,12 @@ class Session:
         }
         for k, reward in s.plan.judges:
             if finished:
-                components = finished.rewards[reward.key]
+                components = finished.reward(reward.key)
                 row[f"reward_{k}"] = reward.total(components)
                 row |= {f"{k}_{c}": v for c, v in zip(reward.components, components, strict=True)}
+                if len(finished.rewards) > 1:
+                    by_component = zip(*(r[reward.key] for r in finished.rewards), strict=True)
+                    row |= {f"{k}_{c}_chunks": list(v) for c, v in zip(reward.components, by_component, strict=True)}
         self.directory.searches.add([row])
         self.directory.candidates.add(_history_rows(s, ctx.history, winner))
         self.journal.add({"kind": "search", **row})
@@ -285,6 +293,7 @@ def _history_rows(s: Search, history: History, winner: Candidate | None) -> list
             "candidate": row.id,
             "parent": row.origin.parent.id if row.origin.parent else None,
             "origin": canonical_json(row.origin.describe()),
+            "chunk": row.chunk,
             "step": row.step,
             "sigma": row.sampler.sigmas[row.step],
             "reward": row.reward,

@@ -164,19 +164,19 @@ class FakeReplica:
         return Answer(meta, FakeLatent(value, a["until"], a["velocity"]))
 
     async def _score(self, call: Call) -> Answer:
-        latent: FakeLatent = call.inputs[0]
-        await asyncio.sleep(self.seconds)
-        _, _, *others = call.inputs
+        n = len(call.arguments["prompts"])
+        latents: list[FakeLatent] = list(call.inputs[:n])
+        await asyncio.sleep(self.seconds * n)
         if call.arguments["obstacles"]:
-            points = others[: sum(n for _, n in call.arguments["obstacles"])]
+            points = call.inputs[2 * n :][: sum(n for _, n in call.arguments["obstacles"])]
             read = [i.value if isinstance(i, FakeLatent) else i for i in points]
-            latent = FakeLatent(digest(latent.value, *call.arguments["obstacles"], *read), latent.step)
-        rewards = {key: [latent.quality] for key in call.arguments["rewards"]}
-        return Answer({"rewards": rewards, "decodes": 1, "seconds": self.seconds})
+            latents = [FakeLatent(digest(x.value, *call.arguments["obstacles"], *read), x.step) for x in latents]
+        rewards = [{key: [x.quality] for key in call.arguments["rewards"]} for x in latents]
+        return Answer({"rewards": rewards, "decodes": n, "seconds": self.seconds * n})
 
     async def _finish(self, call: Call) -> Answer:
         answer = await self._score(call)
-        latent: FakeLatent = call.inputs[0]
+        latent: FakeLatent = call.inputs[len(call.arguments["prompts"]) - 1]
         kinds = [k for k in ("mp4", "safetensors", "npy") if call.arguments["outputs"].get(k)]
         files = dict.fromkeys(kinds, latent.value)
         if kept := call.arguments["kept"]:
@@ -191,6 +191,10 @@ class FakeReplica:
         return Answer({}, digest("text", call.arguments["what"]))
 
     _encode_image = _encode_video = _encode_text
+
+    async def _encode_prefix(self, call: Call) -> Answer:
+        await asyncio.sleep(self.seconds)
+        return Answer({}, digest("prefix", call.arguments["what"], call.inputs[0].value))
 
 
 @dataclass
@@ -248,6 +252,7 @@ class FakeBackend:
                     reward,
                     at_steps,
                     barriers(a.obstacles, at_steps(a.sampler.num_steps), lambda key, block: reward),
+                    config.long,
                 )
                 for a in arms
             )

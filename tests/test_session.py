@@ -141,8 +141,8 @@ def test_a_bad_reward_fails_its_search_and_no_other(tmp_path, answer, reason):
     class Scorer(FakeReplica):
         async def _score(self, call):
             good = await super()._score(call)
-            if call.arguments["prompt"].text == "a":
-                good.meta["rewards"] = dict.fromkeys(good.meta["rewards"], answer)
+            if call.arguments["prompts"][0] == "a":
+                good.meta["rewards"] = [dict.fromkeys(*good.meta["rewards"], answer)]
             return good
 
     fleet = FakeFleet(replicas=[Scorer("s", "scorer"), *FakeFleet().replicas])
@@ -468,7 +468,7 @@ class Doubtful(FakeReplica):
         answer = await super()._score(call)
         if self.bad > 0:
             self.bad -= 1
-            answer.meta["rewards"] = {key: [float("nan")] for key in answer.meta["rewards"]}
+            answer.meta["rewards"] = [{key: [float("nan")] for key in r} for r in answer.meta["rewards"]]
         return answer
 
 

@@ -387,7 +387,7 @@ run_virtual(s.run())
 def test_failed_searches_are_run_again(tmp_path):
     s = grid(BEST)
     fleet = FakeFleet()
-    fleet.replicas[1].fault = lambda call: ValueError("a bad day") if call.arguments["prompt"].text == "b" else None
+    fleet.replicas[1].fault = lambda call: ValueError("a bad day") if call.arguments["prompts"][0] == "b" else None
     rows, progress = run(s, tmp_path / "run", fleet)
     assert Counter(r["status"] for r in rows) == {"done": 6, "failed": 3}
     rows, progress = run(s, tmp_path / "run")

@@ -31,9 +31,5 @@ def family(folder: Path) -> Any:
 
 
 def with_first(latent: torch.Tensor, first: torch.Tensor | None) -> torch.Tensor:
-    """`latent` (1, C, T, H, W) with its first frame clean."""
-    if first is None:
-        return latent
-    mask = torch.ones(1, 1, *latent.shape[2:], dtype=latent.dtype, device=latent.device)
-    mask[:, :, 0] = 0
-    return (1 - mask) * first + mask * latent
+    """`latent` (1, C, T, H, W) with the clean `first` (1, C, k, H, W) in the place of its first k frames."""
+    return latent if first is None else torch.cat([first, latent[:, :, first.shape[2] :]], 2)

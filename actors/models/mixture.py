@@ -103,7 +103,7 @@ class Transformer:
 @dataclass(frozen=True)
 class Geometry:
     in_channels: int
-    unit: tuple[int, int, int] = (1, 1, 1)
+    temporal: int = 1
     text_dim: int | None = None
 
     @classmethod
@@ -133,6 +133,9 @@ class Autoencoder:
         grid = (np.arange(SIDE) + 0.5) / SIDE * 2 * REACH - REACH
         dot = np.exp(-0.5 * ((grid[None] - x) ** 2 + (-grid[:, None] - y) ** 2) / 0.25**2)
         return np.rint(255 * dot).astype(np.uint8)[None, ..., None].repeat(3, -1)
+
+    def decode_on(self, latent: torch.Tensor, *, fresh: bool) -> np.ndarray:
+        return self.decode(latent)
 
     def encode_video(self, frames: np.ndarray, num_frames: int, height: int, width: int) -> np.ndarray:
         """Where the dot is in pictures of any size, float32 (1, C, 1, 1, 1): the centre of what is bright.

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from diffusers import AutoencoderKLWan, WanPipeline, WanTransformer3DModel
+from diffusers.models.autoencoders.autoencoder_kl_wan import unpatchify
 from diffusers.video_processor import VideoProcessor
 from PIL import Image
 from transformers import AutoTokenizer, ByT5Tokenizer, UMT5EncoderModel
@@ -72,8 +73,8 @@ class Transformer:
     ) -> torch.Tensor:
         """Velocities (B, C, T, H, W) of float32 latents.
 
-        timesteps (B,), text (B, length, dim), first: for each row the clean latent (1, C, 1, H, W) of its first frame,
-        or None.
+        timesteps (B,), text (B, length, dim), first: for each row its clean first latent frames (1, C, k, H, W), or
+        None.
         """
         return self.velocity(latents, timesteps, text, first)
 
@@ -82,7 +83,7 @@ class Transformer:
     ) -> torch.Tensor:
         """The same with its gradient."""
         if self.expand_timesteps or any(f is not None for f in first):
-            timesteps = per_token(timesteps, latents, self._patch, [f is not None for f in first])
+            timesteps = per_token(timesteps, latents, self._patch, [0 if f is None else f.shape[2] for f in first])
             latents = torch.cat([with_first(x, f) for x, f in zip(latents.split(1), first, strict=True)])
         return self.model(
             hidden_states=latents.to(self.dtype), timestep=timesteps, encoder_hidden_states=text, return_dict=False
@@ -90,12 +91,14 @@ class Transformer:
 
 
 def per_token(
-    timesteps: torch.Tensor, latents: torch.Tensor, patch: Sequence[int], given: Sequence[bool] | torch.Tensor
+    timesteps: torch.Tensor, latents: torch.Tensor, patch: Sequence[int], given: Sequence[int] | torch.Tensor
 ) -> torch.Tensor:
-    """Timesteps (B, tokens) of latents (B, C, T, H, W): 0 in the first frame of rows where that is given."""
+    """Timesteps (B, tokens) of latents (B, C, T, H, W): 0 in the first frames of a row, as many as are given (B,)."""
     _, p_h, p_w = patch
-    mask = torch.ones(latents.shape[0], *latents.shape[2:], device=latents.device)
-    mask[torch.as_tensor(given, device=latents.device), 0] = 0
+    n, _, frames, height, width = latents.shape
+    given = torch.as_tensor(given, device=latents.device)
+    asked = torch.arange(frames, device=latents.device) >= given[:, None]
+    mask = asked[:, :, None, None].expand(n, frames, height, width).float()
     return (mask[:, :, ::p_h, ::p_w] * timesteps[:, None, None, None]).flatten(1)
 
 
@@ -156,9 +159,32 @@ class Autoencoder:
     @torch.no_grad()
     def decode(self, latent: torch.Tensor) -> np.ndarray:
         """float32 (1, C, T, H, W) -> frames, uint8 (T, H, W, 3)."""
+        return self._pictures(self.vae.decode(self._scaled(latent), return_dict=False)[0])
+
+    @torch.no_grad()
+    def decode_on(self, latent: torch.Tensor, *, fresh: bool) -> np.ndarray:
+        """The same in parts, which together are what `decode` makes of all at once: `fresh` begins a video.
+
+        The causal cache of the decoder is carried from part to part; nothing else may be decoded in between.
+        """
+        if fresh:
+            self.vae.clear_cache()
+        x = self.vae.post_quant_conv(self._scaled(latent))
+        parts = []
+        for i in range(x.shape[2]):
+            self.vae._conv_idx = [0]
+            cache = {"feat_cache": self.vae._feat_map, "feat_idx": self.vae._conv_idx}
+            parts.append(self.vae.decoder(x[:, :, i : i + 1], **cache, first_chunk=fresh and i == 0))
+        video = torch.cat(parts, 2)
+        if self.vae.config.patch_size is not None:
+            video = unpatchify(video, patch_size=self.vae.config.patch_size)
+        return self._pictures(video.clamp(-1, 1))
+
+    def _scaled(self, latent: torch.Tensor) -> torch.Tensor:
         mean, inverse_std = self._statistics()
-        latent = latent.to(self._device, self.vae.dtype) / inverse_std + mean
-        video = self.vae.decode(latent, return_dict=False)[0]
+        return latent.to(self._device, self.vae.dtype) / inverse_std + mean
+
+    def _pictures(self, video: torch.Tensor) -> np.ndarray:
         return np.rint(self._processor.postprocess_video(video, output_type="np")[0] * 255).astype(np.uint8)
 
     @torch.no_grad()

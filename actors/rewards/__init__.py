@@ -17,6 +17,7 @@ NAMES = {
     "pixel": "actors.rewards.pixel:PixelReward",
     "latent": "actors.rewards.latent_reward:LatentReward",
     "pavrm": "actors.rewards.pavrm:Pavrm",
+    "consistency": "actors.rewards.consistency:Consistency",
     "near": "actors.rewards.near:Near",
     "repulsion": "actors.rewards.repulsion:Repulsion",
     "distance": "actors.rewards.repulsion:Distance",
@@ -32,7 +33,10 @@ class View:
 
     latent and estimate are float32 (1, C, T, H, W) on the CPU, frames uint8 (T, H, W, 3); what no reward needs is None.
     Beside it, the latents of the arm's obstacles, for a reward that meets them, and the caption's embedding, float32
-    (1, length, dim), for one that `reads_text`. `first`: the latent's first frame is a given, clean one.
+    (1, length, dim), for one that `reads_text`. `first`: how many of the latent's first frames are given, clean ones.
+
+    In a long video `before` are the frames of the chunk before this one and `opening` those of the first, for a reward
+    that `reads_earlier`; frames begin with those that this chunk shares with the one before it.
     """
 
     prompt: str
@@ -42,16 +46,18 @@ class View:
     frames: np.ndarray | None = None
     obstacles: tuple[Points, ...] = ()
     text: torch.Tensor | None = None
-    first: bool = False
+    first: int = 0
+    before: np.ndarray | None = None
+    opening: np.ndarray | None = None
 
 
 class Reward(Protocol):
     """`weights` (optional) gives the default weight of each component, 1 where it is missing; `files` (optional, a
     static method of the constructor's arguments) the files whose content the reward depends on; `meets_obstacles`
     (optional) says that its views show the arm's obstacles, `reads_text` (optional) that they show the caption's
-    embedding; `fits` (optional, a static method of a latent's shape (1, C, T, H, W), the width of captions' embeddings
-    or None, and the constructor's arguments) raises ConfigError before anything is loaded; `to` (optional) moves it to
-    a device."""
+    embedding, `reads_earlier` (optional) the earlier chunks of a long video; `fits` (optional, a static method of a
+    latent's shape (1, C, T, H, W), the width of captions' embeddings or None, and the constructor's arguments) raises
+    ConfigError before anything is loaded; `to` (optional) moves it to a device."""
 
     components: tuple[str, ...]
     needs: Literal["latent", "estimate", "frames"]

@@ -72,8 +72,8 @@ class PavrmNet(nn.Module):
     ) -> list[torch.Tensor]:
         """Tokens (n, length, width) after each block.
 
-        latents (n, C, T, H, W), sigmas (n,) in [0, 1], text (n, length, dim); `first` (n,) marks latents whose first
-        frame is a given, clean one.
+        latents (n, C, T, H, W), sigmas (n,) in [0, 1], text (n, length, dim); `first` (n,) says how many
+        of a latent's first frames are given, clean ones.
         """
         timesteps = 1000 * sigmas
         if first is not None and first.any():

@@ -1,0 +1,81 @@
+"""Features of vision transformers from a local folder, through transformers' own classes: DINO, DINOv2 and CLIP."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+from transformers import AutoConfig, AutoModel
+
+from actors.features import unit
+from raysearch.errors import ConfigError, check
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, where a folder has none of its own
+BATCH = 32  # frames of a forward
+
+
+class _Vision:
+    """A frame is stretched to the model's size and normalised as the folder's preprocessor_config.json says."""
+
+    kinds: tuple[str, ...]
+
+    def __init__(self, path: Path | None) -> None:
+        assert path is not None
+        self._model = AutoModel.from_pretrained(path, use_safetensors=True, local_files_only=True)
+        self._model.eval().requires_grad_(False)
+        given = path / "preprocessor_config.json"
+        how: dict[str, Any] = json.loads(given.read_text()) if given.exists() else {}
+        mean, std = (
+            torch.tensor(how.get(k, v)).view(1, 3, 1, 1) for k, v in (("image_mean", MEAN), ("image_std", STD))
+        )
+        self._mean, self._std = mean, std
+        config = self._model.config
+        self._side = int(getattr(config, "vision_config", config).image_size)
+
+    @classmethod
+    def files(cls, path: Path | None) -> list[Path]:
+        check(path is not None, "path", None, "given: a folder with config.json and model.safetensors")
+        assert path is not None
+        found = [path / n for n in ("config.json", "model.safetensors")]
+        for file in found:
+            check(file.is_file(), "path", str(path), f"a folder with {file.name}")
+        try:
+            kind = AutoConfig.from_pretrained(path, local_files_only=True).model_type
+        except Exception as error:
+            raise ConfigError.of("path", str(path), "a folder whose config.json transformers can read") from error
+        check(kind in cls.kinds, "path", str(path), f"a model of type {' or '.join(cls.kinds)}, not {kind}")
+        given = path / "preprocessor_config.json"
+        return [*found, given] if given.exists() else found
+
+    def to(self, device: str) -> None:
+        self._model.to(device)
+
+    @torch.inference_mode()
+    def __call__(self, frames: np.ndarray) -> np.ndarray:
+        x = torch.tensor(frames).permute(0, 3, 1, 2).float() / 255
+        x = F.interpolate(x, (self._side, self._side), mode="bicubic", antialias=True, align_corners=False).clamp(0, 1)
+        x = ((x - self._mean) / self._std).to(self._model.device)
+        return unit(torch.cat([self._seen(part) for part in x.split(BATCH)]).float().cpu().numpy())
+
+    def _seen(self, x: torch.Tensor) -> torch.Tensor:
+        raise NotImplementedError
+
+
+class Dino(_Vision):
+    """The class token's last state (DINO 2104.14294, DINOv2 2304.07193); VBench's subject consistency looks at it."""
+
+    kinds = ("vit", "dinov2")
+
+    def _seen(self, x: torch.Tensor) -> torch.Tensor:
+        return self._model(x).last_hidden_state[:, 0]  # type: ignore[no-any-return]
+
+
+class Clip(_Vision):
+    """CLIP's image embedding; VBench's background consistency looks at it."""
+
+    kinds = ("clip",)
+
+    def _seen(self, x: torch.Tensor) -> torch.Tensor:
+        return self._model.get_image_features(pixel_values=x).pooler_output  # type: ignore[no-any-return]

@@ -1,0 +1,50 @@
+"""The anchor reward of ScalingNoise (2503.16400, Eq. 7): how alike a chunk's frames are, and to an earlier frame."""
+
+import inspect
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+import numpy as np
+
+from actors import features as kinds
+
+if TYPE_CHECKING:
+    from actors.rewards import View
+
+
+class Consistency:
+    """anchor: mean <d_a, d_i>; local: mean <d_i, d_{i-1}>; over the frames i after the first, half and half.
+
+    d are unit features of frames, `features` (at `path`) says which. The anchor is the first frame of the chunk before
+    (`before`) or of the video (`opening`), clean in either case; a video's first chunk has its own first frame.
+    """
+
+    components: tuple[str, ...] = ("anchor", "local")
+    needs: Literal["latent", "estimate", "frames"] = "frames"
+    weights: ClassVar[dict[str, float]] = {"anchor": 0.5, "local": 0.5}
+    reads_earlier = True
+
+    def __init__(
+        self, *, features: str = "world", path: Path | None = None, anchor: Literal["before", "opening"] = "before"
+    ) -> None:
+        self.features, self.anchor = kinds.find(features)(path), anchor
+
+    @staticmethod
+    def files(*, features: str, path: Path | None, anchor: str) -> list[Path]:
+        kind = kinds.find(features)
+        return [Path(str(inspect.getsourcefile(kind))), *kind.files(path)]  # type: ignore[attr-defined,arg-type]
+
+    def to(self, device: str) -> None:
+        self.features.to(device)
+
+    def __call__(self, views: "Sequence[View]") -> np.ndarray:
+        rows = []
+        for view in views:
+            assert view.frames is not None
+            earlier = view.before if self.anchor == "before" else view.opening
+            a = view.frames[:1] if earlier is None else earlier[:1]
+            d = self.features(np.concatenate([a, view.frames])).astype(np.float64)
+            d_a, d = d[0], d[1:]
+            rows.append([(d[1:] @ d_a).mean(), (d[1:] * d[:-1]).sum(1).mean()])
+        return np.array(rows, dtype=np.float64).reshape(len(rows), 2)
