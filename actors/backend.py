@@ -21,7 +21,7 @@ from huggingface_hub import snapshot_download
 from actors import rewards, solvers
 from actors.models import family, wan
 from actors.scorer import RewardSpec
-from raysearch.config import SDE, Arm, Config, SamplerConfig
+from raysearch.config import SAMPLERS, SDE, VP, Arm, Config, SamplerConfig
 from raysearch.engine import Reward
 from raysearch.errors import ConfigError, check
 from raysearch.obstacles import barriers
@@ -120,8 +120,10 @@ def content_digest(paths: Sequence[Path]) -> bytes:
 def sampler(config: Config, s: SamplerConfig, folder: Path, content: bytes) -> Sampler:
     """The recipe's sampler, with the grid of the real scheduler."""
     m = config.model
-    scheduler = solvers.scheduler(solvers.scheduler_config(folder), s.name, s.flow_shift)
-    sigmas = tuple(float(x) for x in solvers.Solver(scheduler, s.num_steps).sigmas)
+    path = family(folder).Geometry.of(folder).path
+    fits = VP if path == "vp" else tuple(n for n in SAMPLERS if n not in VP)
+    check(s.name in fits, "sampler.name", s.name, f"one of {', '.join(fits)} for this model")
+    sigmas = solvers.grid(solvers.scheduler_config(folder), s.name, s.flow_shift, s.num_steps)
     falling = all(a > b >= 0 for a, b in pairwise(sigmas))
     check(falling, "sampler.flow_shift", s.flow_shift, "such that the noise levels fall from step to step")
     return Sampler(
@@ -140,6 +142,7 @@ def sampler(config: Config, s: SamplerConfig, folder: Path, content: bytes) -> S
         stochastic=s.name in SDE,
         eta=SDE.get(s.name) if s.eta is None else s.eta,
         interpolant=s.interpolant,
+        path=path,
         fingerprint=fingerprint(config, s),
     )
 

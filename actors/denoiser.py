@@ -239,7 +239,7 @@ class Denoiser:
                 groups.setdefault((s.latent.shape, len(s.text), s.sampler.batched_guidance), []).append(s)
         for group in groups.values():
             for s, velocity in zip(group, self._velocities(group), strict=True):
-                s.velocity = velocity
+                s.velocity = s.solver.velocity(velocity, s.latent, s.step)
                 s.evaluations += 1
         for s in occupied:
             if s.step < s.until:

@@ -13,7 +13,12 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import torch
-from diffusers import DPMSolverMultistepScheduler, FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler
+from diffusers import (
+    DDIMScheduler,
+    DPMSolverMultistepScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    UniPCMultistepScheduler,
+)
 
 from raysearch.recipe import Sampler
 
@@ -42,6 +47,8 @@ def scheduler(config: dict[str, Any], name: str, flow_shift: float | None) -> An
 
 def solver(config: dict[str, Any], sampler: Sampler, device: str = "cpu") -> "Solver":
     """The solver of a recipe's sampler, for a model with this scheduler config."""
+    if sampler.path == "vp":
+        return Ddim(config, sampler.sigmas, device)
     if sampler.name == "lookahead":
         return Solver(FlowMatchEulerDiscreteScheduler(), sampler.num_steps, device, sampler.sigmas)
     if sampler.name == "inversion":
@@ -52,6 +59,22 @@ def solver(config: dict[str, Any], sampler: Sampler, device: str = "cpu") -> "So
         diffusion = EULER_MARUYAMA[sampler.name](sampler.eta)
         return EulerMaruyama(steps, sampler.num_steps, device, diffusion, vp=sampler.interpolant == "vp")
     return Solver(steps, sampler.num_steps, device)
+
+
+def ddim(config: dict[str, Any]) -> DDIMScheduler:
+    """diffusers' DDIM scheduler of a model's config; Stable Diffusion's noise schedule where that says nothing."""
+    schedule = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
+    own = {k: v for k, v in config.items() if k in (*schedule, "num_train_timesteps", "trained_betas")}
+    return DDIMScheduler.from_config(schedule | own | {"timestep_spacing": "trailing", "clip_sample": False})
+
+
+def grid(config: dict[str, Any], name: str, flow_shift: float | None, num_steps: int) -> tuple[float, ...]:
+    """The noise levels of a sampler, num_steps + 1, from noise to 0."""
+    if name != "ddim":
+        return tuple(float(s) for s in Solver(scheduler(config, name, flow_shift), num_steps).sigmas)
+    steps = ddim(config)
+    steps.set_timesteps(num_steps)
+    return *(float((1 - steps.alphas_cumprod[t].double()).sqrt()) for t in steps.timesteps), 0.0
 
 
 def scheduler_config(folder: Path) -> dict[str, Any]:
@@ -94,10 +117,18 @@ class Solver:
         latent = self._scheduler.step(velocity, timestep, latent, return_dict=False, **drawn)[0]
         return latent, self._capture()
 
+    def alpha(self, sigma: torch.Tensor) -> torch.Tensor:
+        """How much a clean latent counts at a level."""
+        return 1 - sigma
+
+    def velocity(self, output: torch.Tensor, latent: torch.Tensor, step: int) -> torch.Tensor:
+        """Of a model's output at a step: what the x0 estimate is the latent less sigma times."""
+        return output
+
     def renoise(self, latent: torch.Tensor, step: int, to_step: int, noise: torch.Tensor) -> torch.Tensor:
-        """The forward kernel from the level of `step` up to that of `to_step`, for flow schedules."""
+        """The forward kernel from the level of `step` up to that of `to_step`."""
         s, s_to = self.sigmas[step].double(), self.sigmas[to_step].double()
-        ratio = (1 - s_to) / (1 - s) if s < 1 else torch.ones((), dtype=torch.float64)
+        ratio = self.alpha(s_to) / self.alpha(s) if s < 1 else torch.ones((), dtype=torch.float64)
         spread = (s_to.square() - (ratio * s).square()).clamp(min=0).sqrt()
         return (ratio * latent.double() + spread * noise.double()).float()
 
@@ -122,6 +153,41 @@ class Inversion(Solver):
         i = state["_step_index"]
         s, s_next = self.sigmas[i : i + 2].double()
         return (latent.double() + (s_next - s) * velocity.double()).float(), {"_step_index": i + 1}
+
+
+class Ddim(Solver):
+    """Deterministic DDIM (2010.02502) between any levels of a variance-preserving path, up or down.
+
+    A level's timestep is the nearest of the model's training.
+    """
+
+    def __init__(self, config: dict[str, Any], sigmas: Sequence[float], device: str = "cpu") -> None:
+        trained = (1 - ddim(config).alphas_cumprod.double()).sqrt()
+        # A clean latent is taken to be at the lowest level of all: at 0 nothing says what its noise was.
+        self._levels = torch.tensor(sigmas, dtype=torch.float64).clamp(min=float(trained[0]))
+        self.num_steps, self.sigmas = len(sigmas) - 1, torch.tensor(sigmas, device=device)
+        nearest = (trained[None] - self._levels[:-1, None]).abs().argmin(1)
+        self.timesteps = nearest.to(device)
+
+    def start(self, step: int) -> State:
+        return {"_step_index": step}
+
+    def alpha(self, sigma: torch.Tensor) -> torch.Tensor:
+        return (1 - sigma.square()).sqrt()
+
+    def velocity(self, output: torch.Tensor, latent: torch.Tensor, step: int) -> torch.Tensor:
+        s = self._levels[step]
+        x0 = (latent.double() - s * output.double()) / self.alpha(s)
+        return ((latent.double() - x0) / s).float()
+
+    def step(
+        self, state: State, velocity: torch.Tensor, latent: torch.Tensor, noise: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, State]:
+        i = state["_step_index"]
+        s, s_next = self._levels[i], self.sigmas[i + 1].double()
+        x0 = latent.double() - s * velocity.double()
+        noisy = (latent.double() - self.alpha(s) * x0) / s
+        return (self.alpha(s_next) * x0 + s_next * noisy).float(), {"_step_index": i + 1}
 
 
 class EulerMaruyama(Solver):

@@ -25,8 +25,9 @@ from raysearch.ledger import Budget
 from raysearch.signature import bind, unknown_key
 
 ODE = ("unipc", "euler", "dpm++")
+VP = ("ddim",)  # for models of noise on a variance-preserving path
 SDE = {"flow-sde": 0.7, "score-sde": 3.0, "sde-dpm++": None}  # with the paper's eta, where there is one
-SAMPLERS = (*ODE, *SDE)
+SAMPLERS = (*ODE, *SDE, *VP)
 INTERPOLANTS = ("linear", "vp")
 PLAIN = {"name": "single"}  # the policy of a config that names none
 DTYPES = ("float32", "bfloat16", "float16")

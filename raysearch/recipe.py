@@ -98,6 +98,7 @@ class Sampler:
     stochastic: bool = False
     eta: float | None = None
     interpolant: str = "linear"
+    path: str = "flow"  # of the model: a clean latent counts 1 - sigma at a level, or with "vp" sqrt(1 - sigma^2)
     fingerprint: str = ""
 
     def __post_init__(self) -> None:

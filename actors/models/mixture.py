@@ -1,11 +1,12 @@
 """An exact flow over a Gaussian mixture: velocity, score and posterior in closed form. A model like any other.
 
 Its folder holds model_index.json alone: `_class_name: GaussianMixture`, `means` (K, C), `stds` (K,), `weights` (K,),
-and `captions`, from a text to other weights. Latents are points, (1, C, 1, 1, 1); a decoded one is a picture of a dot.
+and `captions`, from a text to other weights. `path: vp` makes it a model of noise on DDIM's variance-preserving path.
+Latents are points, (1, C, 1, 1, 1); a decoded one is a picture of a dot.
 So every policy runs in milliseconds, and what it should find is known.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from actors import solvers
 from actors.models import index
 from raysearch.config import PoolConfig
 from raysearch.errors import ConfigError, check
@@ -30,11 +32,15 @@ def check_folder(folder: Path, key: str) -> None:
 
 @dataclass(frozen=True)
 class Mixture:
-    """sum_k weights_k N(means_k, stds_k^2), in float64; `weights` may have a row for each latent, (B, K)."""
+    """sum_k weights_k N(means_k, stds_k^2), in float64; `weights` may have a row for each latent, (B, K).
+
+    At level s a point is alpha x0 + s noise, alpha = 1 - s; with `vp` sqrt(1 - s^2).
+    """
 
     weights: torch.Tensor
     means: torch.Tensor
     stds: torch.Tensor
+    vp: bool = False
 
     @classmethod
     def of(cls, folder: Path) -> "Mixture":
@@ -42,11 +48,17 @@ class Mixture:
         w, m, s = parts
         if m.ndim != 2 or w.shape != s.shape or len(w) != len(m):
             raise ValueError(f"weights {tuple(w.shape)}, means {tuple(m.shape)} and stds {tuple(s.shape)} do not fit")
-        return cls(w / w.sum(), m, s)
+        path = index(folder).get("path", "flow")
+        if path not in ("flow", "vp"):
+            raise ValueError(f"path is flow or vp, not {path}")
+        return cls(w / w.sum(), m, s, path == "vp")
+
+    def alpha(self, s: torch.Tensor) -> torch.Tensor:
+        return (1 - s.square()).sqrt() if self.vp else 1 - s
 
     def posterior(self, x: torch.Tensor, s: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Of x_s (B, C) at level s (B,): probabilities of the components (B, K), and E[x0 | component] (B, K, C)."""
-        a, s = 1 - s[:, None], s[:, None]
+        a, s = self.alpha(s)[:, None], s[:, None]
         variance = (a * self.stds) ** 2 + s**2  # (B, K)
         off = x[:, None] - a[..., None] * self.means
         log_p = self.weights.log() - 0.5 * off.square().sum(-1) / variance - 0.5 * x.shape[1] * variance.log()
@@ -59,16 +71,20 @@ class Mixture:
         return (p[..., None] * x0).sum(1)
 
     def velocity(self, x: torch.Tensor, s: torch.Tensor) -> torch.Tensor:
-        """E[eps - x0 | x_s], (B, C), for s > 0."""
+        """(x - E[x0 | x_s]) / s, (B, C), for s > 0: of a flow E[eps - x0 | x_s]."""
         return (x - self.denoised(x, s)) / s[:, None]
+
+    def noise(self, x: torch.Tensor, s: torch.Tensor) -> torch.Tensor:
+        """E[eps | x_s], (B, C), for s > 0."""
+        return (x - self.alpha(s)[:, None] * self.denoised(x, s)) / s[:, None]
 
     def score(self, x: torch.Tensor, s: torch.Tensor) -> torch.Tensor:
         """The gradient of log p_s, (B, C), for s > 0."""
-        return -(x - (1 - s[:, None]) * self.denoised(x, s)) / s[:, None] ** 2
+        return -self.noise(x, s) / s[:, None]
 
     def log_density(self, x: torch.Tensor, s: torch.Tensor) -> torch.Tensor:
         """log p_s(x), (B,)."""
-        a, s = 1 - s[:, None], s[:, None]
+        a, s = self.alpha(s)[:, None], s[:, None]
         variance = (a * self.stds) ** 2 + s**2
         off = (x[:, None] - a[..., None] * self.means).square().sum(-1)
         constant = 0.5 * x.shape[1] * (2 * torch.pi * variance).log()
@@ -90,14 +106,19 @@ class TextEncoder:
 class Transformer:
     def __init__(self, folder: Path, *, dtype: str, device: str) -> None:
         self.dtype, self._mixture = torch.float32, Mixture.of(folder)
+        self._levels = (1 - solvers.ddim({}).alphas_cumprod.double()).sqrt()
 
     def __call__(
         self, latents: torch.Tensor, timesteps: torch.Tensor, text: torch.Tensor, first: list[Any]
     ) -> torch.Tensor:
-        """Velocities of latents (B, C, 1, 1, 1) at timesteps (B,) = 1000 s, under component weights text (B, 1, K)."""
-        m = Mixture(text[:, 0].double(), self._mixture.means, self._mixture.stds)
-        v = m.velocity(latents.flatten(1).double(), timesteps.double() / 1000)
-        return v.to(latents.dtype).view_as(latents)
+        """Velocities of latents (B, C, 1, 1, 1) at timesteps (B,) = 1000 s, under component weights text (B, 1, K).
+
+        With `vp` their noise, at DDIM's timesteps.
+        """
+        m = replace(self._mixture, weights=text[:, 0].double())
+        x = latents.flatten(1).double()
+        out = m.noise(x, self._levels[timesteps]) if m.vp else m.velocity(x, timesteps.double() / 1000)
+        return out.to(latents.dtype).view_as(latents)
 
 
 @dataclass(frozen=True)
@@ -105,10 +126,12 @@ class Geometry:
     in_channels: int
     temporal: int = 1
     text_dim: int | None = None
+    path: str = "flow"
 
     @classmethod
     def of(cls, folder: Path) -> "Geometry":
-        return cls(Mixture.of(folder).means.shape[1])
+        m = Mixture.of(folder)
+        return cls(m.means.shape[1], path="vp" if m.vp else "flow")
 
     def check(self, *, num_frames: int, height: int, width: int) -> None:
         """A point has no size: all must be 1."""

@@ -113,6 +113,7 @@ class Geometry:
     patch: tuple[int, int]
     heads: int
     text_dim: int
+    path: str = "flow"
 
     @classmethod
     def of(cls, folder: Path) -> "Geometry":
