@@ -21,7 +21,7 @@ from huggingface_hub import snapshot_download
 from actors import rewards, solvers
 from actors.models import family, wan
 from actors.scorer import RewardSpec
-from raysearch.config import SAMPLERS, SDE, VP, Arm, Config, SamplerConfig
+from raysearch.config import ODE, SDE, VP, Arm, Config, SamplerConfig
 from raysearch.engine import Reward
 from raysearch.errors import ConfigError, check
 from raysearch.obstacles import barriers
@@ -121,7 +121,7 @@ def sampler(config: Config, s: SamplerConfig, folder: Path, content: bytes) -> S
     """The recipe's sampler, with the grid of the real scheduler."""
     m = config.model
     path = family(folder).Geometry.of(folder).path
-    fits = VP if path == "vp" else tuple(n for n in SAMPLERS if n not in VP)
+    fits = VP if path == "vp" else (*ODE, *SDE)
     check(s.name in fits, "sampler.name", s.name, f"one of {', '.join(fits)} for this model")
     sigmas = solvers.grid(solvers.scheduler_config(folder), s.name, s.flow_shift, s.num_steps)
     falling = all(a > b >= 0 for a, b in pairwise(sigmas))

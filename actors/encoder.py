@@ -17,6 +17,7 @@ class Encoder:
         torch.set_num_threads(1)
         self._folder, self._dtype, self._device = Path(folder), dtype, device
         self._models = family(self._folder)
+        self._geometry = self._models.Geometry.of(self._folder)
         self._text = self._models.TextEncoder(self._folder, dtype=dtype, device=device)
         self._autoencoder: Any = None  # loaded with the first picture
 
@@ -39,7 +40,7 @@ class Encoder:
         prefix, _ = arguments["what"]
         autoencoder = self._loaded()
         frames = autoencoder.decode(torch.tensor(payload["latent"]))
-        n = 1 + self._models.Geometry.of(self._folder).temporal * (prefix - 1)
+        n = self._geometry.frames(prefix)
         return {}, autoencoder.encode_video(frames[-n:], n, *frames.shape[1:3])
 
     def _loaded(self) -> Any:

@@ -33,7 +33,7 @@ class Scorer:
         torch.set_num_threads(1)
         models = family(Path(folder))
         self._autoencoder = models.Autoencoder(Path(folder), dtype=dtype, device=device)
-        self._temporal = models.Geometry.of(Path(folder)).temporal
+        self._geometry = models.Geometry.of(Path(folder))
         self._seen: OrderedDict[str, np.ndarray] = OrderedDict()
         self._rewards = {s.key: rewards.find(s.name)(**s.arguments) for s in specs}
         for reward in self._rewards.values():
@@ -117,10 +117,6 @@ class Scorer:
             files["arrow"] = rollout(latents, payloads[-1]["latent"][0], kept, first="first" in way[0])
         return {"rewards": scores, "decodes": n, "seconds": time.perf_counter() - began - judging}, files
 
-    def _shared(self, prefix: int) -> int:
-        """The frames that a chunk shares with the one before it."""
-        return 1 + self._temporal * (prefix - 1)
-
     def _next(
         self, latent: torch.Tensor, link: dict[str, Any] | None, before: np.ndarray | None
     ) -> tuple[np.ndarray, np.ndarray]:
@@ -130,10 +126,10 @@ class Scorer:
         """
         if link is None or link["anew"]:
             clip = self._autoencoder.decode_on(latent, fresh=True)
-            return clip, clip if link is None else clip[self._shared(link["prefix"]) :]
+            return clip, clip if link is None else clip[self._geometry.frames(link["prefix"]) :]
         assert before is not None
         new = self._autoencoder.decode_on(latent[:, :, link["prefix"] :], fresh=False)
-        return np.concatenate([before[-self._shared(link["prefix"]) :], new]), new
+        return np.concatenate([before[-self._geometry.frames(link["prefix"]) :], new]), new
 
     def _clip(self, latent: torch.Tensor, link: dict[str, Any] | None, before: Any) -> np.ndarray:
         """The frames of a chunk that may be thrown away; where it goes on with latents those are decoded before it."""
@@ -141,7 +137,7 @@ class Scorer:
             return self._autoencoder.decode(latent)  # type: ignore[no-any-return]
         earlier = torch.tensor(before["latent"])[:, :, : latent.shape[2] - link["prefix"]]
         frames = self._autoencoder.decode(torch.cat([earlier, latent], 2))
-        return frames[-self._shared(latent.shape[2]) :]  # type: ignore[no-any-return]
+        return frames[-self._geometry.frames(latent.shape[2]) :]  # type: ignore[no-any-return]
 
     def _recalled(self, key: str | None, state: Any) -> np.ndarray | None:
         """The frames of a finished chunk; the latest are remembered, since many candidates continue one chunk."""

@@ -143,9 +143,7 @@ class Inversion(Solver):
     def __init__(self, sigmas: Sequence[float], device: str = "cpu") -> None:
         self.num_steps, self.sigmas = len(sigmas) - 1, torch.tensor(sigmas, device=device)
         self.timesteps = 1000 * self.sigmas[:-1]
-
-    def start(self, step: int) -> State:
-        return {"_step_index": step}
+        self._blank: State = {}
 
     def step(
         self, state: State, velocity: torch.Tensor, latent: torch.Tensor, noise: torch.Tensor | None = None
@@ -168,9 +166,7 @@ class Ddim(Solver):
         self.num_steps, self.sigmas = len(sigmas) - 1, torch.tensor(sigmas, device=device)
         nearest = (trained[None] - self._levels[:-1, None]).abs().argmin(1)
         self.timesteps = nearest.to(device)
-
-    def start(self, step: int) -> State:
-        return {"_step_index": step}
+        self._blank: State = {}
 
     def alpha(self, sigma: torch.Tensor) -> torch.Tensor:
         return (1 - sigma.square()).sqrt()

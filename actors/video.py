@@ -35,13 +35,6 @@ class Mp4:
         return self._buffer.getvalue()
 
 
-def mp4(frames: np.ndarray, *, fps: int, scale: int = 1) -> bytes:
-    """uint8 (T, H, W, 3) -> an mp4 file."""
-    file = Mp4(fps=fps, scale=scale)
-    file.add(frames)
-    return file.close()
-
-
 def frames(data: bytes) -> np.ndarray:
     """A video or a picture -> uint8 (T, H, W, 3)."""
     try:

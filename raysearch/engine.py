@@ -103,9 +103,13 @@ class Finished:
     making: tuple[float, ...]
     decoding: float
 
+    def by_chunk(self, key: str) -> list[tuple[float, ...]]:
+        """Of each of a reward's components its values, chunk by chunk."""
+        return list(zip(*(r[key] for r in self.rewards), strict=True))
+
     def reward(self, key: str) -> tuple[float, ...]:
         """The components of a reward: of a long video their means over chunks."""
-        return tuple(sum(c) / len(c) for c in zip(*(r[key] for r in self.rewards), strict=True))
+        return tuple(sum(c) / len(c) for c in self.by_chunk(key))
 
 
 class Memo(OrderedDict[Digest, T], Generic[T]):
@@ -234,9 +238,11 @@ class Engine:
         for _ in range(ATTEMPTS):
             points = await self._points(_flat(obstacles), sampler, spent)
             texts = [await self._text(x.text, sampler, spent) if reads else None for x in xs]
-            more = [None if c is None else await self.latent(c, False, spent) for c in others]
+            more = await gather((self.latent(c, False, spent) for c in others if c is not None), len(others))
+            found = iter(more)
+            beside = [None if c is None else next(found).ref for c in others]
             entries = [await self.latent(x, velocity, spent) for x in xs]
-            refs = (*(e.ref for e in entries), *texts, *points, *(None if e is None else e.ref for e in more))
+            refs = (*(e.ref for e in entries), *texts, *points, *beside)
             place = entries[-1].place
             try:
                 call = Call(method, arguments, refs)

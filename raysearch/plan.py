@@ -177,6 +177,7 @@ def context(
 
 async def run_policy(s: Search, ctx: Context) -> tuple[Candidate, bool]:
     """The winner, as the finished video, and whether the search ended for its budget."""
+    exhausted = False
     try:
         winner = await s.plan.arm.search(ctx, **s.plan.arm.arguments)
         if not isinstance(winner, Candidate):
@@ -184,8 +185,8 @@ async def run_policy(s: Search, ctx: Context) -> tuple[Candidate, bool]:
         if not ctx.affords(winner):  # never scored, hence nothing was held back for it
             winner = ctx.best
     except BudgetExhausted:
-        winner = ctx.best
-    return ctx.complete([winner])[0], ctx.history.exhausted is not None
+        winner, exhausted = ctx.best, True
+    return ctx.complete([winner])[0], exhausted or ctx.history.exhausted is not None
 
 
 def in_its_own_loop(work: Coroutine[Any, Any, T]) -> T:

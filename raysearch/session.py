@@ -254,8 +254,8 @@ class Session:
                 row[f"reward_{k}"] = reward.total(components)
                 row |= {f"{k}_{c}": v for c, v in zip(reward.components, components, strict=True)}
                 if len(finished.rewards) > 1:
-                    by_component = zip(*(r[reward.key] for r in finished.rewards), strict=True)
-                    row |= {f"{k}_{c}_chunks": list(v) for c, v in zip(reward.components, by_component, strict=True)}
+                    chunks = zip(reward.components, finished.by_chunk(reward.key), strict=True)
+                    row |= {f"{k}_{c}_chunks": list(v) for c, v in chunks}
         self.directory.searches.add([row])
         self.directory.candidates.add(_history_rows(s, ctx.history, winner))
         self.journal.add({"kind": "search", **row})

@@ -37,7 +37,7 @@ def closeness(x0: np.ndarray) -> float:
 
 def sampler(num_steps: int = 12, name: str = "euler") -> Sampler:
     config = {"flow_shift": 3.0}
-    sigmas = tuple(float(s) for s in solvers.Solver(solvers.scheduler(config, name, None), num_steps).sigmas)
+    sigmas = solvers.grid(config, name, None, num_steps)
     return Sampler(b"mixture", name, num_steps, sigmas, flow_shift=3.0, stochastic=name in SDE, eta=SDE.get(name))
 
 

@@ -90,6 +90,17 @@ def leg_of(sampler, until: int, *, origin=FIRST, step: int = 0, velocity: bool =
     }
 
 
+def image_to_video(folder: Path) -> WanImageToVideoPipeline:
+    """diffusers' pipeline over the parts of a text-to-video model, as Wan 2.2's TI2V has it."""
+    t2v = WanPipeline.from_pretrained(folder, dtype=torch.float32)
+    pipeline = WanImageToVideoPipeline(
+        tokenizer=t2v.tokenizer, text_encoder=t2v.text_encoder, vae=t2v.vae, transformer=t2v.transformer,
+        scheduler=SCHEDULERS["unipc"](), expand_timesteps=True,
+    )  # fmt: skip
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
 @pytest.fixture(autouse=True)
 def one_thread():
     torch.set_num_threads(1)
@@ -115,12 +126,7 @@ def test_a_first_frame_is_the_image_to_video_pipeline_bit_for_bit(tiny, tmp_path
     image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (32, 32, 3), dtype=np.uint8))
     image.save(tmp_path / "first.png")
     (tmp_path / "prompts.jsonl").write_text(f'{{"prompt": "{PROMPT}", "image": "first.png"}}\n')
-    t2v = WanPipeline.from_pretrained(tiny, dtype=torch.float32)
-    pipeline = WanImageToVideoPipeline(
-        tokenizer=t2v.tokenizer, text_encoder=t2v.text_encoder, vae=t2v.vae, transformer=t2v.transformer,
-        scheduler=SCHEDULERS["unipc"](), expand_timesteps=True,
-    )  # fmt: skip
-    pipeline.set_progress_bar_config(disable=True)
+    pipeline = image_to_video(tiny)
     expected = pipeline(
         image=image, prompt=PROMPT, num_inference_steps=8, guidance_scale=3.0, **SIZE, output_type="latent",
         generator=torch.Generator().manual_seed(5),

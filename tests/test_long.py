@@ -8,12 +8,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from diffusers import WanImageToVideoPipeline, WanPipeline
 from exact import MODEL, sampler
 from fakes import run, session
 from PIL import Image
 from safetensors.numpy import load_file
-from test_actors import PROMPT, SCHEDULERS, SIZE
+from test_actors import PROMPT, SIZE, image_to_video
 from test_actors import config as tiny_config
 from test_resume import cut
 from test_session import same, unequal_fleet
@@ -296,12 +295,7 @@ def latents_of(path):
 
 
 def test_a_chunk_is_what_the_image_to_video_pipeline_makes_of_the_last_frame(tiny, tmp_path):
-    t2v = WanPipeline.from_pretrained(tiny, dtype=torch.float32)
-    pipeline = WanImageToVideoPipeline(
-        tokenizer=t2v.tokenizer, text_encoder=t2v.text_encoder, vae=t2v.vae, transformer=t2v.transformer,
-        scheduler=SCHEDULERS["unipc"](), expand_timesteps=True,
-    )  # fmt: skip
-    pipeline.set_progress_bar_config(disable=True)
+    pipeline = image_to_video(tiny)
     long, prompts = {"chunks": 3, "prefix": 1}, [[PROMPT, "a blue square", "a green circle"]]
     asyncio.run(Session(tiny_config(tiny, seeds=[5], long=long, prompts=prompts), Backend(), run_dir=tmp_path).run())
     frames, shown = frames_of(tmp_path)

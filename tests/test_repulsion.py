@@ -433,7 +433,9 @@ def test_it_runs_end_to_end_with_obstacles_of_every_kind(tmp_path, kind):
     mode = MODEL.means[0].numpy()
     frames = dot(mode)
     Image.fromarray(frames[0]).save(tmp_path / "bad.png")
-    (tmp_path / "bad.mp4").write_bytes(video.mp4(frames.repeat(5, 0), fps=8, scale=4))
+    file = video.Mp4(fps=8, scale=4)
+    file.add(frames.repeat(5, 0))
+    (tmp_path / "bad.mp4").write_bytes(file.close())
     block = {
         "text": {"text": "left"},
         "image": {"image": str(tmp_path / "bad.png"), "space": "features"},

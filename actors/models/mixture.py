@@ -124,7 +124,6 @@ class Transformer:
 @dataclass(frozen=True)
 class Geometry:
     in_channels: int
-    temporal: int = 1
     text_dim: int | None = None
     path: str = "flow"
 
@@ -141,6 +140,9 @@ class Geometry:
     def check_shards(self, pool: PoolConfig, *, num_frames: int, height: int, width: int) -> None:
         """A formula has no parts."""
         check(pool.shards == 1, "fleet.denoisers.shards", pool.shards, "1 for a Gaussian mixture")
+
+    def frames(self, latent_frames: int) -> int:
+        return latent_frames
 
     def latent_shape(self, *, num_frames: int, height: int, width: int) -> tuple[int, ...]:
         return 1, self.in_channels, 1, 1, 1

@@ -140,6 +140,10 @@ class Geometry:
         fits = f"such that {n} context shards divide the model's {self.heads} heads and a video's {tokens} tokens"
         check(self.heads % n == 0 and tokens % n == 0, "fleet.denoisers.shards", pool.shards, fits)
 
+    def frames(self, latent_frames: int) -> int:
+        """How many frames so many latent ones are."""
+        return 1 + self.temporal * (latent_frames - 1)
+
     def latent_shape(self, *, num_frames: int, height: int, width: int) -> tuple[int, ...]:
         """(1, C, T, H, W) of a video's latent."""
         frames = (num_frames - 1) // self.temporal + 1

@@ -28,7 +28,7 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 from actors.backend import content_digest, model_folder, weights_of
 from actors.models import family, wan, with_first
 from actors.rewards import pavrm
-from actors.solvers import Solver, State, scheduler, scheduler_config
+from actors.solvers import Solver, State, grid, scheduler, scheduler_config
 from actors.training import distributed
 from actors.training.distributed import Parts
 from actors.training.pipeline import use_fast_attention
@@ -305,8 +305,8 @@ def check_parts(c: PrflConfig) -> dict[str, bytes]:
     check(family(folder) is wan, "model.path", m.path, "a Wan model")
     g = wan.Geometry.of(folder)
     g.check(num_frames=m.num_frames, height=m.height, width=m.width)
-    solver = Solver(scheduler(scheduler_config(folder), c.sampler.name, c.sampler.flow_shift), c.sampler.num_steps)
-    falling = all(a > b >= 0 for a, b in pairwise(solver.sigmas.tolist()))
+    sigmas = grid(scheduler_config(folder), c.sampler.name, c.sampler.flow_shift, c.sampler.num_steps)
+    falling = all(a > b >= 0 for a, b in pairwise(sigmas))
     check(falling, "sampler.flow_shift", c.sampler.flow_shift, "such that the noise levels fall from step to step")
     judge = pavrm.outline(Path(c.reward.folder), "reward.folder")
     pavrm.check_inputs(judge, Path(c.reward.folder), g.in_channels, g.text_dim, "reward.folder")
