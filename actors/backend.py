@@ -21,9 +21,10 @@ from huggingface_hub import snapshot_download
 from actors import rewards, solvers
 from actors.models import family, wan
 from actors.scorer import RewardSpec
-from raysearch.config import ODE, SDE, VP, Arm, Config, SamplerConfig
+from raysearch.config import ODE, SDE, SINGLE, VP, Arm, Config, SamplerConfig
 from raysearch.engine import Reward
 from raysearch.errors import ConfigError, check
+from raysearch.long import Long
 from raysearch.obstacles import barriers
 from raysearch.plan import ArmPlan, Fleet, Plan
 from raysearch.recipe import Obstacle, Sampler, canonical_json, digest
@@ -59,7 +60,8 @@ class Backend:
                 for k, block in vars(arm.rewards).items()
             }
             judges = found["search"], found["final"], found["holdout"]
-            plans.append(ArmPlan(arm, full, *judges, at_steps, met, config.long))
+            check_queue(config.long, arm, found["search"], geometry.per_frame, shape[2])
+            plans.append(ArmPlan(arm, full, *judges, at_steps, met, config.long.course(full.sigmas, shape[2])))
         if config.fleet.backend == "ray":
             from actors.fleet import connect
 
@@ -96,6 +98,24 @@ def model_folder(path: str) -> Path:
     check(folder.is_dir(), "model.path", path, "an existing folder in diffusers' layout")
     family(folder).check_folder(folder, "model.path")
     return folder
+
+
+def check_queue(long: Long, arm: Arm, search: Reward | None, per_frame: bool, clip: int) -> None:
+    """Raises ConfigError where a queue of frames is asked for that this arm cannot have."""
+    if long.fifo is None:
+        return
+    n, partitions, stride = arm.sampler.num_steps, long.fifo.partitions, long.fifo.stride
+    where = f"with long.fifo (arm {arm.name})"
+    check(per_frame, "long.fifo", "given", "left out: this model takes no noise level for each frame")
+    single = f"one of {', '.join(SINGLE)} {where}: frames of a queue have no history of steps"
+    check(arm.sampler.name in SINGLE, "sampler.name", arm.sampler.name, single)
+    fits = partitions >= 1 and n % partitions == 0 and n // partitions <= clip
+    allowed = f"a divisor of sampler.num_steps={n}, the frames of the queue, and at least {-(-n // clip)}: a partition "
+    check(fits, "long.fifo.partitions", partitions, allowed + f"is no longer than a clip's {clip} latent frames")
+    most = clip - long.prefix
+    check(1 <= stride <= most, "long.fifo.stride", stride, f"in 1..{most}, the latent frames that a chunk adds")
+    seen = search is None or search.preview
+    check(seen, "rewards.search.name", search.key if search else "", f"a reward of previews {where}: levels differ")
 
 
 def check_devices(config: Config) -> None:

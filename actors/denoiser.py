@@ -12,43 +12,21 @@ from collections.abc import Sequence
 from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
 
 from actors import memory, potential, solvers
 from actors.gang import Gang
-from actors.models import family, with_first
+from actors.models import family
 from actors.pulse import Pulse
 from actors.scorer import finished, preview
+from actors.slot import Clip, Reel, Row
 from raysearch.errors import OutOfMemory
-from raysearch.recipe import Digest, Sampler, digest, noise_key
+from raysearch.recipe import Sampler
 
-
-@dataclass
-class Slot:
-    """A candidate on its way: `velocity` is that of the current point, once it is known."""
-
-    id: int
-    sampler: Sampler
-    solver: solvers.Solver
-    lineage: Digest  # of the origin: keys the noise of stochastic steps
-    latent: torch.Tensor
-    state: solvers.State
-    step: int
-    until: int
-    wants_velocity: bool
-    text: list[torch.Tensor]  # conditional, and under guidance unconditional
-    first: torch.Tensor | None
-    velocity: torch.Tensor | None
-    done: "Future[tuple[dict[str, Any], dict[str, Any]]]"
-    evaluations: int = 0
-    seconds: float = 0.0
-
-    @property
-    def finished(self) -> bool:
-        return self.step == self.until and (not self.wants_velocity or self.velocity is not None)
+Slot: TypeAlias = Clip | Reel
 
 
 @dataclass
@@ -151,38 +129,84 @@ class Denoiser:
 
     def _slot(self, request: Request) -> Slot:
         a = request.arguments
-        sampler: Sampler = a["sampler"]
         base, text, negative, first, *points = request.inputs
-        solver = self._solver(sampler)
+        common = {
+            "id": request.id,
+            "sampler": a["sampler"],
+            "solver": self._solver(a["sampler"]),
+            "lineage": a["lineage"],
+            "step": a["step"],
+            "until": a["until"],
+            "wants_velocity": a["velocity"],
+            "done": request.done,
+        }
+        if a["sampler"].queue is not None:
+            return self._reel(a, base, negative, points, common)
+        return self._clip(a, base, (text, negative), first, points, common)
+
+    def _clip(
+        self,
+        a: dict[str, Any],
+        base: Any,
+        texts: Sequence[Any],
+        first: Any,
+        points: Sequence[Any],
+        common: dict[str, Any],
+    ) -> Clip:
+        solver, origin = common["solver"], a["origin"]
         state, velocity = None, None
-        if a["origin"] is None:
+        if origin is None:
             latent = self._tensor(base["latent"])
             state = solvers.unpack(base["solver"], self._device)
         else:
-            latent = self._origin(a["origin"], base, sampler, solver, a["step"], points)
-            if a["origin"]["kind"] == "branch":
+            latent = self._origin(origin, base, a["sampler"], solver, a["step"], points)
+            if origin["kind"] == "branch":
                 state = solvers.unpack(base["solver"], self._device)
-        begins = a["origin"] is not None and a["origin"]["kind"] == "extend"
+        begins = origin is not None and origin["kind"] == "extend"
         if first is None and base is not None:
-            first = base["latent"][:, :, -a["origin"]["prefix"] :] if begins else base.get("first")
-        goes_on = a["origin"] is None or a["origin"]["kind"] in ("branch", "lookahead")
+            first = base["latent"][:, :, -origin["prefix"] :] if begins else base.get("first")
+        goes_on = origin is None or origin["kind"] in ("branch", "lookahead")
         if goes_on and "velocity" in base:
             velocity = self._tensor(base["velocity"]).to(self._model.dtype)
-        return Slot(
-            id=request.id,
-            sampler=sampler,
-            solver=solver,
-            lineage=a["lineage"],
+        return Clip(
+            **common,
             latent=latent,
             state=state if state is not None else solver.start(a["step"]),
-            step=a["step"],
-            until=a["until"],
-            wants_velocity=a["velocity"],
-            text=[self._tensor(t).to(self._model.dtype) for t in (text, negative) if t is not None],
+            texts=self._texts(texts),
             first=self._tensor(first) if first is not None else None,
             velocity=velocity,
-            done=request.done,
         )
+
+    def _reel(self, a: dict[str, Any], base: Any, negative: Any, points: list[Any], common: dict[str, Any]) -> Reel:
+        """The queue of a state, with what its origin makes of the tail; `points` end with the captions' embeddings."""
+        captions, origin = a["captions"], a["origin"]
+        texts = {c: self._texts((t, negative)) for c, t in zip(captions, points[-len(captions) :], strict=True)}
+        clean = self._tensor(base["latent"])
+        waiting, out = (self._tensor(base[k]) if k in base else clean[:, :, :0] for k in ("queue", "out"))
+        carries = origin is None or origin.get("carries", True)
+        reel = Reel(
+            **common,
+            part=a["part"],
+            frames=torch.cat([clean, waiting], 2),
+            out=out if carries else out[:, :, :0],
+            texts=texts,
+        )
+        if origin is None:
+            reel.velocities = [self._tensor(base["velocity"]).to(self._model.dtype)] if "velocity" in base else []
+            return reel
+        if origin["kind"] == "slide":
+            noise = self._normal(clean[:, :, :1].shape, origin["key"])
+            start = self._tensor(points[0]["latent"])[:, :, -1:] if origin["start"] else None
+            last = clean[:, :, -1:]
+            reel.enter(solvers.frequency_mix(last, noise, origin["cutoff"], origin["dims"]) if start is None else start)
+        else:
+            tail = {"latent": reel.frames[:, :, -1:].cpu().numpy()}
+            moved = self._origin(origin, tail, common["sampler"], common["solver"], a["step"], points)
+            reel.frames = torch.cat([reel.frames[:, :, :-1], moved], 2)
+        return reel
+
+    def _texts(self, texts: Sequence[Any]) -> list[torch.Tensor]:
+        return [self._tensor(t).to(self._model.dtype) for t in texts if t is not None]
 
     def _origin(
         self,
@@ -200,11 +224,11 @@ class Denoiser:
             x0 = preview(base, sampler.sigmas[step])
             away = potential.push(x0, obstacles, origin["eta"], origin["reach"], origin["h"])
             return self._tensor(base["latent"]) + away.to(self._device)
-        shape = self._geometry.latent_shape(num_frames=sampler.num_frames, height=sampler.height, width=sampler.width)
-        noise = self._normal(shape, origin["key"])
         if origin["kind"] == "noise":
-            return noise
+            size = {"num_frames": sampler.num_frames, "height": sampler.height, "width": sampler.width}
+            return self._normal(self._geometry.latent_shape(**size), origin["key"])
         latent = self._tensor(base["latent"])
+        noise = self._normal(latent.shape, origin["key"])
         if origin["kind"] == "extend":
             if origin["start"]:
                 return self._tensor(points[0]["latent"])
@@ -231,54 +255,46 @@ class Denoiser:
 
     @torch.no_grad()
     def _advance(self, occupied: list[Slot]) -> None:
-        """Evaluate the velocities that are missing, all in one batch where shapes allow, then step each slot."""
+        """Evaluate what each slot misses next, in one batch where shapes allow, then step those that miss nothing."""
         began = time.perf_counter()
-        groups: dict[tuple[Any, ...], list[Slot]] = {}
+        groups: dict[tuple[Any, ...], list[tuple[Slot, Row]]] = {}
         for s in occupied:
-            if s.velocity is None and not s.finished:
-                groups.setdefault((s.latent.shape, len(s.text), s.sampler.batched_guidance), []).append(s)
+            if (row := s.row()) is not None:
+                kind = (row.latent.shape, row.timestep.ndim, len(row.texts), s.sampler.batched_guidance)
+                groups.setdefault(kind, []).append((s, row))
         for group in groups.values():
-            for s, velocity in zip(group, self._velocities(group), strict=True):
-                s.velocity = s.solver.velocity(velocity, s.latent, s.step)
+            for (s, _), velocity in zip(group, self._velocities(group), strict=True):
+                s.receive(velocity)
                 s.evaluations += 1
         for s in occupied:
-            if s.step < s.until:
-                assert s.velocity is not None
-                latent, state = s.solver.step(s.state, s.velocity, s.latent, self._step_noise(s))
-                if s.step + 1 == s.sampler.num_steps:
-                    latent = with_first(latent, s.first)
-                # All or nothing: memory may have ended above.
-                s.latent, s.state, s.step, s.velocity = latent, state, s.step + 1, None
+            if s.step < s.until and s.row() is None:
+                s.advance(self._normal)
         if self._device == "cuda":  # which is only told what to do: its time and its errors are this step's
             torch.cuda.synchronize()
         share = (time.perf_counter() - began) / max(len(occupied), 1)
         for s in occupied:
             s.seconds += share
 
-    def _step_noise(self, s: Slot) -> torch.Tensor | None:
-        if not s.sampler.stochastic:
-            return None
-        return self._normal(s.latent.shape, noise_key(digest(s.lineage, s.step), "step"))
-
     def _normal(self, shape: Sequence[int], key: int) -> torch.Tensor:
         return torch.randn(tuple(shape), generator=torch.Generator().manual_seed(key)).to(self._device)
 
-    def _velocities(self, group: list[Slot]) -> list[torch.Tensor]:
-        latents = torch.cat([s.latent for s in group])
-        timesteps = torch.stack([s.solver.timesteps[s.step] for s in group])
-        first = [s.first for s in group]
-        halves = [torch.cat([s.text[i] for s in group]) for i in range(len(group[0].text))]
-        if len(halves) == 2 and group[0].sampler.batched_guidance:
-            (both,) = self._evaluate(latents.repeat(2, 1, 1, 1, 1), timesteps.repeat(2), [torch.cat(halves)], first * 2)
-            parts = list(both.chunk(2))
+    def _velocities(self, group: list[tuple[Slot, Row]]) -> list[torch.Tensor]:
+        rows, samplers = [row for _, row in group], [s.sampler for s, _ in group]
+        latents = torch.cat([r.latent for r in rows])
+        timesteps = torch.stack([r.timestep for r in rows])
+        first = [r.first for r in rows]
+        halves = [torch.cat([r.texts[i] for r in rows]) for i in range(len(rows[0].texts))]
+        if len(halves) == 2 and samplers[0].batched_guidance:
+            both = torch.cat([timesteps, timesteps])
+            (out,) = self._evaluate(latents.repeat(2, 1, 1, 1, 1), both, [torch.cat(halves)], first * 2)
+            parts = list(out.chunk(2))
         else:
             parts = self._evaluate(latents, timesteps, halves, first)
         conditional = parts[0].split(1)
         if len(parts) == 1:
             return list(conditional)
         return [
-            u + s.sampler.guidance_scale * (c - u)
-            for s, c, u in zip(group, conditional, parts[1].split(1), strict=True)
+            u + s.guidance_scale * (c - u) for s, c, u in zip(samplers, conditional, parts[1].split(1), strict=True)
         ]
 
     def _evaluate(
@@ -290,13 +306,7 @@ class Denoiser:
         return [self._model(latents, timesteps, text, first) for text in texts]
 
     def _result(self, slot: Slot) -> tuple[dict[str, Any], dict[str, Any]]:
-        payload: dict[str, Any] = {"latent": slot.latent.cpu().numpy()}
-        if slot.step < slot.sampler.num_steps:
-            payload["solver"] = solvers.pack(slot.state)
-        if slot.first is not None:
-            payload["first"] = slot.first.cpu().numpy()
-        if slot.velocity is not None:
-            payload["velocity"] = slot.velocity.float().cpu().numpy()
+        payload = slot.payload()
         nfe = slot.evaluations * slot.sampler.nfe_per_step
         return {"nfe": nfe, "seconds": slot.seconds, "nbytes": _nbytes(payload)}, payload
 

@@ -68,11 +68,14 @@ class RayFleet:
         while True:
             yield await self._arrived.get()
 
-    async def fetch(self, ref: Any) -> dict[str, bytes]:
+    async def fetch(self, ref: Any) -> dict[str, Any]:
         try:
             return dict(await ref)
         except RayError as error:
             raise mapped(error) from error
+
+    def put(self, value: dict[str, Any]) -> Any:
+        return ray.put(value)
 
     def publish(self, snapshot: Snapshot) -> None:
         self.metrics.publish(snapshot)

@@ -109,8 +109,11 @@ class LocalFleet:
         return
         yield
 
-    async def fetch(self, ref: Any) -> dict[str, bytes]:
+    async def fetch(self, ref: Any) -> dict[str, Any]:
         return dict(ref)
+
+    def put(self, value: dict[str, Any]) -> Any:
+        return value
 
     def publish(self, snapshot: Snapshot) -> None:
         """Metrics are Ray's; there is status.json here."""

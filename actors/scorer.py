@@ -74,30 +74,30 @@ class Scorer:
     def finish(self, arguments: dict[str, Any], *inputs: Any) -> tuple[dict[str, Any], dict[str, bytes]]:
         """Rewards of a video's chunks, and its files by extension; the seconds leave the judging out.
 
-        The inputs are the chunks' finished states, their captions' embeddings, obstacles' points, and the states of
-        those `kept` on the way. Chunks are decoded one after the other, and what was decoded is not kept.
+        The inputs are the finished states of its `parts`, the chunks' captions' embeddings, obstacles' points, and the
+        states of those `kept` on the way. Chunks are decoded one after the other, and what was decoded is not kept.
         """
         began, judging = time.perf_counter(), 0.0
-        outputs, kept, keys = arguments["outputs"], arguments["kept"], arguments["rewards"]
-        n = len(arguments["prompts"])
-        payloads, texts, points = inputs[:n], inputs[n : 2 * n], inputs[2 * n : len(inputs) - len(kept)]
+        outputs, kept, keys, links = (arguments[k] for k in ("outputs", "kept", "rewards", "links"))
+        n, parts = len(arguments["prompts"]), arguments["parts"]
+        payloads, texts, points = inputs[:parts], inputs[parts : parts + n], inputs[parts + n : len(inputs) - len(kept)]
+        latents, given = _chunks(payloads, links)
         obstacles = self._obstacles(arguments, points)
         file = video.Mp4(fps=outputs["fps"], scale=outputs["scale"]) if outputs["mp4"] else None
         shown: list[np.ndarray] = []
         scores = []
         before: np.ndarray | None = None
         opening: np.ndarray | None = None
-        chunks = zip(payloads, texts, arguments["prompts"], arguments["links"], strict=True)
-        for payload, text, prompt, link in chunks:
-            latent = preview(payload, 0.0)
+        chunks = zip(latents, given, texts, arguments["prompts"], links, strict=True)
+        for latent, first, text, prompt, link in chunks:
             clip, new = self._next(latent, link, before)
             if file is not None:
                 file.add(new)
             if outputs["npy"]:
                 shown.append(new)
             start = time.perf_counter()
-            given = (obstacles, _tensor(text), _given(payload), before, opening)
-            scores.append(self._scores(keys, rewards.View(prompt, 0.0, noisy(payload), latent, clip, *given)))
+            beside = (obstacles, _tensor(text), first, before, opening)
+            scores.append(self._scores(keys, rewards.View(prompt, 0.0, latent, latent, clip, *beside)))
             judging += time.perf_counter() - start
             before, opening = clip, clip if opening is None else opening
         files = {}
@@ -105,16 +105,15 @@ class Scorer:
             files["mp4"] = file.close()
         if outputs["safetensors"]:
             names = ["latents"] if n == 1 else [f"latents_{i:04d}" for i in range(n)]
-            states = {k: torch.tensor(p["latent"]) for k, p in zip(names, payloads, strict=True)}
-            files["safetensors"] = save_safetensors(states)
+            files["safetensors"] = save_safetensors(dict(zip(names, latents, strict=True)))
         if outputs["npy"]:
             buffer = io.BytesIO()
             np.save(buffer, np.concatenate(shown))
             files["npy"] = buffer.getvalue()
         if kept:
             way = inputs[len(inputs) - len(kept) :]
-            latents = torch.cat([noisy(state) for state in way]).numpy()
-            files["arrow"] = rollout(latents, payloads[-1]["latent"][0], kept, first="first" in way[0])
+            found = torch.cat([noisy(state) for state in way]).numpy()
+            files["arrow"] = rollout(found, payloads[-1]["latent"][0], kept, first="first" in way[0])
         return {"rewards": scores, "decodes": n, "seconds": time.perf_counter() - began - judging}, files
 
     def _next(
@@ -161,6 +160,23 @@ def _tensor(text: Any) -> torch.Tensor | None:
     return None if text is None else torch.tensor(text)
 
 
+def _chunks(
+    payloads: Sequence[dict[str, Any]], links: Sequence[dict[str, Any] | None]
+) -> tuple[list[torch.Tensor], list[int]]:
+    """The finished latents of a video's chunks, and how many of each one's first frames are given.
+
+    Those of a queue overlap as if each went on with the latents of the one before it.
+    """
+    if "out" not in payloads[-1]:
+        return [torch.tensor(p["latent"]) for p in payloads], [_given(p) for p in payloads]
+    clip, *others = payloads
+    whole = torch.cat([torch.tensor(clip["latent"]), *(torch.tensor(p["out"]) for p in others)], 2)
+    prefix = links[-1]["prefix"] if links[-1] else 0
+    n = clip["latent"].shape[2]
+    latents = [whole[:, :, i * (n - prefix) :][:, :, :n].contiguous() for i in range(len(links))]
+    return latents, [_given(clip), *([prefix] * (len(links) - 1))]
+
+
 def _given(payload: dict[str, Any]) -> int:
     """How many of a latent's first frames are given ones."""
     return payload["first"].shape[2] if "first" in payload else 0
@@ -172,16 +188,19 @@ def finished(point: Any) -> torch.Tensor:
 
 
 def noisy(payload: dict[str, Any]) -> torch.Tensor:
-    """The latent as the model sees it: given first frames stay clean."""
-    first = payload.get("first")
-    return with_first(torch.tensor(payload["latent"]), None if first is None else torch.tensor(first))
+    """The latent as the model sees it: given first frames stay clean; of a queue the tail's window."""
+    latent, first = torch.tensor(payload["latent"]), payload.get("first")
+    if "levels" in payload:
+        latent = torch.cat([latent, torch.tensor(payload["queue"])], 2)[:, :, -latent.shape[2] :]
+    return with_first(latent, None if first is None else torch.tensor(first))
 
 
 def preview(payload: dict[str, Any], sigma: float) -> torch.Tensor:
     """The one-step x0 estimate x - sigma v at the candidate's own point; the latent itself where there is no noise."""
-    latent = torch.tensor(payload["latent"])
     if sigma == 0:
-        return latent
-    estimate = latent - sigma * torch.tensor(payload["velocity"])
+        return torch.tensor(payload["latent"])
+    levels = torch.tensor(payload["levels"]).view(-1, 1, 1) if "levels" in payload else sigma
+    latent = noisy(payload) if "levels" in payload else torch.tensor(payload["latent"])
+    estimate = latent - levels * torch.tensor(payload["velocity"])
     first = payload.get("first")
     return with_first(estimate, None if first is None else torch.tensor(first))

@@ -46,7 +46,8 @@ def scheduler(config: dict[str, Any], name: str, flow_shift: float | None) -> An
 
 
 def solver(config: dict[str, Any], sampler: Sampler, device: str = "cpu") -> "Solver":
-    """The solver of a recipe's sampler, for a model with this scheduler config."""
+    """The solver of a recipe's sampler, for a model with this scheduler config; a queue has that of whole clips."""
+    sampler = sampler.whole
     if sampler.path == "vp":
         return Ddim(config, sampler.sigmas, device)
     if sampler.name == "lookahead":

@@ -22,7 +22,7 @@ async def search(
     inversion: Literal["ode", "forward"] = "ode",
     delta: float = 0.5,
 ) -> Candidate:
-    """ScalingNoise (2503.16400, algorithm 1): of k n noises of a chunk, the k best go on.
+    """ScalingNoise (2503.16400, algorithm 1): of k n noises of a chunk, or of what enters a queue, the k best go on.
 
     A noise is judged by its x0 estimate after m evaluations, or by its finished chunk where m is sampler.num_steps.
     Proposals are drawn from four kinds with `weights`: fresh; frequency mixing (`cutoff`, over `dims` 2 or 3 axes);
@@ -32,6 +32,8 @@ async def search(
     at_least(1, k=k, n=n, m=m)
     at_least(0, delta=delta, **{f"weights[{i}]": w for i, w in enumerate(weights)})
     check(m <= ctx.num_steps, "policy.m", m, f"at most sampler.num_steps={ctx.num_steps}")
+    if ctx.long.queue is not None:
+        check(m <= ctx.long.queue.stride, "policy.m", m, f"at most long.fifo.stride={ctx.long.queue.stride}")
     check(len(weights) == 4, "policy.weights", weights, "a list of four weights")
     check(sum(weights) > 0, "policy.weights", weights, "such that one of the four kinds has a weight above 0")
     check(0 < cutoff <= 1, "policy.cutoff", cutoff, "above 0 and at most 1")
@@ -55,7 +57,7 @@ async def search(
     while True:
         r = await ctx.score(ctx.denoise(eps, until=last))
         beams = ctx.denoise([eps[i] for i in top(r, k)])
-        if beams[0].chunk + 1 == ctx.long.chunks:
+        if beams[0].part + 1 == ctx.long.parts:
             break
         eps = [y for v in beams for y in proposals(v)]
     return beams[top(await ctx.rate(beams), 1)[0]]

@@ -19,14 +19,15 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
 from raysearch import obstacles
-from raysearch.context import Long
 from raysearch.errors import ConfigError, check
 from raysearch.ledger import Budget
+from raysearch.long import Long
 from raysearch.signature import bind, unknown_key
 
 ODE = ("unipc", "euler", "dpm++")
 VP = ("ddim",)  # for models of noise on a variance-preserving path
 SDE = {"flow-sde": 0.7, "score-sde": 3.0, "sde-dpm++": None}  # with the paper's eta, where there is one
+SINGLE = ("euler", "flow-sde", "score-sde", *VP)  # whose steps need no history
 SAMPLERS = (*ODE, *SDE, *VP)
 INTERPOLANTS = ("linear", "vp")
 PLAIN = {"name": "single"}  # the policy of a config that names none
@@ -273,6 +274,7 @@ def _check_values(c: Config) -> None:
     check(all(0 <= s < 2**63 for s in c.seeds), "seeds", c.seeds, "in 0..2^63-1")
     check(c.long.chunks >= 1, "long.chunks", c.long.chunks, "at least 1")
     check(c.long.prefix >= 1, "long.prefix", c.long.prefix, "at least 1")
+    check(c.long.fifo is None or c.long.chunks > 1, "long.fifo", "given", "left out with long.chunks=1")
     check(c.collect is None or c.long.chunks == 1, "long.chunks", c.long.chunks, "1 with collect")
     check(c.max_searches is None or c.max_searches >= 1, "max_searches", c.max_searches, "at least 1")
     check(c.output.fps >= 1, "output.fps", c.output.fps, "at least 1")

@@ -7,12 +7,14 @@ gives the same winner whatever the fleet, the order of completion, or what was a
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
 from raysearch.engine import Reward, Score
 from raysearch.errors import BudgetExhausted, ConcurrencyError, ConfigError, check
 from raysearch.ledger import Budget, Cost, Meter
+from raysearch.long import ALONE, Course
 from raysearch.obstacles import Barrier
 from raysearch.recipe import (
     Branch,
@@ -28,6 +30,7 @@ from raysearch.recipe import (
     Push,
     Renoise,
     Sampler,
+    Slide,
     ahead,
     denoise,
     digest,
@@ -48,7 +51,7 @@ class Asked:
     origin: Origin
     step: int
     trajectory: Digest
-    chunk: int
+    part: int
     reward: float
     components: tuple[float, ...]
 
@@ -66,35 +69,19 @@ class History:
     exhausted: str | None = None
 
     def add(self, x: Candidate, reward: float, components: tuple[float, ...]) -> None:
-        row = Asked(x.id, x.prompt, x.sampler, x.origin, x.step, x.trajectory, x.chunk, reward, components)
+        row = Asked(x.id, x.prompt, x.sampler, x.origin, x.step, x.trajectory, x.part, reward, components)
         self.rows.append(row)
         age = self.last[x.trajectory][0] if x.trajectory in self.last else len(self.last)
         self.last[x.trajectory] = (age, row)
 
     @property
     def best(self) -> Asked | None:
-        """The highest last reward of a trajectory, ties by age; in a long video among those of the latest chunk."""
-        return max(self.last.values(), key=lambda r: (r[1].chunk, r[1].reward, -r[0]))[1] if self.last else None
+        """The highest last reward of a trajectory, ties by age; in a long video among those of the latest part."""
+        return max(self.last.values(), key=lambda r: (r[1].part, r[1].reward, -r[0]))[1] if self.last else None
 
     def reward_of(self, x: Candidate) -> float | None:
         """The last reward of a candidate's trajectory."""
         return self.last[x.trajectory][1].reward if x.trajectory in self.last else None
-
-
-@dataclass(frozen=True)
-class Long:
-    """How videos are made that are longer than the model's own: in `chunks`, each of which continues the last.
-
-    `prefix` latent frames of a chunk are the clean last ones of the chunk before it, or with `anew` those encoded from
-    its last frames.
-    """
-
-    chunks: int = 1
-    prefix: int = 1
-    anew: bool = True
-
-
-ALONE = Long()
 
 
 @dataclass(frozen=True)
@@ -121,7 +108,7 @@ class Context:
         at_steps: Callable[[int], Sampler] | None = None,
         commit: Sampler | None = None,
         obstacles: Sequence[Barrier] = (),
-        long: Long = ALONE,
+        long: Course = ALONE,
     ) -> None:
         self.prompt, self.sampler, self.seed = prompt, sampler, seed
         self.history = History() if history is None else history
@@ -194,8 +181,11 @@ class Context:
 
     def renoise(self, x: Candidate, n: int, to_step: int) -> list[Candidate]:
         """`n` forward noisings of x, back up to the noise level of an earlier step, with fresh solver state."""
-        check(0 <= to_step <= x.step, "to_step", to_step, f"in 0..{x.step}, the candidate's step")
-        return [self._child(x, Renoise(x, i, to_step=to_step, scope=self._scope)) for i in self._ordinal(x, n)]
+        step, sampler = (x.step, x.sampler) if x.sampler.queue is None else (self.num_steps, x.sampler.whole)
+        check(x.finished or x.sampler.queue is None, "a queue to noise", x.step, "finished")
+        check(0 <= to_step <= step, "to_step", to_step, f"in 0..{step}, the candidate's step")
+        origins = [Renoise(x, i, to_step=to_step, scope=self._scope) for i in self._ordinal(x, n)]
+        return [Candidate(x.prompt, sampler, o) for o in origins]
 
     def branch(self, x: Candidate, n: int) -> list[Candidate]:
         """`n` copies that keep the solver state and see other noise from here on."""
@@ -208,24 +198,29 @@ class Context:
 
     def denoise(self, xs: Sequence[Candidate], until: int | None = None) -> list[Candidate]:
         """The same trajectories after `until` steps of the grid (all of them by default)."""
-        until = self.num_steps if until is None else until
+        if until is None:
+            return [denoise(x, x.sampler.num_steps) for x in xs]
         check(0 <= until <= self.num_steps, "a scheduled step", until, f"in 0..{self.num_steps} (sampler.num_steps)")
         return [denoise(x, until) for x in xs]
 
     def extend(
         self, x: Candidate, n: int, *, cutoff: float = 0.0, dims: int = 3, start: Candidate | None = None
     ) -> list[Candidate]:
-        """`n` next chunks of a long video after the finished `x`, noise yet: fresh, or with x in its low frequencies.
+        """`n` next parts of a long video after the finished `x`, noise yet: fresh, or with x in its low frequencies.
 
         `cutoff` is a share of the highest frequency, in space (`dims` 2) or in space and time (3); `start` is a
-        candidate whose latent is the noise.
+        candidate whose latent is the noise. What enters a queue is a frame: x's last one counts.
         """
-        check(x.finished, "a chunk to continue", x.step, "finished")
-        check(x.chunk + 1 < self.long.chunks, "the chunks of a video", x.chunk + 2, f"at most {self.long.chunks}")
+        check(x.finished, "a part to continue", x.step, "finished")
+        check(x.part + 1 < self.long.parts, "the parts of a video", x.part + 2, f"at most {self.long.parts}")
         check(0 <= cutoff <= 1, "cutoff", cutoff, "in [0, 1]")
         check(dims in (2, 3), "dims", dims, "2 or 3")
-        how = (self.long.prefix, self.long.anew, float(cutoff), dims, start)
-        return [self._child(x, Extend(x, i, *how, scope=self._scope)) for i in self._ordinal(x, n)]
+        how: dict[str, Any] = {"cutoff": float(cutoff), "dims": dims, "start": start, "scope": self._scope}
+        if (queue := self.long.queue) is None:
+            chunk = (self.long.prefix, self.long.anew)
+            return [self._child(x, Extend(x, i, *chunk, **how)) for i in self._ordinal(x, n)]
+        sampler = x.sampler.of_queue(queue, x.part + 1)
+        return [Candidate(x.prompt, sampler, Slide(x, i, **how)) for i in self._ordinal(x, n)]
 
     def invert(self, x: Candidate, guidance_scale: float = 1.0) -> Candidate:
         """The noise that the ODE leads back to from the finished `x`, at the end of a grid that rises."""
@@ -233,11 +228,11 @@ class Context:
         return invert(x, guidance_scale)
 
     def complete(self, xs: Sequence[Candidate]) -> list[Candidate]:
-        """The finished videos that candidates become by themselves: denoised to the end, chunk after chunk."""
+        """The finished videos that candidates become by themselves: denoised to the end, part after part."""
         done = []
         for x in xs:
             x = denoise(x, x.sampler.num_steps)
-            while x.chunk + 1 < self.long.chunks:
+            while x.part + 1 < self.long.parts:
                 (x,) = self.extend(x, 1)
                 x = denoise(x, x.sampler.num_steps)
             done.append(x)
@@ -255,7 +250,7 @@ class Context:
 
         Nothing pushes away from a classifier.
         """
-        check(not x.finished, "a candidate to push", x.step, "one that is not finished")
+        check(not x.finished and x.sampler.queue is None, "a candidate to push", x.step, "a clip that is not finished")
         felt = [
             (b.obstacle, float(e), float(q))
             for b, e, q in zip(self.obstacles, eta, reach, strict=True)
@@ -283,6 +278,7 @@ class Context:
         What it finds is to be rebased to this sampler: the cost of that is what its budget holds back.
         """
         self._quiet("draft")
+        check(self.long.queue is None, "long.fifo", "given", "left out with a policy that drafts")
         assert self._at_steps is not None
         check(1 <= steps <= self.num_steps, "the steps of a draft", steps, f"in 1..{self.num_steps}")
         key = (*self._rng_key, "draft", steps)
@@ -327,9 +323,13 @@ class Context:
         return np.array(totals)
 
     async def rate(self, xs: Sequence[Candidate]) -> np.ndarray:
-        """The mean reward of the chunks of each finished video, float64, (len(xs),)."""
-        r = iter(await self.score([c for x in xs for c in x.chunks]))
-        return np.array([np.mean([next(r) for _ in range(x.chunk + 1)]) for x in xs])
+        """The mean reward of the chunks of each finished video, float64, (len(xs),).
+
+        Of a queue those are the latest clean frames, whenever it has moved on by a chunk.
+        """
+        chunks = [[c for c in x.parts if c.shows] for x in xs]
+        r = iter(await self.score([c for kept in chunks for c in kept]))
+        return np.array([np.mean([next(r) for _ in kept]) for kept in chunks])
 
     async def distances(self, xs: Sequence[Candidate]) -> np.ndarray:
         """How far the x0 estimate of each is from each obstacle, float64, (len(xs), obstacles).
@@ -346,11 +346,10 @@ class Context:
     async def _ask(self, xs: list[Candidate], reward: Reward, by: Reward | None) -> list[Score]:
         fresh = {x.identity for x in xs if not self.meter.ledger.asked(x, by)}
         rows = [row for _, row in self.history.last.values()]
-        latest = max(
-            [x.chunk for x in xs] + [row.chunk for row in rows]
-        )  # in a long video the search would return one of these
-        known = [row.candidate for row in rows if row.chunk == latest]
-        known += [best for best in (self.best, self._rendered(self.best)) if best.chunk == latest]
+        # In a long video the search would return one of the latest part.
+        latest = max([x.part for x in xs] + [row.part for row in rows])
+        known = [row.candidate for row in rows if row.part == latest]
+        known += [best for best in (self.best, self._rendered(self.best)) if best.part == latest]
         over = self.meter.admit(xs, known, by)
         if over is not None:
             self.history.exhausted = over
@@ -363,8 +362,8 @@ class Context:
         for x, s in zip(xs, scores, strict=True):
             if x.identity in fresh:
                 self.meter.time(x, s.making, s.scoring)
-                if x.before is not None:
-                    self.meter.time(x.before, s.before, 0.0)
+                for before, seconds in zip(x.parts[-2::-1], s.earlier, strict=False):
+                    self.meter.time(before, seconds, 0.0)
                 fresh.discard(x.identity)
         return scores
 

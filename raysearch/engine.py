@@ -15,7 +15,20 @@ from typing import Any, Generic, TypeVar
 
 from raysearch.dispatcher import Answer, Call, Dispatcher
 from raysearch.errors import InputLost, ReplicaDied, RewardError
-from raysearch.recipe import Candidate, Digest, Extend, Obstacle, Push, Recording, Sampler, denoise, digest
+from raysearch.recipe import (
+    Candidate,
+    Digest,
+    Extend,
+    Obstacle,
+    Push,
+    Recording,
+    Renoise,
+    Sampler,
+    Slide,
+    denoise,
+    digest,
+)
+from raysearch.spill import Spill
 from raysearch.store import Entry, Store
 
 T = TypeVar("T")
@@ -53,13 +66,13 @@ class Reward:
 class Score:
     """Of one candidate by one reward; with the replica-seconds of its trajectory so far, and of scoring.
 
-    In a long video also those of the chunk before it.
+    In a long video also those of the parts before it, the latest first, back to one that holds frames.
     """
 
     components: tuple[float, ...]
     making: float = 0.0
     scoring: float = 0.0
-    before: float = 0.0
+    earlier: tuple[float, ...] = ()
 
 
 def score_key(candidate: Digest, reward: Reward) -> Digest:
@@ -73,6 +86,7 @@ class Spent:
 
     age: int = 0
     nfe: int = 0
+    spilled: list[Digest] = field(default_factory=list)
 
 
 @dataclass
@@ -95,7 +109,7 @@ class Pace:
 class Finished:
     """A winner: of each chunk (one, unless the video is long) rewards by their key; files by their extension.
 
-    And the replica-seconds of each chunk's trajectory, and of decoding all.
+    And the replica-seconds of each part's trajectory, and of decoding all.
     """
 
     rewards: tuple[dict[str, tuple[float, ...]], ...]
@@ -155,8 +169,9 @@ class Engine:
         fetch: Callable[[Any], Awaitable[dict[str, bytes]]],
         tasks: asyncio.TaskGroup,
         recorded: Mapping[Digest, Score] | None = None,
+        spill: Spill | None = None,
     ) -> None:
-        """`recorded` are the scores of an earlier run, by `score_key`: they stand."""
+        """`recorded` are the scores of an earlier run, by `score_key`: they stand; `spill` is for long videos."""
         self.store = store
         self._recorded = recorded or {}
         self.nfe = self.decodes = self.rewards = self.recomputed = 0
@@ -166,6 +181,8 @@ class Engine:
         self._trajectories: dict[Digest, _Trajectory] = {}
         self._scores: Memo[Score] = Memo(200_000)
         self._conditions: Memo[Any] = Memo(256)
+        self._making: Memo[float] = Memo(200_000)  # replica-seconds of trajectories
+        self._spill = spill
 
     # -- rewards ---------------------------------------------------------------------------------------------------
 
@@ -184,14 +201,15 @@ class Engine:
         return known
 
     async def _measure(self, x: Candidate, reward: Reward, spent: Spent) -> Score:
-        earlier = (x.before, x.opening if reward.earlier else None)
-        ids = [None if c is None else c.id for c in earlier]
-        arguments = {"sigma": x.sigma, "finished": x.finished, "earlier": ids}
-        look = ("score", (x,), [reward], reward.preview)
-        (entry,), answer, (found,) = await self._view(*look, arguments, spent, earlier)
+        before = (x.before, x.opening if reward.earlier else None)
+        ids = [None if c is None else c.id for c in before]
+        arguments = {"sigma": x.sigma, "finished": x.finished, "earlier": ids, "links": [_link(x)]}
+        look = ("score", (x,), [x.text], [reward], reward.preview)
+        (entry,), answer, (found,) = await self._view(*look, arguments, spent, before)
         self.scores.add(1, answer.meta["seconds"])
-        before = self.store.get(x.before) if x.before is not None else None
-        return Score(found[reward.key], entry.seconds, answer.meta["seconds"], before.seconds if before else 0.0)
+        earlier = x.before.back(lambda c: c.shows) if x.before else []
+        seconds = tuple(self._making.get(c.trajectory, 0.0) for c in earlier)
+        return Score(found[reward.key], entry.seconds, answer.meta["seconds"], seconds)
 
     async def finish(
         self,
@@ -205,39 +223,47 @@ class Engine:
         x = denoise(x, x.sampler.num_steps)
         for c in (x, *kept):
             self.store.watch(c)
-        arguments = {"outputs": outputs, "kept": [(c.step, c.sigma) for c in kept]}
+        arguments: dict[str, Any] = {"outputs": outputs, "kept": [(c.step, c.sigma) for c in kept]}
+        parts, texts = x.parts, [x.prompt.caption(i) for i in range(x.chunk + 1)]
+        if (q := x.sampler.queue) is None:
+            arguments["links"] = [_link(c) for c in parts]
+        else:  # its frames are seen as chunks that go on with latents
+            arguments["links"] = [None, *([{"prefix": q.prefix, "anew": False}] * x.chunk)]
+        look = ("finish", [c for c in parts if c.shows], texts, rewards, False)
         for _ in range(ATTEMPTS):
-            entries, answer, found = await self._view("finish", x.chunks, rewards, False, arguments, spent, kept)
+            _, answer, found = await self._view(*look, arguments, spent, kept)
             try:
                 files = await self._fetch(answer.ref)
             except (InputLost, ReplicaDied):  # the files were lost with their node; the latents may be there still
                 continue
-            return Finished(tuple(found), files, tuple(e.seconds for e in entries), answer.meta["seconds"])
+            making = tuple(self._making.get(c.trajectory, 0.0) for c in parts)
+            return Finished(tuple(found), files, making, answer.meta["seconds"])
         raise InputLost(f"the files of {x} were lost {ATTEMPTS} times")
 
     async def _view(
         self,
         method: str,
         xs: Sequence[Candidate],
+        captions: Sequence[str],
         rewards: Sequence[Reward],
         velocity: bool,
         arguments: dict[str, Any],
         spent: Spent,
         others: Sequence[Candidate | None],
     ) -> tuple[list[Entry], Answer, list[dict[str, tuple[float, ...]]]]:
-        """Make `xs`, chunks of one video, and `others`, and have a scorer look at them: the rewards of each of `xs`.
+        """Make `xs`, parts of one video, and `others`, and have a scorer look at them: the rewards under each caption.
 
         Again if something got lost on the way, and elsewhere if that saw NaN. Inputs: the states of `xs`, the
         embeddings of their captions, the points of the obstacles, the states of others.
         """
         obstacles = next((r.obstacles for r in rewards if r.obstacles), ())  # an arm has but one set of them
         arguments = arguments | {"rewards": [r.key for r in rewards], "obstacles": layout(obstacles)}
-        arguments |= {"prompts": [x.text for x in xs], "links": [_link(x) for x in xs]}
+        arguments |= {"parts": len(xs), "prompts": captions}
         reads, sampler = any(r.text for r in rewards), xs[0].sampler
         doubted = ""
         for _ in range(ATTEMPTS):
             points = await self._points(_flat(obstacles), sampler, spent)
-            texts = [await self._text(x.text, sampler, spent) if reads else None for x in xs]
+            texts = [await self._text(text, sampler, spent) if reads else None for text in captions]
             more = await gather((self.latent(c, False, spent) for c in others if c is not None), len(others))
             found = iter(more)
             beside = [None if c is None else next(found).ref for c in others]
@@ -251,7 +277,7 @@ class Engine:
                 self._lost((*xs, *others, *_flat(obstacles)))
                 continue
             self.decodes += answer.meta["decodes"]
-            self.rewards += len(rewards) * len(xs)
+            self.rewards += len(rewards) * len(captions)
             scores = answer.meta["rewards"]
             if not doubted and not all(isfinite(c) for s in scores for r in rewards for c in s[r.key]):
                 doubted = answer.place
@@ -265,7 +291,7 @@ class Engine:
         """The stored state of `x`; with the velocity at its own point if asked (a finished one needs none)."""
         velocity = velocity and not x.finished
         chain = [x]
-        while self.store.base(chain[-1]) is None and chain[-1].parent is not None:
+        while self._base(chain[-1]) is None and chain[-1].parent is not None:
             chain.append(chain[-1].parent)
         for child, ancestor in reversed(list(pairwise(chain))):  # not recursive: a chain may be thousands long
             await self._shared_latent(ancestor, child.origin.needs_velocity, spent)
@@ -277,6 +303,17 @@ class Engine:
             key = digest("latent", x.identity, velocity)
             entry = await self._share(key, lambda: self._make(x, velocity, spent))
         return entry
+
+    def _base(self, x: Candidate) -> int | None:
+        """The latest step of `x`'s trajectory that exists, in the store or on disk, and that it can be made from."""
+        base = self.store.base(x)
+        if self._spill is None or base == x.step or x not in self._spill or (found := self._spill.read(x)) is None:
+            return base
+        ref, nbytes, seconds = found
+        self.store.put(x, Entry(ref, nbytes, "", False, seconds[0]))
+        for c, making in zip(x.stretch, seconds, strict=True):
+            self._making.keep(c.trajectory, making)
+        return x.step
 
     def _stored(self, x: Candidate, velocity: bool) -> Entry | None:
         entry = self.store.get(x)
@@ -304,13 +341,15 @@ class Engine:
 
     async def _leg(self, x: Candidate, velocity: bool, spent: Spent) -> Entry:
         for _ in range(ATTEMPTS):
-            base = self.store.base(x)
+            base = self._base(x)
             source = x.parent if base is None else Candidate(x.prompt, x.sampler, x.origin, base)
             state = None
             if source is not None:
                 needs = base is None and x.origin.needs_velocity
                 state = self._stored(source, needs) or await self.latent(source, needs, spent)
-            arguments = {
+                if self._spill is not None and base is None and isinstance(x.origin, Extend | Slide):
+                    await self._spilled(source, state, spent)
+            arguments: dict[str, Any] = {
                 "sampler": x.sampler,
                 "origin": _start(x) if base is None else None,
                 "lineage": x.origin.lineage,
@@ -322,6 +361,9 @@ class Engine:
             place = state.place if state else ""
             try:
                 condition = await self._condition(x, source, state, spent)
+                if x.sampler.queue is not None:  # frames of other chunks are in it, too
+                    arguments |= {"part": x.part, "captions": x.captions}
+                    points += [await self._text(x.prompt.caption(i), x.sampler, spent) for i in x.captions]
                 inputs = (state.ref if state else None, *condition, *points)
                 call = Call("denoise", arguments, inputs)
                 answer = await self._dispatcher.submit("denoiser", call, age=spent.age, place=place)
@@ -332,11 +374,26 @@ class Engine:
             earlier = state.seconds if state is not None and base is not None else 0.0
             entry = Entry(answer.ref, meta["nbytes"], answer.place, velocity, earlier + meta["seconds"])
             self.store.put(x, entry)
+            self._making.keep(x.trajectory, entry.seconds)
             self.nfe += meta["nfe"]
             self.steps.add(meta["nfe"] // x.sampler.nfe_per_step, meta["seconds"])
             spent.nfe += meta["nfe"]
             return entry
         raise InputLost(f"the inputs of {x} were lost {ATTEMPTS} times")
+
+    async def _spilled(self, x: Candidate, entry: Entry, spent: Spent) -> None:
+        """Have a part that others go on from, and its seconds and those of the parts that it shows, on disk."""
+        assert self._spill is not None
+        if x.kept and self._spill.claim(x):
+            payload = await self._fetch(entry.ref)
+            seconds = [self._making.get(c.trajectory, 0.0) for c in x.stretch]
+            self._spill.write(x, payload, seconds)
+            spent.spilled.append(x.identity)
+
+    def forget(self, spent: Spent) -> None:
+        """The search has ended: nothing of it is to be gone on from."""
+        if self._spill is not None:
+            self._spill.drop(spent.spilled)
 
     def _lost(self, inputs: Sequence[Candidate | Recording | None]) -> None:
         """Which of an item's inputs is gone nobody says, so all are made again."""
@@ -461,14 +518,19 @@ def _start(x: Candidate) -> dict[str, Any]:
     numbers = {k: v for k, v in o.describe().items() if k not in ("parent", "scope", "ordinal", "seed", "index")}
     if isinstance(o, Push):
         numbers["obstacles"] = layout(o.obstacles)
-    if isinstance(o, Extend):
+    if isinstance(o, Extend | Slide):
         numbers["start"] = o.start is not None
-    return numbers | {"key": o.key} | ({} if o.parent is None else {"from_step": o.parent.step})
+    if isinstance(o, Slide):
+        numbers["carries"] = not o.parent.kept  # what came out of the queue before
+    if o.parent is None:
+        return numbers | {"key": o.key}
+    clean = o.parent.sampler.queue is not None and isinstance(o, Renoise)
+    return numbers | {"key": o.key, "from_step": x.sampler.num_steps if clean else o.parent.step}
 
 
 def _link(x: Candidate) -> dict[str, Any] | None:
     """How a chunk goes on from the one before it."""
-    return {"prefix": x.link.prefix, "anew": x.link.anew} if x.link else None
+    return {"prefix": x.link.prefix, "anew": x.link.anew} if isinstance(x.link, Extend) else None
 
 
 def _components(given: Sequence[float], reward: Reward) -> tuple[float, ...]:

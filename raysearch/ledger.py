@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from raysearch.engine import Reward
+from raysearch.long import ALONE, Course
 from raysearch.recipe import Branch, Candidate, Digest, Lookahead, Obstacle, Recording, denoise, digest
 
 
@@ -39,11 +40,13 @@ class Budget:
 class Ledger:
     """The states that one search has asked for, hence what more of them would cost it."""
 
-    def __init__(self, *, preview: bool, decodes: bool, obstacles: Sequence[Obstacle] = (), chunks: int = 1) -> None:
+    def __init__(
+        self, *, preview: bool, decodes: bool, obstacles: Sequence[Obstacle] = (), course: Course = ALONE
+    ) -> None:
         self.preview = preview  # a score evaluates the velocity at the candidate's own point
         self.decodes = decodes  # a score decodes frames
         self.obstacles = obstacles  # a score looks at these, too
-        self.chunks = chunks  # of a finished video
+        self.course = course
         self._stops: dict[Digest, dict[int, bool]] = {}  # trajectory -> step -> is the velocity there known
         self._scored: set[Digest] = set()
 
@@ -51,7 +54,7 @@ class Ledger:
         return _asking(x, by) in self._scored
 
     def copy(self) -> "Ledger":
-        other = Ledger(preview=self.preview, decodes=self.decodes, obstacles=self.obstacles, chunks=self.chunks)
+        other = Ledger(preview=self.preview, decodes=self.decodes, obstacles=self.obstacles, course=self.course)
         other._stops = {k: dict(v) for k, v in self._stops.items()}
         other._scored = set(self._scored)
         return other
@@ -69,18 +72,19 @@ class Ledger:
         return total
 
     def finish(self, x: Candidate) -> Cost:
-        """Charge for denoising `x` to the end and decoding its video, all its chunks; not for chunks after it."""
+        """Charge for denoising `x` to the end and decoding its video, all its chunks; not for parts after it."""
         return Cost(self._make(denoise(x, x.sampler.num_steps), False), x.chunk + 1)
 
     def after(self, x: Candidate) -> int:
-        """The NFE of the chunks that a video still misses after that of `x`."""
-        return max(self.chunks - 1 - x.chunk, 0) * x.sampler.num_steps * x.sampler.nfe_per_step
+        """The NFE of the parts that a video still misses after that of `x`."""
+        return self.course.after(x.part, x.sampler.num_steps) * x.sampler.nfe_per_step
 
     def remaining(self, x: Candidate) -> int:
-        """The NFE that a video still needs whose last chunk `x` is, its origin's parent made; charges nothing."""
+        """The NFE that a video still needs whose last part `x` is, its origin's parent made; charges nothing."""
         stops = self._stops.get(x.trajectory) or {x.origin.step: False}
         last = max(stops)
-        return max(x.sampler.num_steps - last - stops[last], 0) * x.sampler.nfe_per_step + self.after(x)
+        left = x.evaluations(last, x.sampler.num_steps)
+        return max(left - stops[last], 0) * x.sampler.nfe_per_step + self.after(x)
 
     def _make(self, x: Candidate, velocity: bool) -> int:
         nfe = 0
@@ -109,7 +113,7 @@ class Ledger:
             stops[x.step] = known or velocity
             return int(velocity and not known), begun
         stops[x.step] = velocity
-        return x.step - start - known + velocity, begun
+        return x.evaluations(start, x.step) - known + velocity, begun
 
     def _inherited(self, x: Candidate) -> bool:
         """A branch starts with the velocity that its parent knows, if it does; a lookahead makes its parent know it."""
@@ -154,7 +158,7 @@ class Meter:
     def admit(self, xs: list[Candidate], others: Sequence[Candidate], by: Reward | None = None) -> str | None:
         """Charge for scoring `xs`; or say which budget does not allow it, and charge nothing.
 
-        The cost of finishing the dearest of `others`, and of those of `xs` in the latest chunk, which the search could
+        The cost of finishing the dearest of `others`, and of those of `xs` in the latest part, which the search could
         then return, is held back.
         """
         b = self.budget
@@ -168,15 +172,15 @@ class Meter:
             return None
         trial = self.ledger.copy()
         cost = trial.score(xs, by)
-        latest = max(x.chunk for x in xs)
-        reserve = max(trial.remaining(x) for x in (*others, *(x for x in xs if x.chunk == latest)))
+        latest = max(x.part for x in xs)
+        reserve = max(trial.remaining(x) for x in (*others, *(x for x in xs if x.part == latest)))
         if self.charged.nfe + cost.nfe + reserve > b.nfe:
             return f"budget.nfe={b.nfe}"
         self.ledger, self.charged = trial, self.charged + cost
         return None
 
     def affords(self, x: Candidate) -> bool:
-        """Whether `budget.nfe` still allows `x` to be finished, and the chunks after it."""
+        """Whether `budget.nfe` still allows `x` to be finished, and the parts after it."""
         if self.budget.nfe is None:
             return True
         return self.charged.nfe + self.ledger.copy().finish(x).nfe + self.ledger.after(x) <= self.budget.nfe

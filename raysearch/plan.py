@@ -12,11 +12,12 @@ from itertools import product
 from typing import Any, Protocol, TypeVar
 
 from raysearch.config import Arm, Config
-from raysearch.context import ALONE, Context, Long
+from raysearch.context import Context
 from raysearch.dispatcher import Replica
 from raysearch.engine import Reward, Score
 from raysearch.errors import BudgetExhausted, ConfigError, RaysearchError
 from raysearch.ledger import Cost, Ledger, Meter
+from raysearch.long import ALONE, Course
 from raysearch.obstacles import Barrier
 from raysearch.recipe import Candidate, Prompt, Recording, Sampler, canonical_json, digest
 from raysearch.signature import source
@@ -26,7 +27,7 @@ T = TypeVar("T")
 
 
 class Fleet(Protocol):
-    """The replicas of a run, how bytes that they made are pulled, and where the run's metrics go."""
+    """The replicas of a run, how what they made is pulled and given back, and where the run's metrics go."""
 
     @property
     def replicas(self) -> Sequence[Replica]:
@@ -37,7 +38,11 @@ class Fleet(Protocol):
         """Replicas that come into service later, as the cluster grows; iterated over once."""
         ...
 
-    async def fetch(self, ref: Any) -> dict[str, bytes]: ...
+    async def fetch(self, ref: Any) -> dict[str, Any]: ...
+
+    def put(self, value: dict[str, Any]) -> Any:
+        """A reference to a latent that was made earlier, for replicas to read."""
+        ...
 
     def publish(self, snapshot: Snapshot) -> None: ...
 
@@ -68,7 +73,7 @@ class ArmPlan:
     holdout: Reward | None
     at_steps: Callable[[int], Sampler]  # the sampler with another number of steps
     obstacles: tuple[Barrier, ...] = ()
-    long: Long = ALONE
+    long: Course = ALONE
 
     @property
     def components(self) -> tuple[str, ...]:
@@ -159,7 +164,7 @@ def context(
         preview=reward is not None and reward.preview,
         decodes=reward is not None and reward.decodes,
         obstacles=reward.obstacles if reward else (),
-        chunks=s.plan.long.chunks,
+        course=s.plan.long,
     )
     return Context(
         s.prompt,
@@ -200,7 +205,8 @@ def estimate(plan: Plan, texts: Sequence[Prompt], seeds: Sequence[int]) -> dict[
     costs = {}
     for arm in plan.arms:
         s = Search(0, "dry-run", texts[0], seeds[0], arm)
-        rollout = arm.long.chunks * arm.sampler.num_steps * arm.sampler.nfe_per_step
+        steps = arm.sampler.num_steps
+        rollout = (steps + arm.long.after(0, steps)) * arm.sampler.nfe_per_step
         limit = arm.arm.budget.nfe
         if limit is not None and limit < rollout:
             raise ConfigError.of("budget.nfe", limit, f"at least {rollout}, the NFE of one video")

@@ -9,14 +9,15 @@ what is stored.
 """
 
 import json
-from collections.abc import Iterator
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Callable, Iterator
+from dataclasses import astuple, dataclass, field, fields, replace
 from functools import cached_property
 from hashlib import blake2b
 from typing import Any, ClassVar, Literal, TypeAlias
 from weakref import WeakValueDictionary
 
 from raysearch.errors import check
+from raysearch.long import Queue
 
 Digest: TypeAlias = bytes
 Space: TypeAlias = Literal["latent", "features"]
@@ -100,13 +101,27 @@ class Sampler:
     interpolant: str = "linear"
     path: str = "flow"  # of the model: a clean latent counts 1 - sigma at a level, or with "vp" sqrt(1 - sigma^2)
     fingerprint: str = ""
+    queue: Queue | None = None
 
     def __post_init__(self) -> None:
         assert len(self.sigmas) == self.num_steps + 1
 
     @cached_property
     def identity(self) -> Digest:
-        return digest("sampler", *(getattr(self, f.name) for f in fields(self)))
+        own = [getattr(self, f.name) for f in fields(self) if f.name != "queue"]
+        return digest("sampler", *own, *((astuple(self.queue),) if self.queue else ()))
+
+    @property
+    def whole(self) -> "Sampler":
+        """Of the model's own clips."""
+        if self.queue is None:
+            return self
+        return replace(self, num_steps=self.queue.num_steps, sigmas=self.queue.levels, queue=None)
+
+    def of_queue(self, queue: Queue, part: int) -> "Sampler":
+        """Of a slide of the queue."""
+        n = queue.iterations(part)
+        return replace(self.whole, num_steps=n, sigmas=(queue.levels[0],) * n + (0.0,), queue=queue)
 
     @property
     def guided(self) -> bool:
@@ -254,19 +269,16 @@ class Lookahead(_Derived):
 
 
 @dataclass(frozen=True, eq=False)
-class Extend(_Derived):
-    """The next chunk of a long video: noise to denoise beside the parent's last `prefix` latent frames, kept clean.
+class _Link(_Derived):
+    """The next part of a long video, after the finished parent: noise yet.
 
     The noise is fresh; below a frequency `cutoff`, in space alone or also in time (`dims` 2 or 3), it is the parent's
-    latent (frequency mixing), and with `start` it is that candidate's latent. With `anew` the prefix is encoded from
-    the parent's last frames.
+    latent (frequency mixing), and with `start` it is that candidate's latent.
     """
 
-    prefix: int
-    anew: bool = False
-    cutoff: float = 0.0
-    dims: int = 3
-    start: "Candidate | None" = None
+    cutoff: float = field(default=0.0, kw_only=True)
+    dims: int = field(default=3, kw_only=True)
+    start: "Candidate | None" = field(default=None, kw_only=True)
 
     @property
     def step(self) -> int:
@@ -277,7 +289,7 @@ class Extend(_Derived):
         return () if self.start is None else (self.start,)
 
     def _arguments(self) -> tuple[object, ...]:
-        return self.prefix, self.anew, self.cutoff, self.dims, None if self.start is None else self.start.lineage
+        return self.cutoff, self.dims, None if self.start is None else self.start.lineage
 
     @cached_property
     def identity(self) -> Digest:
@@ -286,6 +298,28 @@ class Extend(_Derived):
 
     def describe(self) -> dict[str, Any]:
         return super().describe() | {"start": None if self.start is None else self.start.id}
+
+
+@dataclass(frozen=True, eq=False)
+class Extend(_Link):
+    """A chunk: noise to denoise beside the parent's last `prefix` latent frames, kept clean.
+
+    With `anew` the prefix is encoded from the parent's last frames.
+    """
+
+    prefix: int
+    anew: bool = False
+
+    def _arguments(self) -> tuple[object, ...]:
+        return self.prefix, self.anew, *super()._arguments()
+
+
+@dataclass(frozen=True, eq=False)
+class Slide(_Link):
+    """A queue's iterations (FIFO-Diffusion): a frame of noise enters at its tail before each, clean ones leave it.
+
+    The origin is about the first that enters; the noise of the others is keyed by the lineage, as an SDE's is.
+    """
 
 
 @dataclass(frozen=True, eq=False)
@@ -352,15 +386,15 @@ class Push(_Derived):
         return super().describe() | {"obstacles": seen}
 
 
-Origin: TypeAlias = Noise | Perturb | Neighbour | Jitter | Renoise | Branch | Lookahead | Push | Extend | Invert
+Origin: TypeAlias = Noise | Perturb | Neighbour | Jitter | Renoise | Branch | Lookahead | Push | Extend | Slide | Invert
 
 
 @dataclass(frozen=True, eq=False, init=False)
 class Candidate:
     """`origin`, denoised under `sampler` and `prompt` until `step` solver steps of the grid are done.
 
-    In a long video, `chunk` counts those before it, `link` is the origin that began this one, and `opening` the
-    finished first one; both are None in that itself.
+    In a long video, `part` counts those before it, `link` is the origin that began this one, and `opening` the finished
+    first one; both are None in that itself. `chunk` says which of the prompt's captions it goes by.
     """
 
     prompt: Prompt
@@ -370,8 +404,9 @@ class Candidate:
     lineage: Digest
     identity: Digest
     trajectory: Digest  # the identity without the step
+    part: int
     chunk: int
-    link: "Extend | None"
+    link: "Extend | Slide | None"
     opening: "Candidate | None"
 
     def __new__(cls, prompt: Prompt, sampler: Sampler, origin: Origin, step: int | None = None) -> "Candidate":
@@ -382,8 +417,8 @@ class Candidate:
         if known is not None:
             return known
         new = super().__new__(cls)
-        values = (prompt, sampler, origin, step, digest(origin.lineage, step), identity, trajectory, *_place(origin))
-        for f, value in zip(fields(cls), values, strict=True):
+        values = (prompt, sampler, origin, step, digest(origin.lineage, step), identity, trajectory)
+        for f, value in zip(fields(cls), (*values, *_place(origin, sampler)), strict=True):
             object.__setattr__(new, f.name, value)
         _candidates[identity] = new
         return new
@@ -417,16 +452,56 @@ class Candidate:
 
     @property
     def before(self) -> "Candidate | None":
-        """The finished chunk that it continues."""
+        """The finished part that it continues."""
         return self.link.parent if self.link else None
 
     @property
-    def chunks(self) -> "list[Candidate]":
-        """The finished chunks before it, and itself."""
+    def kept(self) -> bool:
+        """Whether its latent holds all frames of the video since the last part that is kept."""
+        return self.sampler.queue is None or self.sampler.queue.kept(self.part)
+
+    def back(self, until: "Callable[[Candidate], bool]") -> "list[Candidate]":
+        """Itself and the parts before it, the latest first, without the first of those of which `until` is true."""
         found = [self]
-        while (before := found[-1].before) is not None:
+        while (before := found[-1].before) is not None and not until(before):
             found.append(before)
-        return found[::-1]
+        return found
+
+    @property
+    def parts(self) -> "list[Candidate]":
+        """The finished parts before it, and itself."""
+        return self.back(lambda c: False)[::-1]
+
+    @property
+    def stretch(self) -> "list[Candidate]":
+        """Itself and the parts since the last that is kept, the latest first."""
+        return self.back(lambda c: c.kept)
+
+    @property
+    def shows(self) -> bool:
+        """Whether it is one of the parts that hold a video's frames."""
+        q = self.sampler.queue
+        return self.kept and (q is None or q.clean(self.iteration) > q.clip)
+
+    @property
+    def iteration(self) -> int:
+        """Of a queue: those that are done."""
+        assert self.sampler.queue is not None
+        return self.sampler.queue.begins(self.part) + self.step
+
+    @property
+    def captions(self) -> tuple[int, ...]:
+        """Of a queue: the chunks that the frames go by which it denoises."""
+        q = self.sampler.queue
+        assert q is not None
+        begins = q.begins(self.part)
+        iterations = range(begins, begins + self.sampler.num_steps)
+        return tuple(sorted({w.caption for i in iterations for w in q.windows(i)}))
+
+    def evaluations(self, start: int, stop: int) -> int:
+        """Of the model under one text, by its steps from `start` to `stop`."""
+        q = self.sampler.queue
+        return stop - start if q is None else q.evaluations(self.part, start, stop)
 
     def ancestors(self) -> Iterator["Candidate"]:
         """The parent of the origin, its parent, and so on."""
@@ -436,14 +511,16 @@ class Candidate:
             c = c.parent
 
 
-def _place(origin: Origin) -> "tuple[int, Extend | None, Candidate | None]":
-    """In a long video: the chunk, its link to the one before it, and the first one."""
+def _place(origin: Origin, sampler: Sampler) -> "tuple[int, int, Extend | Slide | None, Candidate | None]":
+    """In a long video: the part, its chunk, its link to the part before it, and the first one."""
     parent = origin.parent
     if parent is None:
-        return 0, None, None
-    if isinstance(origin, Extend):
-        return parent.chunk + 1, origin, parent.opening or parent
-    return parent.chunk, parent.link, parent.opening
+        return 0, 0, None, None
+    if not isinstance(origin, Extend | Slide):
+        return parent.part, parent.chunk, parent.link, parent.opening
+    part, queue = parent.part + 1, sampler.queue
+    chunk = parent.chunk + 1 if queue is None else queue.caption(queue.entered(queue.begins(part)) - 1)
+    return part, chunk, origin, parent.opening or parent
 
 
 # Recipes are pure values, so sharing equal ones can be seen by nobody; the table holds them weakly.
@@ -466,8 +543,9 @@ def rebase(c: Candidate, sampler: Sampler) -> Candidate:
 
     In a long video that is the start of its chunk, after the same chunks.
     """
+    assert c.sampler.queue is None
     origins = [c.origin]
-    while origins[-1].parent is not None and not isinstance(origins[-1], Extend):
+    while origins[-1].parent is not None and not isinstance(origins[-1], Extend | Slide):
         origins.append(origins[-1].parent.origin)
     first, *later = reversed(origins)
     rebased = Candidate(c.prompt, sampler, first)
@@ -499,10 +577,11 @@ def ahead(c: Candidate, steps: int) -> Candidate:
 def invert(c: Candidate, guidance_scale: float) -> Candidate:
     """The noise that the ODE's Euler steps lead back to from a finished candidate, along its own grid."""
     assert c.finished
+    whole = c.sampler.whole
     sampler = replace(
-        c.sampler,
+        whole,
         name="inversion",
-        sigmas=c.sampler.sigmas[::-1],
+        sigmas=whole.sigmas[::-1],
         guidance_scale=guidance_scale,
         stochastic=False,
         eta=None,

@@ -58,7 +58,8 @@ def read(folder: Path, plan: Plan, done: dict[str, dict[str, Any]], also: Callab
         reward = rewards[arm_of(search_id)][r["reward"]]
         for asked, components, seconds in zip(r["asked"], r["components"], r["seconds"], strict=True):
             key = score_key(bytes.fromhex(asked), reward)
-            past.scores.setdefault(key, Score(tuple(components), *seconds))
+            making, scoring, *earlier = seconds
+            past.scores.setdefault(key, Score(tuple(components), making, scoring, tuple(earlier)))
     return past
 
 

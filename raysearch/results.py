@@ -52,7 +52,7 @@ CANDIDATES: dict[str, pa.DataType] = {
     "candidate": pa.string(),
     "parent": pa.string(),
     "origin": pa.string(),
-    "chunk": pa.int64(),
+    "part": pa.int64(),
     "step": pa.int64(),
     "sigma": pa.float64(),
     "reward": pa.float64(),

@@ -25,6 +25,7 @@ from raysearch.progress import ArmTally, Progress
 from raysearch.recipe import Candidate, Sampler, canonical_json
 from raysearch.results import CONTENT, RunDirectory, check_content, claimed, write
 from raysearch.snapshot import STATUS, Snapshot
+from raysearch.spill import SPILL, Spill
 from raysearch.store import Store
 from raysearch.watch import Sink, follow
 
@@ -129,13 +130,17 @@ class Session:
                 asyncio.TaskGroup() as tasks,
             ):
                 store = Store(int(self.config.fleet.store_gb * 1e9))
-                engine = Engine(dispatcher, store, fleet.fetch, tasks, self.past.scores)
+                long = self.config.long.chunks > 1
+                spill = Spill(self.directory.path / SPILL, fleet.put) if long else None
+                engine = Engine(dispatcher, store, fleet.fetch, tasks, self.past.scores, spill)
                 self.progress.engine, self.progress.dispatcher, self.progress.fleet = engine, dispatcher, fleet
                 self.progress.started = self.clock()
                 live = asyncio.Semaphore(self.config.max_searches or max(2, self._alive_for(fleet.replicas)))
                 arrivals = tasks.create_task(self._welcome(fleet, dispatcher, live))
                 await self._run_searches(engine, live)
                 arrivals.cancel()
+                if spill is not None:
+                    spill.close()
         finally:
             self.directory.flush()
 
@@ -180,7 +185,7 @@ class Session:
                         "reward": reward.key,
                         "asked": [x.id for x in xs],
                         "components": [list(a.components) for a in scores],
-                        "seconds": [[a.making, a.scoring, a.before] for a in scores],
+                        "seconds": [[a.making, a.scoring, *a.earlier] for a in scores],
                         "wall": at,
                         "spent": spent.nfe,
                     }
@@ -199,8 +204,8 @@ class Session:
             ctx.meter.charged += ctx.meter.ledger.finish(winner)
             judges = list({r.key: r for _, r in s.plan.judges}.values())
             finished = await engine.finish(winner, judges, self._outputs(), spent, self._kept(winner))
-            for chunk, making in zip(winner.chunks, finished.making, strict=True):
-                ctx.meter.time(chunk, making, 0.0)
+            for part, making in zip(winner.parts, finished.making, strict=True):
+                ctx.meter.time(part, making, 0.0)
             ctx.meter.charged += Cost(replica_seconds=finished.decoding)
         except asyncio.CancelledError:
             self._record(s, ctx, spent, winner, None, "cancelled", "interrupted")
@@ -208,6 +213,7 @@ class Session:
         except Exception as error:
             status, reason = "failed", f"{type(error).__name__}: {error}"
         self._record(s, ctx, spent, winner, finished, status, reason)
+        engine.forget(spent)
 
     def _kept(self, x: Candidate) -> list[Candidate]:
         return [Candidate(x.prompt, x.sampler, x.origin, t) for t in self._stops(x.sampler) if t >= x.origin.step]
@@ -293,7 +299,7 @@ def _history_rows(s: Search, history: History, winner: Candidate | None) -> list
             "candidate": row.id,
             "parent": row.origin.parent.id if row.origin.parent else None,
             "origin": canonical_json(row.origin.describe()),
-            "chunk": row.chunk,
+            "part": row.part,
             "step": row.step,
             "sigma": row.sampler.sigmas[row.step],
             "reward": row.reward,

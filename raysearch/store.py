@@ -84,10 +84,7 @@ class Store:
             del self._steps[trajectory]
 
     def _needed(self) -> set[Digest]:
-        """For each live candidate its own latent or, where that is not made, the one it would be made from.
-
-        And those of the chunks before it, which its video needs.
-        """
+        """For each live candidate its own latent or, where that is not made, the one it would be made from."""
         needed = set()
         for c in self._live:
             source: Candidate | None = c
@@ -95,7 +92,7 @@ class Store:
                 step = self.base(source)
                 if step is not None:
                     needed.add(self._steps[source.trajectory][step])
-                source = source.parent if step is None else source.before
+                source = source.parent if step is None else None
         return needed
 
     def _evict(self, keep: Digest) -> None:

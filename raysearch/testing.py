@@ -30,6 +30,8 @@ from raysearch.snapshot import Snapshot
 
 T = TypeVar("T")
 
+CLIP = 5  # latent frames of a fake video
+
 
 # -- virtual time ----------------------------------------------------------------------------------------------------
 
@@ -155,7 +157,9 @@ class FakeReplica:
             read = [i.value if isinstance(i, FakeLatent) else i for i in call.inputs[1:]]
             value = digest(base.value if base else None, base.step if base else None, *start, *read)
             known = base is not None and base.velocity and a["origin"]["kind"] in ("branch", "lookahead")
-        evaluations = a["until"] - a["step"] - (known and a["until"] > a["step"]) + a["velocity"]
+        q, steps = a["sampler"].queue, a["until"] - a["step"]
+        evaluations = steps if q is None else q.evaluations(a["part"], a["step"], a["until"])
+        evaluations += a["velocity"] - (known and a["until"] > a["step"])
         if a["until"] == a["step"] and known:
             evaluations = 0
         await asyncio.sleep(self.seconds * evaluations)
@@ -164,11 +168,11 @@ class FakeReplica:
         return Answer(meta, FakeLatent(value, a["until"], a["velocity"]))
 
     async def _score(self, call: Call) -> Answer:
-        n = len(call.arguments["prompts"])
-        latents: list[FakeLatent] = list(call.inputs[:n])
+        n, parts = len(call.arguments["prompts"]), call.arguments["parts"]
+        latents: list[FakeLatent] = [call.inputs[min(i, parts - 1)] for i in range(n)]
         await asyncio.sleep(self.seconds * n)
         if call.arguments["obstacles"]:
-            points = call.inputs[2 * n :][: sum(n for _, n in call.arguments["obstacles"])]
+            points = call.inputs[parts + n :][: sum(n for _, n in call.arguments["obstacles"])]
             read = [i.value if isinstance(i, FakeLatent) else i for i in points]
             latents = [FakeLatent(digest(x.value, *call.arguments["obstacles"], *read), x.step) for x in latents]
         rewards = [{key: [x.quality] for key in call.arguments["rewards"]} for x in latents]
@@ -176,7 +180,7 @@ class FakeReplica:
 
     async def _finish(self, call: Call) -> Answer:
         answer = await self._score(call)
-        latent: FakeLatent = call.inputs[len(call.arguments["prompts"]) - 1]
+        latent: FakeLatent = call.inputs[call.arguments["parts"] - 1]
         kinds = [k for k in ("mp4", "safetensors", "npy") if call.arguments["outputs"].get(k)]
         files = dict.fromkeys(kinds, latent.value)
         if kept := call.arguments["kept"]:
@@ -225,8 +229,11 @@ class FakeFleet:
             await asyncio.sleep(when - asyncio.get_running_loop().time())
             yield replica
 
-    async def fetch(self, ref: Any) -> dict[str, bytes]:
-        return dict(ref)
+    async def fetch(self, ref: Any) -> dict[str, Any]:
+        return vars(ref) if isinstance(ref, FakeLatent) else dict(ref)
+
+    def put(self, value: dict[str, Any]) -> Any:
+        return FakeLatent(value["value"].tobytes(), int(value["step"]))
 
     def publish(self, snapshot: Snapshot) -> None:
         self.published.append(snapshot)
@@ -252,7 +259,7 @@ class FakeBackend:
                     reward,
                     at_steps,
                     barriers(a.obstacles, at_steps(a.sampler.num_steps), lambda key, block: reward),
-                    config.long,
+                    config.long.course(at_steps(a.sampler.num_steps).sigmas, CLIP),
                 )
                 for a in arms
             )

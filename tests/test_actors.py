@@ -22,8 +22,7 @@ from diffusers import (
 from PIL import Image
 from safetensors.numpy import load_file
 
-from actors import denoiser as denoisers
-from actors import local, solvers
+from actors import local, slot, solvers
 from actors.backend import Backend
 from actors.denoiser import Denoiser
 from actors.models import wan
@@ -434,7 +433,7 @@ def test_a_last_step_that_finds_no_memory_midway_is_done_again_whole(tiny, monke
     inputs = (None, text, text, first)
     expected = alone.submit(1, leg_of(sampler, 8), inputs).result(60)[1]["latent"]
     alone.close()
-    plain, failed, started = denoisers.with_first, [], threading.Event()
+    plain, failed, started = slot.with_first, [], threading.Event()
 
     def with_first(latent, frame):
         if not failed:
@@ -442,14 +441,14 @@ def test_a_last_step_that_finds_no_memory_midway_is_done_again_whole(tiny, monke
             raise torch.OutOfMemoryError("CUDA out of memory (made up)")
         return plain(latent, frame)
 
-    monkeypatch.setattr(denoisers, "with_first", with_first)
-    gate = denoisers.Denoiser._admit
+    monkeypatch.setattr(slot, "with_first", with_first)
+    gate = Denoiser._admit
 
     def admit(self, request):
         started.wait(60)  # so that both are there before the first step
         return gate(self, request)
 
-    monkeypatch.setattr(denoisers.Denoiser, "_admit", admit)
+    monkeypatch.setattr(Denoiser, "_admit", admit)
     both = Denoiser(str(tiny), dtype="float32", device="cpu", slots=2)
     older, younger = (both.submit(i, leg_of(sampler, 8), inputs) for i in (1, 2))
     started.set()

@@ -22,10 +22,11 @@ from actors.backend import Backend
 from actors.models import wan
 from policies import scaling_noise
 from raysearch import journal
-from raysearch.context import Context, Long
+from raysearch.context import Context
 from raysearch.engine import Reward, Score
 from raysearch.errors import ConfigError, InputLost, ReplicaDied
 from raysearch.ledger import Budget, Ledger, Meter
+from raysearch.long import Course
 from raysearch.recipe import Candidate, Extend, Neighbour, Noise, Prompt, denoise, invert, rebase
 from raysearch.session import Session
 from raysearch.testing import FakeFleet, fake_sampler
@@ -54,8 +55,8 @@ def test_a_chunk_knows_its_place():
     x = opening()
     y = denoise(after(x), 10)
     z = Candidate(y.prompt, SAMPLER, Neighbour(after(y), 0, cosine=0.5), 3)
-    assert [(c.chunk, c.before, c.opening) for c in (x, y, z)] == [(0, None, None), (1, x, x), (2, y, x)]
-    assert z.chunks == [x, y, z]
+    assert [(c.part, c.before, c.opening) for c in (x, y, z)] == [(0, None, None), (1, x, x), (2, y, x)]
+    assert z.parts == [x, y, z]
     assert pickle.loads(pickle.dumps(z)) is z
 
 
@@ -202,10 +203,10 @@ def beam(judge: Judge, *, chunks: int = 3, num_steps: int = 10, seed: int = 0, *
         fake_sampler(num_steps),
         seed,
         reward=Reward("r", b"r", ("r",), (1.0,), "frames"),
-        meter=Meter(Budget(), Ledger(preview=True, decodes=True, chunks=chunks)),
+        meter=Meter(Budget(), Ledger(preview=True, decodes=True, course=Course(chunks))),
         answer=judge.answer,
         rng_key=(),
-        long=Long(chunks),
+        long=Course(chunks),
     )
     return asyncio.run(scaling_noise.search(ctx, **arguments))
 

@@ -126,6 +126,7 @@ class Geometry:
     in_channels: int
     text_dim: int | None = None
     path: str = "flow"
+    per_frame: bool = False
 
     @classmethod
     def of(cls, folder: Path) -> "Geometry":

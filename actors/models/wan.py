@@ -73,8 +73,8 @@ class Transformer:
     ) -> torch.Tensor:
         """Velocities (B, C, T, H, W) of float32 latents.
 
-        timesteps (B,), text (B, length, dim), first: for each row its clean first latent frames (1, C, k, H, W), or
-        None.
+        timesteps (B,), or one for each latent frame (B, T); text (B, length, dim); first: for each row its clean first
+        latent frames (1, C, k, H, W), or None.
         """
         return self.velocity(latents, timesteps, text, first)
 
@@ -82,7 +82,7 @@ class Transformer:
         self, latents: torch.Tensor, timesteps: torch.Tensor, text: torch.Tensor, first: list[Any]
     ) -> torch.Tensor:
         """The same with its gradient."""
-        if self.expand_timesteps or any(f is not None for f in first):
+        if self.expand_timesteps or timesteps.ndim == 2 or any(f is not None for f in first):
             timesteps = per_token(timesteps, latents, self._patch, [0 if f is None else f.shape[2] for f in first])
             latents = torch.cat([with_first(x, f) for x, f in zip(latents.split(1), first, strict=True)])
         return self.model(
@@ -93,13 +93,15 @@ class Transformer:
 def per_token(
     timesteps: torch.Tensor, latents: torch.Tensor, patch: Sequence[int], given: Sequence[int] | torch.Tensor
 ) -> torch.Tensor:
-    """Timesteps (B, tokens) of latents (B, C, T, H, W): 0 in the first frames of a row, as many as are given (B,)."""
+    """Timesteps (B, tokens) of latents (B, C, T, H, W), from (B,) or (B, T): 0 in the first frames of a row, as many
+    as are given (B,)."""
     _, p_h, p_w = patch
     n, _, frames, height, width = latents.shape
     given = torch.as_tensor(given, device=latents.device)
     asked = torch.arange(frames, device=latents.device) >= given[:, None]
     mask = asked[:, :, None, None].expand(n, frames, height, width).float()
-    return (mask[:, :, ::p_h, ::p_w] * timesteps[:, None, None, None]).flatten(1)
+    by_frame = timesteps if timesteps.ndim == 2 else timesteps[:, None]
+    return (mask[:, :, ::p_h, ::p_w] * by_frame[:, :, None, None]).flatten(1)
 
 
 @dataclass(frozen=True)
@@ -114,6 +116,7 @@ class Geometry:
     heads: int
     text_dim: int
     path: str = "flow"
+    per_frame: bool = True  # it takes a noise level for each latent frame
 
     @classmethod
     def of(cls, folder: Path) -> "Geometry":

@@ -158,8 +158,19 @@ def noise_levels(rng: np.random.Generator, kind: str, n: int, frames: int) -> Te
     return torch.from_numpy(sigma).float()
 
 
-def flow_loss(transformer: WanTransformer3DModel, z: Tensor, text: Tensor, sigma: Tensor, *, uniform: bool) -> Tensor:
-    """Squared error of the predicted flow, noise - z, over the frames with noise; `sigma` is (n, frames)."""
+def flow_loss(
+    transformer: WanTransformer3DModel,
+    z: Tensor,
+    text: Tensor,
+    sigma: Tensor,
+    *,
+    uniform: bool,
+    first: float = FIRST,
+) -> Tensor:
+    """Squared error of the predicted flow, noise - z, over the frames with noise; `sigma` is (n, frames).
+
+    `first` is the weight of the first latent frame.
+    """
     noise = torch.randn_like(z)
     level = sigma[:, None, :, None, None]
     timestep = 1000 * (sigma[:, 0] if uniform else sigma.repeat_interleave(PER_FRAME, 1))
@@ -167,7 +178,7 @@ def flow_loss(transformer: WanTransformer3DModel, z: Tensor, text: Tensor, sigma
         flow = transformer(torch.lerp(z, noise, level), timestep, text, return_dict=False)[0]
     error = (flow.float() - (noise - z)).square().mean((1, 3, 4))
     weight = torch.ones_like(sigma)
-    weight[:, 0] = FIRST
+    weight[:, 0] = first
     return (weight * error)[sigma > 0].sum() / weight[sigma > 0].sum()
 
 

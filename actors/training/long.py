@@ -1,0 +1,164 @@
+"""Fine-tune the tiny model on windows of long videos, for queues:
+`python -m actors.training.long --work training --out actors/assets/tiny-wan-long`.
+
+It has seen the beginnings of clips alone. Here objects go to and fro for three chunks; a window of as many latent
+frames as a clip has begins anywhere and goes by the caption of its last frame. Most are noised as in a queue: levels
+that are neighbours on a solver's grid and rise from frame to frame, after clean frames. Clips are among them, so that
+what it could do it still can. A killed run goes on. Neither held-out captions nor their reverses are seen.
+"""
+
+import argparse
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKLWan, WanTransformer3DModel
+from torch import Tensor
+
+from actors import world
+from actors.models import wan
+from actors.training.loop import to_model, train
+from actors.training.pipeline import (
+    FIRST,
+    NO_CAPTION,
+    SHIFT,
+    TEXT_LENGTH,
+    flow_loss,
+    noise_levels,
+    use_fast_attention,
+)
+
+CHUNKS = 3
+BACK = {"left": "right", "right": "left", "up": "down", "down": "up"}
+KINDS = ("one", "prefix", "frames", "queue", "prefix", "frames")  # the first three of clips, the others of any window
+SHARES = (0.25, 0.08, 0.05, 0.45, 0.12, 0.05)
+STEPS = (10, 80)  # of a queue's solver
+AFTER_CLIP = 0.35  # share of a queue's windows that begin with clean frames whatever comes next
+
+
+def to_and_fro(
+    objects: tuple[world.Object, ...], rng: np.random.Generator, chunks: int
+) -> tuple[list[str], np.ndarray]:
+    """A caption for each chunk, and frames, uint8 (16 chunks + 1, size, size, 3): each chunk goes back the last one."""
+    scene = world.place(objects, rng)
+    n = world.FRAMES - 1
+    frames = np.abs((np.arange(n * chunks + 1) + n) % (2 * n) - n)
+    back = tuple(world.Object(o.colour, o.shape, BACK[o.motion]) for o in objects)
+    captions = [world.caption((objects, back)[i % 2]) for i in range(chunks)]
+    return captions, world.draw(world.Scene(objects, scene.centres[frames], scene.radii))
+
+
+def objects(rng: np.random.Generator) -> tuple[world.Object, ...]:
+    """For training: neither they nor what they are on the way back are held out."""
+    held = {*world.HELD_OUT_ONE, *world.HELD_OUT_TWO}
+    while True:
+        chosen = world.training_objects(rng, two=0.75)
+        back = tuple(world.Object(o.colour, o.shape, BACK[o.motion]) for o in chosen)
+        singles = {str(o) for o in (*chosen, *back)}
+        if not held & {*singles, world.caption(back), world.caption(back[::-1])}:
+            return chosen
+
+
+def encode(vae: AutoencoderKLWan, n: int, seed: int) -> tuple[list[list[str]], Tensor]:
+    """Captions by chunk and normalised latents (n, channels, latent frames, height, width) of `n` long videos."""
+    mean, std = (torch.tensor(v).view(1, -1, 1, 1, 1) for v in (vae.config.latents_mean, vae.config.latents_std))
+    captions, latents = [], []
+    with torch.no_grad():
+        for i in range(0, n, 16):
+            rng = np.random.default_rng([seed, 7, i])
+            videos = [to_and_fro(objects(rng), rng, CHUNKS) for _ in range(16)]
+            captions += [c for c, _ in videos]
+            x = to_model(np.stack([frames for _, frames in videos]))
+            latents.append((vae.encode(x).latent_dist.mode() - mean) / std)
+            if i % 800 == 0:
+                print(f"latents {i}/{n}", flush=True)
+    return captions, torch.cat(latents)
+
+
+def queue_levels(rng: np.random.Generator, n: int, frames: int) -> Tensor:
+    """Levels of windows in a queue, float32 (n, frames): consecutive steps of grids of many lengths.
+
+    In some the first frames are clean ones: at the head, and where a queue begins after a clip.
+    """
+    rows = []
+    for _ in range(n):
+        steps = int(np.exp(rng.uniform(*np.log(STEPS))))
+        u = np.linspace(1, 0, steps + 1)
+        levels = SHIFT * u / (1 + (SHIFT - 1) * u)
+        newest = rng.integers(steps)
+        row = levels[np.minimum(newest + np.arange(frames)[::-1], steps)]
+        if rng.random() < AFTER_CLIP:
+            row[: rng.integers(1, frames)] = 0
+        rows.append(row)
+    return torch.tensor(np.array(rows)).float()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--work", type=Path, default=Path("training"), help="latents and checkpoints")
+    parser.add_argument("--model", type=Path, default=Path("actors/assets/tiny-wan"))
+    parser.add_argument("--out", type=Path, default=Path("actors/assets/tiny-wan-long"))
+    parser.add_argument("--videos", type=int, default=4_000)
+    parser.add_argument("--steps", type=int, default=1500)
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--peak", type=float, default=4e-4, help="learning rate")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True, help="needs a C++ compiler")
+    args = parser.parse_args()
+    torch.manual_seed(args.seed)
+    args.work.mkdir(parents=True, exist_ok=True)
+
+    cache = args.work / "long-latents.pt"
+    if not cache.exists():
+        vae = AutoencoderKLWan.from_pretrained(args.model / "vae").eval()
+        torch.save(encode(vae, args.videos, args.seed), cache)
+    captions, latents = torch.load(cache, weights_only=True)
+    clip = (world.FRAMES - 1) // 4 + 1
+
+    text_encoder = wan.TextEncoder(args.model, dtype="float32", device="cpu")
+    vocabulary = {text: i for i, text in enumerate(["", *sorted({c for chunks in captions for c in chunks})])}
+    embeddings = torch.tensor(np.concatenate([text_encoder(text, TEXT_LENGTH) for text in vocabulary]))
+    rows = np.array([[vocabulary[c] for c in chunks] for chunks in captions])
+
+    transformer = WanTransformer3DModel.from_pretrained(args.model / "transformer", dtype=torch.float32)
+    use_fast_attention(transformer)
+    if args.compile:
+        for block in transformer.blocks:
+            block.compile(dynamic=False)
+
+    def loss(step: int, rng: np.random.Generator) -> tuple[Tensor, dict[str, float]]:
+        kind = int(rng.choice(len(KINDS), p=SHARES))
+        begins = kind < 3
+        pick = rng.integers(len(latents), size=args.batch)
+        start = np.zeros(args.batch, int) if begins else rng.integers(1, latents.shape[2] - clip + 1, args.batch)
+        z = torch.stack([latents[i, :, a : a + clip] for i, a in zip(pick, start, strict=True)])
+        chunk = np.where(start == 0, 0, 1 + (start - 1) // (clip - 1))  # of the window's last frame
+        row = np.where(rng.random(args.batch) < NO_CAPTION, 0, rows[pick, chunk])
+        name = KINDS[kind]
+        sigma = queue_levels(rng, args.batch, clip) if name == "queue" else noise_levels(rng, name, args.batch, clip)
+        first = FIRST if begins else 1.0
+        return flow_loss(transformer, z, embeddings[row], sigma, uniform=name == "one", first=first), {}
+
+    transformer.load_state_dict(
+        train(
+            transformer,
+            loss,
+            checkpoint=args.work / "long-transformer.pt",
+            steps=args.steps,
+            seed=args.seed + 3,
+            peak=args.peak,
+            weight_decay=0.01,
+        )
+    )
+    shutil.copytree(args.model, args.out, dirs_exist_ok=True)
+    transformer.half().save_pretrained(args.out / "transformer")
+    file = args.out / "transformer" / "config.json"  # without the path that it was loaded from
+    config = {k: v for k, v in json.loads(file.read_text()).items() if k != "_name_or_path"}
+    file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+    print(f"wrote {args.out}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,68 @@
+"""Parts of long videos on disk, by identity: a cache, so that what was killed late does not begin at the first frame.
+
+Numbers and arrays in numpy's .npz, read without pickle.
+"""
+
+import io
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
+
+import numpy as np
+
+from raysearch.recipe import Candidate, Digest
+from raysearch.results import write
+
+SPILL = "spill"  # the folder in a run's directory
+
+
+class Spill:
+    def __init__(self, folder: Path, put: Callable[[dict[str, Any]], Any]) -> None:
+        """`put` gives a reference that replicas read to what was written."""
+        self._folder, self._put = folder, put
+        self._claimed: set[Digest] = set()
+
+    def _file(self, identity: Digest) -> Path:
+        return self._folder / f"{identity.hex()}.npz"
+
+    def __contains__(self, x: Candidate) -> bool:
+        return x.finished and self._file(x.identity).is_file()
+
+    def claim(self, x: Candidate) -> bool:
+        """Whether it is yet to be written; to the first who asks."""
+        if x.identity in self._claimed or x in self:
+            return False
+        self._claimed.add(x.identity)
+        return True
+
+    def write(self, x: Candidate, payload: dict[str, Any], seconds: Sequence[float]) -> None:
+        """`seconds` are those of the trajectories of its stretch."""
+        buffer = io.BytesIO()
+        arrays = {f"of_{k}": np.frombuffer(v, np.uint8) if isinstance(v, bytes) else v for k, v in payload.items()}
+        np.savez(buffer, allow_pickle=False, seconds=np.array(seconds), **arrays)
+        self._folder.mkdir(exist_ok=True)
+        write(self._file(x.identity), buffer.getvalue())
+
+    def read(self, x: Candidate) -> tuple[Any, int, list[float]] | None:
+        """A reference, its size, and the seconds; None if it cannot be read."""
+        try:
+            with np.load(io.BytesIO(self._file(x.identity).read_bytes()), allow_pickle=False) as arrays:
+                payload = {k.removeprefix("of_"): arrays[k] for k in arrays.files if k != "seconds"}
+                seconds = arrays["seconds"].tolist()
+        except (OSError, ValueError, KeyError, BadZipFile):
+            self.drop([x.identity])
+            return None
+        return self._put(payload), sum(v.nbytes for v in payload.values()), seconds
+
+    def drop(self, identities: Iterable[Digest]) -> None:
+        for identity in identities:
+            self._file(identity).unlink(missing_ok=True)
+            self._claimed.discard(identity)
+
+    def close(self) -> None:
+        """The run has ended: what others left goes, too."""
+        if self._folder.is_dir():
+            for file in self._folder.iterdir():
+                file.unlink()
+            self._folder.rmdir()

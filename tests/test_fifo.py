@@ -1,0 +1,415 @@
+"""FIFO-Diffusion's queue: numbers by hand, recipes and accounts on fakes, frames against a plain loop on a toy Wan."""
+
+import asyncio
+from dataclasses import replace
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from fakes import run, session
+from safetensors.numpy import load_file
+from test_actors import PROMPT
+from test_actors import config as tiny_config
+from test_resume import cut
+from test_session import same, unequal_fleet
+
+from actors import solvers, video
+from actors.backend import Backend
+from actors.models import wan
+from raysearch import journal
+from raysearch.errors import ConfigError, InputLost, ReplicaDied
+from raysearch.long import Queue, Window
+from raysearch.recipe import Candidate, Noise, Prompt, Slide, denoise, digest, noise_key
+from raysearch.session import Session
+from raysearch.spill import Spill
+from raysearch.testing import FakeFleet, fake_sampler
+
+FIFO = {"chunks": 3, "prefix": 1, "fifo": {"partitions": 5}}  # fakes: clips of 5, 10 steps; 13 frames, 8 slides
+ARMS = [
+    {"name": "single", "policy": {"name": "single"}},
+    {"name": "bon", "policy": {"name": "best_of_n", "n": 2}},
+    {"name": "noise", "policy": {"name": "scaling_noise", "k": 2, "n": 4, "weights": [1, 1, 1, 1]}},
+]
+
+
+# -- numbers ---------------------------------------------------------------------------------------------------------
+
+SMALL = Queue(levels=(1.0, 0.7, 0.4, 0.2, 0.0), partitions=2, stride=1, clip=3, prefix=1, chunks=3)
+STEPS = [  # of the frames after the clip's 3, after 0, 1, 2, .. iterations: 7 frames, 4 steps
+    [0, 0, 0, 0],
+    [1, 0, 0, 0],
+    [2, 1, 0, 0],
+    [3, 2, 1, 0],
+    [4, 3, 2, 1],
+    [4, 4, 3, 2],
+    [4, 4, 4, 3],
+    [4, 4, 4, 4],
+]
+WINDOWS = [  # of each iteration: partitions of 2, the tail's first, each with what is before it, 3 frames in all
+    [Window(1, 3, 4, 1)],
+    [Window(2, 3, 5, 1)],
+    [Window(3, 4, 6, 2), Window(1, 3, 4, 1)],
+    [Window(4, 5, 7, 2), Window(2, 3, 5, 1)],
+    [Window(4, 6, 7, 2), Window(3, 4, 6, 2)],
+    [Window(4, 5, 7, 2)],
+    [Window(4, 6, 7, 2)],
+]
+
+
+def test_the_queue_by_hand():
+    assert (SMALL.num_steps, SMALL.frames, SMALL.slides) == (4, 7, 4)
+    for i, steps in enumerate(STEPS):
+        assert [SMALL.done(a, i) for a in range(7)] == [4, 4, 4, *steps]
+        assert SMALL.clean(i) == 3 + steps.count(4)
+    assert [SMALL.entered(i) for i in range(7)] == [4, 5, 6, 7, 7, 7, 7]
+    assert [SMALL.windows(i) for i in range(8)] == [*WINDOWS, []]
+    assert [SMALL.caption(a) for a in range(7)] == [0, 0, 0, 1, 1, 2, 2]
+    assert [SMALL.iterations(p) for p in (1, 2, 3, 4)] == [1, 1, 1, 4]  # the last slide empties it
+    assert [SMALL.begins(p) for p in (1, 2, 3, 4)] == [0, 1, 2, 3]
+    assert [SMALL.kept(p) for p in (1, 2, 3, 4)] == [False, True, False, True]
+
+
+@pytest.mark.parametrize(("steps", "partitions", "stride", "chunks"), [(20, 10, 1, 4), (20, 4, 3, 7), (64, 16, 4, 3)])
+def test_every_frame_takes_every_step_once_and_in_order(steps, partitions, stride, chunks):
+    q = Queue(tuple(1 - i / steps for i in range(steps + 1)), partitions, stride, 5, 1, chunks)
+    done = np.array([steps] * 5 + [0] * (q.frames - 5))
+    last = q.begins(q.slides) + q.iterations(q.slides)
+    for i in range(last):
+        for w in q.windows(i):
+            assert w.last - w.first == 5 and 0 <= w.first <= w.new
+            assert w.last <= q.entered(i)
+            assert [q.done(a, i) for a in range(w.first, w.last)] == done[w.first : w.last].tolist()
+        for a in [a for w in q.windows(i) for a in range(w.new, w.last)]:
+            done[a] += 1
+        assert [q.done(a, i + 1) for a in range(q.frames)] == done.tolist()
+    assert done.tolist() == [steps] * q.frames
+    full = [len(q.windows(i)) for i in range(steps - 1, q.frames - 5)]
+    assert set(full) <= {partitions}  # in the middle of a long video
+
+
+# -- recipes ---------------------------------------------------------------------------------------------------------
+
+
+def slides(n: int, prompt: Prompt = Prompt("a"), ordinal: int = 0) -> list[Candidate]:
+    """A finished clip and the slides after it."""
+    base = replace(fake_sampler(4), sigmas=SMALL.levels)
+    found = [Candidate(prompt, base, Noise(7, 0), 4)]
+    for part in range(1, n + 1):
+        sampler = base.of_queue(SMALL, part)
+        found.append(Candidate(prompt, sampler, Slide(found[-1], ordinal), sampler.num_steps))
+    return found
+
+
+def test_a_slide_knows_its_place():
+    prompt = Prompt("a", later=("b", "c"))
+    clip, *found = slides(4, prompt)
+    assert [(x.part, x.before, x.opening) for x in found[:2]] == [(1, clip, clip), (2, found[0], clip)]
+    assert [x.text for x in found] == ["b", "b", "c", "c"]
+    assert [x.captions for x in found] == [(1,), (1,), (1, 2), (1, 2)]
+    assert [x.kept for x in found] == [False, True, False, True]
+    assert [x.shows for x in found] == [False, False, False, True]  # nothing has come out yet but at the end
+    assert [x.stretch for x in found] == [[found[0]], [found[1], found[0]], [found[2]], [found[3], found[2]]]
+    assert found[3].sampler.whole == clip.sampler
+    assert found[3].parts == [clip, *found]
+
+
+def test_slides_differ_by_what_enters_and_share_noise_over_prompts():
+    (clip, x), (_, y) = slides(1), slides(1, ordinal=1)
+    assert x.identity != y.identity and x.origin.key != y.origin.key
+    assert slides(1, Prompt("b"))[1].origin.key == x.origin.key
+    mixed = Candidate(x.prompt, x.sampler, Slide(clip, 0, cutoff=0.25))
+    assert mixed.identity != denoise(x, 1).identity and mixed.origin.key == x.origin.key
+
+
+def test_a_queue_of_another_shape_is_another_sampler():
+    base = fake_sampler(4)
+    samplers = [base, base.of_queue(SMALL, 1), base.of_queue(replace(SMALL, partitions=4), 1), base.of_queue(SMALL, 4)]
+    assert len({s.identity for s in samplers}) == 4
+
+
+# -- on fakes --------------------------------------------------------------------------------------------------------
+
+
+def windows(arguments: dict = FIFO) -> list[int]:
+    """How many of each iteration, for fakes."""
+    fifo = arguments["fifo"]
+    q = Queue(fake_sampler(10).sigmas, fifo["partitions"], fifo.get("stride", 1), 5, 1, arguments["chunks"])
+    return [len(q.windows(i)) for i in range(q.frames - 5 + 9)]
+
+
+def test_what_videos_of_a_queue_cost(tmp_path):
+    rows, _ = run(tmp_path / "run", FakeFleet(2, 4), arms=ARMS, prompts=["a"], long=FIFO)
+    by_arm = {r["arm"]: r for r in rows}
+    assert [r["reason"] for r in rows] == [""] * 3
+    assert windows() == [1, 1, 2, 2, 3, 3, 4, 4, 5, 4, 4, 3, 3, 2, 2, 1, 1]
+    video = 2 * (10 + sum(windows()))
+    assert by_arm["single"]["nfe"] == video
+    assert by_arm["bon"]["nfe"] == 2 * video
+    # k clips of k n, and 8 times: each of 8 tails once, and of the 2 that go on the other windows; 7 inversions.
+    clips, tails, rest = 8 + 2 * 9, 8 * 8, 2 * (sum(windows()) - 8)
+    inversions = 2 * 8 * 10
+    assert by_arm["noise"]["nfe"] == 2 * (clips + tails + rest) + inversions
+    assert [len(by_arm[a]["holdout_quality_chunks"]) for a in by_arm] == [3, 3, 3]
+    assert by_arm["single"]["decodes"] == 3
+
+
+def test_in_a_full_queue_an_iteration_costs_k_times_n_plus_the_other_partitions(tmp_path):
+    """k (n + P - 1) windows: 23 chunks more than 22 have 4 iterations more, all with a full queue."""
+    arm = [{"name": "noise", "policy": {"name": "scaling_noise", "k": 2, "n": 3, "weights": [1, 0, 0, 0]}}]
+    rows = [run(tmp_path / str(c), FakeFleet(2, 4), arms=arm, prompts=["a"], long=FIFO | {"chunks": c}) for c in (5, 6)]
+    few, many = (r[0][0]["nfe"] for r in rows)
+    assert many - few == 4 * 2 * (2 * (3 + 5 - 1))
+
+
+def test_replica_seconds_are_those_of_every_slide(tmp_path):
+    rows, _ = run(tmp_path / "run", FakeFleet(1, 1), arms=ARMS[:2], prompts=["a"], long=FIFO)
+    single, bon = sorted(rows, key=lambda r: r["nfe"])
+    assert single["replica_seconds"] == 10 + sum(windows()) + 3
+    looks = bon["reward_calls"]
+    assert bon["replica_seconds"] == 2 * (10 + sum(windows())) + looks + 3
+
+
+def test_same_winners_on_any_fleet(tmp_path):
+    expected, _ = run(tmp_path / "one", arms=ARMS, long=FIFO)
+    rows, _ = run(tmp_path / "many", unequal_fleet(3, 2, 1), arms=ARMS, long=FIFO)
+    assert same(rows) == same(expected)
+
+
+def test_lost_latents_and_dead_replicas_change_nothing(tmp_path):
+    expected, _ = run(tmp_path / "whole", arms=ARMS, prompts=["a"], long=FIFO)
+    fleet = FakeFleet(2, 2)
+    count = {"n": 0}
+
+    def fault(call):
+        count["n"] += 1
+        if count["n"] % 7 == 0:
+            return InputLost("gone")
+        return ReplicaDied("gone") if count["n"] % 11 == 0 else None
+
+    for r in fleet.replicas:
+        if r.kind != "encoder":
+            r.fault = fault
+    rows, progress = run(tmp_path / "faulty", fleet, arms=ARMS, prompts=["a"], long=FIFO)
+    assert same(rows) == same(expected)
+    assert progress.engine.recomputed > 5
+
+
+def test_killed_after_any_answer_it_ends_as_if_nothing_had_been(tmp_path):
+    few = {"arms": ARMS[1:], "prompts": ["a"], "long": FIFO}
+    expected, _ = run(tmp_path / "whole", **few)
+    for kept in range(len(list(journal.read(tmp_path / "whole" / "journal"))) + 1):
+        rows, _ = run(cut(tmp_path / "whole", tmp_path / str(kept), kept), resume="require", **few)
+        assert same(rows) == same(expected)
+
+
+class Killed(BaseException):
+    pass
+
+
+def test_a_kill_near_the_end_does_not_replay_the_whole_video(tmp_path, monkeypatch):
+    """What is on disk is read: of 8 + 9 iterations those since the last part that is kept are made again."""
+    arms, long = ARMS[:1], FIFO | {"chunks": 6}
+    expected, progress = run(tmp_path / "whole", arms=arms, prompts=["a"], long=long)
+    whole = progress.engine.nfe
+    assert not (tmp_path / "whole" / "spill").exists()
+    fleet = FakeFleet(1, 1)
+
+    def dies(call):
+        if call.method == "finish":
+            raise Killed
+        return None
+
+    for r in fleet.replicas:
+        r.fault = dies
+    with pytest.raises(BaseExceptionGroup) as caught:
+        run(tmp_path / "killed", fleet, arms=arms, prompts=["a"], long=long)
+    assert caught.group_contains(Killed)
+    kept = sorted((tmp_path / "killed" / "spill").iterdir())
+    assert len(kept) == 1 + 4  # the clip, and whenever the queue had moved on by a chunk but at the end
+    rows, progress = run(tmp_path / "killed", resume="require", arms=arms, prompts=["a"], long=long)
+    assert same(rows) == same(expected)
+    assert rows[0]["nfe"] == expected[0]["nfe"] == whole
+    left = sum(windows(long)[16:])  # the last four slides, and the queue runs empty
+    assert progress.engine.nfe == 2 * left
+    assert not (tmp_path / "killed" / "spill").exists()
+
+
+def test_what_cannot_be_read_from_disk_is_made_again(tmp_path):
+    x = denoise(slides(2)[2], 1)
+    spill = Spill(tmp_path / "spill", dict)
+    assert x not in spill and spill.claim(x) and not spill.claim(x)
+    spill.write(x, {"latent": np.ones(3), "out": np.zeros(0)}, [2.0, 1.0])
+    payload, size, seconds = Spill(tmp_path / "spill", dict).read(x)
+    assert (payload["latent"].tolist(), size, seconds) == ([1, 1, 1], 24, [2.0, 1.0])
+    (file,) = (tmp_path / "spill").iterdir()
+    file.write_bytes(file.read_bytes()[:-9])
+    assert spill.read(x) is None
+    assert x not in spill
+
+
+def test_nothing_old_stays_in_the_store(tmp_path):
+    """600 slides, and the parts before the last ones go: they are on disk."""
+    long = {"chunks": 151, "prefix": 1, "fifo": {"partitions": 5}}
+    _, progress = run(tmp_path / "run", arms=ARMS[:1], prompts=["a"], long=long, fleet={"store_gb": 1e-5})
+    assert progress.engine.store.most <= 11_000
+    assert progress.engine.nfe == pq.read_table(tmp_path / "run" / "searches.parquet")["nfe"][0].as_py()
+
+
+@pytest.mark.parametrize(
+    ("message", "values"),
+    [
+        ("long.fifo: 'given' is not allowed; it must be left out with long.chunks=1", {"long": {"fifo": {}}}),
+        (r"policy\.m: 2 is not allowed; it must be at most long\.fifo\.stride=1", {
+            "policy": {"name": "scaling_noise", "m": 2}, "long": FIFO,
+        }),
+        (r"long\.fifo: 'given' is not allowed; it must be left out with a policy that drafts", {
+            "policy": {"name": "draft_commit", "draft_steps": 4}, "long": FIFO,
+        }),
+        (r"one caption, or 3: one for each chunk \(long.chunks\)", {"prompts": [["a", "b"]], "long": FIFO}),
+    ],
+)  # fmt: skip
+def test_bad_input(tmp_path, message, values):
+    with pytest.raises(ConfigError, match=message):
+        session(tmp_path / "run", **values)
+
+
+# -- a toy-sized Wan -------------------------------------------------------------------------------------------------
+
+EULER = {"name": "euler", "num_steps": 8, "guidance_scale": 3.0}
+LONG = {"chunks": 3, "prefix": 1, "fifo": {"partitions": 4}}  # 3 latent frames a clip: 7 in all, a queue of 8
+CAPTIONS = [PROMPT, "a blue square", "a green circle"]
+
+
+def made(path, tiny, **values):
+    """The latents of a run's video, all frames in a row, its frames, and its row."""
+    values = {"sampler": EULER, "long": LONG, "prompts": [CAPTIONS], "seeds": [5]} | values
+    asyncio.run(Session(tiny_config(tiny, **values), Backend(), run_dir=path).run())
+    (row,) = pq.read_table(path / "searches.parquet").to_pylist()
+    assert row["reason"] == ""
+    (file,) = path.glob("latents/*.safetensors")
+    first, *others = [torch.tensor(x) for _, x in sorted(load_file(file).items())]
+    (frames,) = path.glob("frames/*.npy")
+    return torch.cat([first, *(x[:, :, 1:] for x in others)], 2), np.load(frames), row
+
+
+def by_hand(tiny, *, partitions: int = 4, stride: int = 1, seed: int = 5) -> torch.Tensor:
+    """FIFO-Diffusion in a plain loop, Euler steps by their formula; of raysearch only the names of noises."""
+    model, encode = (c(tiny, dtype="float32", device="cpu") for c in (wan.Transformer, wan.TextEncoder))
+    texts = {c: torch.tensor(encode(c, 40)) for c in [*CAPTIONS, ""]}
+    sigmas = solvers.grid(solvers.scheduler_config(tiny), "euler", None, 8)
+    s = torch.tensor(sigmas)
+
+    def velocity(x, levels, caption):
+        t = (1000 * levels).repeat_interleave(x.shape[3] * x.shape[4] // 4)[None]
+        with torch.no_grad():
+            c, u = (
+                model.model(hidden_states=x, timestep=t, encoder_hidden_states=texts[k], return_dict=False)[0]
+                for k in (caption, "")
+            )
+        return u + 3.0 * (c - u)
+
+    x = torch.randn(1, 4, 3, 8, 8, generator=torch.Generator().manual_seed(seed))
+    for i in range(8):
+        x = x + (s[i + 1] - s[i]) * velocity(x, s[i].expand(3), PROMPT)
+    base = replace(fake_sampler(8), sigmas=sigmas)
+    queue = Queue(sigmas, partitions, stride, 3, 1, 3)
+    c = Candidate(Prompt("any"), base, Noise(seed, 0), 8)
+    frames, steps, size = list(x.split(1, 2)), [8, 8, 8], 8 // partitions
+    for part in range(1, queue.slides + 1):
+        c = Candidate(c.prompt, base.of_queue(queue, part), Slide(c, 0))
+        for i in range(c.sampler.num_steps):
+            if len(frames) < 7:
+                key = c.origin.key if i == 0 else noise_key(digest(c.origin.lineage, i), "tail")
+                frames.append(torch.randn(1, 4, 1, 8, 8, generator=torch.Generator().manual_seed(key)))
+                steps.append(0)
+            now, before = torch.cat(frames, 2), list(steps)
+            iteration = queue.begins(part) + i
+            for end in range(3 + iteration + 1, 3 + iteration + 1 - 8, -size):  # where a partition ends
+                last = min(end, 7)
+                mine = [a for a in range(max(end - size, 0), last) if before[a] < 8]
+                if mine:
+                    levels = s[[before[a] for a in range(last - 3, last)]]
+                    v = velocity(now[:, :, last - 3 : last], levels, CAPTIONS[0 if last <= 3 else 1 + (last - 4) // 2])
+                    for a in mine:
+                        h = s[before[a] + 1] - s[before[a]]
+                        frames[a] = frames[a] + h * v[:, :, a - last + 3 : a - last + 4]
+                        steps[a] += 1
+        c = denoise(c, c.sampler.num_steps)
+    assert steps == [8] * 7
+    return torch.cat(frames, 2)
+
+
+@pytest.mark.parametrize(("partitions", "stride"), [(4, 1), (8, 2)])
+def test_a_video_is_what_the_plain_loop_makes(tiny, tmp_path, partitions, stride):
+    long = LONG | {"fifo": {"partitions": partitions, "stride": stride}}
+    latents, frames, row = made(tmp_path, tiny, long=long)
+    expected = by_hand(tiny, partitions=partitions, stride=stride)
+    torch.testing.assert_close(latents, expected, atol=2e-4, rtol=1e-4)
+    assert len(frames) == 9 + 2 * 8
+    queue = Queue((1.0, *[0.5] * 7, 0.0), partitions, stride, 3, 1, 3)
+    last = queue.begins(queue.slides) + queue.iterations(queue.slides)
+    assert row["nfe"] == 2 * (8 + sum(len(queue.windows(i)) for i in range(last)))
+
+
+def test_there_is_no_seam(tiny, tmp_path):
+    latents, frames, _ = made(tmp_path, tiny)
+    expected = wan.Autoencoder(tiny, dtype="float32", device="cpu").decode(latents)
+    assert frames.shape == expected.shape
+    assert np.abs(frames.astype(int) - expected).max() <= 1
+    (clip,) = tmp_path.glob("videos/*.mp4")
+    assert len(video.frames(clip.read_bytes())) == len(frames)
+
+
+@pytest.mark.parametrize("name", ["flow-sde", "score-sde"])
+def test_stochastic_steps_are_keyed_by_recipe(tiny, tmp_path, name):
+    sampler = EULER | {"name": name}
+    one, _, _ = made(tmp_path / "one", tiny, sampler=sampler)
+    again, _, _ = made(tmp_path / "again", tiny, sampler=sampler)
+    assert torch.equal(one, again)
+    assert not torch.allclose(one, made(tmp_path / "ode", tiny)[0])
+
+
+def test_slots_change_nothing_but_rounding(tiny, tmp_path):
+    policy = {"name": "scaling_noise", "k": 2, "n": 4}
+    rewards = {"search": {"name": "consistency", "features": "world"}}
+    one, _, row = made(tmp_path / "one", tiny, policy=policy, rewards=rewards)
+    many, _, other = made(
+        tmp_path / "many", tiny, policy=policy, rewards=rewards, fleet={"backend": "local", "denoisers": {"slots": 4}}
+    )
+    assert row["nfe"] == other["nfe"]
+    torch.testing.assert_close(one, many, atol=1e-3, rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("message", "values"),
+    [
+        (r"long\.fifo\.partitions: 16 is not allowed; it must be a divisor of sampler\.num_steps=8", {
+            "long": LONG | {"fifo": {"partitions": 16}},
+        }),
+        (r"long\.fifo\.partitions: 2 is not allowed; .* and at least 3: a partition is no longer than a clip's 3", {
+            "long": LONG | {"fifo": {"partitions": 2}},
+        }),
+        (r"long\.fifo\.stride: 3 is not allowed; it must be in 1\.\.2", {
+            "long": LONG | {"fifo": {"partitions": 4, "stride": 3}},
+        }),
+        (r"sampler\.name: 'unipc' is not allowed; it must be one of euler, flow-sde, score-sde, ddim with long\.fifo", {
+            "sampler": {"name": "unipc"},
+        }),
+    ],
+)  # fmt: skip
+def test_queues_that_cannot_be(tiny, tmp_path, message, values):
+    with pytest.raises(ConfigError, match=message):
+        Session(tiny_config(tiny, **({"sampler": EULER, "long": LONG} | values)), Backend(), run_dir=tmp_path / "run")
+
+
+def test_a_model_without_levels_for_frames_has_no_queue(tmp_path):
+    c = tiny_config(
+        "actors/assets/mixture",
+        model={"path": "actors/assets/mixture", "height": 1, "width": 1, "num_frames": 1},
+        sampler=EULER,
+        long={"chunks": 2, "prefix": 1, "fifo": {}},
+        rewards={"search": None},
+    )
+    with pytest.raises(ConfigError, match=r"long\.prefix|long\.fifo"):
+        Session(c, Backend(), run_dir=tmp_path / "run")
