@@ -185,7 +185,14 @@ def test_a_run_is_ended_by_signals_and_gone_on_with(tmp_path):
     command += [f"seeds={list(range(60))}", "max_searches=2", "resume=auto"]
 
     def started(finished: int):
-        run = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        run = subprocess.Popen(
+            command,
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
+        )
         deadline = time.monotonic() + 120
         while run.poll() is None and time.monotonic() < deadline:
             if (
