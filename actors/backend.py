@@ -44,6 +44,10 @@ class Backend:
         shape = geometry.latent_shape(num_frames=m.num_frames, height=m.height, width=m.width)
         allowed = f"below {shape[2]}, the latent frames of a chunk (model.num_frames={m.num_frames})"
         check(config.long.chunks == 1 or config.long.prefix < shape[2], "long.prefix", config.long.prefix, allowed)
+        if config.long.chunks > 1 and geometry.pictured:
+            why = "with an image-to-video model, which continues a chunk's last frame"
+            check(config.long.anew, "long.anew", False, f"true {why}")
+            check(config.long.prefix == 1, "long.prefix", config.long.prefix, f"1 {why}")
         text_dim = geometry.text_dim
         content = content_digest([folder])
         specs: dict[str, RewardSpec] = {}
@@ -52,6 +56,10 @@ class Backend:
             at_steps = partial(sampler_at, begun or config, arm.sampler, folder, content)
             full = at_steps(arm.sampler.num_steps)
             met = barriers(arm.obstacles, full, lambda key, block: reward(key, block, specs, (), shape, text_dim))
+            texts = [b for b in arm.obstacles if "text" in b]
+            check(
+                not texts or not geometry.pictured, "obstacles", texts, "without texts: this model needs first frames"
+            )
             points = tuple(b.obstacle for b in met if b.obstacle is not None)
             if points:
                 specs["distance"] = RewardSpec("distance", "distance", {})
@@ -68,7 +76,7 @@ class Backend:
             connect(config)
         else:
             check_devices(config)
-        return Plan(tuple(plans), {"folder": str(folder), "rewards": tuple(specs.values())})
+        return Plan(tuple(plans), {"folder": str(folder), "rewards": tuple(specs.values())}, geometry.images)
 
     def fleet(
         self, config: Config, plan: Plan, report: Callable[[str], None]
@@ -92,7 +100,9 @@ def model_folder(path: str) -> Path:
         and not Path(path.split("/")[0]).exists()
     ):
         try:
-            folder = Path(snapshot_download(path, allow_patterns=[f"{p}/*" for p in wan.PARTS] + ["model_index.json"]))
+            folder = Path(
+                snapshot_download(path, allow_patterns=[f"{p}/*" for p in wan.PARTS + wan.MORE] + ["model_index.json"])
+            )
         except Exception as error:
             raise ConfigError(f"model.path: {path!r} is no folder here, and the model hub cannot give it") from error
     check(folder.is_dir(), "model.path", path, "an existing folder in diffusers' layout")

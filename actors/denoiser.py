@@ -19,7 +19,7 @@ import torch
 
 from actors import memory, potential, solvers
 from actors.gang import Gang
-from actors.models import family
+from actors.models import Given, family
 from actors.pulse import Pulse
 from actors.scorer import finished, preview
 from actors.slot import Clip, Reel, Row
@@ -173,7 +173,7 @@ class Denoiser:
             latent=latent,
             state=state if state is not None else solver.start(a["step"]),
             texts=self._texts(texts),
-            first=self._tensor(first) if first is not None else None,
+            first=self._first(first),
             velocity=velocity,
         )
 
@@ -204,6 +204,11 @@ class Denoiser:
             moved = self._origin(origin, tail, common["sampler"], common["solver"], a["step"], points)
             reel.frames = torch.cat([reel.frames[:, :, :-1], moved], 2)
         return reel
+
+    def _first(self, first: Any) -> Given:
+        if isinstance(first, tuple):
+            return tuple(self._tensor(part) for part in first)
+        return None if first is None else self._tensor(first)
 
     def _texts(self, texts: Sequence[Any]) -> list[torch.Tensor]:
         return [self._tensor(t).to(self._model.dtype) for t in texts if t is not None]
@@ -298,7 +303,7 @@ class Denoiser:
         ]
 
     def _evaluate(
-        self, latents: torch.Tensor, timesteps: torch.Tensor, texts: list[torch.Tensor], first: list[Any]
+        self, latents: torch.Tensor, timesteps: torch.Tensor, texts: list[torch.Tensor], first: list[Given]
     ) -> list[torch.Tensor]:
         """Velocities under each of the texts."""
         if self._gang is not None:
@@ -319,4 +324,4 @@ def _nbytes(value: Any) -> int:
         return value.nbytes
     if isinstance(value, dict):
         return sum(_nbytes(v) for v in value.values())
-    return sum(_nbytes(v) for v in value) if isinstance(value, list) else 0
+    return sum(_nbytes(v) for v in value) if isinstance(value, list | tuple) else 0

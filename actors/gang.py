@@ -24,7 +24,7 @@ from torch.distributed import Store, TCPStore  # type: ignore[attr-defined]
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
-from actors.models import family
+from actors.models import Given, family
 from raysearch.config import PoolConfig
 from raysearch.errors import ReplicaDied
 
@@ -90,7 +90,7 @@ class Gang:
     # -- rank 0 ----------------------------------------------------------------------------------------------------
 
     def velocities(
-        self, latents: torch.Tensor, timesteps: torch.Tensor, texts: Sequence[torch.Tensor], first: list[Any]
+        self, latents: torch.Tensor, timesteps: torch.Tensor, texts: Sequence[torch.Tensor], first: list[Given]
     ) -> list[torch.Tensor]:
         """Under each of the texts. Raises ReplicaDied when any rank is lost or fails."""
         try:
@@ -125,7 +125,7 @@ class Gang:
         dist.destroy_process_group()
 
     def _part(
-        self, latents: torch.Tensor, timesteps: torch.Tensor, texts: Sequence[torch.Tensor], first: list[Any]
+        self, latents: torch.Tensor, timesteps: torch.Tensor, texts: Sequence[torch.Tensor], first: list[Given]
     ) -> list[torch.Tensor]:
         """This rank's part of the forwards; whole on rank 0 only."""
         if not self._guidance:
@@ -143,10 +143,13 @@ class Gang:
         return [mine, theirs]
 
     def _send(
-        self, latents: torch.Tensor, timesteps: torch.Tensor, texts: Sequence[torch.Tensor], first: list[Any]
+        self, latents: torch.Tensor, timesteps: torch.Tensor, texts: Sequence[torch.Tensor], first: list[Given]
     ) -> None:
-        """Types and shapes, then bytes: nothing is unpickled. A row without a first frame sends an empty tensor."""
-        tensors = [latents, timesteps, *texts, *(torch.empty(0) if f is None else f for f in first)]
+        """Types and shapes, then bytes: nothing is unpickled. Each row sends two tensors of what it is given."""
+        tensors = [latents, timesteps, *texts]
+        for f in first:
+            parts = f if isinstance(f, tuple) else () if f is None else (f,)
+            tensors += [*parts, *[torch.empty(0)] * (2 - len(parts))]
         table = [[DTYPES.index(t.dtype), t.ndim, *t.shape, *(5 - t.ndim) * [0]] for t in tensors]
         dist.broadcast(torch.tensor([len(tensors), len(texts)]), 0, group=self._orders)
         dist.broadcast(torch.tensor(table), 0, group=self._orders)
@@ -154,7 +157,7 @@ class Gang:
             if t.numel():
                 dist.broadcast(_bytes(t.contiguous()), 0)
 
-    def _receive(self) -> tuple[torch.Tensor, torch.Tensor, list[torch.Tensor], list[Any]] | None:
+    def _receive(self) -> tuple[torch.Tensor, torch.Tensor, list[torch.Tensor], list[Given]] | None:
         counts = torch.empty(2, dtype=torch.int64)
         dist.broadcast(counts, 0, group=self._orders)
         count, texts = counts.tolist()
@@ -169,7 +172,15 @@ class Gang:
                 dist.broadcast(_bytes(t), 0)
             tensors.append(t)
         latents, timesteps, *rest = tensors
-        return latents, timesteps, rest[:texts], [f if f.numel() else None for f in rest[texts:]]
+        rows = zip(rest[texts::2], rest[texts + 1 :: 2], strict=True)
+        return latents, timesteps, rest[:texts], [_given(*pair, latents.shape[1]) for pair in rows]
+
+
+def _given(first: torch.Tensor, more: torch.Tensor, channels: int) -> Given:
+    """What a row is given, of the two tensors that were sent: clean frames have the latents' channels."""
+    if not first.numel():
+        return None
+    return first if first.shape[1] == channels else (first, more) if more.numel() else (first,)
 
 
 def _bytes(t: torch.Tensor) -> torch.Tensor:

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save as save_safetensors
 
 from actors import potential, rewards, video
-from actors.models import family, with_first
+from actors.models import family, given_frames, with_first
 from raysearch.dataset import rollout
 
 SEEN = 8  # finished chunks whose frames a scorer remembers
@@ -113,7 +113,7 @@ class Scorer:
         if kept:
             way = inputs[len(inputs) - len(kept) :]
             found = torch.cat([noisy(state) for state in way]).numpy()
-            files["arrow"] = rollout(found, payloads[-1]["latent"][0], kept, first="first" in way[0])
+            files["arrow"] = rollout(found, payloads[-1]["latent"][0], kept, first=_given(way[0]) > 0)
         return {"rewards": scores, "decodes": n, "seconds": time.perf_counter() - began - judging}, files
 
     def _next(
@@ -178,8 +178,11 @@ def _chunks(
 
 
 def _given(payload: dict[str, Any]) -> int:
-    """How many of a latent's first frames are given ones."""
-    return payload["first"].shape[2] if "first" in payload else 0
+    return given_frames(payload.get("first"))
+
+
+def _first(payload: dict[str, Any]) -> torch.Tensor | None:
+    return torch.tensor(payload["first"]) if _given(payload) else None
 
 
 def finished(point: Any) -> torch.Tensor:
@@ -189,10 +192,10 @@ def finished(point: Any) -> torch.Tensor:
 
 def noisy(payload: dict[str, Any]) -> torch.Tensor:
     """The latent as the model sees it: given first frames stay clean; of a queue the tail's window."""
-    latent, first = torch.tensor(payload["latent"]), payload.get("first")
+    latent = torch.tensor(payload["latent"])
     if "levels" in payload:
         latent = torch.cat([latent, torch.tensor(payload["queue"])], 2)[:, :, -latent.shape[2] :]
-    return with_first(latent, None if first is None else torch.tensor(first))
+    return with_first(latent, _first(payload))
 
 
 def preview(payload: dict[str, Any], sigma: float) -> torch.Tensor:
@@ -202,5 +205,4 @@ def preview(payload: dict[str, Any], sigma: float) -> torch.Tensor:
     levels = torch.tensor(payload["levels"]).view(-1, 1, 1) if "levels" in payload else sigma
     latent = noisy(payload) if "levels" in payload else torch.tensor(payload["latent"])
     estimate = latent - levels * torch.tensor(payload["velocity"])
-    first = payload.get("first")
-    return with_first(estimate, None if first is None else torch.tensor(first))
+    return with_first(estimate, _first(payload))

@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 import torch
 
 from actors import solvers
-from actors.models import with_first
+from actors.models import Given, with_first
 from raysearch.long import Window
 from raysearch.recipe import Digest, Sampler, digest, noise_key
 
@@ -19,13 +19,13 @@ Normal: TypeAlias = Callable[[Sequence[int], int], torch.Tensor]  # of a shape a
 class Row:
     """One evaluation: latents (1, C, T, H, W) at a timestep, () or one for each latent frame (T,).
 
-    Under each of the texts, and beside given first frames.
+    Under each of the texts, and beside what the video is given.
     """
 
     latent: torch.Tensor
     timestep: torch.Tensor
     texts: Sequence[torch.Tensor]
-    first: torch.Tensor | None = None
+    first: Given = None
 
 
 @dataclass(kw_only=True)
@@ -54,7 +54,7 @@ class Clip(Place):
     latent: torch.Tensor
     state: solvers.State
     texts: list[torch.Tensor]
-    first: torch.Tensor | None
+    first: Given
     velocity: torch.Tensor | None
 
     @property
@@ -84,7 +84,7 @@ class Clip(Place):
         if self.step < self.sampler.num_steps:
             payload["solver"] = solvers.pack(self.state)
         if self.first is not None:
-            payload["first"] = self.first.cpu().numpy()
+            payload["first"] = _arrays(self.first)
         if self.velocity is not None:
             payload["velocity"] = self.velocity.float().cpu().numpy()
         return payload
@@ -179,3 +179,7 @@ class Reel(Place):
 
     def _done(self, window: Window) -> list[int]:
         return [self.queue.done(a, self.iteration) for a in range(window.first, window.last)]
+
+
+def _arrays(given: torch.Tensor | tuple[torch.Tensor, ...]) -> Any:
+    return tuple(map(_arrays, given)) if isinstance(given, tuple) else given.cpu().numpy()

@@ -427,7 +427,7 @@ class Engine:
         negative = await self._text(s.negative_prompt, s, spent) if s.guided else None
         first = None
         if source is None and prompt.image is not None:
-            image = (prompt.image, prompt.image_digest, (s.height, s.width))
+            image = (prompt.image, prompt.image_digest, (s.num_frames, s.height, s.width))
             first = await self._encoded("encode_image", image, s, spent)
         elif state is not None and source is x.before and isinstance(x.origin, Extend) and x.origin.anew:
             what = (x.origin.prefix, x.origin.parent.identity)

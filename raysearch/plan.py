@@ -95,6 +95,7 @@ class ArmPlan:
 class Plan:
     arms: tuple[ArmPlan, ...]
     details: dict[str, Any] = field(default_factory=dict)  # the backend's own: reward specs and the like
+    images: str = "allowed"  # first frames: with this model they may be given, or are required, or refused
 
 
 @dataclass(frozen=True)

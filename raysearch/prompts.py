@@ -52,6 +52,14 @@ def check_captions(found: list[Prompt], chunks: int) -> None:
         check(fits, f"prompts[{i}]", p.title, f"one caption, or {chunks}: one for each chunk (long.chunks)")
 
 
+def check_images(found: list[Prompt], images: str) -> None:
+    """Raises ConfigError where a first frame is given, or missing, as it may not be: see Plan.images."""
+    for i, p in enumerate(found):
+        check(images != "refused" or p.image is None, f"prompts[{i}].image", p.image, "left out with this model")
+        fits = images != "required" or p.image is not None
+        check(fits, f"prompts[{i}]", p.title, "given with an image: this model makes videos of a first frame")
+
+
 def _json(line: str, key: str) -> Any:
     try:
         return json.loads(line)

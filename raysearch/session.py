@@ -55,6 +55,7 @@ class Session:
             self.prompts = prompts.load(config)
             prompts.check_captions(self.prompts, config.long.chunks)
             self.plan = backend.prepare(config, configuration.arms(config), begun)
+            prompts.check_images(self.prompts, self.plan.images)
             for arm in self.plan.arms:
                 self._stops(arm.sampler)
             self.costs = estimate(self.plan, self.prompts, config.seeds)

@@ -39,7 +39,8 @@ class Spill:
     def write(self, x: Candidate, payload: dict[str, Any], seconds: Sequence[float]) -> None:
         """`seconds` are those of the trajectories of its stretch."""
         buffer = io.BytesIO()
-        arrays = {f"of_{k}": np.frombuffer(v, np.uint8) if isinstance(v, bytes) else v for k, v in payload.items()}
+        plain = {k: v for k, v in payload.items() if not isinstance(v, tuple)}  # what it saw of a picture is over
+        arrays = {f"of_{k}": np.frombuffer(v, np.uint8) if isinstance(v, bytes) else v for k, v in plain.items()}
         np.savez(buffer, allow_pickle=False, seconds=np.array(seconds), **arrays)
         self._folder.mkdir(exist_ok=True)
         write(self._file(x.identity), buffer.getvalue())

@@ -14,3 +14,10 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from tiny import save_pipeline
 
     return save_pipeline(tmp_path_factory.mktemp("models") / "tiny-wan")
+
+
+@pytest.fixture(scope="session")
+def pictured(tmp_path_factory):
+    from tiny import save_pipeline
+
+    return save_pipeline(tmp_path_factory.mktemp("models") / "tiny-i2v", pictured=True)

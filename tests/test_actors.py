@@ -215,7 +215,7 @@ def test_a_still_clip_is_encoded_as_its_first_frame_and_then_some(tiny):
     Image.fromarray(pixels).save(data, "png")
     what = {"data": data.getvalue()}
     _, clip = encoder.encode_video({"what": ("p.png", b"", (9, 32, 32)), **what})
-    _, first = encoder.encode_image({"what": ("p.png", b"", (32, 32)), **what})
+    _, first = encoder.encode_image({"what": ("p.png", b"", (9, 32, 32)), **what})
     assert clip.shape == (1, 4, 3, 8, 8)
     np.testing.assert_allclose(clip[:, :, :1], first, atol=1e-4)
     _, smaller = encoder.encode_video({"what": ("p.png", b"", (5, 16, 32)), **what})

@@ -102,6 +102,22 @@ def test_a_gang_is_the_whole_model_bit_for_bit(tiny, processes, work, mode, shar
     assert mode != "fsdp" or max(shares) < 0.6 * every
 
 
+@pytest.mark.parametrize("mode", ["context", "guidance"])
+def test_every_rank_sees_what_a_row_is_given(pictured, processes, mode):
+    """The condition and the embedding of an image-to-video model."""
+    g = torch.Generator().manual_seed(0)
+    latents, timesteps = torch.randn(2, 4, 4, 8, 8, generator=g), torch.tensor([900.0, 300.0])
+    texts = [torch.randn(2, 8, 16, generator=g) for _ in range(2)]
+    seen = [(torch.randn(1, 8, 4, 8, 8, generator=g), torch.randn(1, 6, 16, generator=g)) for _ in range(2)]
+    whole = gang.family(pictured).Transformer(pictured, dtype="float32", device="cpu")
+    expected = [whole(latents, timesteps, text, seen) for text in texts]
+    pool = PoolConfig(shards=2, shard_mode=mode)
+    with leading(pictured, pool, "float32", processes.submit) as denoiser:
+        got = denoiser._gang.velocities(latents, timesteps, texts, seen)
+    for a, b in zip(got, expected, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)
+
+
 @pytest.mark.parametrize("blow", [signal.SIGKILL, signal.SIGSTOP])
 def test_a_lost_or_hung_follower_breaks_the_gang_and_hangs_nobody(tiny, work, blow):
     sampler, text, negative, _ = work

@@ -7,33 +7,54 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from diffusers import AutoencoderKLWan, UniPCMultistepScheduler, WanPipeline, WanTransformer3DModel
-from transformers import ByT5Tokenizer, UMT5Config, UMT5EncoderModel
+from diffusers import (
+    AutoencoderKLWan,
+    UniPCMultistepScheduler,
+    WanImageToVideoPipeline,
+    WanPipeline,
+    WanTransformer3DModel,
+)
+from transformers import (
+    ByT5Tokenizer,
+    CLIPImageProcessor,
+    CLIPVisionConfig,
+    CLIPVisionModel,
+    UMT5Config,
+    UMT5EncoderModel,
+)
 
 from actors.rewards import View
 from raysearch import dataset
 
 
-def save_pipeline(folder: Path) -> Path:
+def save_pipeline(folder: Path, *, pictured: bool = False) -> Path:
+    """`pictured`: one that makes videos of a first frame, as Wan 2.1's I2V does."""
     torch.manual_seed(0)
     vae = AutoencoderKLWan(
         base_dim=4, dim_mult=[1, 1, 1], z_dim=4, num_res_blocks=1, temperal_downsample=[True, True],
         latents_mean=[0.1, -0.2, 0.0, 0.3], latents_std=[1.0, 2.0, 0.5, 1.5], scale_factor_spatial=4,
     )  # fmt: skip
+    sees = {"image_dim": 16, "added_kv_proj_dim": 24} if pictured else {}
     transformer = WanTransformer3DModel(
-        patch_size=(1, 2, 2), num_attention_heads=2, attention_head_dim=12, in_channels=4, out_channels=4, text_dim=16,
-        freq_dim=16, ffn_dim=32, num_layers=2, rope_max_seq_len=32,
+        patch_size=(1, 2, 2), num_attention_heads=2, attention_head_dim=12, in_channels=12 if pictured else 4,
+        out_channels=4, text_dim=16, freq_dim=16, ffn_dim=32, num_layers=2, rope_max_seq_len=32, **sees,
     )  # fmt: skip
     text = UMT5EncoderModel(UMT5Config(vocab_size=384, d_model=16, d_kv=8, num_heads=2, d_ff=16, num_layers=1))
     scheduler = UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0)
-    pipeline = WanPipeline(
-        tokenizer=ByT5Tokenizer(),
-        text_encoder=text.eval(),
-        vae=vae.eval(),
-        transformer=transformer.eval(),
-        scheduler=scheduler,
-    )
-    pipeline.save_pretrained(folder)
+    parts = {
+        "tokenizer": ByT5Tokenizer(),
+        "text_encoder": text.eval(),
+        "vae": vae.eval(),
+        "transformer": transformer.eval(),
+        "scheduler": scheduler,
+    }
+    if pictured:
+        size = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+        eyes = CLIPVisionModel(CLIPVisionConfig(**size, image_size=32, patch_size=16)).eval()
+        shrink = CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
+        WanImageToVideoPipeline(**parts, image_encoder=eyes, image_processor=shrink).save_pretrained(folder)
+    else:
+        WanPipeline(**parts).save_pretrained(folder)
     return folder
 
 

@@ -6,7 +6,7 @@ A model is a folder; the class that its model_index.json names says of which fam
 import importlib
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 
@@ -14,6 +14,11 @@ from raysearch.errors import check
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 FAMILIES = {"WanPipeline": "wan", "WanImageToVideoPipeline": "wan", "GaussianMixture": "mixture"}
+
+
+# What a video is given beside its captions: clean first latent frames (1, C, k, H, W); or what an image-to-video model
+# sees of its first frame, a condition of other channels (1, C', T, H, W) and maybe an embedding (1, tokens, width).
+Given: TypeAlias = torch.Tensor | tuple[torch.Tensor, ...] | None
 
 
 def index(folder: Path) -> dict[str, Any]:
@@ -30,6 +35,11 @@ def family(folder: Path) -> Any:
     return importlib.import_module(f"actors.models.{FAMILIES[str(name)]}")
 
 
-def with_first(latent: torch.Tensor, first: torch.Tensor | None) -> torch.Tensor:
-    """`latent` (1, C, T, H, W) with the clean `first` (1, C, k, H, W) in the place of its first k frames."""
-    return latent if first is None else torch.cat([first, latent[:, :, first.shape[2] :]], 2)
+def given_frames(first: Any) -> int:
+    """How many of a latent's first frames are given, clean ones."""
+    return 0 if first is None or isinstance(first, tuple) else int(first.shape[2])
+
+
+def with_first(latent: torch.Tensor, first: Given) -> torch.Tensor:
+    """`latent` (1, C, T, H, W) with given first frames in their place."""
+    return torch.cat([first, latent[:, :, first.shape[2] :]], 2) if isinstance(first, torch.Tensor) else latent

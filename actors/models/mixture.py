@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 
 from actors import solvers
 from actors.models import index
@@ -127,6 +126,8 @@ class Geometry:
     text_dim: int | None = None
     path: str = "flow"
     per_frame: bool = False
+    images: str = "refused"
+    pictured: bool = False
 
     @classmethod
     def of(cls, folder: Path) -> "Geometry":
@@ -175,6 +176,3 @@ class Autoencoder:
         where = ((light.sum(0) * grids[0]).sum(), -(light.sum(1) * grids[1]).sum())
         point[0, : min(2, self._channels), 0, 0, 0] = where[: self._channels]
         return point
-
-    def encode_image(self, image: Image.Image, height: int, width: int) -> np.ndarray:
-        raise ConfigError("prompts: a Gaussian mixture takes no pictures")

@@ -8,7 +8,6 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -16,14 +15,16 @@ from diffusers import AutoencoderKLWan, WanPipeline, WanTransformer3DModel
 from diffusers.models.autoencoders.autoencoder_kl_wan import unpatchify
 from diffusers.video_processor import VideoProcessor
 from PIL import Image
-from transformers import AutoTokenizer, ByT5Tokenizer, UMT5EncoderModel
+from torch.nn import functional as F
+from transformers import AutoTokenizer, ByT5Tokenizer, CLIPImageProcessor, CLIPVisionModel, UMT5EncoderModel
 
 from actors import video
-from actors.models import DTYPES, index, with_first
+from actors.models import DTYPES, Given, given_frames, index, with_first
 from raysearch.config import PoolConfig
 from raysearch.errors import check
 
 PARTS = ("transformer", "text_encoder", "tokenizer", "vae", "scheduler")
+MORE = ("image_encoder", "image_processor")  # that some have
 
 
 def check_folder(folder: Path, key: str) -> None:
@@ -32,8 +33,10 @@ def check_folder(folder: Path, key: str) -> None:
         check((folder / part).is_dir(), key, str(folder), f"a folder with {part}/ in it")
     check(index(folder).get("boundary_ratio") is None, key, str(folder), "a Wan pipeline with one transformer")
     g = Geometry.of(folder)
-    alone = g.in_channels == g.z_dim
-    check(alone, key, str(folder), "a text-to-video model: its transformer takes the latent's channels alone")
+    fits = "one whose transformer takes latents, or latents, a mask and the first frame's latents"
+    check(g.in_channels in (g.z_dim, 2 * g.z_dim + g.temporal), key, str(folder), fits)
+    if g.sees_image:
+        check((folder / "image_encoder").is_dir(), key, str(folder), "a folder with image_encoder/ in it")
 
 
 class TextEncoder:
@@ -58,6 +61,22 @@ class TextEncoder:
         return embeddings.float().cpu().numpy()  # type: ignore[no-any-return]
 
 
+class ImageEncoder:
+    """What an image-to-video model's transformer attends to beside the caption."""
+
+    def __init__(self, folder: Path, *, dtype: str, device: str) -> None:
+        part = folder / "image_encoder"
+        self.model = CLIPVisionModel.from_pretrained(part, dtype=DTYPES[dtype]).to(device).eval()
+        self._processor = CLIPImageProcessor.from_pretrained(folder / "image_processor")
+        self._device = device
+
+    @torch.no_grad()
+    def __call__(self, image: Image.Image) -> np.ndarray:
+        """float32 (1, tokens, width)."""
+        pixels = self._processor(images=image, return_tensors="pt")["pixel_values"].to(self._device)
+        return self.model(pixel_values=pixels, output_hidden_states=True).hidden_states[-2].float().cpu().numpy()  # type: ignore[no-any-return]
+
+
 class Transformer:
     """velocity(latent, timestep) under a condition; batches rows with their own timesteps."""
 
@@ -69,24 +88,31 @@ class Transformer:
 
     @torch.no_grad()
     def __call__(
-        self, latents: torch.Tensor, timesteps: torch.Tensor, text: torch.Tensor, first: list[Any]
+        self, latents: torch.Tensor, timesteps: torch.Tensor, text: torch.Tensor, first: list[Given]
     ) -> torch.Tensor:
         """Velocities (B, C, T, H, W) of float32 latents.
 
-        timesteps (B,), or one for each latent frame (B, T); text (B, length, dim); first: for each row its clean first
-        latent frames (1, C, k, H, W), or None.
+        timesteps (B,), or one for each latent frame (B, T); text (B, length, dim); first: what each row is
+        given.
         """
         return self.velocity(latents, timesteps, text, first)
 
     def velocity(
-        self, latents: torch.Tensor, timesteps: torch.Tensor, text: torch.Tensor, first: list[Any]
+        self, latents: torch.Tensor, timesteps: torch.Tensor, text: torch.Tensor, first: list[Given]
     ) -> torch.Tensor:
         """The same with its gradient."""
-        if self.expand_timesteps or timesteps.ndim == 2 or any(f is not None for f in first):
-            timesteps = per_token(timesteps, latents, self._patch, [0 if f is None else f.shape[2] for f in first])
+        if self.expand_timesteps or timesteps.ndim == 2 or any(map(given_frames, first)):
+            timesteps = per_token(timesteps, latents, self._patch, [given_frames(f) for f in first])
             latents = torch.cat([with_first(x, f) for x, f in zip(latents.split(1), first, strict=True)])
+        seen = [torch.cat(parts) for parts in zip(*(f for f in first if isinstance(f, tuple)), strict=True)]
+        if seen:
+            latents = torch.cat([latents, seen[0]], 1)
         return self.model(
-            hidden_states=latents.to(self.dtype), timestep=timesteps, encoder_hidden_states=text, return_dict=False
+            hidden_states=latents.to(self.dtype),
+            timestep=timesteps,
+            encoder_hidden_states=text,
+            encoder_hidden_states_image=seen[1].to(self.dtype) if len(seen) > 1 else None,
+            return_dict=False,
         )[0]  # type: ignore[no-any-return]
 
 
@@ -115,8 +141,22 @@ class Geometry:
     patch: tuple[int, int]
     heads: int
     text_dim: int
+    sees_image: bool = False  # its transformer attends to an embedding of the first frame
     path: str = "flow"
-    per_frame: bool = True  # it takes a noise level for each latent frame
+
+    @property
+    def pictured(self) -> bool:
+        """It makes videos of a first frame only, which it sees beside the latents."""
+        return self.in_channels != self.z_dim
+
+    @property
+    def images(self) -> str:
+        return "required" if self.pictured else "allowed"
+
+    @property
+    def per_frame(self) -> bool:
+        """It takes a noise level for each latent frame."""
+        return not self.pictured
 
     @classmethod
     def of(cls, folder: Path) -> "Geometry":
@@ -125,7 +165,8 @@ class Geometry:
         _, p_h, p_w = transformer["patch_size"]
         factors = vae.get("scale_factor_temporal", 4), vae.get("scale_factor_spatial", 8)
         heads, text_dim = transformer.get("num_attention_heads", 40), transformer.get("text_dim", 4096)
-        return cls(transformer["in_channels"], vae.get("z_dim", 16), *factors, (p_h, p_w), heads, text_dim)
+        channels, sees = (transformer["in_channels"], vae.get("z_dim", 16)), transformer.get("image_dim") is not None
+        return cls(*channels, *factors, (p_h, p_w), heads, text_dim, sees)
 
     def check(self, *, num_frames: int, height: int, width: int) -> None:
         """Raises ConfigError for a size that the model cannot make."""
@@ -150,7 +191,7 @@ class Geometry:
     def latent_shape(self, *, num_frames: int, height: int, width: int) -> tuple[int, ...]:
         """(1, C, T, H, W) of a video's latent."""
         frames = (num_frames - 1) // self.temporal + 1
-        return 1, self.in_channels, frames, height // self.spatial, width // self.spatial
+        return 1, self.z_dim, frames, height // self.spatial, width // self.spatial
 
 
 class Autoencoder:
@@ -196,12 +237,20 @@ class Autoencoder:
         return np.rint(self._processor.postprocess_video(video, output_type="np")[0] * 255).astype(np.uint8)
 
     @torch.no_grad()
-    def encode_image(self, image: Image.Image, height: int, width: int) -> np.ndarray:
-        """A picture -> the latent of a first frame, float32 (1, C, 1, H, W)."""
+    def encode_image(self, image: Image.Image, num_frames: int, height: int, width: int) -> np.ndarray:
+        """A picture -> the latent of a first frame, float32 (1, C, 1, H, W), or of a clip that is empty after it."""
         pixels = self._processor.preprocess(image, height=height, width=width).to(self._device, self.vae.dtype)
+        clip = F.pad(pixels.unsqueeze(2), (0, 0, 0, 0, 0, num_frames - 1))
         mean, inverse_std = self._statistics()
-        latent = (self.vae.encode(pixels.unsqueeze(2)).latent_dist.mode() - mean) * inverse_std
+        latent = (self.vae.encode(clip).latent_dist.mode() - mean) * inverse_std
         return latent.float().cpu().numpy()  # type: ignore[no-any-return]
+
+    def condition(self, image: Image.Image, num_frames: int, height: int, width: int) -> np.ndarray:
+        """What an image-to-video model sees of its first frame, float32 (1, 4 + C, T, H, W): where it is, and it."""
+        latent = self.encode_image(image, num_frames, height, width)
+        mask = np.zeros((1, self.vae.config.scale_factor_temporal, *latent.shape[2:]), np.float32)
+        mask[:, :, 0] = 1
+        return np.concatenate([mask, latent], 1)
 
     @torch.no_grad()
     def encode_video(self, frames: np.ndarray, num_frames: int, height: int, width: int) -> np.ndarray:

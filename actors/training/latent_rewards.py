@@ -46,6 +46,8 @@ class Trainee:
 def of_pavrm(c: TrainConfig, *, model: str, blocks: int = 8, heads: int = 8) -> Trainee:
     """Over a model's first blocks, with the captions' embeddings of its own text encoder."""
     folder = model_folder(model)
+    pictured = family(folder).Geometry.of(folder).pictured
+    check(not pictured, "reward.model", model, "a model whose transformer takes latents alone")
     net = pavrm.of_model(folder, blocks=blocks, heads=heads, components=c.components)
     device = "cuda" if c.workers.num_gpus else "cpu"
     if device == "cpu" and c.dtype == "bfloat16":

@@ -295,6 +295,9 @@ def fit(c: PrflConfig) -> None:
     distributed.fit(c, work, data)
 
 
+TEXT_TO_VIDEO = "a Wan model that makes videos of texts: its transformer takes latents alone"
+
+
 def check_parts(c: PrflConfig) -> dict[str, bytes]:
     """Digests of what a config only names.
 
@@ -304,6 +307,7 @@ def check_parts(c: PrflConfig) -> dict[str, bytes]:
     folder = model_folder(m.path)
     check(family(folder) is wan, "model.path", m.path, "a Wan model")
     g = wan.Geometry.of(folder)
+    check(not g.pictured, "model.path", m.path, TEXT_TO_VIDEO)
     g.check(num_frames=m.num_frames, height=m.height, width=m.width)
     sigmas = grid(scheduler_config(folder), c.sampler.name, c.sampler.flow_shift, c.sampler.num_steps)
     falling = all(a > b >= 0 for a, b in pairwise(sigmas))
