@@ -5,12 +5,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import tiny
 
 from actors import world
+from actors.training import long
 
 HERE = Path(__file__).parent
 
@@ -23,6 +25,29 @@ def printed(script: str, arguments: str) -> str:
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
+
+
+def test_how_long_videos_keep(tmp_path):
+    """A true video, and one that stands still and is no video of its captions at all."""
+    rng = np.random.default_rng(0)
+    captions, frames = long.to_and_fro(long.objects(rng), rng, 3)
+    (tmp_path / "frames").mkdir()
+    rows = []
+    for arm, shown, success in (("base", frames, 1.0), ("still", frames[:1].repeat(49, 0), 0.0)):
+        np.save(tmp_path / "frames" / f"{arm}.npy", shown)
+        row = {"search_id": arm, "arm": arm, "prompt": captions[0], "seed": 0, "nfe": 60 + 60 * (arm == "still")}
+        rows.append(row | {"replica_seconds": 2.0, "holdout_VQ": 0.5, "holdout_success_chunks": [1.0, 1.0, success]})
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "searches.parquet")
+    lines = printed("benchmarks/long_videos.py", f"{tmp_path} --features world").replace(" ± 0.000", "").splitlines()
+    base, still = (line.split()[1:] for line in lines[2:])
+    assert base[:5] == ["1.000", "1.000", "1.000", "1.000", "0.500"] and base[-2:] == ["1.00", "1.00"]
+    assert still == ["0.667", "1.000", "0.000", "0.000", "0.500", *["1.000"] * 4, "2.00", "1.00"]
+    assert 0.9 < float(base[5]) < 1 and 0.9 < float(base[8]) < 1
+
+
+def test_a_long_video_goes_on_in_the_same_memory():
+    lines = printed("benchmarks/long_memory.py", "--frames 33 --more 49 --steps 4 --partitions 2").splitlines()
+    assert lines[-2].endswith("same frames: True")
 
 
 @pytest.mark.ray
