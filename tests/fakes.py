@@ -6,6 +6,8 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from raysearch import config as configuration
+from raysearch.dispatcher import Call
+from raysearch.errors import InputLost, ReplicaDied
 from raysearch.progress import Progress
 from raysearch.session import Session
 from raysearch.testing import FakeBackend, FakeFleet, run_virtual, virtual_now
@@ -25,3 +27,20 @@ def run(path: Path, on: FakeFleet | None = None, **values: Any) -> tuple[list[di
     """The rows of searches.parquet, and the progress."""
     progress = run_virtual(session(path, FakeBackend(on or FakeFleet()), **values).run())
     return pq.read_table(path / "searches.parquet").to_pylist(), progress
+
+
+def unlucky(fleet: FakeFleet) -> FakeFleet:
+    """One whose denoisers and scorers lose their inputs at every seventh call, and die at every eleventh."""
+    calls = 0
+
+    def fault(call: Call) -> Exception | None:
+        nonlocal calls
+        calls += 1
+        if calls % 7 == 0:
+            return InputLost("gone")
+        return ReplicaDied("gone") if calls % 11 == 0 else None
+
+    for r in fleet.replicas:
+        if r.kind != "encoder":
+            r.fault = fault
+    return fleet

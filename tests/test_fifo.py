@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-from fakes import run, session
+from fakes import run, session, unlucky
 from safetensors.numpy import load_file
 from test_actors import PROMPT
 from test_actors import config as tiny_config
@@ -18,7 +18,7 @@ from actors import solvers, video
 from actors.backend import Backend
 from actors.models import wan
 from raysearch import journal
-from raysearch.errors import ConfigError, InputLost, ReplicaDied
+from raysearch.errors import ConfigError
 from raysearch.long import Queue, Window
 from raysearch.recipe import Candidate, Noise, Prompt, Slide, denoise, digest, noise_key
 from raysearch.session import Session
@@ -178,19 +178,7 @@ def test_same_winners_on_any_fleet(tmp_path):
 
 def test_lost_latents_and_dead_replicas_change_nothing(tmp_path):
     expected, _ = run(tmp_path / "whole", arms=ARMS, prompts=["a"], long=FIFO)
-    fleet = FakeFleet(2, 2)
-    count = {"n": 0}
-
-    def fault(call):
-        count["n"] += 1
-        if count["n"] % 7 == 0:
-            return InputLost("gone")
-        return ReplicaDied("gone") if count["n"] % 11 == 0 else None
-
-    for r in fleet.replicas:
-        if r.kind != "encoder":
-            r.fault = fault
-    rows, progress = run(tmp_path / "faulty", fleet, arms=ARMS, prompts=["a"], long=FIFO)
+    rows, progress = run(tmp_path / "faulty", unlucky(FakeFleet(2, 2)), arms=ARMS, prompts=["a"], long=FIFO)
     assert same(rows) == same(expected)
     assert progress.engine.recomputed > 5
 

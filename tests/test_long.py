@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from exact import MODEL, sampler
-from fakes import run, session
+from fakes import run, session, unlucky
 from PIL import Image
 from safetensors.numpy import load_file
 from test_actors import PROMPT, SIZE, image_to_video
@@ -24,7 +24,7 @@ from policies import scaling_noise
 from raysearch import journal
 from raysearch.context import Context
 from raysearch.engine import Reward, Score
-from raysearch.errors import ConfigError, InputLost, ReplicaDied
+from raysearch.errors import ConfigError
 from raysearch.ledger import Budget, Ledger, Meter
 from raysearch.long import Course
 from raysearch.recipe import Candidate, Extend, Neighbour, Noise, Prompt, denoise, invert, rebase
@@ -123,19 +123,7 @@ def test_same_winners_on_any_fleet(tmp_path):
 
 def test_lost_latents_and_dead_replicas_change_nothing(tmp_path):
     expected, _ = run(tmp_path / "whole", arms=ARMS, prompts=["a"], long=LONG)
-    fleet = FakeFleet(2, 2)
-    count = {"n": 0}
-
-    def fault(call):
-        count["n"] += 1
-        if count["n"] % 7 == 0:
-            return InputLost("gone")
-        return ReplicaDied("gone") if count["n"] % 11 == 0 else None
-
-    for r in fleet.replicas:
-        if r.kind != "encoder":
-            r.fault = fault
-    rows, progress = run(tmp_path / "faulty", fleet, arms=ARMS, prompts=["a"], long=LONG)
+    rows, progress = run(tmp_path / "faulty", unlucky(FakeFleet(2, 2)), arms=ARMS, prompts=["a"], long=LONG)
     assert same(rows) == same(expected)
     assert progress.engine.recomputed > 5
 
