@@ -22,12 +22,14 @@ from actors import rewards, solvers
 from actors.models import family, wan
 from actors.scorer import RewardSpec
 from raysearch.config import ODE, SDE, SINGLE, VP, Arm, Config, SamplerConfig
+from raysearch.digests import canonical_json, digest
 from raysearch.engine import Reward
 from raysearch.errors import ConfigError, check
 from raysearch.long import Long
 from raysearch.obstacles import barriers
+from raysearch.origins import Obstacle
 from raysearch.plan import ArmPlan, Fleet, Plan
-from raysearch.recipe import Obstacle, Sampler, canonical_json, digest
+from raysearch.recipe import Sampler
 from raysearch.results import CANDIDATES
 from raysearch.signature import bind, source
 

@@ -27,9 +27,9 @@ from raysearch import status as statuses
 from raysearch import sweep as sweeps
 from raysearch import train as trainings
 from raysearch.config import Config
+from raysearch.digests import canonical_json
 from raysearch.errors import ConfigError, RaysearchError, single
 from raysearch.journal import held
-from raysearch.recipe import canonical_json
 from raysearch.results import CONTENT, check_content, chosen, claimed, write
 
 T = TypeVar("T")

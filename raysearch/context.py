@@ -11,32 +11,14 @@ from typing import Any
 
 import numpy as np
 
+from raysearch.digests import Digest, digest
 from raysearch.engine import Reward, Score
 from raysearch.errors import BudgetExhausted, ConcurrencyError, ConfigError, check
 from raysearch.ledger import Budget, Cost, Meter
 from raysearch.long import ALONE, Course
 from raysearch.obstacles import Barrier
-from raysearch.recipe import (
-    Branch,
-    Candidate,
-    Digest,
-    Extend,
-    Jitter,
-    Neighbour,
-    Noise,
-    Origin,
-    Perturb,
-    Prompt,
-    Push,
-    Renoise,
-    Sampler,
-    Slide,
-    ahead,
-    denoise,
-    digest,
-    invert,
-    rebase,
-)
+from raysearch.origins import Branch, Extend, Jitter, Neighbour, Noise, Origin, Perturb, Push, Renoise, Slide
+from raysearch.recipe import Candidate, Prompt, Sampler, ahead, denoise, invert, rebase
 
 MOST = 100_000  # candidates made at once: what is beyond is a slip, and would fill the memory
 

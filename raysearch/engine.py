@@ -13,21 +13,11 @@ from math import isfinite
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+from raysearch.digests import Digest, digest
 from raysearch.dispatcher import Answer, Call, Dispatcher
 from raysearch.errors import InputLost, ReplicaDied, RewardError
-from raysearch.recipe import (
-    Candidate,
-    Digest,
-    Extend,
-    Obstacle,
-    Push,
-    Recording,
-    Renoise,
-    Sampler,
-    Slide,
-    denoise,
-    digest,
-)
+from raysearch.origins import Extend, Obstacle, Push, Recording, Renoise, Slide
+from raysearch.recipe import Candidate, Sampler, denoise
 from raysearch.spill import Spill
 from raysearch.store import Entry, Store
 

@@ -5,9 +5,11 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
+from raysearch.digests import Digest, digest
 from raysearch.engine import Reward
 from raysearch.long import ALONE, Course
-from raysearch.recipe import Branch, Candidate, Digest, Lookahead, Obstacle, Recording, denoise, digest
+from raysearch.origins import Branch, Lookahead, Obstacle, Recording
+from raysearch.recipe import Candidate, denoise
 
 
 @dataclass(frozen=True)

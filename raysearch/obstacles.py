@@ -15,10 +15,12 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
+from raysearch.digests import digest
 from raysearch.engine import Reward
 from raysearch.errors import check
 from raysearch.media import check_picture, check_video
-from raysearch.recipe import Candidate, Noise, Obstacle, Prompt, Recording, Sampler, Space, digest
+from raysearch.origins import Noise, Obstacle, Recording, Space
+from raysearch.recipe import Candidate, Prompt, Sampler
 from raysearch.signature import bind
 
 

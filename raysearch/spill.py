@@ -11,7 +11,8 @@ from zipfile import BadZipFile
 
 import numpy as np
 
-from raysearch.recipe import Candidate, Digest
+from raysearch.digests import Digest
+from raysearch.recipe import Candidate
 from raysearch.results import write
 
 SPILL = "spill"  # the folder in a run's directory

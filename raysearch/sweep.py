@@ -31,8 +31,8 @@ import pyarrow.parquet as pq
 from raysearch import config as configuration
 from raysearch import curves, report
 from raysearch.config import ARM_KEYS, Config
+from raysearch.digests import digest
 from raysearch.errors import ConfigError, check
-from raysearch.recipe import digest
 from raysearch.results import write, write_table
 from raysearch.signature import unknown_key
 

@@ -17,10 +17,12 @@ from actors import potential, solvers
 from actors.models.mixture import Mixture
 from raysearch.config import SDE
 from raysearch.context import Context
+from raysearch.digests import digest, noise_key
 from raysearch.engine import Reward, Score
 from raysearch.ledger import Budget, Ledger, Meter
 from raysearch.obstacles import Barrier
-from raysearch.recipe import Candidate, Obstacle, Prompt, Push, Recording, Sampler, denoise, digest, noise_key
+from raysearch.origins import Obstacle, Push, Recording
+from raysearch.recipe import Candidate, Prompt, Sampler, denoise
 
 MODEL = Mixture(
     torch.tensor([0.4, 0.35, 0.25]).double(),

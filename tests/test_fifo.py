@@ -18,9 +18,11 @@ from actors import solvers, video
 from actors.backend import Backend
 from actors.models import wan
 from raysearch import journal
+from raysearch.digests import digest, noise_key
 from raysearch.errors import ConfigError
 from raysearch.long import Queue, Window
-from raysearch.recipe import Candidate, Noise, Prompt, Slide, denoise, digest, noise_key
+from raysearch.origins import Noise, Slide
+from raysearch.recipe import Candidate, Prompt, denoise
 from raysearch.session import Session
 from raysearch.spill import Spill
 from raysearch.testing import FakeFleet, fake_sampler

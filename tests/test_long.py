@@ -27,7 +27,8 @@ from raysearch.engine import Reward, Score
 from raysearch.errors import ConfigError
 from raysearch.ledger import Budget, Ledger, Meter
 from raysearch.long import Course
-from raysearch.recipe import Candidate, Extend, Neighbour, Noise, Prompt, denoise, invert, rebase
+from raysearch.origins import Extend, Neighbour, Noise
+from raysearch.recipe import Candidate, Prompt, denoise, invert, rebase
 from raysearch.session import Session
 from raysearch.testing import FakeFleet, fake_sampler
 

@@ -5,8 +5,10 @@ from hashlib import blake2b
 
 import pytest
 
+from raysearch.digests import digest
 from raysearch.errors import ConfigError
-from raysearch.recipe import Branch, Candidate, Noise, Perturb, Prompt, Renoise, denoise, digest, rebase
+from raysearch.origins import Branch, Noise, Perturb, Renoise
+from raysearch.recipe import Candidate, Prompt, denoise, rebase
 from raysearch.testing import fake_sampler
 
 SAMPLER = fake_sampler(10)

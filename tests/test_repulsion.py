@@ -26,8 +26,9 @@ from raysearch import config as configuration
 from raysearch.engine import Reward, Score
 from raysearch.errors import BudgetExhausted, ConfigError
 from raysearch.obstacles import Barrier, barriers
+from raysearch.origins import Noise, Obstacle, Push
 from raysearch.plan import content_of, estimate
-from raysearch.recipe import Candidate, Noise, Obstacle, Prompt, Push, denoise
+from raysearch.recipe import Candidate, Prompt, denoise
 from raysearch.session import Session
 from raysearch.testing import FakeBackend, FakeFleet, FakeReplica
 

@@ -1,6 +1,7 @@
 import gc
 
-from raysearch.recipe import Candidate, Noise, Perturb, Prompt, denoise
+from raysearch.origins import Noise, Perturb
+from raysearch.recipe import Candidate, Prompt, denoise
 from raysearch.store import Entry, Store
 from raysearch.testing import fake_sampler
 

@@ -24,8 +24,8 @@ from actors.training.pairs import accuracy, agreement
 from actors.training.pipeline import use_fast_attention
 from raysearch import train
 from raysearch.dataset import SPLITS, shards_of
+from raysearch.digests import digest
 from raysearch.errors import check
-from raysearch.recipe import digest
 from raysearch.results import replacing
 from raysearch.signature import bind
 from raysearch.train import TrainConfig

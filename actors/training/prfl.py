@@ -35,9 +35,9 @@ from actors.training.pipeline import use_fast_attention
 from raysearch import prfl
 from raysearch.config import SamplerConfig
 from raysearch.dataset import shards_of
+from raysearch.digests import digest
 from raysearch.errors import check
 from raysearch.prfl import LoraConfig, PrflConfig
-from raysearch.recipe import digest
 from raysearch.results import replacing
 from raysearch.train import check_rows, content_of
 
