@@ -3,9 +3,9 @@
     python -m raysearch run configs/latent_search.yaml run_dir=runs/latent_search
     python tests/benchmarks/gains.py runs/latent_search
 
-The gain is that of the judge's VQ + MQ + TA, paired by caption and seed; only those that all arms have finished count,
-so that a run may be looked at while it goes on. Costs are replica-seconds, scoring included, as if an arm had run
-alone. Ratios are to `--against`; intervals are bootstraps over captions, 95%.
+The gain is that of the judge's VQ + MQ + TA, or of other `--components`, paired by caption and seed; only those that
+all arms have finished count, so that a run may be looked at while it goes on. Costs are replica-seconds, scoring
+included, as if an arm had run alone. Ratios are to `--against`; intervals are bootstraps over captions, 95%.
 """
 
 import argparse
@@ -15,12 +15,12 @@ import numpy as np
 import pyarrow.parquet as pq
 
 
-def arms_of(run: Path) -> tuple[dict[str, np.ndarray], np.ndarray]:
+def arms_of(run: Path, components: list[str]) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """Judged sum and replica-seconds (n, 2) of each arm, in one order; and the captions' numbers (n,)."""
     table = pq.read_table(run / "searches.parquet").to_pylist()
     arms: dict[str, dict[tuple[str, int], tuple[float, float]]] = {}
     for r in table:
-        judged = [r[f"holdout_{c}"] for c in ("VQ", "MQ", "TA")]
+        judged = [r[c] for c in components]
         if None not in judged:
             arms.setdefault(r["arm"], {})[r["prompt"], r["seed"]] = sum(judged), r["replica_seconds"]
     both = sorted(set.intersection(*map(set, arms.values()))) if arms else []
@@ -33,10 +33,16 @@ def main() -> None:
     parser.add_argument("run", type=Path)
     parser.add_argument("--single", default="single", help="the arm over which the others gain")
     parser.add_argument("--against", default="best-of-4")
+    parser.add_argument("--components", nargs="+", default=["holdout_VQ", "holdout_MQ", "holdout_TA"])
     args = parser.parse_args()
     if not (args.run / "searches.parquet").exists():
         parser.error(f"{args.run} holds no searches.parquet")
-    arms, captions = arms_of(args.run)
+    for c in args.components:
+        columns = pq.read_schema(args.run / "searches.parquet").names
+        if c not in columns:
+            judged = [n for n in columns if n.startswith(("holdout_", "final_")) and not n.endswith("_chunks")]
+            parser.error(f"the run has no column {c}; it has {', '.join(judged) or 'no judge'}")
+    arms, captions = arms_of(args.run, args.components)
     for name in (args.single, args.against):
         if name not in arms:
             parser.error(f"the run's arms with judged searches are {', '.join(arms) or 'none'}, and not {name}")
