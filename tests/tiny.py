@@ -16,7 +16,7 @@ from diffusers import (
 )
 from transformers import (
     ByT5Tokenizer,
-    CLIPImageProcessor,
+    CLIPImageProcessorPil,
     CLIPVisionConfig,
     CLIPVisionModel,
     UMT5Config,
@@ -51,7 +51,7 @@ def save_pipeline(folder: Path, *, pictured: bool = False) -> Path:
     if pictured:
         size = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
         eyes = CLIPVisionModel(CLIPVisionConfig(**size, image_size=32, patch_size=16)).eval()
-        shrink = CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
+        shrink = CLIPImageProcessorPil(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
         WanImageToVideoPipeline(**parts, image_encoder=eyes, image_processor=shrink).save_pretrained(folder)
     else:
         WanPipeline(**parts).save_pretrained(folder)

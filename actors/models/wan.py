@@ -16,7 +16,7 @@ from diffusers.models.autoencoders.autoencoder_kl_wan import unpatchify
 from diffusers.video_processor import VideoProcessor
 from PIL import Image
 from torch.nn import functional as F
-from transformers import AutoTokenizer, ByT5Tokenizer, CLIPImageProcessor, CLIPVisionModel, UMT5EncoderModel
+from transformers import AutoTokenizer, ByT5Tokenizer, CLIPImageProcessorPil, CLIPVisionModel, UMT5EncoderModel
 
 from actors import video
 from actors.models import DTYPES, Given, given_frames, index, with_first
@@ -67,7 +67,7 @@ class ImageEncoder:
     def __init__(self, folder: Path, *, dtype: str, device: str) -> None:
         part = folder / "image_encoder"
         self.model = CLIPVisionModel.from_pretrained(part, dtype=DTYPES[dtype]).to(device).eval()
-        self._processor = CLIPImageProcessor.from_pretrained(folder / "image_processor")
+        self._processor = CLIPImageProcessorPil.from_pretrained(folder / "image_processor")
         self._device = device
 
     @torch.no_grad()

@@ -5,10 +5,12 @@
 
 Pairs: the same held-out caption, different seeds, the exact verifier's grades at least 0.1 apart (others are ties).
 Intervals are bootstraps over captions. The baseline decodes the x0 estimate at the same level and asks the verifier; it
-pays a guided evaluation and a decode. Then milliseconds per candidate on one thread.
+pays a guided evaluation and a decode. Then what choosing one of n rollouts at a level gains, over all choices of n of a
+caption's, and what it costs; and milliseconds per candidate on one thread.
 """
 
 import argparse
+import itertools
 import sys
 import time
 from collections.abc import Callable
@@ -95,6 +97,7 @@ def accuracy(rewards: Rewards, table: pa.Table, levels: list[float]) -> None:
     chosen = [min(steps, key=lambda s: abs(steps[s] - level)) for level in levels]
     print(f"{'':22}{'':5}" + "".join(f"{f'sigma {steps[s]:.2f}':>16}" for s in chosen))
     grades = {}
+    sums: dict[str, list[np.ndarray]] = {name: [] for name in rewards.nets}
     for name in rewards.nets:
         cells: dict[str, list[str]] = {c: [] for c in (*NAMES, "sum")}
         for step in chosen:
@@ -103,6 +106,7 @@ def accuracy(rewards: Rewards, table: pa.Table, levels: list[float]) -> None:
             scores = rewards.scores(name, rows)
             each = dict(zip(NAMES, scores.T, strict=True))
             each["sum"], grades["sum"] = scores.sum(1), sum(grades[c] for c in NAMES)
+            sums[name].append(each["sum"])
             for c, values in each.items():
                 right, half, pairs, ties = interval(
                     list(agreement(values, grades[c], rows["prompt"].to_pylist()).values())
@@ -115,6 +119,43 @@ def accuracy(rewards: Rewards, table: pa.Table, levels: list[float]) -> None:
         counts = agreement(np.zeros(len(rows)), grades[c], rows["prompt"].to_pylist())
         _, _, pairs, ties = interval(list(counts.values()))
         print(f"pairs in {c}: {pairs} a level, and {100 * ties:.0f}% ties besides; {len(counts)} captions")
+    choices(sums, grades["sum"], rows["prompt"].to_pylist(), [(steps[s], s) for s in chosen])
+
+
+def choices(
+    sums: dict[str, list[np.ndarray]], grade: np.ndarray, prompts: list[str], at: list[tuple[float, int]]
+) -> None:
+    """The judged gain of the best of n by a reward, of that of the verifier's own best of 4; rows are rollouts."""
+    groups: dict[str, list[int]] = {}
+    for i, p in enumerate(prompts):
+        groups.setdefault(p, []).append(i)
+    rng = np.random.default_rng(0)
+
+    def gains(score: np.ndarray, n: int) -> np.ndarray:
+        """Mean over all sets of n, for each caption that has as many."""
+        found = []
+        for rows in groups.values():
+            sets = np.array(list(itertools.combinations(rows, n)), dtype=int)
+            if len(sets):
+                best = np.take_along_axis(sets, score[sets].argmax(1)[:, None], 1)
+                found.append(grade[best].mean() - grade[rows].mean())
+        return np.array(found)
+
+    whole = gains(grade, 4)
+    if not len(whole):
+        return
+    print(f"\ngain of the best of n, of the verifier's best of 4 ({whole.mean():.3f}, {len(whole)} captions)")
+    print(f"{'':22}{'n':3}" + "".join(f"{f'sigma {sigma:.2f}':>16}" for sigma, _ in at))
+    for name, scores in sums.items():
+        for n in range(2, max(map(len, groups.values())) + 1):
+            cells = []
+            for score in scores:
+                g = gains(score, n)
+                drawn = rng.integers(len(g), size=(1000, len(g)))
+                low, high = np.percentile(g[drawn].mean(1) / whole[drawn].mean(1), [2.5, 97.5])
+                cells.append(f"{g.mean() / whole.mean():.2f} ± {(high - low) / 2:.2f}")
+            print(f"{name:22}{n:<3}" + "".join(f"{c:>16}" for c in cells))
+    print(f"steps of a rollout that each of the n takes: {', '.join(str(step) for _, step in at)}")
 
 
 @torch.inference_mode()
