@@ -25,7 +25,7 @@ from actors.placement import Home, Node, Tenant
 from actors.replica import RayGang, RayReplica, first_line, launch, mapped
 from raysearch.config import Config
 from raysearch.engine import gather
-from raysearch.errors import ConfigError, ReplicaDied
+from raysearch.errors import ConfigError, NoReplica, ReplicaDied
 from raysearch.plan import Plan
 from raysearch.snapshot import Snapshot
 
@@ -140,6 +140,8 @@ def joined(address: str | None, key: str = "address") -> None:
         )
     except (ConnectionError, ValueError) as error:  # ValueError: it is no address
         raise ConfigError(f"{key}: no Ray cluster answers at {address!r} ({first_line(error)})") from error
+    except Exception as error:  # Ray's own have no type: a node that does not come up in time, on a busy machine
+        raise NoReplica(f"Ray does not start: {first_line(error)}") from error
 
 
 def connect(config: Config) -> None:

@@ -152,8 +152,8 @@ def check_store(config: Config, nodes: Sequence[Node]) -> None:
         config.fleet.store_gb <= most or not makers,
         "fleet.store_gb",
         config.fleet.store_gb,
-        f"at most {most:g}: Ray's object store has {memory:.3g} GB on the nodes of denoisers, and what is on its way "
-        "needs room too",
+        f"at most {most:g}: Ray's object store has {memory:.3g} GB on the nodes of denoisers (a share of what was free "
+        "when it started), and what is on its way needs room too",
     )
 
 

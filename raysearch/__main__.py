@@ -160,11 +160,13 @@ def trained(
         if (run_dir / result).exists():
             say(f"what was trained is there already: {run_dir / result}")
             return 0
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
-        joined(config.address)
-        if not config.workers.wait:
-            check_workers(config.workers, cluster_nodes())
+        say(f"{config.steps} steps to {run_dir / result}")
         try:
+            sigterm_interrupts()
+            joined(config.address)
+            sigterm_interrupts()  # Ray has set a handler that aborts what takes three seconds to end
+            if not config.workers.wait:
+                check_workers(config.workers, cluster_nodes())
             with display.following(console, run_dir / trainings.PROGRESS):
                 in_a_thread(lambda: fit(replace(config, run_dir=str(run_dir))))
         except KeyboardInterrupt:
@@ -172,6 +174,10 @@ def trained(
             raise
     say(f"trained: {run_dir / result}; curves: {run_dir / 'curves.png'}")
     return 0
+
+
+def sigterm_interrupts() -> None:
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 @contextmanager

@@ -227,3 +227,30 @@ def test_a_run_is_ended_by_signals_and_gone_on_with(tmp_path):
     assert [r["status"] for r in rows] == ["done"] * 60
     assert done() == sum(r.get("status") == "done" for r in journal.read(run_dir / "journal")) == 60  # each once
     assert set(pq.read_table(run_dir / "candidates.parquet")["search_id"].to_pylist()) == {r["search_id"] for r in rows}
+
+
+@pytest.mark.ray
+def test_what_takes_long_to_end_is_not_aborted_by_ray():
+    """Its own handler of SIGTERM, which `ray.init` sets, ends a process that is still there three seconds later."""
+    script = """if True:
+        import sys, time
+        from actors.fleet import joined
+        from raysearch.__main__ import sigterm_interrupts
+        joined(None)
+        sigterm_interrupts()
+        try:
+            print("ready", flush=True)
+            time.sleep(100)
+        except KeyboardInterrupt:
+            began = time.monotonic()
+            while time.monotonic() < began + 4:
+                pass
+            sys.exit(130)
+    """
+    run = subprocess.Popen(
+        [sys.executable, "-c", script], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert run.stdout.readline() == "ready\n"
+    run.terminate()
+    out, err = run.communicate(timeout=60)
+    assert (run.returncode, out, err) == (130, "", "")
