@@ -344,7 +344,7 @@ class Context:
         for x, s in zip(xs, scores, strict=True):
             if x.identity in fresh:
                 self.meter.time(x, s.making, s.scoring)
-                for before, seconds in zip(x.parts[-2::-1], s.earlier, strict=False):
+                for before, seconds in zip(x.unseen, s.earlier, strict=False):  # a dry run knows no seconds
                     self.meter.time(before, seconds, 0.0)
                 fresh.discard(x.identity)
         return scores

@@ -197,8 +197,7 @@ class Engine:
         look = ("score", (x,), [x.text], [reward], reward.preview)
         (entry,), answer, (found,) = await self._view(*look, arguments, spent, before)
         self.scores.add(1, answer.meta["seconds"])
-        earlier = x.before.back(lambda c: c.shows) if x.before else []
-        seconds = tuple(self._making.get(c.trajectory, 0.0) for c in earlier)
+        seconds = tuple(self._making.get(c.trajectory, 0.0) for c in x.unseen)
         return Score(found[reward.key], entry.seconds, answer.meta["seconds"], seconds)
 
     async def finish(

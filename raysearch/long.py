@@ -130,10 +130,6 @@ class Course:
     anew: bool = True
     queue: Queue | None = None
 
-    @property
-    def chunks(self) -> int:
-        return self.queue.chunks if self.queue else self.parts
-
     def after(self, part: int, num_steps: int) -> int:
         """The evaluations of all parts after one, with a clip's number of steps."""
         if self.queue is None:

@@ -186,6 +186,11 @@ class Candidate:
         return self.back(lambda c: False)[::-1]
 
     @property
+    def unseen(self) -> "list[Candidate]":
+        """The part before it, and those before that one, the latest first, back to one that shows."""
+        return self.before.back(lambda c: c.shows) if self.before else []
+
+    @property
     def stretch(self) -> "list[Candidate]":
         """Itself and the parts since the last that is kept, the latest first."""
         return self.back(lambda c: c.kept)

@@ -8,7 +8,6 @@ what it could do it still can. A killed run goes on. Neither held-out captions n
 """
 
 import argparse
-import json
 import shutil
 from pathlib import Path
 
@@ -26,6 +25,7 @@ from actors.training.pipeline import (
     SHIFT,
     TEXT_LENGTH,
     flow_loss,
+    forget_paths,
     noise_levels,
     use_fast_attention,
 )
@@ -154,9 +154,7 @@ def main() -> None:
     )
     shutil.copytree(args.model, args.out, dirs_exist_ok=True)
     transformer.half().save_pretrained(args.out / "transformer")
-    file = args.out / "transformer" / "config.json"  # without the path that it was loaded from
-    config = {k: v for k, v in json.loads(file.read_text()).items() if k != "_name_or_path"}
-    file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+    forget_paths(args.out)
     print(f"wrote {args.out}")
 
 

@@ -192,12 +192,17 @@ def save(out: Path, vae: AutoencoderKLWan, reader: Reader, transformer: WanTrans
         scheduler=scheduler,
         transformer=transformer.half(),
     ).save_pretrained(out)
-    for file in out.rglob("config.json"):  # without the path that a part was loaded from
+    forget_paths(out)
+    size = sum(f.stat().st_size for f in out.rglob("*") if f.is_file())
+    print(f"wrote {out}: {size / 1e6:.2f} MB")
+
+
+def forget_paths(folder: Path) -> None:
+    """Strike the paths that its parts were loaded from out of a pipeline's configs."""
+    for file in folder.rglob("config.json"):
         config = json.loads(file.read_text())
         if config.pop("_name_or_path", None) is not None:
             file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
-    size = sum(f.stat().st_size for f in out.rglob("*") if f.is_file())
-    print(f"wrote {out}: {size / 1e6:.2f} MB")
 
 
 def main() -> None:
