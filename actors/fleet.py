@@ -133,7 +133,7 @@ def joined(address: str | None, key: str = "address") -> None:
     address = address or os.environ.get("RAY_ADDRESS")
     try:
         ray.init(
-            address=address,
+            address=address or "local",  # else a cluster that was killed, and left a note of itself, is waited for
             include_dashboard=None if address else False,
             logging_level="ERROR",
             log_to_driver=False,

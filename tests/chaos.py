@@ -5,7 +5,8 @@
 Each round collects with several policies in the exact mode on a cluster of three nodes, all on this machine. While it
 goes on, denoisers, scorers and the encoder are killed during a call, actors while they start, a node with all its
 actors, and the driver at any moment or in the middle of a write to its journal; a driver that died is started again
-with resume=auto. Only kills of what was busy count. Printed in the end: kills by what they hit, and winners and latents
+with resume=auto. However slow the machine, either hand strikes again only when something was recorded since, so that a
+run ends. Only kills of what was busy count. Printed in the end: kills by what they hit, and winners and latents
 that changed, which must be none (else the exit code is 1).
 """
 
@@ -86,8 +87,8 @@ def results(run_dir: Path) -> dict[str, tuple[str, str, bytes]]:
 class Haunted(Backend):
     """A backend whose actors are killed while they are at a call."""
 
-    def __init__(self, rng: random.Random, every: float, note: Callable[[str], None]) -> None:
-        self._rng, self._every, self._note = rng, every, note
+    def __init__(self, rng: random.Random, every: float, run_dir: Path, note: Callable[[str], None]) -> None:
+        self._rng, self._every, self._run_dir, self._note = rng, every, run_dir, note
 
     @asynccontextmanager
     async def fleet(
@@ -113,8 +114,11 @@ class Haunted(Backend):
                 hand.cancel()
 
     async def _kill(self, doing: dict[str, tuple[ray_fleet.RayReplica, Counter[str]]]) -> None:
+        recorded = -1
         while True:
             await asyncio.sleep(self._rng.expovariate(1 / self._every))
+            if written(self._run_dir) <= recorded:
+                continue
             wanted = self._rng.choice(list(DOING))
             busy = [(r, wanted) for r, calls in doing.values() if calls[wanted] > 0]
             if not busy:
@@ -125,6 +129,7 @@ class Haunted(Backend):
                     pid = await replica.actor.pid.remote()
                 if doing[replica.id][1][method] > 0:  # still at it
                     os.kill(pid, signal.SIGKILL)
+                    recorded = written(self._run_dir)
                     self._note(DOING[method])
             except Exception:
                 continue
@@ -139,7 +144,7 @@ def drive(config: str, run_dir: str, seed: int, every: float, notes: str) -> Non
             lines.write(f"{what}\n")
 
     built = configuration.build(json.loads(config) | {"resume": "auto", "run_dir": run_dir})
-    session = Session(built, Haunted(rng, every, note), run_dir=Path(run_dir), report=lambda line: None)
+    session = Session(built, Haunted(rng, every, Path(run_dir), note), run_dir=Path(run_dir), report=lambda line: None)
     if rng.random() < 0.4:
         add, fatal = session.journal.add, rng.randrange(1, 30)
         count = [0]
@@ -191,6 +196,7 @@ def one_round(
         log = (folder / "log").open("a")
         child = subprocess.Popen([sys.executable, __file__, "--drive", *arguments], stdout=log, stderr=log)
         recorded, left = written(folder / "run"), rng.uniform(1, 30)
+        spared = -1  # until more than this is recorded
         deadline = float("inf")  # of the driver, from when it has made something
         while child.poll() is None:
             time.sleep(rng.expovariate(1 / (3 * a.every)))
@@ -198,10 +204,14 @@ def one_round(
             if at_work:
                 deadline = min(deadline, time.monotonic() + left)
             what = rng.choice(["start", "start", "node", "driver"])
+            if what in ("start", "node") and written(folder / "run") <= spared:
+                continue
             if what == "start" and (found := starting(mark)):
                 os.kill(rng.choice(found), signal.SIGKILL)
+                spared = written(folder / "run")
                 notes.open("a").write("starting an actor\n")
             elif what == "node" and at_work and rng.random() < 0.3:
+                spared = written(folder / "run")
                 node = rng.choice(workers)
                 workers.remove(node)
                 cluster.remove_node(node, allow_graceful=False)

@@ -28,21 +28,23 @@ def printed(script: str, arguments: str) -> str:
 
 
 def test_what_one_step_foretells(tmp_path):
-    """Of two rewards, one that knows the end after a step and one that says the opposite."""
+    """Of two early rewards, one that knows the end and one that says the opposite."""
     ends = np.random.default_rng(0).random((3, 10))
-    for name, sign in (("knows", 1.0), ("errs", -1.0)):
-        rows = [
-            {"search_id": f"{i:06d}-s0-{arm}", "origin": f'{{"index":{j},"kind":"noise"}}', "sigma": sigma}
-            | {"reward": i + s * end}
-            for i, caption in enumerate(ends)
-            for j, end in enumerate(caption)
-            for arm, sigma, s in (("one-step", 1.0, sign), ("full", 0.0, 1.0), ("full", 0.5, 0.3))
-        ]
-        (tmp_path / name).mkdir()
-        pq.write_table(pa.Table.from_pylist(rows), tmp_path / name / "candidates.parquet")
-    _, _, knows, errs = printed("benchmarks/correlation.py", f"{tmp_path / 'knows'} {tmp_path / 'errs'}").splitlines()
-    assert knows.split() == ["knows", *["1.00", "(1.00", "to", "1.00)"] * 2]
-    assert errs.split() == ["errs", *["-1.00", "(-1.00", "to", "-1.00)"] * 2]
+    rows = [
+        {"search_id": f"{i:06d}-s0-{arm}", "origin": f'{{"index":{j},"kind":"noise"}}', "sigma": sigma}
+        | {"reward": i + s * end}
+        for i, caption in enumerate(ends)
+        for j, end in enumerate(caption)
+        for arm, sigma, s in (("knows", 1.0, 2.0), ("errs", 1.0, -1.0), ("full", 0.0, 1.0), ("full", 0.5, 0.3))
+    ]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "candidates.parquet")
+    lines = printed("benchmarks/correlation.py", f"{tmp_path} --early knows errs --late full").splitlines()
+    assert lines[0] == "3 captions, 30 noises"
+    found = {(k, line.split()[0]): line.split(maxsplit=1)[1] for k in (0, 1) for line in lines[2 + 3 * k : 4 + 3 * k]}
+    assert found[0, "knows"] == found[1, "knows"] == "1.00 (1.00 to 1.00)"
+    assert found[0, "errs"] == "-1.00 (-1.00 to -1.00)"
+    least = ((ends.min(1) - ends.mean(1)).sum() / (ends.max(1) - ends.mean(1)).sum()).round(2)
+    assert found[1, "errs"].split()[0] == f"{least:.2f}"
 
 
 def test_how_long_videos_keep(tmp_path):

@@ -198,4 +198,4 @@ def test_a_reward_is_the_same_wherever_the_checkout_lies(tmp_path, monkeypatch):
 def test_the_package_of_a_job_is_small_and_has_what_a_run_needs(tmp_path):
     names = packaged(ROOT, tmp_path / "package.zip")
     assert {"raysearch/__main__.py", "configs/quickstart.yaml", "actors/assets/tiny-wan/model_index.json"} <= names
-    assert (tmp_path / "package.zip").stat().st_size < 40e6
+    assert (tmp_path / "package.zip").stat().st_size < 50e6

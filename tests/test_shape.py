@@ -111,7 +111,7 @@ def test_what_is_tracked_is_small():
     if listed.returncode:
         pytest.skip("not a git checkout")
     sizes = [(ROOT / name).stat().st_size for name in listed.stdout.split("\0") if name and (ROOT / name).is_file()]
-    assert sum(sizes) < 40e6
+    assert sum(sizes) < 50e6
 
 
 def test_errors_are_one_picklable_tree_that_its_docstring_draws():
@@ -160,6 +160,7 @@ def test_shipped_files_are_small():
         return sum(p.stat().st_size for p in (ROOT / "actors" / "assets" / folder).rglob("*") if p.is_file())
 
     assert size("tiny-wan") <= 15e6
+    assert size("tiny-wan-long") <= 15e6
     assert size("pixel-reward") <= 5e6
     assert size("pavrm") <= 10e6
     assert size("latent-reward") <= 10e6

@@ -112,4 +112,5 @@ class EfficientNetLite0:
     def __call__(self, frames: np.ndarray) -> np.ndarray:
         x = torch.tensor(frames).permute(0, 3, 1, 2).float().to(self.net._fc.weight.device)
         x = F.interpolate(x, (SIDE, SIDE), mode="bicubic", antialias=True, align_corners=False).clamp(0, 255)
-        return unit(torch.cat([self.net.features(p) for p in ((x - 127) / 128).split(32)]).cpu().numpy())
+        together = 1 if x.device.type == "cpu" else 32  # a CPU's cache holds one frame's activations: twice as fast
+        return unit(torch.cat([self.net.features(p) for p in ((x - 127) / 128).split(together)]).cpu().numpy())

@@ -7,6 +7,8 @@ a plain sample is bit for bit what the pipeline gives.
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +17,7 @@ from diffusers import AutoencoderKLWan, WanPipeline, WanTransformer3DModel
 from diffusers.models.autoencoders.autoencoder_kl_wan import unpatchify
 from diffusers.video_processor import VideoProcessor
 from PIL import Image
+from torch import nn
 from torch.nn import functional as F
 from transformers import AutoTokenizer, ByT5Tokenizer, CLIPImageProcessorPil, CLIPVisionModel, UMT5EncoderModel
 
@@ -25,6 +28,7 @@ from raysearch.errors import check
 
 PARTS = ("transformer", "text_encoder", "tokenizer", "vae", "scheduler")
 MORE = ("image_encoder", "image_processor")  # that some have
+TOGETHER = 1024  # pixels of latent frames that are decoded in one pass
 
 
 def check_folder(folder: Path, key: str) -> None:
@@ -194,9 +198,23 @@ class Geometry:
         return 1, self.z_dim, frames, height // self.spatial, width // self.spatial
 
 
+def use_onednn(module: nn.Module) -> None:
+    """For 3D convolutions on a CPU: of one small clip torch takes a loop of its own that is twice as slow."""
+    for conv in module.modules():
+        if isinstance(conv, nn.Conv3d):
+            conv._conv_forward = partial(_onednn, conv)  # type: ignore[method-assign]
+
+
+def _onednn(conv: nn.Conv3d, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    geometry = list(conv.padding), list(conv.stride), list(conv.dilation), conv.groups
+    return torch.ops.aten.mkldnn_convolution(x, weight, bias, *geometry)
+
+
 class Autoencoder:
     def __init__(self, folder: Path, *, dtype: str, device: str) -> None:
         self.vae = AutoencoderKLWan.from_pretrained(folder / "vae", dtype=DTYPES[dtype]).to(device).eval()
+        if device == "cpu":
+            use_onednn(self.vae.decoder)
         self._device = device
         self._processor = VideoProcessor(vae_scale_factor=self.vae.config.scale_factor_spatial)
 
@@ -205,10 +223,9 @@ class Autoencoder:
         mean = torch.tensor(self.vae.config.latents_mean).view(shape).to(**like)
         return mean, 1.0 / torch.tensor(self.vae.config.latents_std).view(shape).to(**like)
 
-    @torch.no_grad()
     def decode(self, latent: torch.Tensor) -> np.ndarray:
         """float32 (1, C, T, H, W) -> frames, uint8 (T, H, W, 3)."""
-        return self._pictures(self.vae.decode(self._scaled(latent), return_dict=False)[0])
+        return self.decode_on(latent, fresh=True)
 
     @torch.no_grad()
     def decode_on(self, latent: torch.Tensor, *, fresh: bool) -> np.ndarray:
@@ -219,11 +236,15 @@ class Autoencoder:
         if fresh:
             self.vae.clear_cache()
         x = self.vae.post_quant_conv(self._scaled(latent))
+        # A video's first latent frame goes alone; others go together while their activations are small.
+        together = max(TOGETHER // (x.shape[3] * x.shape[4]), 1)
+        alone = int(fresh)
+        starts = [*range(alone), *range(alone, x.shape[2], together)]
         parts = []
-        for i in range(x.shape[2]):
+        for start, stop in pairwise([*starts, x.shape[2]]):
             self.vae._conv_idx = [0]
             cache = {"feat_cache": self.vae._feat_map, "feat_idx": self.vae._conv_idx}
-            parts.append(self.vae.decoder(x[:, :, i : i + 1], **cache, first_chunk=fresh and i == 0))
+            parts.append(self.vae.decoder(x[:, :, start:stop], **cache, first_chunk=fresh and start == 0))
         video = torch.cat(parts, 2)
         if self.vae.config.patch_size is not None:
             video = unpatchify(video, patch_size=self.vae.config.patch_size)

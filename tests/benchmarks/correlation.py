@@ -1,13 +1,12 @@
-"""Does a reward of one-step estimates foretell the finished clip, as in ScalingNoise's Figure 3b? On runs of one config
-with several rewards:
+"""Does a reward of an early estimate foretell the finished clip, as in ScalingNoise's Figure 3b? On a run whose arms
+score the same noises early and finished, with several rewards:
 
-    python -m raysearch run configs/choosing.yaml run_dir=runs/world
-    python -m raysearch run configs/choosing.yaml run_dir=runs/efficientnet rewards.search.features=efficientnet
-    python tests/benchmarks/correlation.py runs/world runs/efficientnet
+    python -m raysearch run configs/choosing.yaml run_dir=runs/choosing
+    python tests/benchmarks/correlation.py runs/choosing
 
-A row is a run's reward after one evaluation, a column a run's reward of the finished clip (`one-step` and `full` score
-the same noises). Pearson's r within captions: of what a caption's ten noises differ by. Intervals are bootstraps over
-captions, 95%.
+A row is an arm of `--early`, a column one of `--late`, each with its own reward. First Pearson's r within captions: of
+what a caption's noises differ by. Then how much of the best noise's lead over a caption's mean the early choice keeps,
+as the late reward sees it. Intervals are bootstraps over captions, 95%.
 """
 
 import argparse
@@ -17,47 +16,58 @@ import numpy as np
 import pyarrow.parquet as pq
 
 
-def scores(run: Path, arm: str) -> dict[tuple[str, str], float]:
+def scores(rows: list[dict], arm: str, *, finished: bool) -> dict[tuple[str, str], float]:
     """The reward of each noise, by its group (prompt and seed) and origin: a finished one's where it was finished."""
     found: dict[tuple[str, str], float] = {}
-    for r in pq.read_table(run / "candidates.parquet").to_pylist():
+    for r in rows:
         group, _, name = r["search_id"].rpartition(f"-{arm}")
-        if group and not name and '"noise"' in r["origin"] and (arm == "full") == (r["sigma"] == 0):
+        if group and not name and '"noise"' in r["origin"] and finished == (r["sigma"] == 0):
             found[group, r["origin"]] = r["reward"]
     return found
 
 
-def centred(values: np.ndarray, groups: np.ndarray) -> np.ndarray:
-    """Less the mean of each group."""
-    means = np.bincount(groups, values) / np.bincount(groups)
-    return values - means[groups]
+def parts(first: np.ndarray, last: np.ndarray) -> list[np.ndarray]:
+    """Of a group's early and late rewards: sums of squares and of products, the lead of the early choice, the best."""
+    x, y = first - first.mean(), last - last.mean()
+    return [(x * x).sum(), (y * y).sum(), (x * y).sum(), y[x.argmax()], y.max()]
+
+
+def figures(sums: np.ndarray) -> np.ndarray:
+    """(..., 5) sums over groups -> (..., 2): Pearson's r, and the share of the lead that is kept."""
+    xx, yy, xy, lead, best = np.moveaxis(sums, -1, 0)
+    return np.stack([xy / np.sqrt(xx * yy), lead / best], -1)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("runs", type=Path, nargs="+")
+    parser.add_argument("run", type=Path)
+    early = ["one-step", "ten-step", "one-step-efficientnet", "ten-step-efficientnet"]
+    parser.add_argument("--early", nargs="+", default=early, help="arms")
+    parser.add_argument("--late", nargs="+", default=["full", "full-efficientnet"], help="arms")
     args = parser.parse_args()
-    for run in args.runs:
-        if not (run / "candidates.parquet").exists():
-            parser.error(f"{run} holds no candidates.parquet")
-    early, late = ([scores(run, arm) for run in args.runs] for arm in ("one-step", "full"))
-    keys = sorted(set.intersection(*map(set, (*early, *late))))
+    if not (args.run / "candidates.parquet").exists():
+        parser.error(f"{args.run} holds no candidates.parquet")
+    rows = pq.read_table(args.run / "candidates.parquet").to_pylist()
+    found = {a: scores(rows, a, finished=a in args.late) for a in (*args.early, *args.late)}
+    keys = sorted(set.intersection(*map(set, found.values())))
     if not keys:
-        parser.error("the runs have no noises in common that one-step and full have scored")
+        parser.error(f"the run has no noises that all of {', '.join(found)} have scored")
     names = {g: i for i, g in enumerate(dict.fromkeys(g for g, _ in keys))}
     groups = np.array([names[g] for g, _ in keys])
     drawn = np.random.default_rng(0).multinomial(len(names), np.full(len(names), 1 / len(names)), size=2000)
     print(f"{len(names)} captions, {len(keys)} noises")
-    print(f"{'one step, finished':24}" + "".join(f"{run.name:>24}" for run in args.runs))
-    for run, first in zip(args.runs, early, strict=True):
-        cells = []
-        for last in late:
-            x, y = (centred(np.array([s[k] for k in keys]), groups) for s in (first, last))
-            xx, yy, xy = (np.bincount(groups, v) for v in (x * x, y * y, x * y))
-            r = xy.sum() / np.sqrt(xx.sum() * yy.sum())
-            low, high = np.percentile(drawn @ xy / np.sqrt((drawn @ xx) * (drawn @ yy)), [2.5, 97.5])
-            cells.append(f"{r:.2f} ({low:.2f} to {high:.2f})")
-        print(f"{run.name:24}" + "".join(f"{c:>24}" for c in cells))
+    table = {}
+    for a in args.early:
+        for b in args.late:
+            x, y = (np.array([found[arm][k] for k in keys]) for arm in (a, b))
+            by_group = np.array([parts(x[groups == g], y[groups == g]) for g in range(len(names))])
+            low, high = np.percentile(figures(drawn @ by_group), [2.5, 97.5], axis=0)
+            table[a, b] = figures(by_group.sum(0)), low, high
+    for k, title in enumerate(("correlation", "lead kept")):
+        print(f"{title:24}" + "".join(f"{b:>24}" for b in args.late))
+        for a in args.early:
+            cells = [f"{m[k]:.2f} ({low[k]:.2f} to {high[k]:.2f})" for m, low, high in (table[a, b] for b in args.late)]
+            print(f"{a:24}" + "".join(f"{c:>24}" for c in cells))
 
 
 if __name__ == "__main__":
