@@ -58,7 +58,7 @@ def test_the_readmes_policy_runs_as_written(tmp_path):
         (tmp_path / folder).symlink_to(CONFIG.parent.parent / folder)
     command = [sys.executable, "mine.py"]
     environment = {**os.environ, "PYTHONPATH": str(CONFIG.parent.parent)}
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr
     # 8 to step 10 of 20, looking; 4 of them 10 further, their look counted.
     assert [line.split()[-1] for line in done.stdout.splitlines()] == [str(8 * 11 + 4 * 9)] * 4

@@ -22,7 +22,7 @@ def printed(script: str, arguments: str) -> str:
     paths = os.pathsep.join((str(HERE.parent), str(HERE)))
     environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")} | {"PYTHONPATH": paths}
     command = [sys.executable, str(HERE / script), *arguments.split()]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=1800)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 

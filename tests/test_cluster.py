@@ -170,7 +170,7 @@ def test_a_node_that_joins_brings_a_replica_that_works(cluster, tiny, tmp_path, 
             if len(worked) == 4:
                 cluster.add_node(num_cpus=1, labels={"zone": "d"})
             if len(worked) >= 4:  # what denoiser-0 holds waits, until another has been given what waits elsewhere
-                async with asyncio.timeout(300):
+                async with asyncio.timeout(900):
                     while len(set(worked)) == 1:
                         await asyncio.sleep(0.05)
 

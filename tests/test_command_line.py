@@ -209,7 +209,7 @@ def test_a_run_is_ended_by_signals_and_gone_on_with(tmp_path):
     for end in (signal.SIGINT, signal.SIGTERM):
         run = started(done())
         run.send_signal(end)
-        out, err = run.communicate(timeout=60)
+        out, err = run.communicate(timeout=600)
         assert run.returncode == 130
         assert err.strip() == "raysearch: interrupted"
         assert f"give the same command again with run_dir={run_dir} resume=require" in out
@@ -252,5 +252,5 @@ def test_what_takes_long_to_end_is_not_aborted_by_ray():
     )
     assert run.stdout.readline() == "ready\n"
     run.terminate()
-    out, err = run.communicate(timeout=60)
+    out, err = run.communicate(timeout=600)
     assert (run.returncode, out, err) == (130, "", "")

@@ -20,7 +20,7 @@ import yaml
 
 from actors.placement import Node
 from actors.rewards import pavrm
-from actors.training import latent_rewards
+from actors.training import latent_rewards, pairs
 from actors.training.pairs import accuracy, agreement
 from raysearch import __main__ as command_line
 from raysearch.errors import ConfigError
@@ -49,7 +49,7 @@ def rows(data):
 
 
 def test_groups_are_of_one_caption_and_level(rows):
-    found = latent_rewards.grouped(rows, size=2, components=("VQ", "TA"), seed=0)
+    found = pairs.grouped(rows, size=2, components=("VQ", "TA"), seed=0)
     assert found["latent"].shape == (12 * 2 * 2, 2, CHANNELS, 2, 4, 4)
     assert found["grades"].shape == (48, 2, 2) and found["similarity"].shape == (48, 2)
     each = zip(rows["latent"], rows["prompt"], rows["sigma"], rows["VQ"], strict=True)
@@ -61,12 +61,12 @@ def test_groups_are_of_one_caption_and_level(rows):
             assert grade[key] == [found["prompt"][i], found["sigma"][i], found["grades"][i, j, 0]]
             seen.add(key)
     assert len(seen) == 96, "every rollout is in one group"
-    again = latent_rewards.grouped(rows, size=2, components=("VQ", "TA"), seed=0)
+    again = pairs.grouped(rows, size=2, components=("VQ", "TA"), seed=0)
     np.testing.assert_array_equal(found["latent"], again["latent"])
-    other = latent_rewards.grouped(rows, size=2, components=("VQ", "TA"), seed=1)
+    other = pairs.grouped(rows, size=2, components=("VQ", "TA"), seed=1)
     assert (found["latent"] != other["latent"]).any()
     # One of four is left out.
-    assert len(latent_rewards.grouped(rows, size=3, components=("VQ",), seed=0)["sigma"]) == 24
+    assert len(pairs.grouped(rows, size=3, components=("VQ",), seed=0)["sigma"]) == 24
 
 
 def test_one_step_of_two_samplers_is_two_levels(rows):
@@ -74,7 +74,7 @@ def test_one_step_of_two_samplers_is_two_levels(rows):
     other = np.arange(96) // 2 % 4 >= 2
     rows["sigma"] = np.where(other, rows["sigma"] + 0.1, rows["sigma"])
     level = {x.tobytes(): s for x, s in zip(rows["latent"], rows["sigma"], strict=True)}
-    found = latent_rewards.grouped(rows, size=2, components=("VQ",), seed=0)
+    found = pairs.grouped(rows, size=2, components=("VQ",), seed=0)
     assert len(found["sigma"]) == 48 and set(found["sigma"]) == {0.5, 0.6, 0.2, 0.2 + 0.1}
     for sigma, latents in zip(found["sigma"], found["latent"], strict=True):
         assert {level[x.tobytes()] for x in latents} == {sigma}
@@ -85,7 +85,7 @@ def test_one_step_of_two_samplers_is_two_levels(rows):
 def test_numbers_that_are_not_finite_are_refused(rows, column, value):
     rows[column][7] = value
     with pytest.raises(ConfigError, match=f"dataset: '{column}' .* finite"):
-        latent_rewards.grouped(rows, size=2, components=("VQ",), seed=0)
+        pairs.grouped(rows, size=2, components=("VQ",), seed=0)
 
 
 def test_agreement_by_hand():

@@ -20,11 +20,10 @@ from actors.models import family
 from actors.rewards import latent_reward, pavrm
 from actors.training import distributed, losses
 from actors.training.distributed import Parts
-from actors.training.pairs import accuracy, agreement
+from actors.training.pairs import accuracy, agreement, grouped
 from actors.training.pipeline import use_fast_attention
 from raysearch import train
 from raysearch.dataset import SPLITS, shards_of
-from raysearch.digests import digest
 from raysearch.errors import check
 from raysearch.results import replacing
 from raysearch.signature import bind
@@ -105,35 +104,6 @@ def trainee(c: TrainConfig) -> Trainee:
     """What the config's `reward` block describes."""
     build, _ = REWARDS[c.reward["name"]]
     return build(c, **{k: v for k, v in c.reward.items() if k != "name"})
-
-
-# -- the data --------------------------------------------------------------------------------------------------------
-
-
-def grouped(rows: dict[str, np.ndarray], *, size: int, components: Sequence[str], seed: int) -> dict[str, np.ndarray]:
-    """Rows of whole captions -> a row for each `size` of them that share caption and noise level; the rest is left.
-
-    Raises ConfigError where a number is not finite.
-    """
-    for name in ("sigma", "latent", "similarity", *components):
-        check(np.isfinite(rows[name]).all(), "dataset", name, "a column of finite numbers in every row")
-    order: dict[tuple[str, float, bool], list[int]] = {}
-    for i, key in enumerate(zip(rows["prompt"], rows["sigma"], rows["first"], strict=True)):
-        order.setdefault((str(key[0]), float(key[1]), bool(key[2])), []).append(i)
-    chosen = []
-    for (prompt, sigma, _), members in order.items():
-        draw = np.random.default_rng(int.from_bytes(digest("group", seed, prompt, sigma)[:8], "big"))
-        mixed = draw.permutation(members)
-        chosen += [mixed[i : i + size] for i in range(0, len(mixed) - size + 1, size)]
-    index = np.array(chosen, dtype=np.int64).reshape(len(chosen), size)
-    return {
-        "prompt": rows["prompt"][index[:, 0]],
-        "sigma": rows["sigma"][index[:, 0]],
-        "first": rows["first"][index[:, 0]],
-        "latent": rows["latent"][index],
-        "similarity": rows["similarity"][index],
-        "grades": np.stack([rows[c] for c in components], -1)[index],
-    }
 
 
 # -- the loop of a worker --------------------------------------------------------------------------------------------

@@ -1,10 +1,42 @@
-"""Pairs of rollouts of one caption: how often a reward says rightly which became the better video."""
+"""Rollouts of one caption: groups of them to train on, and how often a reward says rightly which became the better one.
+
+Ray Data's workers import this file alone, so it knows no torch.
+"""
 
 from collections.abc import Sequence
 
 import numpy as np
 
+from raysearch.digests import digest
+from raysearch.errors import check
+
 MARGIN = 0.1  # grades that are closer than this are a tie
+
+
+def grouped(rows: dict[str, np.ndarray], *, size: int, components: Sequence[str], seed: int) -> dict[str, np.ndarray]:
+    """Rows of whole captions -> a row for each `size` of them that share caption and noise level; the rest is left.
+
+    Raises ConfigError where a number is not finite.
+    """
+    for name in ("sigma", "latent", "similarity", *components):
+        check(np.isfinite(rows[name]).all(), "dataset", name, "a column of finite numbers in every row")
+    order: dict[tuple[str, float, bool], list[int]] = {}
+    for i, key in enumerate(zip(rows["prompt"], rows["sigma"], rows["first"], strict=True)):
+        order.setdefault((str(key[0]), float(key[1]), bool(key[2])), []).append(i)
+    chosen = []
+    for (prompt, sigma, _), members in order.items():
+        draw = np.random.default_rng(int.from_bytes(digest("group", seed, prompt, sigma)[:8], "big"))
+        mixed = draw.permutation(members)
+        chosen += [mixed[i : i + size] for i in range(0, len(mixed) - size + 1, size)]
+    index = np.array(chosen, dtype=np.int64).reshape(len(chosen), size)
+    return {
+        "prompt": rows["prompt"][index[:, 0]],
+        "sigma": rows["sigma"][index[:, 0]],
+        "first": rows["first"][index[:, 0]],
+        "latent": rows["latent"][index],
+        "similarity": rows["similarity"][index],
+        "grades": np.stack([rows[c] for c in components], -1)[index],
+    }
 
 
 def ordered(scores: np.ndarray, grades: np.ndarray, *, margin: float = MARGIN) -> tuple[np.ndarray, np.ndarray]:
