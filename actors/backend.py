@@ -119,7 +119,7 @@ def check_queue(long: Long, arm: Arm, search: Reward | None, per_frame: bool, cl
     n, partitions, stride = arm.sampler.num_steps, long.fifo.partitions, long.fifo.stride
     where = f"with long.fifo (arm {arm.name})"
     check(per_frame, "long.fifo", "given", "left out: this model takes no noise level for each frame")
-    single = f"one of {', '.join(SINGLE)} {where}: frames of a queue have no history of steps"
+    single = f"one of {', '.join(s for s in SINGLE if s not in VP)} {where}: frames of a queue have no history of steps"
     check(arm.sampler.name in SINGLE, "sampler.name", arm.sampler.name, single)
     fits = partitions >= 1 and n % partitions == 0 and n // partitions <= clip
     allowed = f"a divisor of sampler.num_steps={n}, the frames of the queue, and at least {-(-n // clip)}: a partition "
@@ -127,7 +127,8 @@ def check_queue(long: Long, arm: Arm, search: Reward | None, per_frame: bool, cl
     most = clip - long.prefix
     check(1 <= stride <= most, "long.fifo.stride", stride, f"in 1..{most}, the latent frames that a chunk adds")
     seen = search is None or search.preview
-    check(seen, "rewards.search.name", search.key if search else "", f"a reward of previews {where}: levels differ")
+    name = arm.rewards.search["name"] if arm.rewards.search else ""
+    check(seen, "rewards.search.name", name, f"a reward of previews {where}: levels differ")
 
 
 def check_devices(config: Config) -> None:

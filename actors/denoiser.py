@@ -312,6 +312,8 @@ class Denoiser:
 
     def _result(self, slot: Slot) -> tuple[dict[str, Any], dict[str, Any]]:
         payload = slot.payload()
+        if not np.isfinite(payload["latent"]).all():
+            raise FloatingPointError(f"the latent is not finite after step {slot.step} of {slot.sampler.num_steps}")
         nfe = slot.evaluations * slot.sampler.nfe_per_step
         return {"nfe": nfe, "seconds": slot.seconds, "nbytes": _nbytes(payload)}, payload
 

@@ -26,7 +26,8 @@ async def search(
 
     A noise is judged by its x0 estimate after m evaluations, or by its finished chunk where m is sampler.num_steps.
     Proposals are drawn from four kinds with `weights`: fresh; frequency mixing (`cutoff`, over `dims` 2 or 3 axes);
-    inversion of the chunk before (`ode`, or `forward`, its plain noising); and others nearer than `delta` to that, in
+    inversion of the chunk before (`ode`, or `forward`, the released code's plain noising, which on a flow's grid keeps
+    nothing of it); and others nearer than `delta` to that, in
     lengths of it. The first chunk's are fresh. Of the k videos the one with the best finished chunks wins.
     """
     at_least(1, k=k, n=n, m=m)
@@ -35,8 +36,8 @@ async def search(
     if ctx.long.queue is not None:
         check(m <= ctx.long.queue.stride, "policy.m", m, f"at most long.fifo.stride={ctx.long.queue.stride}")
     check(len(weights) == 4, "policy.weights", weights, "a list of four weights")
-    check(sum(weights) > 0, "policy.weights", weights, "such that one of the four kinds has a weight above 0")
-    check(0 < cutoff <= 1, "policy.cutoff", cutoff, "above 0 and at most 1")
+    check(max(weights) > 0, "policy.weights", weights, "such that one of the four kinds has a weight above 0")
+    check(0.01 <= cutoff <= 1, "policy.cutoff", cutoff, "in 0.01..1, of the highest frequency")
     check(dims in (2, 3), "policy.dims", dims, "2 (space) or 3 (space and time)")
     check(delta < sqrt(2), "policy.delta", delta, "below 1.414, the distance of unrelated noises")
 
@@ -52,19 +53,21 @@ async def search(
             eps += [a3][:inverted] + a4
         return eps
 
-    last = ctx.num_steps if m == ctx.num_steps else m - 1
+    last = ctx.num_steps if m == ctx.num_steps and ctx.long.queue is None else m - 1
     eps = ctx.noise(k * n)
     while True:
         r = await ctx.score(ctx.denoise(eps, until=last))
         beams = ctx.denoise([eps[i] for i in top(r, k)])
-        if beams[0].part + 1 == ctx.long.parts:
+        if beams[0].part == ctx.long.choices:
             break
         eps = [y for v in beams for y in proposals(v)]
+    beams = ctx.complete(beams)
     return beams[top(await ctx.rate(beams), 1)[0]]
 
 
 def shares(n: int, weights: tuple[float, ...]) -> list[int]:
     """n split in proportion to weights, by largest remainders, ties to the first."""
+    weights = tuple(w / max(weights) for w in weights)  # whose sum is finite
     exact = [n * w / sum(weights) for w in weights]
     parts = [int(x) for x in exact]
     for i in sorted(range(len(weights)), key=lambda i: parts[i] - exact[i])[: n - sum(parts)]:

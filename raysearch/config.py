@@ -33,6 +33,7 @@ INTERPOLANTS = ("linear", "vp")
 PLAIN = {"name": "single"}  # the policy of a config that names none
 DTYPES = ("float32", "bfloat16", "float16")
 MOST_STEPS = 10_000
+MOST_CHUNKS = 1000  # a dry run asks each one's questions
 BACKENDS = ("ray", "local")
 RESUME = ("never", "auto", "require")
 SHARD_MODES = ("context", "fsdp", "guidance", "context+guidance")
@@ -272,7 +273,7 @@ def _check_values(c: Config) -> None:
     check(len(c.seeds) > 0, "seeds", c.seeds, "a list of at least one integer")
     check(len(set(c.seeds)) == len(c.seeds), "seeds", c.seeds, "without repetition")
     check(all(0 <= s < 2**63 for s in c.seeds), "seeds", c.seeds, "in 0..2^63-1")
-    check(c.long.chunks >= 1, "long.chunks", c.long.chunks, "at least 1")
+    check(1 <= c.long.chunks <= MOST_CHUNKS, "long.chunks", c.long.chunks, f"in 1..{MOST_CHUNKS}")
     check(c.long.prefix >= 1, "long.prefix", c.long.prefix, "at least 1")
     check(c.long.fifo is None or c.long.chunks > 1, "long.fifo", "given", "left out with long.chunks=1")
     check(c.collect is None or c.long.chunks == 1, "long.chunks", c.long.chunks, "1 with collect")

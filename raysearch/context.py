@@ -62,8 +62,9 @@ class History:
         return max(self.last.values(), key=lambda r: (r[1].part, r[1].reward, -r[0]))[1] if self.last else None
 
     def reward_of(self, x: Candidate) -> float | None:
-        """The last reward of a candidate's trajectory."""
-        return self.last[x.trajectory][1].reward if x.trajectory in self.last else None
+        """The last reward of a candidate's trajectory; of a long video the mean over the parts that show it."""
+        found = [self.last[c.trajectory][1].reward for c in x.parts if c.shows and c.trajectory in self.last]
+        return float(np.mean(found)) if found else None
 
 
 @dataclass(frozen=True)
@@ -260,7 +261,7 @@ class Context:
         What it finds is to be rebased to this sampler: the cost of that is what its budget holds back.
         """
         self._quiet("draft")
-        check(self.long.queue is None, "long.fifo", "given", "left out with a policy that drafts")
+        check(self.long.parts == 1, "long.chunks", "above 1", "1 with a policy that drafts")
         assert self._at_steps is not None
         check(1 <= steps <= self.num_steps, "the steps of a draft", steps, f"in 1..{self.num_steps}")
         key = (*self._rng_key, "draft", steps)
@@ -307,7 +308,7 @@ class Context:
     async def rate(self, xs: Sequence[Candidate]) -> np.ndarray:
         """The mean reward of the chunks of each finished video, float64, (len(xs),).
 
-        Of a queue those are the latest clean frames, whenever it has moved on by a chunk.
+        Of a queue those are the latest clean frames, whenever a chunk has come out.
         """
         chunks = [[c for c in x.parts if c.shows] for x in xs]
         r = iter(await self.score([c for kept in chunks for c in kept]))

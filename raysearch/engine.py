@@ -300,7 +300,7 @@ class Engine:
             return base
         ref, nbytes, seconds = found
         self.store.put(x, Entry(ref, nbytes, "", False, seconds[0]))
-        for c, making in zip(x.stretch, seconds, strict=True):
+        for c, making in zip((x, *x.unseen), seconds, strict=True):
             self._making.keep(c.trajectory, making)
         return x.step
 
@@ -337,7 +337,11 @@ class Engine:
                 needs = base is None and x.origin.needs_velocity
                 state = self._stored(source, needs) or await self.latent(source, needs, spent)
                 if self._spill is not None and base is None and isinstance(x.origin, Extend | Slide):
-                    await self._spilled(source, state, spent)
+                    try:
+                        await self._spilled(source, state, spent)
+                    except (InputLost, ReplicaDied):  # lost with its node
+                        self._lost((source,))
+                        continue
             arguments: dict[str, Any] = {
                 "sampler": x.sampler,
                 "origin": _start(x) if base is None else None,
@@ -374,10 +378,14 @@ class Engine:
         """Have a part that others go on from, and its seconds and those of the parts that it shows, on disk."""
         assert self._spill is not None
         if x.kept and self._spill.claim(x):
-            payload = await self._fetch(entry.ref)
-            seconds = [self._making.get(c.trajectory, 0.0) for c in x.stretch]
-            self._spill.write(x, payload, seconds)
-            spent.spilled.append(x.identity)
+            try:
+                payload = await self._fetch(entry.ref)
+            except BaseException:
+                self._spill.drop([x.identity])
+                raise
+            seconds = [self._making.get(c.trajectory, 0.0) for c in (x, *x.unseen)]
+            if self._spill.write(x, payload, seconds):
+                spent.spilled.append(x.identity)
 
     def forget(self, spent: Spent) -> None:
         """The search has ended: nothing of it is to be gone on from."""

@@ -37,7 +37,7 @@ class Long:
         if self.fifo is None:
             return Course(self.chunks, self.prefix, self.anew)
         queue = Queue(levels, self.fifo.partitions, self.fifo.stride, clip, self.prefix, self.chunks)
-        return Course(1 + queue.slides, self.prefix, False, queue)
+        return Course(1 + queue.slides + queue.drains, self.prefix, False, queue)
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,8 @@ class Window:
 class Queue:
     """Frame a of a video enters after `a - clip` iterations and is clean `num_steps` later; those of `clip` begin so.
 
-    No frame enters after the video's last one, and the queue runs empty.
+    Its parts are slides of `stride` iterations, before each of which a search may choose noise, until the video's last
+    frame has entered; then the queue runs empty, in parts that each end with a chunk.
     """
 
     levels: tuple[float, ...]  # from noise to clean, num_steps + 1
@@ -74,22 +75,41 @@ class Queue:
         return self.clip + (self.chunks - 1) * (self.clip - self.prefix)
 
     @property
+    def chunk(self) -> int:
+        """The frames that a chunk adds."""
+        return self.clip - self.prefix
+
+    @property
     def slides(self) -> int:
+        """The parts that begin with a choice."""
         return -(-(self.frames - self.clip) // self.stride)
 
+    @property
+    def drains(self) -> int:
+        """The parts after them."""
+        return max(-(-(self._last - self.slides * self.stride) // self.chunk), 0)
+
+    @property
+    def _last(self) -> int:
+        """The iterations until all frames are clean."""
+        return self.frames - self.clip + self.num_steps - 1
+
+    def ends(self, part: int) -> int:
+        """The iterations until a part is finished; parts count from the clip's, 0."""
+        if part <= self.slides:
+            return min(part * self.stride, self._last)
+        return self._last - (self.slides + self.drains - part) * self.chunk
+
     def begins(self, part: int) -> int:
-        """The iterations before a slide; parts count from the clip's, 0."""
-        return (part - 1) * self.stride
+        return self.ends(part - 1)
 
     def iterations(self, part: int) -> int:
-        """Of a slide; the last one goes on until all frames are clean."""
-        if part < self.slides:
-            return self.stride
-        return self.frames - self.clip + self.num_steps - 1 - self.begins(part)
+        return self.ends(part) - self.begins(part)
 
     def kept(self, part: int) -> bool:
-        """Whether a part holds all that came out since the last one that does: one a chunk, and the last."""
-        return part % max((self.clip - self.prefix) // self.stride, 1) == 0 or part == self.slides
+        """Whether a part holds all that came out since the last one that does: whenever a chunk has, and the last."""
+        before, after = ((i - self.num_steps + 1) // self.chunk for i in (self.begins(part), self.ends(part)))
+        return after > before or part == self.slides + self.drains
 
     def clean(self, i: int) -> int:
         """How many of the video's frames are, after i iterations."""
@@ -105,7 +125,7 @@ class Queue:
 
     def caption(self, frame: int) -> int:
         """The chunk that a frame would be of, chunk by chunk."""
-        return 0 if frame < self.clip else 1 + (frame - self.clip) // (self.clip - self.prefix)
+        return 0 if frame < self.clip else 1 + (frame - self.clip) // self.chunk
 
     def windows(self, i: int) -> list[Window]:
         """Of iteration i, the one with the queue's tail first. All are `clip` frames long."""
@@ -129,6 +149,11 @@ class Course:
     prefix: int = 1
     anew: bool = True
     queue: Queue | None = None
+
+    @property
+    def choices(self) -> int:
+        """The last part whose noise is a choice."""
+        return self.parts - 1 if self.queue is None else self.queue.slides
 
     def after(self, part: int, num_steps: int) -> int:
         """The evaluations of all parts after one, with a clip's number of steps."""

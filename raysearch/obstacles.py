@@ -18,7 +18,7 @@ from typing import Any
 from raysearch.digests import digest
 from raysearch.engine import Reward
 from raysearch.errors import check
-from raysearch.media import check_picture, check_video
+from raysearch.media import check_picture, check_video, is_file
 from raysearch.origins import Noise, Obstacle, Recording, Space
 from raysearch.recipe import Candidate, Prompt, Sampler
 from raysearch.signature import bind
@@ -102,7 +102,7 @@ def _checked(block: Any, key: str) -> dict[str, Any]:
         check(arguments["n"] >= 1, f"{key}.n", arguments["n"], "at least 1")
         check(0 <= arguments["seed"] < 2**63, f"{key}.seed", arguments["seed"], "in 0..2^63-1")
     elif kind != "reward":
-        check(what.is_file(), f"{key}.{kind}", str(what), "an existing file")
+        check(is_file(what), f"{key}.{kind}", str(what), "an existing file")
         if kind == "image":
             check_picture(f"{key}.image", str(what), what)
         else:

@@ -7,7 +7,7 @@ from typing import Any
 
 from raysearch.config import Config
 from raysearch.errors import ConfigError, check
-from raysearch.media import check_picture
+from raysearch.media import check_picture, is_file
 from raysearch.recipe import Prompt
 from raysearch.signature import unknown_key
 
@@ -27,7 +27,7 @@ def read(prompts: list[Any] | None, prompts_file: str | None) -> list[Prompt]:
         entries, folder, where = list(prompts), Path(), "prompts"
     else:
         path = Path(str(prompts_file))
-        check(path.is_file(), "prompts_file", str(path), "an existing file")
+        check(is_file(path), "prompts_file", str(path), "an existing file")
         try:
             lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").split("\n")]
         except UnicodeDecodeError as error:
@@ -49,7 +49,7 @@ def check_captions(found: list[Prompt], chunks: int) -> None:
     for i, p in enumerate(found):
         given = 1 + len(p.later)
         fits = given == 1 or given >= chunks
-        check(fits, f"prompts[{i}]", p.title, f"one caption, or {chunks}: one for each chunk (long.chunks)")
+        check(fits, f"prompts[{i}]", p.title, f"one caption, or at least {chunks}: one for each chunk (long.chunks)")
 
 
 def check_images(found: list[Prompt], images: str) -> None:
@@ -83,7 +83,7 @@ def _prompt(entry: Any, folder: Path, key: str) -> Prompt:
     text, *later = (t.strip() for t in texts)
     if image is None:
         return Prompt(text, later=tuple(later))
-    check(isinstance(image, str) and (folder / image).is_file(), f"{key}.image", image, "an existing image file")
+    check(isinstance(image, str) and is_file(folder / image), f"{key}.image", image, "an existing image file")
     path = folder / image
     check_picture(f"{key}.image", image, path)
     return Prompt(text, str(path), blake2b(path.read_bytes(), digest_size=16).digest(), tuple(later))

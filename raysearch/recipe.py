@@ -107,7 +107,8 @@ class Candidate:
     """`origin`, denoised under `sampler` and `prompt` until `step` solver steps of the grid are done.
 
     In a long video, `part` counts those before it, `link` is the origin that began this one, and `opening` the finished
-    first one; both are None in that itself. `chunk` says which of the prompt's captions it goes by.
+    first one; both are None in that itself. `chunk` says which of the prompt's captions it goes by: in a
+    queue the tail's window, or, when it is finished, the latest clean frames.
     """
 
     prompt: Prompt
@@ -131,7 +132,7 @@ class Candidate:
             return known
         new = super().__new__(cls)
         values = (prompt, sampler, origin, step, digest(origin.lineage, step), identity, trajectory)
-        for f, value in zip(fields(cls), (*values, *_place(origin, sampler)), strict=True):
+        for f, value in zip(fields(cls), (*values, *_place(origin, sampler, step)), strict=True):
             object.__setattr__(new, f.name, value)
         _candidates[identity] = new
         return new
@@ -191,11 +192,6 @@ class Candidate:
         return self.before.back(lambda c: c.shows) if self.before else []
 
     @property
-    def stretch(self) -> "list[Candidate]":
-        """Itself and the parts since the last that is kept, the latest first."""
-        return self.back(lambda c: c.kept)
-
-    @property
     def shows(self) -> bool:
         """Whether it is one of the parts that hold a video's frames."""
         q = self.sampler.queue
@@ -229,16 +225,18 @@ class Candidate:
             c = c.parent
 
 
-def _place(origin: Origin, sampler: Sampler) -> "tuple[int, int, Extend | Slide | None, Candidate | None]":
+def _place(origin: Origin, sampler: Sampler, step: int) -> "tuple[int, int, Extend | Slide | None, Candidate | None]":
     """In a long video: the part, its chunk, its link to the part before it, and the first one."""
     parent = origin.parent
     if parent is None:
         return 0, 0, None, None
-    if not isinstance(origin, Extend | Slide):
-        return parent.part, parent.chunk, parent.link, parent.opening
-    part, queue = parent.part + 1, sampler.queue
-    chunk = parent.chunk + 1 if queue is None else queue.caption(queue.entered(queue.begins(part)) - 1)
-    return part, chunk, origin, parent.opening or parent
+    part, chunk, link, opening = parent.part, parent.chunk, parent.link, parent.opening
+    if isinstance(origin, Extend | Slide):
+        part, chunk, link, opening = part + 1, chunk + 1, origin, opening or parent
+    if (q := sampler.queue) is not None:
+        i = q.begins(part) + step
+        chunk = q.caption(q.clean(i) - 1) if step == sampler.num_steps else q.windows(i)[0].caption
+    return part, chunk, link, opening
 
 
 # Recipes are pure values, so sharing equal ones can be seen by nobody; the table holds them weakly.

@@ -1,13 +1,14 @@
 """Parts of long videos on disk, by identity: a cache, so that what was killed late does not begin at the first frame.
 
-Numbers and arrays in numpy's .npz, read without pickle.
+Numbers and arrays in numpy's .npz, read without pickle, after a digest of their bytes: what is not whole is not there.
 """
 
 import io
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 
@@ -16,6 +17,7 @@ from raysearch.recipe import Candidate
 from raysearch.results import write
 
 SPILL = "spill"  # the folder in a run's directory
+SUM = 16  # bytes of a digest
 
 
 class Spill:
@@ -25,7 +27,7 @@ class Spill:
         self._claimed: set[Digest] = set()
 
     def _file(self, identity: Digest) -> Path:
-        return self._folder / f"{identity.hex()}.npz"
+        return self._folder / f"{identity.hex()}.part"
 
     def __contains__(self, x: Candidate) -> bool:
         return x.finished and self._file(x.identity).is_file()
@@ -37,29 +39,39 @@ class Spill:
         self._claimed.add(x.identity)
         return True
 
-    def write(self, x: Candidate, payload: dict[str, Any], seconds: Sequence[float]) -> None:
-        """`seconds` are those of the trajectories of its stretch."""
+    def write(self, x: Candidate, payload: dict[str, Any], seconds: Sequence[float]) -> bool:
+        """`seconds` are those of its trajectory and of those before it that do not show. False without room on disk."""
         buffer = io.BytesIO()
         plain = {k: v for k, v in payload.items() if not isinstance(v, tuple)}  # what it saw of a picture is over
         arrays = {f"of_{k}": np.frombuffer(v, np.uint8) if isinstance(v, bytes) else v for k, v in plain.items()}
         np.savez(buffer, allow_pickle=False, seconds=np.array(seconds), **arrays)
-        self._folder.mkdir(exist_ok=True)
-        write(self._file(x.identity), buffer.getvalue())
+        content = buffer.getvalue()
+        try:
+            write(self._file(x.identity), _sum(content) + content)
+        except OSError:  # a cache: the search goes on without
+            self.drop([x.identity])
+            return False
+        return True
 
     def read(self, x: Candidate) -> tuple[Any, int, list[float]] | None:
         """A reference, its size, and the seconds; None if it cannot be read."""
         try:
-            with np.load(io.BytesIO(self._file(x.identity).read_bytes()), allow_pickle=False) as arrays:
-                payload = {k.removeprefix("of_"): arrays[k] for k in arrays.files if k != "seconds"}
-                seconds = arrays["seconds"].tolist()
-        except (OSError, ValueError, KeyError, BadZipFile):
+            found = self._file(x.identity).read_bytes()
+        except OSError:
+            found = b""
+        content = found[SUM:]
+        if not content or _sum(content) != found[:SUM]:
             self.drop([x.identity])
             return None
+        with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+            payload = {k.removeprefix("of_"): arrays[k] for k in arrays.files if k != "seconds"}
+            seconds = arrays["seconds"].tolist()
         return self._put(payload), sum(v.nbytes for v in payload.values()), seconds
 
     def drop(self, identities: Iterable[Digest]) -> None:
         for identity in identities:
-            self._file(identity).unlink(missing_ok=True)
+            with suppress(OSError):
+                self._file(identity).unlink()
             self._claimed.discard(identity)
 
     def close(self) -> None:
@@ -68,3 +80,7 @@ class Spill:
             for file in self._folder.iterdir():
                 file.unlink()
             self._folder.rmdir()
+
+
+def _sum(content: bytes) -> bytes:
+    return blake2b(content, digest_size=SUM).digest()

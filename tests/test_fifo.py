@@ -19,10 +19,10 @@ from actors.backend import Backend
 from actors.models import wan
 from raysearch import journal
 from raysearch.digests import digest, noise_key
-from raysearch.errors import ConfigError
+from raysearch.errors import ConfigError, InputLost
 from raysearch.long import Queue, Window
 from raysearch.origins import Noise, Slide
-from raysearch.recipe import Candidate, Prompt, denoise
+from raysearch.recipe import Candidate, Prompt, denoise, invert
 from raysearch.session import Session
 from raysearch.spill import Spill
 from raysearch.testing import FakeFleet, fake_sampler
@@ -60,23 +60,23 @@ WINDOWS = [  # of each iteration: partitions of 2, the tail's first, each with w
 
 
 def test_the_queue_by_hand():
-    assert (SMALL.num_steps, SMALL.frames, SMALL.slides) == (4, 7, 4)
+    assert (SMALL.num_steps, SMALL.frames, SMALL.slides, SMALL.drains) == (4, 7, 4, 2)
     for i, steps in enumerate(STEPS):
         assert [SMALL.done(a, i) for a in range(7)] == [4, 4, 4, *steps]
         assert SMALL.clean(i) == 3 + steps.count(4)
     assert [SMALL.entered(i) for i in range(7)] == [4, 5, 6, 7, 7, 7, 7]
     assert [SMALL.windows(i) for i in range(8)] == [*WINDOWS, []]
     assert [SMALL.caption(a) for a in range(7)] == [0, 0, 0, 1, 1, 2, 2]
-    assert [SMALL.iterations(p) for p in (1, 2, 3, 4)] == [1, 1, 1, 4]  # the last slide empties it
-    assert [SMALL.begins(p) for p in (1, 2, 3, 4)] == [0, 1, 2, 3]
-    assert [SMALL.kept(p) for p in (1, 2, 3, 4)] == [False, True, False, True]
+    assert [SMALL.iterations(p) for p in range(1, 7)] == [1, 1, 1, 1, 1, 2]  # the last two empty it, chunk by chunk
+    assert [SMALL.begins(p) for p in range(1, 7)] == [0, 1, 2, 3, 4, 5]
+    assert [SMALL.kept(p) for p in range(1, 7)] == [True, False, True, False, True, True]
 
 
 @pytest.mark.parametrize(("steps", "partitions", "stride", "chunks"), [(20, 10, 1, 4), (20, 4, 3, 7), (64, 16, 4, 3)])
 def test_every_frame_takes_every_step_once_and_in_order(steps, partitions, stride, chunks):
     q = Queue(tuple(1 - i / steps for i in range(steps + 1)), partitions, stride, 5, 1, chunks)
     done = np.array([steps] * 5 + [0] * (q.frames - 5))
-    last = q.begins(q.slides) + q.iterations(q.slides)
+    last = q.ends(q.slides + q.drains)
     for i in range(last):
         for w in q.windows(i):
             assert w.last - w.first == 5 and 0 <= w.first <= w.new
@@ -105,15 +105,17 @@ def slides(n: int, prompt: Prompt = Prompt("a"), ordinal: int = 0) -> list[Candi
 
 def test_a_slide_knows_its_place():
     prompt = Prompt("a", later=("b", "c"))
-    clip, *found = slides(4, prompt)
+    clip, *found = slides(6, prompt)
     assert [(x.part, x.before, x.opening) for x in found[:2]] == [(1, clip, clip), (2, found[0], clip)]
-    assert [x.text for x in found] == ["b", "b", "c", "c"]
-    assert [x.captions for x in found] == [(1,), (1,), (1, 2), (1, 2)]
-    assert [x.kept for x in found] == [False, True, False, True]
-    assert [x.shows for x in found] == [False, False, False, True]  # nothing has come out yet but at the end
-    assert [x.stretch for x in found] == [[found[0]], [found[1], found[0]], [found[2]], [found[3], found[2]]]
+    assert [Candidate(prompt, x.sampler, x.origin).text for x in found] == ["b", "b", "c", "c", "c", "c"]  # the tail's
+    assert [x.text for x in found] == ["a", "a", "a", "b", "b", "c"]  # the latest clean frames'
+    assert [x.captions for x in found] == [(1,), (1,), (1, 2), (1, 2), (2,), (2,)]
+    assert [x.kept for x in found] == [True, False, True, False, True, True]
+    assert [x.shows for x in found] == [False, False, False, False, True, True]  # frames come out with the fifth
+    assert found[4].unseen == found[3::-1] and found[5].unseen == found[4::-1]
+    assert invert(found[4], 1.0).text == "b"
     assert found[3].sampler.whole == clip.sampler
-    assert found[3].parts == [clip, *found]
+    assert found[5].parts == [clip, *found]
 
 
 def test_slides_differ_by_what_enters_and_share_noise_over_prompts():
@@ -126,7 +128,7 @@ def test_slides_differ_by_what_enters_and_share_noise_over_prompts():
 
 def test_a_queue_of_another_shape_is_another_sampler():
     base = fake_sampler(4)
-    samplers = [base, base.of_queue(SMALL, 1), base.of_queue(replace(SMALL, partitions=4), 1), base.of_queue(SMALL, 4)]
+    samplers = [base, base.of_queue(SMALL, 1), base.of_queue(replace(SMALL, partitions=4), 1), base.of_queue(SMALL, 6)]
     assert len({s.identity for s in samplers}) == 4
 
 
@@ -216,11 +218,12 @@ def test_a_kill_near_the_end_does_not_replay_the_whole_video(tmp_path, monkeypat
         run(tmp_path / "killed", fleet, arms=arms, prompts=["a"], long=long)
     assert caught.group_contains(Killed)
     kept = sorted((tmp_path / "killed" / "spill").iterdir())
-    assert len(kept) == 1 + 4  # the clip, and whenever the queue had moved on by a chunk but at the end
+    assert len(kept) == 1 + 7  # the clip, and whenever the queue had moved on by a chunk but at the end
     rows, progress = run(tmp_path / "killed", resume="require", arms=arms, prompts=["a"], long=long)
     assert same(rows) == same(expected)
     assert rows[0]["nfe"] == expected[0]["nfe"] == whole
-    left = sum(windows(long)[16:])  # the last four slides, and the queue runs empty
+    assert rows[0]["replica_seconds"] == expected[0]["replica_seconds"]
+    left = sum(windows(long)[25:])  # of 29 iterations
     assert progress.engine.nfe == 2 * left
     assert not (tmp_path / "killed" / "spill").exists()
 
@@ -233,9 +236,53 @@ def test_what_cannot_be_read_from_disk_is_made_again(tmp_path):
     payload, size, seconds = Spill(tmp_path / "spill", dict).read(x)
     assert (payload["latent"].tolist(), size, seconds) == ([1, 1, 1], 24, [2.0, 1.0])
     (file,) = (tmp_path / "spill").iterdir()
-    file.write_bytes(file.read_bytes()[:-9])
-    assert spill.read(x) is None
-    assert x not in spill
+    whole = file.read_bytes()
+    for damaged in (b"", whole[:9], whole[:-9], whole[:99] + bytes([whole[99] ^ 1]) + whole[100:]):
+        file.write_bytes(damaged)
+        assert x in spill and spill.read(x) is None
+        assert x not in spill
+
+
+def test_what_does_not_fit_on_the_disk_is_done_without(tmp_path, monkeypatch):
+    expected, _ = run(tmp_path / "whole", arms=ARMS, prompts=["a"], long=FIFO)
+
+    def full(path, content):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("raysearch.spill.write", full)
+    rows, _ = run(tmp_path / "run", arms=ARMS, prompts=["a"], long=FIFO)
+    assert same(rows) == same(expected)
+
+
+def test_a_part_that_is_lost_before_it_is_on_disk_is_made_again(tmp_path, monkeypatch):
+    expected, _ = run(tmp_path / "whole", arms=ARMS, prompts=["a"], long=FIFO)
+    fleet, lost = FakeFleet(2, 2), []
+    fetch = fleet.fetch
+
+    async def gone(ref):
+        if len(lost) < 3:
+            lost.append(ref)
+            raise InputLost("the node died")
+        return await fetch(ref)
+
+    monkeypatch.setattr(fleet, "fetch", gone)
+    rows, progress = run(tmp_path / "run", fleet, arms=ARMS, prompts=["a"], long=FIFO)
+    assert same(rows) == same(expected) and progress.engine.recomputed == 3
+
+
+@pytest.mark.parametrize(("steps", "partitions", "chunks"), [(20, 10, 7), (12, 6, 7), (64, 16, 3)])
+def test_a_finished_video_is_rated_by_all_its_frames_each_chunk_under_its_caption(steps, partitions, chunks):
+    base = replace(fake_sampler(steps), sigmas=tuple(1 - i / steps for i in range(steps + 1)))
+    queue = Queue(base.sigmas, partitions, 1, 5, 1, chunks)
+    prompt = Prompt("0", later=tuple(str(i) for i in range(1, chunks)))
+    x = Candidate(prompt, base, Noise(7, 0), steps)
+    for part in range(1, 1 + queue.slides + queue.drains):
+        sampler = base.of_queue(queue, part)
+        x = Candidate(prompt, sampler, Slide(x, 0), sampler.num_steps)
+    shown = [c for c in x.parts if c.shows]
+    assert [c.text for c in shown] == [str(i) for i in range(chunks)]
+    clean = [5 if c.sampler.queue is None else queue.clean(c.iteration) for c in shown]
+    assert clean == [5 + 4 * i for i in range(chunks)]  # and of each the latest 5
 
 
 def test_nothing_old_stays_in_the_store(tmp_path):
@@ -253,10 +300,10 @@ def test_nothing_old_stays_in_the_store(tmp_path):
         (r"policy\.m: 2 is not allowed; it must be at most long\.fifo\.stride=1", {
             "policy": {"name": "scaling_noise", "m": 2}, "long": FIFO,
         }),
-        (r"long\.fifo: 'given' is not allowed; it must be left out with a policy that drafts", {
+        (r"long\.chunks: 'above 1' is not allowed; it must be 1 with a policy that drafts", {
             "policy": {"name": "draft_commit", "draft_steps": 4}, "long": FIFO,
         }),
-        (r"one caption, or 3: one for each chunk \(long.chunks\)", {"prompts": [["a", "b"]], "long": FIFO}),
+        (r"one caption, or at least 3: one for each chunk \(long.chunks\)", {"prompts": [["a", "b"]], "long": FIFO}),
     ],
 )  # fmt: skip
 def test_bad_input(tmp_path, message, values):
@@ -306,7 +353,7 @@ def by_hand(tiny, *, partitions: int = 4, stride: int = 1, seed: int = 5) -> tor
     queue = Queue(sigmas, partitions, stride, 3, 1, 3)
     c = Candidate(Prompt("any"), base, Noise(seed, 0), 8)
     frames, steps, size = list(x.split(1, 2)), [8, 8, 8], 8 // partitions
-    for part in range(1, queue.slides + 1):
+    for part in range(1, queue.slides + queue.drains + 1):
         c = Candidate(c.prompt, base.of_queue(queue, part), Slide(c, 0))
         for i in range(c.sampler.num_steps):
             if len(frames) < 7:
@@ -338,7 +385,7 @@ def test_a_video_is_what_the_plain_loop_makes(tiny, tmp_path, partitions, stride
     torch.testing.assert_close(latents, expected, atol=2e-4, rtol=1e-4)
     assert len(frames) == 9 + 2 * 8
     queue = Queue((1.0, *[0.5] * 7, 0.0), partitions, stride, 3, 1, 3)
-    last = queue.begins(queue.slides) + queue.iterations(queue.slides)
+    last = queue.ends(queue.slides + queue.drains)
     assert row["nfe"] == 2 * (8 + sum(len(queue.windows(i)) for i in range(last)))
 
 
@@ -383,7 +430,7 @@ def test_slots_change_nothing_but_rounding(tiny, tmp_path):
         (r"long\.fifo\.stride: 3 is not allowed; it must be in 1\.\.2", {
             "long": LONG | {"fifo": {"partitions": 4, "stride": 3}},
         }),
-        (r"sampler\.name: 'unipc' is not allowed; it must be one of euler, flow-sde, score-sde, ddim with long\.fifo", {
+        (r"sampler\.name: 'unipc' is not allowed; it must be one of euler, flow-sde, score-sde with long\.fifo", {
             "sampler": {"name": "unipc"},
         }),
     ],
@@ -391,15 +438,3 @@ def test_slots_change_nothing_but_rounding(tiny, tmp_path):
 def test_queues_that_cannot_be(tiny, tmp_path, message, values):
     with pytest.raises(ConfigError, match=message):
         Session(tiny_config(tiny, **({"sampler": EULER, "long": LONG} | values)), Backend(), run_dir=tmp_path / "run")
-
-
-def test_a_model_without_levels_for_frames_has_no_queue(tmp_path):
-    c = tiny_config(
-        "actors/assets/mixture",
-        model={"path": "actors/assets/mixture", "height": 1, "width": 1, "num_frames": 1},
-        sampler=EULER,
-        long={"chunks": 2, "prefix": 1, "fifo": {}},
-        rewards={"search": None},
-    )
-    with pytest.raises(ConfigError, match=r"long\.prefix|long\.fifo"):
-        Session(c, Backend(), run_dir=tmp_path / "run")

@@ -157,10 +157,13 @@ def test_a_budget_keeps_back_what_the_chunks_to_come_cost(tmp_path):
 @pytest.mark.parametrize(
     ("said", "values"),
     [
-        ("long.chunks: 0 is not allowed; it must be at least 1", {"long": {"chunks": 0}}),
+        ("long.chunks: 0 is not allowed; it must be in 1..1000", {"long": {"chunks": 0}}),
         ("long.prefix: 0 is not allowed; it must be at least 1", {"long": {"prefix": 0}}),
         ("long.chunks: 2 is not allowed; it must be 1 with collect", {"long": {"chunks": 2}, "collect": {}}),
-        (r"it must be one caption, or 4: one for each chunk \(long.chunks\)", {"prompts": [["a", "b"]], "long": LONG}),
+        (
+            r"it must be one caption, or at least 4: one for each chunk \(long.chunks\)",
+            {"prompts": [["a", "b"]], "long": LONG},
+        ),
         ("it must be a text that is not empty, or a list of them", {"prompts": [["a", ""]], "long": LONG}),
         ("policy.m: 11 is not allowed", {"policy": {"name": "scaling_noise", "m": 11}, "long": LONG}),
         ("policy.weights", {"policy": {"name": "scaling_noise", "weights": [0, 0, 0, 0]}, "long": LONG}),

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import safe_open
 from torch.nn import functional as F
 from transformers import AutoConfig, AutoModel
 
@@ -23,7 +24,11 @@ class _Vision:
 
     def __init__(self, path: Path | None) -> None:
         assert path is not None
-        self._model = AutoModel.from_pretrained(path, use_safetensors=True, local_files_only=True)
+        self._model, loading = AutoModel.from_pretrained(
+            path, use_safetensors=True, local_files_only=True, output_loading_info=True
+        )
+        missing = sorted(k for k in loading["missing_keys"] if "pooler" not in k)  # which is not looked at
+        check(not missing, "path", str(path), f"a folder whose weights are whole; these are missing: {missing[:3]}")
         self._model.eval().requires_grad_(False)
         given = path / "preprocessor_config.json"
         how: dict[str, Any] = json.loads(given.read_text()) if given.exists() else {}
@@ -46,8 +51,21 @@ class _Vision:
         except Exception as error:
             raise ConfigError.of("path", str(path), "a folder whose config.json transformers can read") from error
         check(kind in cls.kinds, "path", str(path), f"a model of type {' or '.join(cls.kinds)}, not {kind}")
+        try:
+            with safe_open(found[1], framework="pt") as weights:
+                weights.keys()
+        except Exception as error:
+            raise ConfigError.of("path", str(path), "a folder whose model.safetensors can be read") from error
         given = path / "preprocessor_config.json"
-        return [*found, given] if given.exists() else found
+        if not given.exists():
+            return found
+        try:
+            how = json.loads(given.read_text())
+            fits = all(len([float(x) for x in how.get(k, MEAN)]) == 3 for k in ("image_mean", "image_std"))
+        except (ValueError, TypeError, AttributeError):
+            fits = False
+        check(fits, "path", str(path), f"a folder whose {given.name} has image_mean and image_std of three numbers")
+        return [*found, given]
 
     def to(self, device: str) -> None:
         self._model.to(device)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import numpy as np
 
 from actors import features as kinds
+from raysearch.errors import check
 
 if TYPE_CHECKING:
     from actors.rewards import View
@@ -34,6 +35,10 @@ class Consistency:
     def files(*, features: str, path: Path | None, anchor: str) -> list[Path]:
         kind = kinds.find(features)
         return [Path(str(inspect.getsourcefile(kind))), *kind.files(path)]  # type: ignore[attr-defined,arg-type]
+
+    @staticmethod
+    def fits(shape: tuple[int, ...], text_dim: int | None, *, features: str, path: Path | None, anchor: str) -> None:
+        check(shape[2] > 1, "model.num_frames", 1, "that of a video: one frame is alike to no other")
 
     def to(self, device: str) -> None:
         self.features.to(device)

@@ -68,11 +68,11 @@ def main() -> None:
         print(f"ratio {peaks[1] / peaks[0]:.3f}")
         run = start(cut, args.more, args)
         near = 0.8 * ((args.more - 1) // 16 - 1)  # of the parts that are kept: the clip, and one a chunk but at the end
-        while run.poll() is None and len(list((cut / "spill").glob("*.npz"))) < near:
+        while run.poll() is None and len(list((cut / "spill").glob("*.part"))) < near:
             time.sleep(0.05)
         run.send_signal(signal.SIGKILL)
         run.wait()
-        kept = len(list((cut / "spill").glob("*.npz")))
+        kept = len(list((cut / "spill").glob("*.part")))
         finished(start(cut, args.more, args), cut)
         (row,) = pq.read_table(cut / "searches.parquet").to_pylist()
         same = np.array_equal(video(cut), video(many))
