@@ -205,11 +205,12 @@ def beam(judge: Judge, *, chunks: int = 3, num_steps: int = 10, seed: int = 0, *
 
 def test_k_beams_of_n_proposals_and_not_the_other_way_round():
     judge = Judge()
-    beam(judge, k=2, n=5)
+    winner = beam(judge, k=2, n=5)
     *looks, finished = judge.asked
     assert [len(xs) for xs in looks] == [10, 10, 10]
     assert [len({x.before for x in xs}) for xs in looks] == [1, 2, 2]
     assert len(finished) == 2 * 3
+    assert winner is finished[-1]  # whose chunks are the better ones
 
 
 def test_the_best_are_kept_always():

@@ -1,0 +1,156 @@
+"""ScalingNoise on a toy Wan: each kind of proposal as a tensor, what a queue's preview is, what the anchor is."""
+
+import asyncio
+
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import load_file
+from test_actors import PROMPT, leg_of
+from test_actors import config as tiny_config
+
+from actors import local, scorer, solvers
+from actors.backend import Backend
+from actors.models import wan
+from raysearch import config as configuration
+from raysearch.long import Queue
+from raysearch.session import Session
+
+EULER = {"name": "euler", "num_steps": 8, "guidance_scale": 3.0}
+
+
+def low(latent: np.ndarray, noise: np.ndarray, cutoff: float, axes: tuple[int, ...]) -> np.ndarray:
+    """Eq. 8 by numpy: the latent's frequencies times a Gaussian low-pass, the noise's times the rest."""
+    d2 = np.zeros(())
+    for axis in axes:
+        f = np.fft.fftfreq(noise.shape[axis]) / 0.5
+        d2 = d2 + (f**2).reshape([-1 if i == axis else 1 for i in range(noise.ndim)])
+    h = np.exp(-d2 / (2 * cutoff**2))
+    return np.fft.ifftn(np.fft.fftn(latent, axes=axes) * h + np.fft.fftn(noise, axes=axes) * (1 - h), axes=axes).real
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_frequencies_are_mixed_by_a_gaussian(dims):
+    x, e = (torch.randn(1, 2, 5, 8, 8, generator=torch.Generator().manual_seed(i)) for i in range(2))
+    mixed = solvers.frequency_mix(x, e, 0.4, dims)
+    np.testing.assert_allclose(mixed, low(x.numpy(), e.numpy(), 0.4, tuple(range(5 - dims, 5))), atol=1e-5)
+
+
+def noise(shape: tuple[int, ...], key: int) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(key))
+
+
+@pytest.fixture(scope="module")
+def denoiser(tiny):
+    c = tiny_config(tiny, sampler=EULER)
+    plan = Backend().prepare(c, configuration.arms(c))
+    encode = local.build("encoder", c, plan)
+    texts = [encode.encode_text({"what": (t, 40)})[1] for t in (PROMPT, "")]
+    worker = local.build("denoiser", c, plan)
+    yield worker, plan.arms[0].sampler, texts
+    worker.close()
+
+
+START, KEY = 3, 11  # keys of the noise that is given, and of the origin's own
+
+
+@pytest.mark.parametrize(
+    ("origin", "expected"),
+    [
+        ({"cutoff": 0.0, "start": False}, lambda last, e, given: e),
+        ({"cutoff": 0.25, "start": False}, lambda last, e, given: low(last, e, 0.25, (2, 3, 4))),
+        ({"cutoff": 0.0, "start": True}, lambda last, e, given: given),
+    ],
+    ids=["fresh", "mixed", "given"],
+)
+def test_the_noise_of_a_chunk(denoiser, origin, expected):
+    worker, sampler, texts = denoiser
+    before, given = noise((1, 4, 3, 8, 8), 1), noise((1, 4, 3, 8, 8), START)
+    how = {"kind": "extend", "key": KEY, "prefix": 1, "dims": 3} | origin
+    points = [{"latent": given.numpy()}] if origin["start"] else []
+    call = leg_of(sampler, 0, origin=how), ({"latent": before.numpy()}, *texts, None, *points)
+    payload = worker.submit(0, *call).result(timeout=60)[1]
+    made = expected(before.numpy(), noise((1, 4, 3, 8, 8), KEY).numpy(), given.numpy())
+    np.testing.assert_allclose(payload["latent"], made, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("origin", "expected"),
+    [
+        ({"cutoff": 0.0, "start": False}, lambda last, e, given: e),
+        ({"cutoff": 0.25, "start": False}, lambda last, e, given: low(last, e, 0.25, (2, 3, 4))),
+        ({"cutoff": 0.0, "start": True}, lambda last, e, given: given[:, :, -1:]),
+    ],
+    ids=["fresh", "mixed", "given"],
+)
+def test_the_noise_that_enters_a_queue(denoiser, origin, expected):
+    """The tail alone differs by it, and its last clean frame is what it is mixed with."""
+    worker, sampler, texts = denoiser
+    queue = Queue(sampler.sigmas, 4, 1, 3, 1, 3)
+    clean, waiting = noise((1, 4, 3, 8, 8), 1), noise((1, 4, 2, 8, 8), 2)
+    base = {"latent": clean.numpy(), "queue": waiting.numpy(), "out": clean[:, :, :0].numpy()}
+    how = {"kind": "slide", "key": KEY, "dims": 3, "carries": True} | origin
+    given = noise((1, 4, 3, 8, 8), START)
+    points = [{"latent": given.numpy()}] if origin["start"] else []
+    slide = leg_of(sampler.of_queue(queue, 3), 0, origin=how, velocity=True) | {"part": 3, "captions": (1, 2)}
+    payload = worker.submit(0, slide, (base, *texts, None, *points, *texts)).result(timeout=60)[1]
+    tail = expected(clean[:, :, -1:].numpy(), noise((1, 4, 1, 8, 8), KEY).numpy(), given.numpy())
+    assert np.array_equal(payload["latent"], clean) and np.array_equal(payload["queue"][:, :, :2], waiting)
+    np.testing.assert_allclose(payload["queue"][:, :, 2:], tail, atol=1e-5)
+
+    # Its x0 estimate: of the tail's window, each frame at its own level.
+    levels = torch.tensor([sampler.sigmas[i] for i in (2, 1, 0)]).view(1, 1, 3, 1, 1)
+    assert payload["levels"].tolist() == pytest.approx(levels.flatten().tolist())
+    seen = torch.tensor(np.concatenate([waiting, tail.astype(np.float32)], 2))
+    estimate = scorer.preview(payload, 1.0)
+    torch.testing.assert_close(estimate, seen - levels * torch.tensor(payload["velocity"]), atol=1e-5, rtol=0)
+
+    # A neighbour moves that frame alone, to its cosine.
+    how = {"kind": "neighbour", "key": 5, "cosine": 0.8, "from_step": 0}
+    near = leg_of(sampler.of_queue(queue, 3), 0, origin=how) | {"part": 3, "captions": (1, 2)}
+    moved = worker.submit(0, near, (payload, *texts, None, *texts)).result(timeout=60)[1]["queue"]
+    assert np.array_equal(moved[:, :, :2], waiting)
+    a, b = moved[:, :, 2].ravel().astype(float), payload["queue"][:, :, 2].ravel().astype(float)
+    assert a @ b / np.sqrt((a @ a) * (b @ b)) == pytest.approx(0.8, abs=1e-5)
+
+
+class Probe:
+    """Notes what it is shown."""
+
+    components = ("any",)
+    needs = "frames"
+    reads_earlier = True
+    views: list = []  # noqa: RUF012
+
+    def __call__(self, views):
+        self.views.extend(views)
+        return np.zeros((len(views), 1))
+
+
+@pytest.mark.parametrize("fifo", [None, {"partitions": 4}])
+def test_a_reward_sees_the_chunk_before_and_the_first_one(tiny, tmp_path, monkeypatch, fifo):
+    monkeypatch.setattr(Probe, "views", [])
+    captions = [PROMPT, "a blue square", "a green circle"]
+    probe = {"name": "test_proposals:Probe"}
+    long = {"chunks": 3, "prefix": 1} | ({"fifo": fifo} if fifo else {})
+    c = tiny_config(
+        tiny, sampler=EULER, long=long, prompts=[captions], seeds=[5],
+        policy={"name": "best_of_n", "n": 1}, rewards={"search": probe, "final": probe},
+    )  # fmt: skip
+    asyncio.run(Session(c, Backend(), run_dir=tmp_path).run())
+    asked, finished = Probe.views[:-3], Probe.views[-3:]
+    assert [v.prompt for v in finished] == [v.prompt for v in asked[-3:]] == captions
+    shown = [v.frames for v in finished]
+    for view, before in zip(finished[1:], shown, strict=False):
+        assert np.array_equal(view.before, before) and np.array_equal(view.opening, shown[0])
+    assert finished[0].before is None and finished[0].opening is None
+    # While searching, chunks are decoded alone.
+    (file,) = tmp_path.glob("latents/*.safetensors")
+    coder = wan.Autoencoder(tiny, dtype="float32", device="cpu")
+    alone = [coder.decode(torch.tensor(x)) for _, x in sorted(load_file(file).items())]
+    assert len(asked) == 3 and asked[0].before is None
+    for view, frames in zip(asked, alone, strict=True):
+        assert np.array_equal(view.frames, frames)
+        assert view is asked[0] or np.array_equal(view.opening, shown[0])
+    if fifo is None:
+        assert np.array_equal(asked[1].before, shown[0]) and np.array_equal(asked[2].before, shown[1])
