@@ -164,6 +164,21 @@ def test_fork_is_the_straight_run_bit_for_bit(tiny, tmp_path, name):
         w.close()
 
 
+def test_a_latent_that_is_not_finite_fails_its_search_alone(tiny, tmp_path, monkeypatch):
+    plain, calls = Denoiser._velocities, itertools.count()
+
+    def velocities(self, group):
+        found = plain(self, group)
+        return [v * torch.nan for v in found] if next(calls) == 3 else found
+
+    monkeypatch.setattr(Denoiser, "_velocities", velocities)
+    c = config(tiny, seeds=[0, 1], max_searches=1, rewards={"search": None})
+    asyncio.run(Session(c, Backend(), run_dir=tmp_path).run())
+    first, second = pq.read_table(tmp_path / "searches.parquet").to_pylist()
+    assert first["status"] == "failed" and "the latent is not finite after step 8 of 8" in first["reason"]
+    assert second["status"] == "done"
+
+
 def test_batched_slots_agree_with_one_by_one_to_a_tolerance(tiny, tmp_path):
     policy = {"name": "best_of_n", "n": 6}
     rewards = {"search": {"name": "tiny:LatentNorm"}}

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import CLIPConfig, CLIPModel, Dinov2Config, Dinov2Model, ViTConfig, ViTModel
 
 from actors import features, world
@@ -158,3 +159,27 @@ def test_mistakes_are_said_before_anything_loads(said, block):
 def test_another_kind_of_model_is_refused(tmp_path):
     with pytest.raises(ConfigError, match=r"path: .* a model of type vit or dinov2, not clip"):
         features.find("dino").files(save_vision(tmp_path, "clip"))
+
+
+def test_broken_weights_are_refused(tmp_path):
+    folder = save_vision(tmp_path, "vit")
+    build, weights = features.find("dino"), folder / "model.safetensors"
+    tensors, how = load_file(weights), folder / "preprocessor_config.json"
+    few = {k: v for k, v in tensors.items() if "attention" not in k}
+    save_file(few, weights)
+    build.files(folder)
+    with pytest.raises(ConfigError, match=r"path: .* whose weights are whole; these are missing: \['.*attention"):
+        build(folder)
+    weights.write_text("version https://git-lfs.github.com/spec/v1\n")
+    with pytest.raises(ConfigError, match=r"path: .* whose model.safetensors can be read"):
+        build.files(folder)
+    save_file(tensors, weights)
+    for broken in ("{", "[]", '{"image_mean": [0.5]}', '{"image_std": "one"}'):
+        how.write_text(broken)
+        with pytest.raises(ConfigError, match=r"path: .* image_mean and image_std of three numbers"):
+            build.files(folder)
+
+
+def test_one_frame_is_alike_to_no_other():
+    with pytest.raises(ConfigError, match=r"model.num_frames: 1 is not allowed; it must be that of a video"):
+        reward("rewards.search", {"name": "consistency"}, {}, (), (1, 8, 1, 8, 8))

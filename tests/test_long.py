@@ -167,6 +167,7 @@ def test_a_budget_keeps_back_what_the_chunks_to_come_cost(tmp_path):
         ("it must be a text that is not empty, or a list of them", {"prompts": [["a", ""]], "long": LONG}),
         ("policy.m: 11 is not allowed", {"policy": {"name": "scaling_noise", "m": 11}, "long": LONG}),
         ("policy.weights", {"policy": {"name": "scaling_noise", "weights": [0, 0, 0, 0]}, "long": LONG}),
+        ("policy.cutoff: 1e-200 is not allowed", {"policy": {"name": "scaling_noise", "cutoff": 1e-200}, "long": LONG}),
         ("policy.delta: 1.5 is not allowed", {"policy": {"name": "scaling_noise", "delta": 1.5}, "long": LONG}),
     ],
 )
@@ -252,6 +253,8 @@ def test_proposals_are_shared_out_by_their_weights():
     assert scaling_noise.shares(10, (1, 1, 1, 1)) == [3, 3, 2, 2]
     assert scaling_noise.shares(5, (0.5, 0.5, 0, 0)) == [3, 2, 0, 0]
     assert scaling_noise.shares(4, (0, 0, 0, 2)) == [0, 0, 0, 4]
+    assert scaling_noise.shares(4, (1e308, 1e308, 1e308, 1e308)) == [1, 1, 1, 1]
+    assert scaling_noise.shares(4, (1e-320, 1e308, 0, 0)) == [0, 4, 0, 0]
     judge = Judge()
     beam(judge, k=1, n=4, chunks=2, weights=(2, 2, 0, 0), cutoff=0.3, dims=2)
     assert [(y.origin.cutoff, y.origin.dims) for y in judge.asked[1]] == [(0, 3), (0, 3), (0.3, 2), (0.3, 2)]
