@@ -16,7 +16,7 @@ from actors import potential, rewards, video
 from actors.models import family, given_frames, with_first
 from raysearch.dataset import rollout
 
-SEEN = 8  # finished chunks whose frames a scorer remembers
+SEEN = 2**30  # bytes of finished chunks' frames that a scorer remembers
 
 
 @dataclass(frozen=True)
@@ -54,9 +54,11 @@ class Scorer:
         needs = {self._rewards[k].needs for k in keys}
         estimate = preview(payload, arguments["sigma"]) if needs - {"latent"} else None
         frames = self._clip(estimate, link, before) if estimate is not None and "frames" in needs else None
-        earlier: Sequence[np.ndarray | None] = (None, None)
-        if any(getattr(self._rewards[k], "reads_earlier", False) for k in keys):
-            earlier = [self._recalled(*c) for c in zip(arguments["earlier"], (before, opening), strict=True)]
+        read = {name for k in keys for name in rewards.earlier(self._rewards[k])}
+        earlier = [
+            self._recalled(*c) if name in read else None
+            for name, *c in zip(("before", "opening"), arguments["earlier"], (before, opening), strict=True)
+        ]
         view = rewards.View(
             prompt,
             arguments["sigma"],
@@ -144,7 +146,7 @@ class Scorer:
             return None
         if key not in self._seen:
             self._seen[key] = self._autoencoder.decode(torch.tensor(state["latent"]))
-            while len(self._seen) > SEEN:
+            while sum(f.nbytes for f in self._seen.values()) > SEEN and len(self._seen) > 1:
                 self._seen.popitem(last=False)
         self._seen.move_to_end(key)
         return self._seen[key]

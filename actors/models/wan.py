@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from diffusers import AutoencoderKLWan, WanPipeline, WanTransformer3DModel
-from diffusers.models.autoencoders.autoencoder_kl_wan import unpatchify
+from diffusers.models.autoencoders.autoencoder_kl_wan import WanRMS_norm, unpatchify
 from diffusers.video_processor import VideoProcessor
 from PIL import Image
 from torch import nn
@@ -198,11 +198,13 @@ class Geometry:
         return 1, self.z_dim, frames, height // self.spatial, width // self.spatial
 
 
-def use_onednn(module: nn.Module) -> None:
-    """For 3D convolutions on a CPU: of one small clip torch takes a loop of its own that is twice as slow."""
-    for conv in module.modules():
-        if isinstance(conv, nn.Conv3d):
-            conv._conv_forward = partial(_onednn, conv)  # type: ignore[method-assign]
+def hasten(decoder: nn.Module) -> None:
+    """The same sums in another order, on a CPU: for one small clip torch's own take thrice as long."""
+    for module in decoder.modules():
+        if isinstance(module, nn.Conv3d):
+            module._conv_forward = partial(_onednn, module)  # type: ignore[method-assign]
+        elif isinstance(module, WanRMS_norm) and module.channel_first:
+            module.forward = partial(_rms_norm, module)
 
 
 def _onednn(conv: nn.Conv3d, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
@@ -210,11 +212,16 @@ def _onednn(conv: nn.Conv3d, x: torch.Tensor, weight: torch.Tensor, bias: torch.
     return torch.ops.aten.mkldnn_convolution(x, weight, bias, *geometry)
 
 
+def _rms_norm(norm: WanRMS_norm, x: torch.Tensor) -> torch.Tensor:
+    length = x.float().square().sum(1, keepdim=True).sqrt().clamp_min(1e-12)
+    return (x / length).to(x.dtype) * norm.scale * norm.gamma + norm.bias
+
+
 class Autoencoder:
     def __init__(self, folder: Path, *, dtype: str, device: str) -> None:
         self.vae = AutoencoderKLWan.from_pretrained(folder / "vae", dtype=DTYPES[dtype]).to(device).eval()
         if device == "cpu":
-            use_onednn(self.vae.decoder)
+            hasten(self.vae.decoder)
         self._device = device
         self._processor = VideoProcessor(vae_scale_factor=self.vae.config.scale_factor_spatial)
 

@@ -55,7 +55,8 @@ class Reward(Protocol):
     """`weights` (optional) gives the default weight of each component, 1 where it is missing; `files` (optional, a
     static method of the constructor's arguments) the files whose content the reward depends on; `meets_obstacles`
     (optional) says that its views show the arm's obstacles, `reads_text` (optional) that they show the caption's
-    embedding, `reads_earlier` (optional) the earlier chunks of a long video; `fits` (optional, a static method of a
+    embedding, `reads_earlier` (optional) the earlier chunks of a long video, an instance's maybe which of
+    `before` and `opening`; `fits` (optional, a static method of a
     latent's shape (1, C, T, H, W), the width of captions' embeddings or None, and the constructor's arguments) raises
     ConfigError before anything is loaded; `to` (optional) moves it to a device."""
 
@@ -80,6 +81,12 @@ def find(name: str) -> Callable[..., Reward]:
     if not isinstance(getattr(found, "components", None), tuple) or getattr(found, "needs", None) not in NEEDS:
         raise ConfigError(f"{name!r} is no reward: it must have a tuple `components`, and `needs` in {NEEDS}")
     return found  # type: ignore[no-any-return]
+
+
+def earlier(reward: Reward) -> tuple[str, ...]:
+    """What a reward reads of the earlier chunks of a long video."""
+    read = getattr(reward, "reads_earlier", ())
+    return ("before", "opening") if read is True else tuple(read or ())
 
 
 def files(reward: Callable[..., Reward], arguments: dict[str, Any]) -> list[Path]:

@@ -24,12 +24,13 @@ class Consistency:
     components: tuple[str, ...] = ("anchor", "local")
     needs: Literal["latent", "estimate", "frames"] = "frames"
     weights: ClassVar[dict[str, float]] = {"anchor": 0.5, "local": 0.5}
-    reads_earlier = True
+    reads_earlier: bool | tuple[str, ...] = True
 
     def __init__(
         self, *, features: str = "world", path: Path | None = None, anchor: Literal["before", "opening"] = "before"
     ) -> None:
         self.features, self.anchor = kinds.find(features)(path), anchor
+        self.reads_earlier = (anchor,)
 
     @staticmethod
     def files(*, features: str, path: Path | None, anchor: str) -> list[Path]:
