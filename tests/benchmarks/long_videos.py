@@ -26,14 +26,14 @@ def consistency(d: np.ndarray) -> float:
     return float(0.5 * ((d[1:] @ d[0]).mean() + (d[1:] * d[:-1]).sum(1).mean()))
 
 
-def measures(frames: np.ndarray, look: features.Features) -> list[float]:
+def measures(frames: np.ndarray, look: features.Features, every: int) -> list[float]:
     """Of frames uint8 (T, H, W, 3): subject, background, smoothness, flicker; 1 is best."""
     x = frames.astype(np.float32) / 255
     bare = coverage(frames).max(1) < 0.1  # (T, H, W)
     ground = np.stack([f[b].mean(0) if b.any() else np.zeros(3) for f, b in zip(x, bare, strict=True)])
     moved = 0.5 * (np.abs(ground[1:] - ground[0]).mean() + np.abs(np.diff(ground, axis=0)).mean())
     between = np.abs(x[1:-1] - 0.5 * (x[:-2] + x[2:])).mean()
-    return [consistency(look(frames)), 1 - moved, 1 - between, 1 - np.abs(np.diff(x, axis=0)).mean()]
+    return [consistency(look(frames[::every])), 1 - moved, 1 - between, 1 - np.abs(np.diff(x, axis=0)).mean()]
 
 
 def main() -> None:
@@ -42,6 +42,8 @@ def main() -> None:
     parser.add_argument("--against", default="base", help="the arm whose cost is 1")
     parser.add_argument("--features", default="efficientnet", choices=list(features.NAMES))
     parser.add_argument("--path", type=Path, help="of the features' weights")
+    parser.add_argument("--every", type=int, default=1, help="the features look at each so many-th frame")
+    parser.add_argument("--arms", nargs="+", help="only these; all by default")
     args = parser.parse_args()
     if not (args.run / "searches.parquet").exists():
         parser.error(f"{args.run} holds no searches.parquet")
@@ -49,6 +51,7 @@ def main() -> None:
     arms: dict[str, dict[tuple[str, int], dict]] = {}
     for r in rows:
         arms.setdefault(r["arm"], {})[r["prompt"], r["seed"]] = r
+    arms = {a: rows for a, rows in arms.items() if args.arms is None or a in args.arms}
     if args.against not in arms:
         parser.error(f"the run's arms with judged long videos are {', '.join(arms) or 'none'}, and not {args.against}")
     both = sorted(set.intersection(*map(set, arms.values())))
@@ -72,7 +75,7 @@ def main() -> None:
             s = r["holdout_success_chunks"]
             row = [np.mean(s), s[0], s[-1], min(s), r["holdout_VQ"]]
             if look is not None:
-                row += measures(np.load(args.run / "frames" / f"{r['search_id']}.npy"), look)
+                row += measures(np.load(args.run / "frames" / f"{r['search_id']}.npy"), look, args.every)
             values.append([*row, r["nfe"], r["replica_seconds"]])
         table[arm] = np.array(values)
     n = len(captions)
