@@ -101,7 +101,7 @@ def main() -> None:
     parser.add_argument("--model", type=Path, default=Path("actors/assets/tiny-wan"))
     parser.add_argument("--out", type=Path, default=Path("actors/assets/tiny-wan-long"))
     parser.add_argument("--videos", type=int, default=4_000)
-    parser.add_argument("--steps", type=int, default=1500)
+    parser.add_argument("--steps", type=int, default=4000)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--peak", type=float, default=4e-4, help="learning rate")
     parser.add_argument("--seed", type=int, default=0)
