@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
+import torch
 
 from actors import features
 from actors.rewards.verifier import coverage
@@ -58,6 +59,7 @@ def main() -> None:
     captions = {p: i for i, p in enumerate(dict.fromkeys(p for p, _ in both))}
     which = np.array([captions[p] for p, _ in both])
     looked = (args.run / "frames").is_dir()
+    torch.set_num_threads(1)  # of so small a network threads wait for each other
     look = features.find(args.features)(args.path) if looked else None
     names = [
         "success",
