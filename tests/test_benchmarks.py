@@ -59,7 +59,8 @@ def test_how_long_videos_keep(tmp_path):
         rows.append(row | {"replica_seconds": 2.0, "holdout_VQ": 0.5, "holdout_success_chunks": [1.0, 1.0, success]})
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "searches.parquet")
     lines = printed("benchmarks/long_videos.py", f"{tmp_path} --features world").replace(" ± 0.000", "").splitlines()
-    base, still = (line.split()[1:] for line in lines[2:])
+    base, still = (line.split()[1:] for line in lines[2:4])
+    assert lines[-1].split() == ["still", "-0.333", "(-0.333", "to", "-0.333)"]
     assert base[:5] == ["1.000", "1.000", "1.000", "1.000", "0.500"] and base[-2:] == ["1.00", "1.00"]
     assert still == ["0.667", "1.000", "0.000", "0.000", "0.500", *["1.000"] * 4, "2.00", "1.00"]
     assert 0.9 < float(base[5]) < 1 and 0.9 < float(base[8]) < 1

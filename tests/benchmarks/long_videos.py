@@ -93,6 +93,11 @@ def main() -> None:
         cost = values[:, -2:].mean(0) / table[args.against][:, -2:].mean(0)
         cells = "".join(f"{f'{m:.3f} ± {h:.3f}':>15}" for m, h in zip(mean[:-2], half[:-2], strict=True))
         print(f"{arm:16}{cells}{cost[0]:>8.2f}{cost[1]:>9.2f}")
+    print(f"success over {args.against}'s, paired by caption and seed")
+    for arm in [a for a in table if a != args.against]:
+        gained = np.bincount(which, table[arm][:, 0] - table[args.against][:, 0], minlength=n)
+        low, high = np.percentile(drawn @ gained / (drawn @ counts), [2.5, 97.5])
+        print(f"{arm:16}{gained.sum() / counts.sum():+.3f} ({low:+.3f} to {high:+.3f})")
 
 
 if __name__ == "__main__":
