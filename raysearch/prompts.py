@@ -49,12 +49,8 @@ def check_captions(found: list[Prompt], chunks: int) -> None:
     for i, p in enumerate(found):
         given = 1 + len(p.later)
         fits = given == 1 or given >= chunks
-        check(
-            fits,
-            f"prompts[{i}]",
-            f"{given} captions from {p.text!r}",
-            f"one caption, or at least {chunks}: one for each chunk (long.chunks)",
-        )
+        allowed = f"one caption, or at least {chunks}: one for each chunk (long.chunks)"
+        check(fits, f"prompts[{i}]", f"{given} captions from {p.text!r}", allowed)
 
 
 def check_images(found: list[Prompt], images: str) -> None:
