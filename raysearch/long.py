@@ -72,7 +72,7 @@ class Queue:
     @property
     def frames(self) -> int:
         """Of the video: as many as chunk by chunk."""
-        return self.clip + (self.chunks - 1) * (self.clip - self.prefix)
+        return self.clip + (self.chunks - 1) * self.chunk
 
     @property
     def chunk(self) -> int:

@@ -6,18 +6,16 @@ Numbers and arrays in numpy's .npz, read without pickle, after a digest of their
 import io
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from raysearch.digests import Digest
+from raysearch.digests import Digest, digest
 from raysearch.recipe import Candidate
 from raysearch.results import write
 
 SPILL = "spill"  # the folder in a run's directory
-SUM = 16  # bytes of a digest
 
 
 class Spill:
@@ -47,7 +45,7 @@ class Spill:
         np.savez(buffer, allow_pickle=False, seconds=np.array(seconds), **arrays)
         content = buffer.getvalue()
         try:
-            write(self._file(x.identity), _sum(content) + content)
+            write(self._file(x.identity), digest(content) + content)
         except OSError:  # a cache: the search goes on without
             self.drop([x.identity])
             return False
@@ -59,8 +57,8 @@ class Spill:
             found = self._file(x.identity).read_bytes()
         except OSError:
             found = b""
-        content = found[SUM:]
-        if not content or _sum(content) != found[:SUM]:
+        held, content = found[:16], found[16:]
+        if digest(content) != held:
             self.drop([x.identity])
             return None
         with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
@@ -80,7 +78,3 @@ class Spill:
             for file in self._folder.iterdir():
                 file.unlink()
             self._folder.rmdir()
-
-
-def _sum(content: bytes) -> bytes:
-    return blake2b(content, digest_size=SUM).digest()
