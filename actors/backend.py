@@ -23,7 +23,6 @@ from actors.models import family, wan
 from actors.scorer import RewardSpec
 from raysearch.config import ODE, SDE, SINGLE, VP, Arm, Config, SamplerConfig
 from raysearch.digests import canonical_json, digest
-from raysearch.engine import Reward
 from raysearch.errors import ConfigError, check
 from raysearch.long import Long
 from raysearch.obstacles import barriers
@@ -31,6 +30,7 @@ from raysearch.origins import Obstacle
 from raysearch.plan import ArmPlan, Fleet, Plan
 from raysearch.recipe import Sampler
 from raysearch.results import CANDIDATES
+from raysearch.reward import Reward
 from raysearch.signature import bind, source
 
 

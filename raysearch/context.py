@@ -5,66 +5,23 @@ gives the same winner whatever the fleet, the order of completion, or what was a
 """
 
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
-from raysearch.digests import Digest, digest
-from raysearch.engine import Reward, Score
+from raysearch.digests import digest
 from raysearch.errors import BudgetExhausted, ConcurrencyError, ConfigError, check
+from raysearch.history import History
 from raysearch.ledger import Budget, Cost, Meter
 from raysearch.long import ALONE, Course
 from raysearch.obstacles import Barrier
 from raysearch.origins import Branch, Extend, Jitter, Neighbour, Noise, Origin, Perturb, Push, Renoise, Slide
 from raysearch.recipe import Candidate, Prompt, Sampler, ahead, denoise, invert, rebase
+from raysearch.reward import Reward, Score
 
 MOST = 100_000  # candidates made at once: what is beyond is a slip, and would fill the memory
-
-
-@dataclass(frozen=True)
-class Asked:
-    """A row of the search's history. It holds the recipe's parts and not the candidate, which would keep it alive."""
-
-    id: str
-    prompt: Prompt
-    sampler: Sampler
-    origin: Origin
-    step: int
-    trajectory: Digest
-    part: int
-    reward: float
-    components: tuple[float, ...]
-
-    @property
-    def candidate(self) -> Candidate:
-        return Candidate(self.prompt, self.sampler, self.origin, self.step)
-
-
-@dataclass
-class History:
-    """What a search has asked, in asking order; and the last answer of each trajectory, with the trajectory's age."""
-
-    rows: list[Asked] = field(default_factory=list)
-    last: dict[Digest, tuple[int, Asked]] = field(default_factory=dict)
-    exhausted: str | None = None
-
-    def add(self, x: Candidate, reward: float, components: tuple[float, ...]) -> None:
-        row = Asked(x.id, x.prompt, x.sampler, x.origin, x.step, x.trajectory, x.part, reward, components)
-        self.rows.append(row)
-        age = self.last[x.trajectory][0] if x.trajectory in self.last else len(self.last)
-        self.last[x.trajectory] = (age, row)
-
-    @property
-    def best(self) -> Asked | None:
-        """The highest last reward of a trajectory, ties by age; in a long video among those of the latest part."""
-        return max(self.last.values(), key=lambda r: (r[1].part, r[1].reward, -r[0]))[1] if self.last else None
-
-    def reward_of(self, x: Candidate) -> float | None:
-        """The last reward of a candidate's trajectory; of a long video the mean over the parts that show it."""
-        found = [self.last[c.trajectory][1].reward for c in x.parts if c.shows and c.trajectory in self.last]
-        return float(np.mean(found)) if found else None
 
 
 @dataclass(frozen=True)
@@ -302,7 +259,7 @@ class Context:
         scores = await self._ask(xs, reward, None)
         totals = [reward.total(s.components) for s in scores]
         for x, total, s in zip(xs, totals, scores, strict=True):
-            self.history.add(x, total, s.components)
+            self.meter.hold(self.history.add(x, total, s.components))
         return np.array(totals)
 
     async def rate(self, xs: Sequence[Candidate]) -> np.ndarray:
@@ -328,12 +285,7 @@ class Context:
 
     async def _ask(self, xs: list[Candidate], reward: Reward, by: Reward | None) -> list[Score]:
         fresh = {x.identity for x in xs if not self.meter.ledger.asked(x, by)}
-        rows = [row for _, row in self.history.last.values()]
-        # In a long video the search would return one of the latest part.
-        latest = max([x.part for x in xs] + [row.part for row in rows])
-        known = [row.candidate for row in rows if row.part == latest]
-        known += [best for best in (self.best, self._rendered(self.best)) if best.part == latest]
-        over = self.meter.admit(xs, known, by)
+        over = self.meter.admit(xs, lambda: (self.best, self._rendered(self.best)), by)
         if over is not None:
             self.history.exhausted = over
             raise BudgetExhausted(f"{over} is reached")

@@ -18,56 +18,13 @@ from raysearch.dispatcher import Answer, Call, Dispatcher
 from raysearch.errors import InputLost, ReplicaDied, RewardError
 from raysearch.origins import Extend, Obstacle, Push, Recording, Renoise, Slide
 from raysearch.recipe import Candidate, Sampler, denoise
+from raysearch.reward import Reward, Score, score_key
 from raysearch.spill import Spill
 from raysearch.store import Entry, Store
 
 T = TypeVar("T")
 ATTEMPTS = 8  # at making something whose inputs keep getting lost
 IN_FLIGHT = 8  # candidates of one call that are worked on at a time, for each slot: no slot waits, and little is held
-
-
-@dataclass(frozen=True)
-class Reward:
-    """A reward: what a scorer computes (`identity` covers its weights) and how its components are weighed."""
-
-    key: str
-    identity: bytes
-    components: tuple[str, ...]
-    weights: tuple[float, ...]
-    needs: str  # "latent", "estimate" or "frames"
-    obstacles: tuple[Obstacle, ...] = ()  # that it looks at beside the candidate; in its identity
-    text: bool = False  # it looks at the caption's embedding
-    earlier: bool = False  # it looks at the earlier chunks of a long video
-
-    @property
-    def preview(self) -> bool:
-        """It looks at the x0 estimate, for which the velocity at the candidate's own point is evaluated."""
-        return self.needs != "latent"
-
-    @property
-    def decodes(self) -> bool:
-        return self.needs == "frames"
-
-    def total(self, components: Sequence[float]) -> float:
-        return float(sum(w * c for w, c in zip(self.weights, components, strict=True)))
-
-
-@dataclass(frozen=True)
-class Score:
-    """Of one candidate by one reward; with the replica-seconds of its trajectory so far, and of scoring.
-
-    In a long video also those of the parts before it, the latest first, back to one that holds frames.
-    """
-
-    components: tuple[float, ...]
-    making: float = 0.0
-    scoring: float = 0.0
-    earlier: tuple[float, ...] = ()
-
-
-def score_key(candidate: Digest, reward: Reward) -> Digest:
-    """What a score is known by."""
-    return digest("score", candidate, reward.identity)
 
 
 @dataclass
@@ -193,7 +150,7 @@ class Engine:
     async def _measure(self, x: Candidate, reward: Reward, spent: Spent) -> Score:
         before = (x.before, x.opening if reward.earlier else None)
         ids = [None if c is None else c.id for c in before]
-        arguments = {"sigma": x.sigma, "finished": x.finished, "earlier": ids, "links": [_link(x)]}
+        arguments = {"sigma": x.sigma, "earlier": ids, "links": [_link(x)]}
         look = ("score", (x,), [x.text], [reward], reward.preview)
         (entry,), answer, (found,) = await self._view(*look, arguments, spent, before)
         self.scores.add(1, answer.meta["seconds"])

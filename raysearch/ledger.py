@@ -2,14 +2,19 @@
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
+from heapq import heappush, heapreplace
+from itertools import count
 
 from raysearch.digests import Digest, digest
-from raysearch.engine import Reward
+from raysearch.history import Asked
 from raysearch.long import ALONE, Course
 from raysearch.origins import Branch, Lookahead, Obstacle, Recording
 from raysearch.recipe import Candidate, denoise
+from raysearch.reward import Reward
 
 
 @dataclass(frozen=True)
@@ -51,15 +56,27 @@ class Ledger:
         self.course = course
         self._stops: dict[Digest, dict[int, bool]] = {}  # trajectory -> step -> is the velocity there known
         self._scored: set[Digest] = set()
+        self._undo: list[Callable[[], object]] | None = None  # of a trial, what takes its changes back
 
     def asked(self, x: Candidate, by: Reward | None = None) -> bool:
         return _asking(x, by) in self._scored
 
-    def copy(self) -> "Ledger":
-        other = Ledger(preview=self.preview, decodes=self.decodes, obstacles=self.obstacles, course=self.course)
-        other._stops = {k: dict(v) for k, v in self._stops.items()}
-        other._scored = set(self._scored)
-        return other
+    @contextmanager
+    def trial(self) -> Iterator[Callable[[], None]]:
+        """Charges within are taken back at the end, unless what this yields was called: `with trial() as keep`."""
+        assert self._undo is None
+        undo = self._undo = []
+        try:
+            yield undo.clear
+        finally:
+            self._undo = None
+            for change in reversed(undo):
+                change()
+
+    def when_undone(self, change: Callable[[], object]) -> None:
+        """Make this change, too, if the trial that is going on is taken back."""
+        if self._undo is not None:
+            self._undo.append(change)
 
     def score(self, xs: Iterable[Candidate], by: Reward | None = None) -> Cost:
         """Charge for scoring `xs`, in order, by the search's reward or another; what was asked for before is free."""
@@ -69,6 +86,7 @@ class Ledger:
             asking = _asking(x, by)
             if asking not in self._scored:
                 self._scored.add(asking)
+                self.when_undone(partial(self._scored.discard, asking))
                 nfe = self._make(x, look.preview) + self._meet([p for o in look.obstacles for p in o.points])
                 total += Cost(nfe, int(look.decodes), 1)
         return total
@@ -112,10 +130,15 @@ class Ledger:
         else:
             begun, start, known = True, base, stops[base]
         if start == x.step:
-            stops[x.step] = known or velocity
+            self._stop(stops, x.step, known or velocity)
             return int(velocity and not known), begun
-        stops[x.step] = velocity
+        self._stop(stops, x.step, velocity)
         return x.evaluations(start, x.step) - known + velocity, begun
+
+    def _stop(self, stops: dict[int, bool], step: int, known: bool) -> None:
+        before = stops.get(step)
+        self.when_undone(partial(stops.pop, step) if before is None else partial(stops.update, {step: before}))
+        stops[step] = known
 
     def _inherited(self, x: Candidate) -> bool:
         """A branch starts with the velocity that its parent knows, if it does; a lookahead makes its parent know it."""
@@ -144,6 +167,8 @@ class Meter:
         self.budget, self.ledger, self.charged = budget, ledger, Cost()
         self.asked_at = 0.0
         self._making: dict[Digest, float] = {}
+        self._returnable: list[tuple[int, int, Asked]] = []  # a heap of (-NFE that it needs at most, order, row)
+        self._order = count()
         self._walls = deque(walls)
         self._clock, self._start = clock, clock() - (walls[-1] if walls else 0.0)
 
@@ -157,11 +182,22 @@ class Meter:
         self._making[x.trajectory] = max(before, making)
         self.charged += Cost(replica_seconds=max(making - before, 0.0) + rest)
 
-    def admit(self, xs: list[Candidate], others: Sequence[Candidate], by: Reward | None = None) -> str | None:
+    def hold(self, row: Asked) -> None:
+        """What `row` is about is from now on among what the search could return."""
+        if self.budget.nfe is None:
+            return
+        if self._returnable and row.part > self._returnable[0][2].part:
+            self._returnable.clear()  # in a long video the search would return one of the latest part
+        if not self._returnable or row.part == self._returnable[0][2].part:
+            heappush(self._returnable, (-self.ledger.remaining(row.candidate), next(self._order), row))
+
+    def admit(
+        self, xs: list[Candidate], best: Callable[[], Sequence[Candidate]], by: Reward | None = None
+    ) -> str | None:
         """Charge for scoring `xs`; or say which budget does not allow it, and charge nothing.
 
-        The cost of finishing the dearest of `others`, and of those of `xs` in the latest part, which the search could
-        then return, is held back.
+        The cost of finishing the dearest of what the search could then return is held back: of the rows held, of `xs`
+        in the latest part, and of `best`, what the search would return now, as it stands and as it would be rendered.
         """
         b = self.budget
         self.asked_at = self._walls.popleft() if self._walls else self.wall_seconds
@@ -172,17 +208,36 @@ class Meter:
         if b.nfe is None:
             self.charged += self.ledger.score(xs, by)
             return None
-        trial = self.ledger.copy()
-        cost = trial.score(xs, by)
-        latest = max(x.part for x in xs)
-        reserve = max(trial.remaining(x) for x in (*others, *(x for x in xs if x.part == latest)))
-        if self.charged.nfe + cost.nfe + reserve > b.nfe:
-            return f"budget.nfe={b.nfe}"
-        self.ledger, self.charged = trial, self.charged + cost
+        with self.ledger.trial() as keep:
+            cost = self.ledger.score(xs, by)
+            latest = max(x.part for x in xs)
+            returned = [x for x in best() if x.part >= latest] + [x for x in xs if x.part == latest]
+            reserve = max(*(self.ledger.remaining(x) for x in returned), self._reserve(latest))
+            if self.charged.nfe + cost.nfe + reserve > b.nfe:
+                return f"budget.nfe={b.nfe}"
+            keep()
+        self.charged += cost
         return None
+
+    def _reserve(self, latest: int) -> int:
+        """The most NFE that a row held still needs, if those are of the part `latest` or a later one.
+
+        The heap holds upper bounds, since what a row needs only falls; the first one is brought up to date until it is
+        exact.
+        """
+        heap = self._returnable
+        while heap and heap[0][2].part >= latest:
+            bound, order, row = heap[0]
+            needs = -self.ledger.remaining(row.candidate)
+            if needs == bound:
+                return -needs
+            self.ledger.when_undone(partial(heappush, heap, (bound, next(self._order), row)))
+            heapreplace(heap, (needs, order, row))
+        return 0
 
     def affords(self, x: Candidate) -> bool:
         """Whether `budget.nfe` still allows `x` to be finished, and the parts after it."""
         if self.budget.nfe is None:
             return True
-        return self.charged.nfe + self.ledger.copy().finish(x).nfe + self.ledger.after(x) <= self.budget.nfe
+        with self.ledger.trial():
+            return self.charged.nfe + self.ledger.finish(x).nfe + self.ledger.after(x) <= self.budget.nfe

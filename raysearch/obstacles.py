@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from raysearch.digests import digest
-from raysearch.engine import Reward
 from raysearch.errors import check
 from raysearch.media import check_picture, check_video, is_file
 from raysearch.origins import Noise, Obstacle, Recording, Space
 from raysearch.recipe import Candidate, Prompt, Sampler
+from raysearch.reward import Reward
 from raysearch.signature import bind
 
 

@@ -12,10 +12,10 @@ from typing import Any
 from raysearch import journal
 from raysearch.context import Context
 from raysearch.digests import Digest
-from raysearch.engine import Reward, Score, score_key
 from raysearch.plan import Plan, Search, arm_of, context, group_of, run_policy
 from raysearch.recipe import Candidate
 from raysearch.results import FINISHED
+from raysearch.reward import Reward, Score, score_key
 
 
 @dataclass

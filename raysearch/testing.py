@@ -22,11 +22,11 @@ from raysearch import dataset
 from raysearch.config import Arm, Config
 from raysearch.digests import digest
 from raysearch.dispatcher import Answer, Call
-from raysearch.engine import Reward
 from raysearch.errors import InputLost, ReplicaDied
 from raysearch.obstacles import barriers
 from raysearch.plan import ArmPlan, Plan
 from raysearch.recipe import Sampler
+from raysearch.reward import Reward
 from raysearch.snapshot import Snapshot
 
 T = TypeVar("T")

@@ -1,6 +1,7 @@
 import asyncio
 import contextlib
 import gc
+import sys
 import weakref
 
 import numpy as np
@@ -8,10 +9,10 @@ import pytest
 
 from policies import best_of_n, rgrp
 from raysearch.context import Context
-from raysearch.engine import Score
 from raysearch.errors import BudgetExhausted, ConcurrencyError, ConfigError
 from raysearch.ledger import Budget, Ledger, Meter
 from raysearch.recipe import Candidate, Prompt, denoise
+from raysearch.reward import Score
 from raysearch.testing import fake_reward, fake_sampler
 
 
@@ -149,6 +150,70 @@ def test_the_budget_holds_when_the_best_falls_and_an_older_one_takes_its_place()
         return ctx.charged.nfe + ledger.finish(ctx.best).nfe
 
     assert [asyncio.run(work(b)) <= b for b in (40, 41, 42, 44)] == [True] * 4
+
+
+@pytest.mark.parametrize("budget", [None, 10**9])
+def test_the_drivers_work_grows_linearly_with_the_scores_of_a_search(budget):
+    """Calls of functions, not seconds: twice as many scores take about twice as many (one more for a heap's depth)."""
+
+    def calls(n: int) -> int:
+        counted = 0
+
+        def count(frame, event, what):
+            nonlocal counted
+            counted += event in ("call", "c_call")
+
+        async def work() -> None:
+            ctx = context(lambda x: -x.origin.index % 7, num_steps=10, budget=budget)
+            for x in ctx.denoise(ctx.noise(n), 4):
+                await ctx.score([x])
+                assert ctx.best.step == 4
+
+        gc.disable()  # a collection's finalizers are nobody's work here
+        sys.setprofile(count)
+        try:
+            asyncio.run(work())
+        finally:
+            sys.setprofile(None)
+            gc.enable()
+        return counted
+
+    assert calls(400) <= 2.2 * calls(200)
+
+
+def dearest(ctx: Context) -> int:
+    """What admit holds back, by looking at every trajectory that the search has asked about."""
+    rows = [row for _, row in ctx.history.last.values()]
+    latest = max((row.part for row in rows), default=0)
+    known = [row.candidate for row in rows if row.part == latest] + [ctx.best]
+    return max(ctx.meter.ledger.remaining(x) for x in known)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_the_running_reserve_is_that_of_looking_at_every_trajectory(seed):
+    """Random walks, with refused scores on the way that a policy catches."""
+    rng, refused = np.random.default_rng(seed), 0
+
+    async def work() -> None:
+        nonlocal refused
+        ctx = context(lambda x: float(rng.normal()), num_steps=10, budget=240)
+        xs = ctx.noise(12)
+        for _ in range(60):
+            i = rng.integers(12)
+            asked = [denoise(xs[i], int(rng.integers(xs[i].step, 11)))]
+            if rng.random() < 0.3:
+                asked = ctx.denoise(ctx.perturb(xs[i], 3, 0.1), int(rng.integers(xs[i].step, 11)))
+            try:
+                await ctx.score(asked)
+            except BudgetExhausted:
+                refused += 1
+                continue
+            xs[i] = asked[0]
+            with ctx.meter.ledger.trial():
+                assert ctx.meter._reserve(0) == dearest(ctx)
+
+    asyncio.run(work())
+    assert refused
 
 
 def test_a_child_shares_history_and_account():

@@ -57,18 +57,18 @@ def meter(**budget) -> Meter:
 
 def test_a_score_that_does_not_fit_charges_nothing():
     m = meter(nfe=20)
-    assert m.admit([at(4)], [at(0)]) is None  # 8, and 12 to finish
-    assert m.admit([at(3, Noise(0, 1))], [at(4)]) == "budget.nfe=20"
+    assert m.admit([at(4)], lambda: [at(0)]) is None  # 8, and 12 to finish
+    assert m.admit([at(3, Noise(0, 1))], lambda: [at(4)]) == "budget.nfe=20"
     assert m.charged.nfe == 8
-    assert m.admit([at(6)], [at(4)]) is None
+    assert m.admit([at(6)], lambda: [at(4)]) is None
     assert m.charged.nfe == 12
 
 
 def test_the_cost_of_finishing_the_dearest_candidate_is_held_back():
     dear = [at(10, Noise(0, i)) for i in range(2)] + [at(0, Noise(0, 2))]
-    assert meter(nfe=59).admit(dear, [at(10)]) == "budget.nfe=59"
-    assert meter(nfe=60).admit(dear, [at(10)]) is None
-    assert meter(nfe=59).admit(dear[:2], [at(10), at(0, Noise(0, 3))]) == "budget.nfe=59"
+    assert meter(nfe=59).admit(dear, lambda: [at(10)]) == "budget.nfe=59"
+    assert meter(nfe=60).admit(dear, lambda: [at(10)]) is None
+    assert meter(nfe=59).admit(dear[:2], lambda: [at(10), at(0, Noise(0, 3))]) == "budget.nfe=59"
 
 
 def test_seconds_of_a_trajectory_are_charged_once_and_scoring_each_time():
@@ -83,9 +83,9 @@ def test_seconds_of_a_trajectory_are_charged_once_and_scoring_each_time():
 def test_budgets_in_seconds():
     m = meter(replica_seconds=5.0)
     m.charged += Cost(replica_seconds=4.9)
-    assert m.admit([at(1)], [at(0)]) is None
+    assert m.admit([at(1)], lambda: [at(0)]) is None
     m.charged += Cost(replica_seconds=0.2)
-    assert m.admit([at(2)], [at(0)]) == "budget.replica_seconds=5"
+    assert m.admit([at(2)], lambda: [at(0)]) == "budget.replica_seconds=5"
     m = meter(wall_seconds=3.0)
-    assert m.admit([at(1)], [at(0)]) is None
-    assert [m.admit([at(1)], [at(0)]) for _ in range(3)][-1] == "budget.wall_seconds=3"
+    assert m.admit([at(1)], lambda: [at(0)]) is None
+    assert [m.admit([at(1)], lambda: [at(0)]) for _ in range(3)][-1] == "budget.wall_seconds=3"

@@ -23,12 +23,12 @@ from actors.models import wan
 from policies import scaling_noise
 from raysearch import journal
 from raysearch.context import Context
-from raysearch.engine import Reward, Score
 from raysearch.errors import ConfigError
 from raysearch.ledger import Budget, Ledger, Meter
 from raysearch.long import Course
 from raysearch.origins import Extend, Neighbour, Noise
 from raysearch.recipe import Candidate, Prompt, denoise, invert, rebase
+from raysearch.reward import Reward, Score
 from raysearch.session import Session
 from raysearch.testing import FakeFleet, fake_sampler
 

@@ -23,12 +23,12 @@ from actors.backend import Backend
 from actors.models.mixture import Autoencoder
 from policies import best_of_n, repulsion, single
 from raysearch import config as configuration
-from raysearch.engine import Reward, Score
 from raysearch.errors import BudgetExhausted, ConfigError
 from raysearch.obstacles import Barrier, barriers
 from raysearch.origins import Noise, Obstacle, Push
 from raysearch.plan import content_of, estimate
 from raysearch.recipe import Candidate, Prompt, denoise
+from raysearch.reward import Reward, Score
 from raysearch.session import Session
 from raysearch.testing import FakeBackend, FakeFleet, FakeReplica
 

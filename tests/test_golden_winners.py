@@ -1,0 +1,49 @@
+"""Winners and costs of whole runs on fakes, as they were before the house was put in order; see golden_winners.txt."""
+
+import sys
+import tempfile
+from pathlib import Path
+
+import pyarrow.parquet as pq
+
+from raysearch import config as configuration
+from raysearch.config import SDE
+from raysearch.plan import Plan
+from raysearch.session import Session
+from raysearch.testing import FakeBackend, run_virtual, virtual_now
+
+ROOT = Path(__file__).parent.parent
+GOLDEN = Path(__file__).parent / "golden_winners.txt"
+RUNS = {
+    "every_policy": [],
+    "long": ["prompts_file=configs/held_out_long_one.jsonl", "seeds=[0,1]"],
+    "long_ablations": ["prompts_file=configs/held_out_long_one.jsonl"],
+    "fifo": ["prompts_file=configs/held_out_long_one.jsonl", "seeds=[0,1]"],
+}
+
+
+class Backend(FakeBackend):
+    """Fakes whose samplers are stochastic where an arm's is."""
+
+    def prepare(self, config, arms, begun=None) -> Plan:
+        plans = (FakeBackend(self.fake, stochastic=a.sampler.name in SDE).prepare(config, [a], begun) for a in arms)
+        return Plan(tuple(arm for plan in plans for arm in plan.arms))
+
+
+def winners(name: str, path: Path) -> list[str]:
+    config = configuration.load(ROOT / "configs" / f"{name}.yaml", RUNS[name])
+    run_virtual(Session(config, Backend(), run_dir=path, clock=virtual_now).run())
+    rows = pq.read_table(path / "searches.parquet").to_pylist()
+    costs = ("status", "nfe", "decodes", "reward_calls", "reward_search")
+    return [f"{name} {r['search_id']} {r['winner']} {' '.join(f'{k}={r[k]}' for k in costs)}" for r in rows]
+
+
+def test_winners_and_costs_are_the_golden_ones(tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)  # prompts name their pictures from here
+    found = [line for name in RUNS for line in winners(name, tmp_path / name)]
+    assert found == GOLDEN.read_text().splitlines()
+
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory() as scratch:
+        sys.stdout.write("\n".join(line for name in RUNS for line in winners(name, Path(scratch) / name)) + "\n")
