@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, contextmanager
 from dataclasses import replace
 from functools import partial
-from hashlib import blake2b
 from itertools import pairwise
 from math import isfinite
 from pathlib import Path
@@ -24,6 +23,7 @@ from actors.scorer import RewardSpec
 from raysearch.config import ODE, SDE, SINGLE, VP, Arm, Config, SamplerConfig
 from raysearch.digests import canonical_json, digest
 from raysearch.errors import ConfigError, check
+from raysearch.files import content_digest
 from raysearch.long import Long
 from raysearch.obstacles import barriers
 from raysearch.origins import Obstacle
@@ -135,19 +135,6 @@ def check_devices(config: Config) -> None:
     for kind in ("denoisers", "scorers", "encoders"):
         gpus = getattr(config.fleet, kind).num_gpus
         check(not gpus or torch.cuda.is_available(), f"fleet.{kind}.num_gpus", gpus, "0: torch sees no GPU here")
-
-
-def content_digest(paths: Sequence[Path]) -> bytes:
-    """128 bits of names and contents of files, and of all the files in folders."""
-    h = blake2b(digest_size=16)
-    for path in paths:
-        for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
-            if file.is_file():
-                h.update(digest(str(file.relative_to(path)), file.stat().st_size))
-                with open(file, "rb") as content:
-                    while chunk := content.read(1 << 24):
-                        h.update(chunk)
-    return h.digest()
 
 
 def sampler(config: Config, s: SamplerConfig, folder: Path, content: bytes) -> Sampler:

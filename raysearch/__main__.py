@@ -29,8 +29,9 @@ from raysearch import train as trainings
 from raysearch.config import Config
 from raysearch.digests import canonical_json
 from raysearch.errors import ConfigError, RaysearchError, single
+from raysearch.files import write
 from raysearch.journal import held
-from raysearch.results import CONTENT, check_content, chosen, claimed, write
+from raysearch.results import CONTENT, check_content, chosen, claimed
 
 T = TypeVar("T")
 S = TypeVar("S", bound=trainings.Settings)

@@ -6,7 +6,6 @@ Finished rows and videos are visible while the run goes on, and rows do not pile
 
 import json
 import os
-import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -19,6 +18,7 @@ import pyarrow.parquet as pq
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from raysearch.errors import ConfigError, check
+from raysearch.files import write
 
 FINISHED = ("done", "budget")  # of the statuses, those that are not searched again
 FREE = ("fleet", "output", "run_dir", "resume", "address")  # keys that may differ when a run is gone on with
@@ -220,23 +220,4 @@ def write_table(path: Path, rows: pa.Table) -> None:
     """Write a Parquet file that is there whole or not at all."""
     partial = path.with_suffix(".partial")
     pq.write_table(rows, partial)
-    os.replace(partial, path)
-
-
-@contextmanager
-def replacing(folder: Path) -> Iterator[Path]:
-    """A folder to fill, which then takes the place of `folder`: that is there whole or not at all."""
-    partial = folder.with_name(folder.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    yield partial
-    shutil.rmtree(folder, ignore_errors=True)
-    partial.rename(folder)
-
-
-def write(path: Path, content: bytes) -> None:
-    """Write a file that is there whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_bytes(content)
     os.replace(partial, path)

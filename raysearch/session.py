@@ -19,13 +19,14 @@ from raysearch.context import Context
 from raysearch.digests import canonical_json
 from raysearch.dispatcher import Dispatcher, Replica
 from raysearch.engine import Engine, Finished, Spent
+from raysearch.files import write
 from raysearch.history import History
 from raysearch.journal import Journal
 from raysearch.ledger import Cost
 from raysearch.plan import Backend, Fleet, Search, content_of, context, estimate, in_its_own_loop, run_policy, searches
 from raysearch.progress import ArmTally, Progress
 from raysearch.recipe import Candidate, Sampler
-from raysearch.results import CONTENT, RunDirectory, check_content, claimed, write
+from raysearch.results import CONTENT, RunDirectory, check_content, claimed
 from raysearch.reward import Reward, Score
 from raysearch.snapshot import STATUS, Snapshot
 from raysearch.spill import SPILL, Spill

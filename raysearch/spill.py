@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from raysearch.digests import Digest, digest
+from raysearch.files import write
 from raysearch.recipe import Candidate
-from raysearch.results import write
 
 SPILL = "spill"  # the folder in a run's directory
 

@@ -33,7 +33,8 @@ from raysearch import curves, report
 from raysearch.config import ARM_KEYS, Config
 from raysearch.digests import digest
 from raysearch.errors import ConfigError, check
-from raysearch.results import write, write_table
+from raysearch.files import write
+from raysearch.results import write_table
 from raysearch.signature import unknown_key
 
 BLOCKS = tuple(k for k in ARM_KEYS if k != "obstacles")  # mappings, whose keys can be axes; obstacles are a list

@@ -27,7 +27,8 @@ from raysearch.config import DTYPES, RESUME
 from raysearch.dataset import SPLITS, shards_of
 from raysearch.digests import digest
 from raysearch.errors import ConfigError, check
-from raysearch.results import write, write_table
+from raysearch.files import write
+from raysearch.results import write_table
 
 METRICS = pa.schema([("step", pa.int64()), ("metric", pa.string()), ("value", pa.float64())])
 PROGRESS = "progress.json"

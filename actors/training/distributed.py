@@ -25,7 +25,7 @@ from torch import nn
 from actors.models import DTYPES
 from actors.training.loop import hash_of, learning_rate
 from raysearch.errors import ConfigError, RaysearchError
-from raysearch.results import write
+from raysearch.files import write
 from raysearch.train import CHECKPOINTS, PROGRESS, Panel, Settings, record, recorded
 
 

@@ -15,7 +15,7 @@ import ray.train
 import torch
 from torch import nn
 
-from actors.backend import content_digest, model_folder
+from actors.backend import model_folder
 from actors.models import family
 from actors.rewards import latent_reward, pavrm
 from actors.training import distributed, losses
@@ -25,7 +25,7 @@ from actors.training.pipeline import use_fast_attention
 from raysearch import train
 from raysearch.dataset import SPLITS, shards_of
 from raysearch.errors import check
-from raysearch.results import replacing
+from raysearch.files import content_digest, replacing
 from raysearch.signature import bind
 from raysearch.train import TrainConfig
 

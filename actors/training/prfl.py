@@ -25,7 +25,7 @@ from diffusers.models.autoencoders.autoencoder_kl_wan import WanDecoder3d
 from torch import nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 
-from actors.backend import content_digest, model_folder, weights_of
+from actors.backend import model_folder, weights_of
 from actors.models import family, wan, with_first
 from actors.rewards import pavrm
 from actors.solvers import Solver, State, grid, scheduler, scheduler_config
@@ -37,8 +37,8 @@ from raysearch.config import SamplerConfig
 from raysearch.dataset import shards_of
 from raysearch.digests import digest
 from raysearch.errors import check
+from raysearch.files import content_digest, replacing
 from raysearch.prfl import LoraConfig, PrflConfig
-from raysearch.results import replacing
 from raysearch.train import check_rows, content_of
 
 # -- one solver step of a batch --------------------------------------------------------------------------------------
