@@ -21,16 +21,16 @@ from actors import rewards, solvers
 from actors.models import family, wan
 from actors.scorer import RewardSpec
 from raysearch.config import ODE, SDE, SINGLE, VP, Arm, Config, SamplerConfig
-from raysearch.digests import canonical_json, digest
 from raysearch.errors import ConfigError, check
 from raysearch.files import content_digest
-from raysearch.long import Long
 from raysearch.obstacles import barriers
-from raysearch.origins import Obstacle
 from raysearch.plan import ArmPlan, Fleet, Plan
-from raysearch.recipe import Sampler
+from raysearch.recipe.candidate import Sampler
+from raysearch.recipe.digests import canonical_json, digest
+from raysearch.recipe.long_video import Long
+from raysearch.recipe.origins import Obstacle
+from raysearch.recipe.reward import Reward
 from raysearch.results import CANDIDATES
-from raysearch.reward import Reward
 from raysearch.signature import bind, source
 
 

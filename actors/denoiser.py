@@ -24,7 +24,7 @@ from actors.pulse import Pulse
 from actors.scorer import finished, preview
 from actors.slot import Clip, Reel, Row
 from raysearch.errors import OutOfMemory
-from raysearch.recipe import Sampler
+from raysearch.recipe.candidate import Sampler
 
 Slot: TypeAlias = Clip | Reel
 

@@ -9,9 +9,9 @@ import torch
 
 from actors import solvers
 from actors.models import Given, with_first
-from raysearch.digests import Digest, digest, noise_key
-from raysearch.long import Window
-from raysearch.recipe import Sampler
+from raysearch.recipe.candidate import Sampler
+from raysearch.recipe.digests import Digest, digest, noise_key
+from raysearch.recipe.long_video import Window
 
 Normal: TypeAlias = Callable[[Sequence[int], int], torch.Tensor]  # of a shape and a key
 

@@ -20,7 +20,7 @@ from diffusers import (
     UniPCMultistepScheduler,
 )
 
-from raysearch.recipe import Sampler
+from raysearch.recipe.candidate import Sampler
 
 State: TypeAlias = dict[str, Any]
 

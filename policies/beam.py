@@ -3,7 +3,7 @@
 from policies.checks import at_least
 from policies.selection import top, variations
 from raysearch.context import Context
-from raysearch.recipe import Candidate
+from raysearch.recipe.candidate import Candidate
 
 
 async def search(

@@ -2,7 +2,7 @@
 
 from policies.checks import at_least
 from raysearch.context import Context
-from raysearch.recipe import Candidate
+from raysearch.recipe.candidate import Candidate
 
 
 async def search(ctx: Context, *, n: int = 4) -> Candidate:

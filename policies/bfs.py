@@ -9,7 +9,7 @@ from policies.checks import above, at_least, rising
 from policies.resampling import softmax
 from policies.selection import variations
 from raysearch.context import Context
-from raysearch.recipe import Candidate
+from raysearch.recipe.candidate import Candidate
 
 
 async def search(

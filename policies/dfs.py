@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from policies.checks import at_least, rising
 from raysearch.context import Context
-from raysearch.recipe import Candidate
+from raysearch.recipe.candidate import Candidate
 
 
 async def search(

@@ -3,7 +3,7 @@
 from policies.checks import at_least, stochastic
 from policies.selection import top
 from raysearch.context import Context
-from raysearch.recipe import Candidate
+from raysearch.recipe.candidate import Candidate
 
 
 async def search(ctx: Context, *, b: int = 4, k: int = 2, lookahead: int = 6) -> Candidate:

@@ -4,7 +4,7 @@ from policies.checks import at_least
 from raysearch.config import PolicyBlock, load_policy
 from raysearch.context import Context
 from raysearch.errors import BudgetExhausted, ConfigError, check
-from raysearch.recipe import Candidate
+from raysearch.recipe.candidate import Candidate
 
 BEST_OF_8 = PolicyBlock({"name": "best_of_n", "n": 8})
 

@@ -7,7 +7,7 @@ import numpy as np
 from policies.checks import at_least, rising
 from raysearch.context import Context
 from raysearch.errors import check
-from raysearch.recipe import Candidate
+from raysearch.recipe.candidate import Candidate
 
 
 async def search(

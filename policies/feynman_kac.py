@@ -9,7 +9,7 @@ from policies.resampling import RESAMPLERS, ess, softmax
 from policies.selection import variations
 from raysearch.context import Context
 from raysearch.errors import check
-from raysearch.recipe import Candidate
+from raysearch.recipe.candidate import Candidate
 
 Scheme = Literal["multinomial", "systematic", "residual", "ssp"]
 Duplicates = Literal["drop", "renoise"]

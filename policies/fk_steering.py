@@ -9,7 +9,7 @@ from policies.checks import above, at_least
 from policies.feynman_kac import Duplicates, Scheme, particles
 from raysearch.context import Context
 from raysearch.errors import check
-from raysearch.recipe import Candidate
+from raysearch.recipe.candidate import Candidate
 
 Potential = Literal["difference", "max", "sum"]
 

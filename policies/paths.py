@@ -4,7 +4,7 @@ from policies.checks import at_least
 from policies.selection import top
 from raysearch.context import Context
 from raysearch.errors import check
-from raysearch.recipe import Candidate
+from raysearch.recipe.candidate import Candidate
 
 
 async def search(

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from raysearch.context import Context
-from raysearch.recipe import Candidate
+from raysearch.recipe.candidate import Candidate
 
 Setting = tuple[tuple[float, float], ...]  # eta and Q* of each obstacle
 

@@ -2,7 +2,7 @@
 
 from policies.checks import at_least, stochastic
 from raysearch.context import Context
-from raysearch.recipe import Candidate
+from raysearch.recipe.candidate import Candidate
 
 
 async def search(ctx: Context, *, quota: int = 5) -> Candidate:

@@ -8,7 +8,7 @@ from policies.checks import above, at_least
 from policies.potential_field import Setting, ends
 from raysearch.context import Context
 from raysearch.errors import check
-from raysearch.recipe import Candidate
+from raysearch.recipe.candidate import Candidate
 
 
 async def search(

@@ -8,7 +8,7 @@ from policies.checks import above, at_least, rising
 from policies.resampling import multinomial, softmax
 from raysearch.context import Context
 from raysearch.errors import check
-from raysearch.recipe import Candidate
+from raysearch.recipe.candidate import Candidate
 
 
 async def search(

@@ -3,7 +3,7 @@
 import numpy as np
 
 from raysearch.context import Context
-from raysearch.recipe import Candidate
+from raysearch.recipe.candidate import Candidate
 
 
 def top(r: np.ndarray, k: int) -> list[int]:

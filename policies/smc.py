@@ -7,7 +7,7 @@ import numpy as np
 from policies.checks import above, at_least
 from policies.feynman_kac import Duplicates, Scheme, particles
 from raysearch.context import Context
-from raysearch.recipe import Candidate
+from raysearch.recipe.candidate import Candidate
 
 
 async def search(

@@ -3,7 +3,7 @@
 from policies.checks import above, at_least, stochastic
 from policies.resampling import softmax
 from raysearch.context import Context
-from raysearch.recipe import Candidate
+from raysearch.recipe.candidate import Candidate
 
 
 async def search(ctx: Context, *, m: int = 4, alpha: float = 0.1) -> Candidate:

@@ -3,7 +3,7 @@
 from policies.checks import at_least
 from raysearch.context import Context
 from raysearch.errors import check
-from raysearch.recipe import Candidate
+from raysearch.recipe.candidate import Candidate
 
 
 async def search(ctx: Context, *, n: int = 4, iterations: int = 4, cosine: float = 0.95) -> Candidate:

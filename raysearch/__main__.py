@@ -27,10 +27,10 @@ from raysearch import status as statuses
 from raysearch import sweep as sweeps
 from raysearch import train as trainings
 from raysearch.config import Config
-from raysearch.digests import canonical_json
 from raysearch.errors import ConfigError, RaysearchError, single
 from raysearch.files import write
 from raysearch.journal import held
+from raysearch.recipe.digests import canonical_json
 from raysearch.results import CONTENT, check_content, chosen, claimed
 
 T = TypeVar("T")

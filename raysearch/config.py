@@ -21,7 +21,7 @@ from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 from raysearch import obstacles
 from raysearch.errors import ConfigError, check
 from raysearch.ledger import Budget
-from raysearch.long import Long
+from raysearch.recipe.long_video import Long
 from raysearch.signature import bind, unknown_key
 
 ODE = ("unipc", "euler", "dpm++")

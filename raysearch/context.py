@@ -11,15 +11,15 @@ from typing import Any
 
 import numpy as np
 
-from raysearch.digests import digest
 from raysearch.errors import BudgetExhausted, ConcurrencyError, ConfigError, check
 from raysearch.history import History
 from raysearch.ledger import Budget, Cost, Meter
-from raysearch.long import ALONE, Course
 from raysearch.obstacles import Barrier
-from raysearch.origins import Branch, Extend, Jitter, Neighbour, Noise, Origin, Perturb, Push, Renoise, Slide
-from raysearch.recipe import Candidate, Prompt, Sampler, ahead, denoise, invert, rebase
-from raysearch.reward import Reward, Score
+from raysearch.recipe.candidate import Candidate, Prompt, Sampler, ahead, denoise, invert, rebase
+from raysearch.recipe.digests import digest
+from raysearch.recipe.long_video import ALONE, Course
+from raysearch.recipe.origins import Branch, Extend, Jitter, Neighbour, Noise, Origin, Perturb, Push, Renoise, Slide
+from raysearch.recipe.reward import Reward, Score
 
 MOST = 100_000  # candidates made at once: what is beyond is a slip, and would fill the memory
 

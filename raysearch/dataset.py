@@ -13,8 +13,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from raysearch.digests import digest
 from raysearch.errors import check
+from raysearch.recipe.digests import digest
 from raysearch.results import FINISHED, FOLDERS, SEARCHES
 
 FOLDER = "dataset"

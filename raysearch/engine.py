@@ -13,12 +13,12 @@ from math import isfinite
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from raysearch.digests import Digest, digest
 from raysearch.dispatcher import Answer, Call, Dispatcher
 from raysearch.errors import InputLost, ReplicaDied, RewardError
-from raysearch.origins import Extend, Obstacle, Push, Recording, Renoise, Slide
-from raysearch.recipe import Candidate, Sampler, denoise
-from raysearch.reward import Reward, Score, score_key
+from raysearch.recipe.candidate import Candidate, Sampler, denoise
+from raysearch.recipe.digests import Digest, digest
+from raysearch.recipe.origins import Extend, Obstacle, Push, Recording, Renoise, Slide
+from raysearch.recipe.reward import Reward, Score, score_key
 from raysearch.spill import Spill
 from raysearch.store import Entry, Store
 

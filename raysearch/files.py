@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from hashlib import blake2b
 from pathlib import Path
 
-from raysearch.digests import digest
+from raysearch.recipe.digests import digest
 
 
 @contextmanager

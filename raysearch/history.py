@@ -5,9 +5,9 @@ from heapq import heappop, heappush
 
 import numpy as np
 
-from raysearch.digests import Digest
-from raysearch.origins import Origin
-from raysearch.recipe import Candidate, Prompt, Sampler
+from raysearch.recipe.candidate import Candidate, Prompt, Sampler
+from raysearch.recipe.digests import Digest
+from raysearch.recipe.origins import Origin
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import IO, Any
 from zlib import crc32
 
-from raysearch.digests import canonical_json
 from raysearch.errors import ConfigError
+from raysearch.recipe.digests import canonical_json
 
 ANSWERS = "answers.jsonl"
 

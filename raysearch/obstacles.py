@@ -15,12 +15,12 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
-from raysearch.digests import digest
 from raysearch.errors import check
 from raysearch.media import check_picture, check_video, is_file
-from raysearch.origins import Noise, Obstacle, Recording, Space
-from raysearch.recipe import Candidate, Prompt, Sampler
-from raysearch.reward import Reward
+from raysearch.recipe.candidate import Candidate, Prompt, Sampler
+from raysearch.recipe.digests import digest
+from raysearch.recipe.origins import Noise, Obstacle, Recording, Space
+from raysearch.recipe.reward import Reward
 from raysearch.signature import bind
 
 

@@ -13,15 +13,15 @@ from typing import Any, Protocol, TypeVar
 
 from raysearch.config import Arm, Config
 from raysearch.context import Context
-from raysearch.digests import canonical_json, digest
 from raysearch.dispatcher import Replica
 from raysearch.errors import BudgetExhausted, ConfigError, RaysearchError
 from raysearch.ledger import Cost, Ledger, Meter
-from raysearch.long import ALONE, Course
 from raysearch.obstacles import Barrier
-from raysearch.origins import Recording
-from raysearch.recipe import Candidate, Prompt, Sampler
-from raysearch.reward import Reward, Score
+from raysearch.recipe.candidate import Candidate, Prompt, Sampler
+from raysearch.recipe.digests import canonical_json, digest
+from raysearch.recipe.long_video import ALONE, Course
+from raysearch.recipe.origins import Recording
+from raysearch.recipe.reward import Reward, Score
 from raysearch.signature import source
 from raysearch.snapshot import Snapshot
 

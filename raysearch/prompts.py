@@ -8,7 +8,7 @@ from typing import Any
 from raysearch.config import Config
 from raysearch.errors import ConfigError, check
 from raysearch.media import check_picture, is_file
-from raysearch.recipe import Prompt
+from raysearch.recipe.candidate import Prompt
 from raysearch.signature import unknown_key
 
 

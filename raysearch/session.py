@@ -16,7 +16,6 @@ from raysearch import config as configuration
 from raysearch import dataset, prompts, replay
 from raysearch.config import Config
 from raysearch.context import Context
-from raysearch.digests import canonical_json
 from raysearch.dispatcher import Dispatcher, Replica
 from raysearch.engine import Engine, Finished, Spent
 from raysearch.files import write
@@ -25,9 +24,10 @@ from raysearch.journal import Journal
 from raysearch.ledger import Cost
 from raysearch.plan import Backend, Fleet, Search, content_of, context, estimate, in_its_own_loop, run_policy, searches
 from raysearch.progress import ArmTally, Progress
-from raysearch.recipe import Candidate, Sampler
+from raysearch.recipe.candidate import Candidate, Sampler
+from raysearch.recipe.digests import canonical_json
+from raysearch.recipe.reward import Reward, Score
 from raysearch.results import CONTENT, RunDirectory, check_content, claimed
-from raysearch.reward import Reward, Score
 from raysearch.snapshot import STATUS, Snapshot
 from raysearch.spill import SPILL, Spill
 from raysearch.store import Store

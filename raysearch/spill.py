@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from raysearch.digests import Digest, digest
 from raysearch.files import write
-from raysearch.recipe import Candidate
+from raysearch.recipe.candidate import Candidate
+from raysearch.recipe.digests import Digest, digest
 
 SPILL = "spill"  # the folder in a run's directory
 

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 from weakref import WeakSet
 
-from raysearch.digests import Digest
-from raysearch.recipe import Candidate
+from raysearch.recipe.candidate import Candidate
+from raysearch.recipe.digests import Digest
 
 LOW_WATER = 0.9  # an eviction pass frees down to this part of the bound, so that passes are rare
 

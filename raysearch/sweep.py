@@ -31,9 +31,9 @@ import pyarrow.parquet as pq
 from raysearch import config as configuration
 from raysearch import curves, report
 from raysearch.config import ARM_KEYS, Config
-from raysearch.digests import digest
 from raysearch.errors import ConfigError, check
 from raysearch.files import write
+from raysearch.recipe.digests import digest
 from raysearch.results import write_table
 from raysearch.signature import unknown_key
 

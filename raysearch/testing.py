@@ -20,13 +20,13 @@ import numpy as np
 
 from raysearch import dataset
 from raysearch.config import Arm, Config
-from raysearch.digests import digest
 from raysearch.dispatcher import Answer, Call
 from raysearch.errors import InputLost, ReplicaDied
 from raysearch.obstacles import barriers
 from raysearch.plan import ArmPlan, Plan
-from raysearch.recipe import Sampler
-from raysearch.reward import Reward
+from raysearch.recipe.candidate import Sampler
+from raysearch.recipe.digests import digest
+from raysearch.recipe.reward import Reward
 from raysearch.snapshot import Snapshot
 
 T = TypeVar("T")

@@ -25,9 +25,9 @@ from omegaconf import MISSING, OmegaConf
 from raysearch import config as configuration
 from raysearch.config import DTYPES, RESUME
 from raysearch.dataset import SPLITS, shards_of
-from raysearch.digests import digest
 from raysearch.errors import ConfigError, check
 from raysearch.files import write
+from raysearch.recipe.digests import digest
 from raysearch.results import write_table
 
 METRICS = pa.schema([("step", pa.int64()), ("metric", pa.string()), ("value", pa.float64())])

@@ -10,7 +10,7 @@ from itertools import pairwise
 import numpy as np
 from exact import Numpy, closeness
 
-from raysearch.digests import digest
+from raysearch.recipe.digests import digest
 
 
 def score(world: Numpy, p) -> float:

@@ -17,12 +17,12 @@ from actors import potential, solvers
 from actors.models.mixture import Mixture
 from raysearch.config import SDE
 from raysearch.context import Context
-from raysearch.digests import digest, noise_key
 from raysearch.ledger import Budget, Ledger, Meter
 from raysearch.obstacles import Barrier
-from raysearch.origins import Obstacle, Push, Recording
-from raysearch.recipe import Candidate, Prompt, Sampler, denoise
-from raysearch.reward import Reward, Score
+from raysearch.recipe.candidate import Candidate, Prompt, Sampler, denoise
+from raysearch.recipe.digests import digest, noise_key
+from raysearch.recipe.origins import Obstacle, Push, Recording
+from raysearch.recipe.reward import Reward, Score
 
 MODEL = Mixture(
     torch.tensor([0.4, 0.35, 0.25]).double(),

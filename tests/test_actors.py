@@ -263,7 +263,7 @@ def test_best_of_n_finds_the_best_of_the_finished_videos_scored_outside(tiny, tm
     from tiny import Brightness
 
     from actors.rewards import View
-    from raysearch.origins import Noise
+    from raysearch.recipe.origins import Noise
 
     pipeline = WanPipeline.from_pretrained(tiny, dtype=torch.float32)
     pipeline.set_progress_bar_config(disable=True)

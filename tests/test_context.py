@@ -11,8 +11,8 @@ from policies import best_of_n, rgrp
 from raysearch.context import Context
 from raysearch.errors import BudgetExhausted, ConcurrencyError, ConfigError
 from raysearch.ledger import Budget, Ledger, Meter
-from raysearch.recipe import Candidate, Prompt, denoise
-from raysearch.reward import Score
+from raysearch.recipe.candidate import Candidate, Prompt, denoise
+from raysearch.recipe.reward import Score
 from raysearch.testing import fake_reward, fake_sampler
 
 

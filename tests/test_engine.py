@@ -9,8 +9,8 @@ import pytest
 from raysearch.dispatcher import Dispatcher
 from raysearch.engine import IN_FLIGHT, Engine, Memo, Spent
 from raysearch.errors import InputLost
-from raysearch.origins import Noise, Perturb
-from raysearch.recipe import Candidate, Prompt, denoise
+from raysearch.recipe.candidate import Candidate, Prompt, denoise
+from raysearch.recipe.origins import Noise, Perturb
 from raysearch.store import Store
 from raysearch.testing import FakeFleet, FakeReplica, fake_reward, fake_sampler, run_virtual
 

@@ -18,11 +18,11 @@ from actors import solvers, video
 from actors.backend import Backend
 from actors.models import wan
 from raysearch import journal
-from raysearch.digests import digest, noise_key
 from raysearch.errors import ConfigError, InputLost
-from raysearch.long import Queue, Window
-from raysearch.origins import Noise, Slide
-from raysearch.recipe import Candidate, Prompt, denoise, invert
+from raysearch.recipe.candidate import Candidate, Prompt, denoise, invert
+from raysearch.recipe.digests import digest, noise_key
+from raysearch.recipe.long_video import Queue, Window
+from raysearch.recipe.origins import Noise, Slide
 from raysearch.session import Session
 from raysearch.spill import Spill
 from raysearch.testing import FakeFleet, fake_sampler

@@ -15,8 +15,8 @@ from test_actors import config as tiny_config
 
 from actors.backend import Backend
 from raysearch.errors import ConfigError
-from raysearch.origins import Extend, Noise
-from raysearch.recipe import Candidate, Prompt
+from raysearch.recipe.candidate import Candidate, Prompt
+from raysearch.recipe.origins import Extend, Noise
 from raysearch.session import Session
 from raysearch.testing import fake_sampler
 

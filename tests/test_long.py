@@ -25,10 +25,10 @@ from raysearch import journal
 from raysearch.context import Context
 from raysearch.errors import ConfigError
 from raysearch.ledger import Budget, Ledger, Meter
-from raysearch.long import Course
-from raysearch.origins import Extend, Neighbour, Noise
-from raysearch.recipe import Candidate, Prompt, denoise, invert, rebase
-from raysearch.reward import Reward, Score
+from raysearch.recipe.candidate import Candidate, Prompt, denoise, invert, rebase
+from raysearch.recipe.long_video import Course
+from raysearch.recipe.origins import Extend, Neighbour, Noise
+from raysearch.recipe.reward import Reward, Score
 from raysearch.session import Session
 from raysearch.testing import FakeFleet, fake_sampler
 

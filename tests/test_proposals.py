@@ -13,7 +13,7 @@ from actors import local, scorer, solvers
 from actors.backend import Backend
 from actors.models import wan
 from raysearch import config as configuration
-from raysearch.long import Queue
+from raysearch.recipe.long_video import Queue
 from raysearch.session import Session
 
 EULER = {"name": "euler", "num_steps": 8, "guidance_scale": 3.0}

@@ -5,10 +5,10 @@ from hashlib import blake2b
 
 import pytest
 
-from raysearch.digests import digest
 from raysearch.errors import ConfigError
-from raysearch.origins import Branch, Noise, Perturb, Renoise
-from raysearch.recipe import Candidate, Prompt, denoise, rebase
+from raysearch.recipe.candidate import Candidate, Prompt, denoise, rebase
+from raysearch.recipe.digests import digest
+from raysearch.recipe.origins import Branch, Noise, Perturb, Renoise
 from raysearch.testing import fake_sampler
 
 SAMPLER = fake_sampler(10)
@@ -29,7 +29,7 @@ def test_equal_recipes_are_one_object_and_die_with_their_last_user():
     identity = x.identity
     del x
     gc.collect()
-    from raysearch import recipe
+    from raysearch.recipe import candidate as recipe
 
     assert identity not in recipe._candidates
 

@@ -25,10 +25,10 @@ from policies import best_of_n, repulsion, single
 from raysearch import config as configuration
 from raysearch.errors import BudgetExhausted, ConfigError
 from raysearch.obstacles import Barrier, barriers
-from raysearch.origins import Noise, Obstacle, Push
 from raysearch.plan import content_of, estimate
-from raysearch.recipe import Candidate, Prompt, denoise
-from raysearch.reward import Reward, Score
+from raysearch.recipe.candidate import Candidate, Prompt, denoise
+from raysearch.recipe.origins import Noise, Obstacle, Push
+from raysearch.recipe.reward import Reward, Score
 from raysearch.session import Session
 from raysearch.testing import FakeBackend, FakeFleet, FakeReplica
 

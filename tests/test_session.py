@@ -17,9 +17,9 @@ from fakes import config, run, session
 from raysearch import config as configuration
 from raysearch import journal
 from raysearch.errors import ConfigError, InputLost, ReplicaDied
-from raysearch.origins import Noise
 from raysearch.plan import Search, context
-from raysearch.recipe import Candidate, Prompt, denoise
+from raysearch.recipe.candidate import Candidate, Prompt, denoise
+from raysearch.recipe.origins import Noise
 from raysearch.results import Table, schema
 from raysearch.testing import FakeBackend, FakeFleet, FakeLatent, FakeReplica, fake_reward, run_virtual
 

@@ -24,7 +24,7 @@ HEAVY = ("ray", "torch", "diffusers", "transformers")
 ALLOWED = {
     "raysearch": ("raysearch",),
     # raysearch.config, since a policy may wrap another that the user names (draft_commit)
-    "policies": ("policies", "raysearch.recipe", "raysearch.context", "raysearch.errors", "raysearch.config"),
+    "policies": ("policies", "raysearch.recipe.candidate", "raysearch.context", "raysearch.errors", "raysearch.config"),
     "actors": ("actors", "raysearch"),
 }
 

@@ -12,7 +12,7 @@ import torch
 
 from actors import solvers
 from actors.models.mixture import Mixture
-from raysearch.recipe import Sampler
+from raysearch.recipe.candidate import Sampler
 
 MU, STD = 0.7, 0.5
 GAUSSIAN = Mixture(torch.ones(1).double(), torch.tensor([[MU]]).double(), torch.tensor([STD]).double())

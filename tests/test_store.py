@@ -1,7 +1,7 @@
 import gc
 
-from raysearch.origins import Noise, Perturb
-from raysearch.recipe import Candidate, Prompt, denoise
+from raysearch.recipe.candidate import Candidate, Prompt, denoise
+from raysearch.recipe.origins import Noise, Perturb
 from raysearch.store import Entry, Store
 from raysearch.testing import fake_sampler
 

@@ -15,8 +15,8 @@ from actors.backend import Backend
 from actors.models.mixture import Mixture
 from raysearch import config as configuration
 from raysearch.errors import ConfigError
-from raysearch.origins import Noise
-from raysearch.recipe import Candidate, Prompt, Sampler, ahead, invert
+from raysearch.recipe.candidate import Candidate, Prompt, Sampler, ahead, invert
+from raysearch.recipe.origins import Noise
 
 VP = replace(MODEL, vp=True)
 LEVELS = (1 - solvers.ddim({}).alphas_cumprod.double()).sqrt()

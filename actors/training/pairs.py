@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from raysearch.digests import digest
 from raysearch.errors import check
+from raysearch.recipe.digests import digest
 
 MARGIN = 0.1  # grades that are closer than this are a tie
 

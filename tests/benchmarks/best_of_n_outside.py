@@ -26,7 +26,7 @@ from actors.backend import Backend  # noqa: E402
 from actors.rewards import View  # noqa: E402
 from actors.rewards.pixel import PixelReward  # noqa: E402
 from raysearch import config as configuration  # noqa: E402
-from raysearch.origins import Noise  # noqa: E402
+from raysearch.recipe.origins import Noise  # noqa: E402
 from raysearch.session import Session  # noqa: E402
 
 MODEL = {"height": 32, "width": 32, "num_frames": 17, "max_sequence_length": 80}

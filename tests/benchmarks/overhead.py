@@ -26,7 +26,7 @@ from diffusers import WanTransformer3DModel
 from actors import solvers
 from actors.backend import Backend
 from actors.models import wan as models
-from raysearch.recipe import Sampler
+from raysearch.recipe.candidate import Sampler
 
 TARGETS = {"tiny": 1.10, "wide": 1.02}
 

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field, fields
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
 
-from raysearch.digests import Digest, digest, noise_key
+from raysearch.recipe.digests import Digest, digest, noise_key
 
 if TYPE_CHECKING:
-    from raysearch.recipe import Candidate
+    from raysearch.recipe.candidate import Candidate
 
 Space: TypeAlias = Literal["latent", "features"]
 

@@ -14,10 +14,10 @@ from functools import cached_property
 from typing import Any
 from weakref import WeakValueDictionary
 
-from raysearch.digests import Digest, digest
 from raysearch.errors import check
-from raysearch.long import Queue
-from raysearch.origins import Branch, Extend, Invert, Lookahead, Origin, Slide
+from raysearch.recipe.digests import Digest, digest
+from raysearch.recipe.long_video import Queue
+from raysearch.recipe.origins import Branch, Extend, Invert, Lookahead, Origin, Slide
 
 
 @dataclass(frozen=True)

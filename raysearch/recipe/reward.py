@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from raysearch.digests import Digest, digest
-from raysearch.origins import Obstacle
+from raysearch.recipe.digests import Digest, digest
+from raysearch.recipe.origins import Obstacle
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""Candidates as recipes: pure values, no tensors and no effects."""
