@@ -20,7 +20,8 @@ from huggingface_hub import snapshot_download
 from actors import rewards, solvers
 from actors.models import family, wan
 from actors.scorer import RewardSpec
-from raysearch.config import ODE, SDE, SINGLE, VP, Arm, Config, SamplerConfig
+from raysearch.config.binding import bind, source
+from raysearch.config.config import ODE, SDE, SINGLE, VP, Arm, Config, SamplerConfig
 from raysearch.errors import ConfigError, check
 from raysearch.files import content_digest
 from raysearch.obstacles import barriers
@@ -31,7 +32,6 @@ from raysearch.recipe.long_video import Long
 from raysearch.recipe.origins import Obstacle
 from raysearch.recipe.reward import Reward
 from raysearch.results import CANDIDATES
-from raysearch.signature import bind, source
 
 
 class Backend:

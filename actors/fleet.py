@@ -23,7 +23,7 @@ from actors.local import Worker
 from actors.metrics import Metrics
 from actors.placement import Home, Node, Tenant
 from actors.replica import RayGang, RayReplica, first_line, launch, mapped
-from raysearch.config import Config
+from raysearch.config.config import Config
 from raysearch.engine import gather
 from raysearch.errors import ConfigError, NoReplica, ReplicaDied
 from raysearch.plan import Plan

@@ -17,7 +17,7 @@ from actors.encoder import Encoder
 from actors.gang import Gang, Place
 from actors.pulse import Pulse
 from actors.scorer import Scorer
-from raysearch.config import Config, PoolConfig
+from raysearch.config.config import Config, PoolConfig
 from raysearch.dispatcher import Answer, Call
 from raysearch.errors import ReplicaDied
 from raysearch.plan import Plan

@@ -29,7 +29,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from actors import gang
 from actors.local import Worker, shard
 from actors.placement import Tenant
-from raysearch.config import Config
+from raysearch.config.config import Config
 from raysearch.dispatcher import Answer, Call
 from raysearch.errors import InputLost, ReplicaDied
 from raysearch.plan import Plan

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from raysearch.config import SDE
+from raysearch.config.config import SDE
 from raysearch.context import Context
 from raysearch.errors import ConfigError, check
 

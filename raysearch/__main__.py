@@ -20,13 +20,15 @@ from typing import Any, TypeVar
 from rich.console import Console
 
 from raysearch import collect as collections
-from raysearch import config as configuration
-from raysearch import display, prompts, signature
+from raysearch import display
 from raysearch import prfl as prfls
 from raysearch import status as statuses
 from raysearch import sweep as sweeps
 from raysearch import train as trainings
-from raysearch.config import Config
+from raysearch.config import binding as signature
+from raysearch.config import config as configuration
+from raysearch.config import prompts
+from raysearch.config.config import Config
 from raysearch.errors import ConfigError, RaysearchError, single
 from raysearch.files import write
 from raysearch.journal import held
@@ -257,7 +259,7 @@ def policies() -> int:
     for name in configuration.policy_names():
         search = configuration.find_policy(name)
         arguments = ", ".join(
-            str(p).replace("collections.abc.", "").replace("raysearch.config.", "")
+            str(p).replace("collections.abc.", "").replace("raysearch.config.config.", "")
             for p in signature.keyword_parameters(search).values()
         )
         paragraph = " ".join((search.__doc__ or "").partition("\n\n")[0].split())

@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from raysearch import config as configuration
+from raysearch.config import config as configuration
 from raysearch.errors import ConfigError, check
 from raysearch.plan import in_its_own_loop
 from raysearch.results import chosen

@@ -11,9 +11,9 @@ a reward that is trained on few noises learns these by heart.
 from collections.abc import Sequence
 from pathlib import Path
 
-from raysearch import config as configuration
 from raysearch import dataset
-from raysearch.config import Config
+from raysearch.config import config as configuration
+from raysearch.config.config import Config
 from raysearch.errors import check
 
 

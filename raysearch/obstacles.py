@@ -15,13 +15,13 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
+from raysearch.config.binding import bind
+from raysearch.config.media import check_picture, check_video, is_file
 from raysearch.errors import check
-from raysearch.media import check_picture, check_video, is_file
 from raysearch.recipe.candidate import Candidate, Prompt, Sampler
 from raysearch.recipe.digests import digest
 from raysearch.recipe.origins import Noise, Obstacle, Recording, Space
 from raysearch.recipe.reward import Reward
-from raysearch.signature import bind
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field, replace
 from itertools import product
 from typing import Any, Protocol, TypeVar
 
-from raysearch.config import Arm, Config
+from raysearch.config.binding import source
+from raysearch.config.config import Arm, Config
 from raysearch.context import Context
 from raysearch.dispatcher import Replica
 from raysearch.errors import BudgetExhausted, ConfigError, RaysearchError
@@ -22,7 +23,6 @@ from raysearch.recipe.digests import canonical_json, digest
 from raysearch.recipe.long_video import ALONE, Course
 from raysearch.recipe.origins import Recording
 from raysearch.recipe.reward import Reward, Score
-from raysearch.signature import source
 from raysearch.snapshot import Snapshot
 
 T = TypeVar("T")

@@ -17,9 +17,9 @@ from typing import Any
 
 import pyarrow as pa
 
-from raysearch import config as configuration
-from raysearch import prompts
-from raysearch.config import DTYPES, MOST_STEPS, ODE, ModelConfig, SamplerConfig
+from raysearch.config import config as configuration
+from raysearch.config import prompts
+from raysearch.config.config import DTYPES, MOST_STEPS, ODE, ModelConfig, SamplerConfig
 from raysearch.errors import check
 from raysearch.train import LATENTS, TEXTS, Panel, Settings, check_settings, schema_of
 

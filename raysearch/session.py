@@ -12,9 +12,10 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from raysearch import config as configuration
-from raysearch import dataset, prompts, replay
-from raysearch.config import Config
+from raysearch import dataset, replay
+from raysearch.config import config as configuration
+from raysearch.config import prompts
+from raysearch.config.config import Config
 from raysearch.context import Context
 from raysearch.dispatcher import Dispatcher, Replica
 from raysearch.engine import Engine, Finished, Spent

@@ -10,8 +10,9 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from raysearch import journal, prompts
-from raysearch.config import Config, label
+from raysearch import journal
+from raysearch.config import prompts
+from raysearch.config.config import Config, label
 from raysearch.errors import check
 from raysearch.progress import ArmTally, Progress
 from raysearch.snapshot import STATUS, Snapshot, parse

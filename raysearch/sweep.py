@@ -28,14 +28,14 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from raysearch import config as configuration
 from raysearch import curves, report
-from raysearch.config import ARM_KEYS, Config
+from raysearch.config import config as configuration
+from raysearch.config.binding import unknown_key
+from raysearch.config.config import ARM_KEYS, Config
 from raysearch.errors import ConfigError, check
 from raysearch.files import write
 from raysearch.recipe.digests import digest
 from raysearch.results import write_table
-from raysearch.signature import unknown_key
 
 BLOCKS = tuple(k for k in ARM_KEYS if k != "obstacles")  # mappings, whose keys can be axes; obstacles are a list
 MOST_ARMS = 1000

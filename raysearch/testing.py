@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from raysearch import dataset
-from raysearch.config import Arm, Config
+from raysearch.config.config import Arm, Config
 from raysearch.dispatcher import Answer, Call
 from raysearch.errors import InputLost, ReplicaDied
 from raysearch.obstacles import barriers

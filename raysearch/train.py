@@ -22,8 +22,8 @@ import pyarrow.parquet as pq
 from matplotlib.figure import Figure
 from omegaconf import MISSING, OmegaConf
 
-from raysearch import config as configuration
-from raysearch.config import DTYPES, RESUME
+from raysearch.config import config as configuration
+from raysearch.config.config import DTYPES, RESUME
 from raysearch.dataset import SPLITS, shards_of
 from raysearch.errors import ConfigError, check
 from raysearch.files import write

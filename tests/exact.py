@@ -15,7 +15,7 @@ import torch
 
 from actors import potential, solvers
 from actors.models.mixture import Mixture
-from raysearch.config import SDE
+from raysearch.config.config import SDE
 from raysearch.context import Context
 from raysearch.ledger import Budget, Ledger, Meter
 from raysearch.obstacles import Barrier

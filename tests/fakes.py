@@ -5,7 +5,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from raysearch import config as configuration
+from raysearch.config import config as configuration
 from raysearch.dispatcher import Call
 from raysearch.errors import InputLost, ReplicaDied
 from raysearch.progress import Progress

@@ -26,7 +26,7 @@ from actors import local, slot, solvers
 from actors.backend import Backend
 from actors.denoiser import Denoiser
 from actors.models import wan
-from raysearch import config as configuration
+from raysearch.config import config as configuration
 from raysearch.errors import OutOfMemory
 from raysearch.session import Session
 

@@ -13,7 +13,7 @@ from safetensors.numpy import load_file
 
 import raysearch
 from policies import best_of_n
-from raysearch import config as configuration
+from raysearch.config import config as configuration
 from raysearch.errors import ConfigError
 
 CONFIG = Path(__file__).parent.parent / "configs" / "mixture.yaml"

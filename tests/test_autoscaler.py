@@ -17,7 +17,7 @@ from test_cluster import before_each_call
 from test_jobs import PATIENCE, RAY, ROOT, free_port, processes_of, rows, undisturbed, until
 
 from actors.backend import Backend
-from raysearch import config as configuration
+from raysearch.config import config as configuration
 from raysearch.session import Session
 
 pytestmark = pytest.mark.ray

@@ -17,7 +17,7 @@ from test_actors import ARMS, config
 from actors import fleet as ray_fleet
 from actors.backend import Backend
 from actors.pulse import Pulse
-from raysearch import config as configuration
+from raysearch.config import config as configuration
 from raysearch.errors import ConfigError
 from raysearch.plan import Plan
 from raysearch.session import Session

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from raysearch import collect, dataset
-from raysearch import config as configuration
+from raysearch.config import config as configuration
 from raysearch.errors import ConfigError
 from raysearch.session import Session
 from raysearch.testing import FakeBackend, FakeFleet, run_virtual, virtual_now

@@ -5,7 +5,7 @@ from exact import Interpreter, context, sampler, search
 from fakes import config, run, session
 
 from policies import best_of_n, draft_commit, rgrp, zero_order
-from raysearch import config as configuration
+from raysearch.config import config as configuration
 from raysearch.errors import ConfigError
 from raysearch.plan import estimate
 from raysearch.recipe.candidate import Prompt, denoise

@@ -16,8 +16,8 @@ from test_actors import PROMPT, config, leg_of
 from actors import gang, local
 from actors.backend import Backend
 from actors.denoiser import Denoiser
-from raysearch import config as configuration
-from raysearch.config import PoolConfig
+from raysearch.config import config as configuration
+from raysearch.config.config import PoolConfig
 from raysearch.errors import ConfigError, ReplicaDied
 
 # diffusers' own, under context parallelism

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from raysearch import config as configuration
-from raysearch.config import SDE
+from raysearch.config import config as configuration
+from raysearch.config.config import SDE
 from raysearch.plan import Plan
 from raysearch.session import Session
 from raysearch.testing import FakeBackend, run_virtual, virtual_now

@@ -22,8 +22,8 @@ from ray.exceptions import AuthenticationError
 from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 
 from actors.backend import Backend
-from raysearch import config as configuration
 from raysearch import journal
+from raysearch.config import config as configuration
 from raysearch.session import Session
 
 pytestmark = pytest.mark.ray

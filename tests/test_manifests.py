@@ -17,7 +17,7 @@ from ray.autoscaler._private.util import prepare_config, validate_config
 from actors import backend
 from actors.rewards import pixel
 from raysearch import __main__ as command_line
-from raysearch import config as configuration
+from raysearch.config import config as configuration
 
 ROOT = Path(__file__).parent.parent
 CLUSTER = yaml.safe_load((ROOT / "cluster.yaml").read_text())

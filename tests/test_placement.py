@@ -7,7 +7,7 @@ import pytest
 
 from actors import pulse
 from actors.placement import Node, check_cluster, check_workers, homes, matches
-from raysearch import config as configuration
+from raysearch.config import config as configuration
 from raysearch.errors import ConfigError
 from raysearch.train import WorkersConfig
 

@@ -14,7 +14,7 @@ from actors import solvers
 from actors.models.mixture import Mixture
 from policies import best_of_n, bfs, dfs, dlbs, evolution, fk_steering, paths, rbf, rgrp, smc, svdd, tree, zero_order
 from policies.feynman_kac import particles
-from raysearch import config as configuration
+from raysearch.config import config as configuration
 from raysearch.errors import ConfigError
 from raysearch.recipe.digests import canonical_json
 from raysearch.recipe.origins import Neighbour

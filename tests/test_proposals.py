@@ -12,7 +12,7 @@ from test_actors import config as tiny_config
 from actors import local, scorer, solvers
 from actors.backend import Backend
 from actors.models import wan
-from raysearch import config as configuration
+from raysearch.config import config as configuration
 from raysearch.recipe.long_video import Queue
 from raysearch.session import Session
 

@@ -24,7 +24,7 @@ from actors.backend import Backend
 from actors.local import Worker
 from actors.placement import Node
 from actors.replica import Actor
-from raysearch import config as configuration
+from raysearch.config import config as configuration
 from raysearch.errors import ConfigError, InputLost, ReplicaDied
 from raysearch.plan import Plan
 from raysearch.session import Session

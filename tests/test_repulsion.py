@@ -22,7 +22,7 @@ from actors import potential, video
 from actors.backend import Backend
 from actors.models.mixture import Autoencoder
 from policies import best_of_n, repulsion, single
-from raysearch import config as configuration
+from raysearch.config import config as configuration
 from raysearch.errors import BudgetExhausted, ConfigError
 from raysearch.obstacles import Barrier, barriers
 from raysearch.plan import content_of, estimate

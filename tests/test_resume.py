@@ -12,8 +12,8 @@ from fakes import run, session
 from test_session import ARMS, same
 
 from actors.backend import Backend
-from raysearch import config as configuration
 from raysearch import journal
+from raysearch.config import config as configuration
 from raysearch.errors import ConfigError
 from raysearch.session import Session
 from raysearch.testing import FakeFleet

@@ -14,8 +14,8 @@ import pyarrow.parquet as pq
 import pytest
 from fakes import config, run, session
 
-from raysearch import config as configuration
 from raysearch import journal
+from raysearch.config import config as configuration
 from raysearch.errors import ConfigError, InputLost, ReplicaDied
 from raysearch.plan import Search, context
 from raysearch.recipe.candidate import Candidate, Prompt, denoise

@@ -13,7 +13,7 @@ from test_actors import run as run_local
 from actors import solvers
 from actors.backend import Backend
 from actors.models.mixture import Mixture
-from raysearch import config as configuration
+from raysearch.config import config as configuration
 from raysearch.errors import ConfigError
 from raysearch.recipe.candidate import Candidate, Prompt, Sampler, ahead, invert
 from raysearch.recipe.origins import Noise

@@ -25,8 +25,8 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast, Qwen2VLConfig, 
 from transformers.models.qwen2_vl.modeling_qwen2_vl import PatchEmbed
 
 from actors.rewards import checkpoint
+from raysearch.config.binding import bind
 from raysearch.errors import check
-from raysearch.signature import bind
 
 if TYPE_CHECKING:
     from actors.rewards import View

@@ -19,8 +19,8 @@ from torch import nn
 from actors.models import DTYPES
 from actors.models.wan import per_token
 from actors.rewards import checkpoint
+from raysearch.config.binding import bind, coerce
 from raysearch.errors import check
-from raysearch.signature import bind, coerce
 
 if TYPE_CHECKING:
     from actors.rewards import View

@@ -33,7 +33,7 @@ from actors.training import distributed
 from actors.training.distributed import Parts
 from actors.training.pipeline import use_fast_attention
 from raysearch import prfl
-from raysearch.config import SamplerConfig
+from raysearch.config.config import SamplerConfig
 from raysearch.dataset import shards_of
 from raysearch.errors import check
 from raysearch.files import content_digest, replacing

@@ -23,13 +23,13 @@ import asyncio  # noqa: E402
 import numpy as np  # noqa: E402
 import ray  # noqa: E402
 
-from raysearch import config as configuration  # noqa: E402
-from raysearch.config import arms  # noqa: E402
+from raysearch.config import config as configuration
+from raysearch.config.config import arms  # noqa: E402
+from raysearch.config.prompts import load  # noqa: E402
 from raysearch.context import Context  # noqa: E402
 from raysearch.dispatcher import Dispatcher, Replica  # noqa: E402
 from raysearch.engine import Engine, Spent  # noqa: E402
 from raysearch.plan import Backend, Fleet, Plan, context, searches  # noqa: E402
-from raysearch.prompts import load  # noqa: E402
 from raysearch.store import Store  # noqa: E402
 
 TINY = ROOT / "actors" / "assets" / "tiny-wan"

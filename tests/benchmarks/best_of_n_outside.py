@@ -25,7 +25,7 @@ from actors import world  # noqa: E402
 from actors.backend import Backend  # noqa: E402
 from actors.rewards import View  # noqa: E402
 from actors.rewards.pixel import PixelReward  # noqa: E402
-from raysearch import config as configuration  # noqa: E402
+from raysearch.config import config as configuration
 from raysearch.recipe.origins import Noise  # noqa: E402
 from raysearch.session import Session  # noqa: E402
 

@@ -22,7 +22,7 @@ sys.path.insert(0, str(ROOT))
 
 from actors import world  # noqa: E402
 from actors.backend import Backend  # noqa: E402
-from raysearch import config as configuration  # noqa: E402
+from raysearch.config import config as configuration
 from raysearch.session import Session  # noqa: E402
 
 

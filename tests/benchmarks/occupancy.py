@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from bench import table
 
-from raysearch import config as configuration
+from raysearch.config import config as configuration
 from raysearch.session import Session
 from raysearch.testing import FakeBackend, FakeFleet, FakeReplica, run_virtual, virtual_now
 

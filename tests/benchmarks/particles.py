@@ -31,7 +31,7 @@ from ray._private.internal_api import get_memory_info_reply, get_state_from_addr
 from actors.backend import Backend
 from actors.rewards import View
 from policies import smc
-from raysearch import config as configuration
+from raysearch.config import config as configuration
 
 
 class First:

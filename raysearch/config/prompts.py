@@ -5,11 +5,11 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
-from raysearch.config import Config
+from raysearch.config.binding import unknown_key
+from raysearch.config.config import Config
+from raysearch.config.media import check_picture, is_file
 from raysearch.errors import ConfigError, check
-from raysearch.media import check_picture, is_file
 from raysearch.recipe.candidate import Prompt
-from raysearch.signature import unknown_key
 
 
 def load(config: Config) -> list[Prompt]:

@@ -19,10 +19,10 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
 from raysearch import obstacles
+from raysearch.config.binding import bind, unknown_key
 from raysearch.errors import ConfigError, check
 from raysearch.ledger import Budget
 from raysearch.recipe.long_video import Long
-from raysearch.signature import bind, unknown_key
 
 ODE = ("unipc", "euler", "dpm++")
 VP = ("ddim",)  # for models of noise on a variance-preserving path

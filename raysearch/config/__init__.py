@@ -1,0 +1,1 @@
+"""What a user says: YAML, overrides, prompts and media, checked before anything is loaded."""
