@@ -24,7 +24,6 @@ from raysearch.config.binding import bind, source
 from raysearch.config.config import ODE, SDE, SINGLE, VP, Arm, Config, SamplerConfig
 from raysearch.errors import ConfigError, check
 from raysearch.files import content_digest
-from raysearch.obstacles import barriers
 from raysearch.plan import ArmPlan, Fleet, Plan
 from raysearch.recipe.candidate import Sampler
 from raysearch.recipe.digests import canonical_json, digest
@@ -32,6 +31,7 @@ from raysearch.recipe.long_video import Long
 from raysearch.recipe.origins import Obstacle
 from raysearch.recipe.reward import Reward
 from raysearch.results import CANDIDATES
+from raysearch.search.obstacles import barriers
 
 
 class Backend:

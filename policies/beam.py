@@ -2,8 +2,8 @@
 
 from policies.checks import at_least
 from policies.selection import top, variations
-from raysearch.context import Context
 from raysearch.recipe.candidate import Candidate
+from raysearch.search.context import Context
 
 
 async def search(

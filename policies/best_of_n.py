@@ -1,8 +1,8 @@
 """Best of N: random search over noises (Ma et al. 2025, arXiv 2501.09732, section 3.1)."""
 
 from policies.checks import at_least
-from raysearch.context import Context
 from raysearch.recipe.candidate import Candidate
+from raysearch.search.context import Context
 
 
 async def search(ctx: Context, *, n: int = 4) -> Candidate:

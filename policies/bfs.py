@@ -8,8 +8,8 @@ import numpy as np
 from policies.checks import above, at_least, rising
 from policies.resampling import softmax
 from policies.selection import variations
-from raysearch.context import Context
 from raysearch.recipe.candidate import Candidate
+from raysearch.search.context import Context
 
 
 async def search(

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 
 from raysearch.config.config import SDE
-from raysearch.context import Context
 from raysearch.errors import ConfigError, check
+from raysearch.search.context import Context
 
 
 def at_least(low: float, **values: float) -> None:

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 
 from policies.checks import at_least, rising
-from raysearch.context import Context
 from raysearch.recipe.candidate import Candidate
+from raysearch.search.context import Context
 
 
 async def search(

@@ -2,8 +2,8 @@
 
 from policies.checks import at_least, stochastic
 from policies.selection import top
-from raysearch.context import Context
 from raysearch.recipe.candidate import Candidate
+from raysearch.search.context import Context
 
 
 async def search(ctx: Context, *, b: int = 4, k: int = 2, lookahead: int = 6) -> Candidate:

@@ -2,9 +2,9 @@
 
 from policies.checks import at_least
 from raysearch.config.config import PolicyBlock, load_policy
-from raysearch.context import Context
 from raysearch.errors import BudgetExhausted, ConfigError, check
 from raysearch.recipe.candidate import Candidate
+from raysearch.search.context import Context
 
 BEST_OF_8 = PolicyBlock({"name": "best_of_n", "n": 8})
 

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from policies.checks import at_least, rising
-from raysearch.context import Context
 from raysearch.errors import check
 from raysearch.recipe.candidate import Candidate
+from raysearch.search.context import Context
 
 
 async def search(

@@ -7,9 +7,9 @@ import numpy as np
 
 from policies.resampling import RESAMPLERS, ess, softmax
 from policies.selection import variations
-from raysearch.context import Context
 from raysearch.errors import check
 from raysearch.recipe.candidate import Candidate
+from raysearch.search.context import Context
 
 Scheme = Literal["multinomial", "systematic", "residual", "ssp"]
 Duplicates = Literal["drop", "renoise"]

@@ -7,9 +7,9 @@ import numpy as np
 
 from policies.checks import above, at_least
 from policies.feynman_kac import Duplicates, Scheme, particles
-from raysearch.context import Context
 from raysearch.errors import check
 from raysearch.recipe.candidate import Candidate
+from raysearch.search.context import Context
 
 Potential = Literal["difference", "max", "sum"]
 

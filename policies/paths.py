@@ -2,9 +2,9 @@
 
 from policies.checks import at_least
 from policies.selection import top
-from raysearch.context import Context
 from raysearch.errors import check
 from raysearch.recipe.candidate import Candidate
+from raysearch.search.context import Context
 
 
 async def search(

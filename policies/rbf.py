@@ -1,8 +1,8 @@
 """RBF: rollover budget forcing (Kim et al. 2025, arXiv 2503.19385)."""
 
 from policies.checks import at_least, stochastic
-from raysearch.context import Context
 from raysearch.recipe.candidate import Candidate
+from raysearch.search.context import Context
 
 
 async def search(ctx: Context, *, quota: int = 5) -> Candidate:

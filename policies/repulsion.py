@@ -6,9 +6,9 @@ from itertools import product
 
 from policies.checks import above, at_least
 from policies.potential_field import Setting, ends
-from raysearch.context import Context
 from raysearch.errors import check
 from raysearch.recipe.candidate import Candidate
+from raysearch.search.context import Context
 
 
 async def search(

@@ -6,9 +6,9 @@ import numpy as np
 
 from policies.checks import above, at_least, rising
 from policies.resampling import multinomial, softmax
-from raysearch.context import Context
 from raysearch.errors import check
 from raysearch.recipe.candidate import Candidate
+from raysearch.search.context import Context
 
 
 async def search(

@@ -5,9 +5,9 @@ from typing import Literal
 
 from policies.checks import at_least
 from policies.selection import top
-from raysearch.context import Context
 from raysearch.errors import check
 from raysearch.recipe.candidate import Candidate
+from raysearch.search.context import Context
 
 
 async def search(

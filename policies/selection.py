@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from raysearch.context import Context
 from raysearch.recipe.candidate import Candidate
+from raysearch.search.context import Context
 
 
 def top(r: np.ndarray, k: int) -> list[int]:

@@ -1,7 +1,7 @@
 """One sample of the seed's own noise: the baseline of every comparison."""
 
-from raysearch.context import Context
 from raysearch.recipe.candidate import Candidate
+from raysearch.search.context import Context
 
 
 async def search(ctx: Context) -> Candidate:

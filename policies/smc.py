@@ -6,8 +6,8 @@ import numpy as np
 
 from policies.checks import above, at_least
 from policies.feynman_kac import Duplicates, Scheme, particles
-from raysearch.context import Context
 from raysearch.recipe.candidate import Candidate
+from raysearch.search.context import Context
 
 
 async def search(

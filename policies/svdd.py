@@ -2,8 +2,8 @@
 
 from policies.checks import above, at_least, stochastic
 from policies.resampling import softmax
-from raysearch.context import Context
 from raysearch.recipe.candidate import Candidate
+from raysearch.search.context import Context
 
 
 async def search(ctx: Context, *, m: int = 4, alpha: float = 0.1) -> Candidate:

@@ -7,9 +7,9 @@ import numpy as np
 
 from policies.checks import above, at_least, rising, stochastic
 from policies.resampling import log_mean_exp, softmax
-from raysearch.context import Context
 from raysearch.errors import check
 from raysearch.recipe.candidate import Candidate
+from raysearch.search.context import Context
 
 
 @dataclass

@@ -1,9 +1,9 @@
 """Zero-order search over the initial noise (Ma et al. 2025, arXiv 2501.09732, section 3.2)."""
 
 from policies.checks import at_least
-from raysearch.context import Context
 from raysearch.errors import check
 from raysearch.recipe.candidate import Candidate
+from raysearch.search.context import Context
 
 
 async def search(ctx: Context, *, n: int = 4, iterations: int = 4, cosine: float = 0.95) -> Candidate:

@@ -13,7 +13,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from raysearch.ledger import Cost
+from raysearch.search.budget import Cost
 from raysearch.snapshot import ArmStatus, FleetStatus, Snapshot
 
 LINE_EVERY = 10.0  # seconds between plain lines

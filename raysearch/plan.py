@@ -13,16 +13,16 @@ from typing import Any, Protocol, TypeVar
 
 from raysearch.config.binding import source
 from raysearch.config.config import Arm, Config
-from raysearch.context import Context
 from raysearch.dispatcher import Replica
 from raysearch.errors import BudgetExhausted, ConfigError, RaysearchError
-from raysearch.ledger import Cost, Ledger, Meter
-from raysearch.obstacles import Barrier
 from raysearch.recipe.candidate import Candidate, Prompt, Sampler
 from raysearch.recipe.digests import canonical_json, digest
 from raysearch.recipe.long_video import ALONE, Course
 from raysearch.recipe.origins import Recording
 from raysearch.recipe.reward import Reward, Score
+from raysearch.search.budget import Cost, Ledger, Meter
+from raysearch.search.context import Context
+from raysearch.search.obstacles import Barrier
 from raysearch.snapshot import Snapshot
 
 T = TypeVar("T")

@@ -9,8 +9,8 @@ import numpy as np
 
 from raysearch.dispatcher import Dispatcher
 from raysearch.engine import Engine
-from raysearch.ledger import Cost
 from raysearch.plan import Fleet
+from raysearch.search.budget import Cost
 from raysearch.snapshot import ArmStatus, FleetStatus, Snapshot
 
 WINDOW = 300.0  # seconds over which rates are taken: a leg of a large model takes minutes, and counts when it ends

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from raysearch import journal
-from raysearch.context import Context
 from raysearch.plan import Plan, Search, arm_of, context, group_of, run_policy
 from raysearch.recipe.candidate import Candidate
 from raysearch.recipe.digests import Digest
 from raysearch.recipe.reward import Reward, Score, score_key
 from raysearch.results import FINISHED
+from raysearch.search.context import Context
 
 
 @dataclass

@@ -16,19 +16,19 @@ from raysearch import dataset, replay
 from raysearch.config import config as configuration
 from raysearch.config import prompts
 from raysearch.config.config import Config
-from raysearch.context import Context
 from raysearch.dispatcher import Dispatcher, Replica
 from raysearch.engine import Engine, Finished, Spent
 from raysearch.files import write
-from raysearch.history import History
 from raysearch.journal import Journal
-from raysearch.ledger import Cost
 from raysearch.plan import Backend, Fleet, Search, content_of, context, estimate, in_its_own_loop, run_policy, searches
 from raysearch.progress import ArmTally, Progress
 from raysearch.recipe.candidate import Candidate, Sampler
 from raysearch.recipe.digests import canonical_json
 from raysearch.recipe.reward import Reward, Score
 from raysearch.results import CONTENT, RunDirectory, check_content, claimed
+from raysearch.search.budget import Cost
+from raysearch.search.context import Context
+from raysearch.search.history import History
 from raysearch.snapshot import STATUS, Snapshot
 from raysearch.spill import SPILL, Spill
 from raysearch.store import Store

@@ -22,11 +22,11 @@ from raysearch import dataset
 from raysearch.config.config import Arm, Config
 from raysearch.dispatcher import Answer, Call
 from raysearch.errors import InputLost, ReplicaDied
-from raysearch.obstacles import barriers
 from raysearch.plan import ArmPlan, Plan
 from raysearch.recipe.candidate import Sampler
 from raysearch.recipe.digests import digest
 from raysearch.recipe.reward import Reward
+from raysearch.search.obstacles import barriers
 from raysearch.snapshot import Snapshot
 
 T = TypeVar("T")

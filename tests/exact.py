@@ -16,13 +16,13 @@ import torch
 from actors import potential, solvers
 from actors.models.mixture import Mixture
 from raysearch.config.config import SDE
-from raysearch.context import Context
-from raysearch.ledger import Budget, Ledger, Meter
-from raysearch.obstacles import Barrier
 from raysearch.recipe.candidate import Candidate, Prompt, Sampler, denoise
 from raysearch.recipe.digests import digest, noise_key
 from raysearch.recipe.origins import Obstacle, Push, Recording
 from raysearch.recipe.reward import Reward, Score
+from raysearch.search.budget import Budget, Ledger, Meter
+from raysearch.search.context import Context
+from raysearch.search.obstacles import Barrier
 
 MODEL = Mixture(
     torch.tensor([0.4, 0.35, 0.25]).double(),

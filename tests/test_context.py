@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from policies import best_of_n, rgrp
-from raysearch.context import Context
 from raysearch.errors import BudgetExhausted, ConcurrencyError, ConfigError
-from raysearch.ledger import Budget, Ledger, Meter
 from raysearch.recipe.candidate import Candidate, Prompt, denoise
 from raysearch.recipe.reward import Score
+from raysearch.search.budget import Budget, Ledger, Meter
+from raysearch.search.context import Context
 from raysearch.testing import fake_reward, fake_sampler
 
 

@@ -1,8 +1,8 @@
 import pytest
 
-from raysearch.ledger import Budget, Cost, Ledger, Meter
 from raysearch.recipe.candidate import Candidate, Prompt, denoise
 from raysearch.recipe.origins import Branch, Noise, Perturb, Renoise
+from raysearch.search.budget import Budget, Cost, Ledger, Meter
 from raysearch.testing import fake_sampler
 
 PROMPT, SAMPLER = Prompt("a"), fake_sampler(10)  # guided: two NFE an evaluation

@@ -22,13 +22,13 @@ from actors.backend import Backend
 from actors.models import wan
 from policies import scaling_noise
 from raysearch import journal
-from raysearch.context import Context
 from raysearch.errors import ConfigError
-from raysearch.ledger import Budget, Ledger, Meter
 from raysearch.recipe.candidate import Candidate, Prompt, denoise, invert, rebase
 from raysearch.recipe.long_video import Course
 from raysearch.recipe.origins import Extend, Neighbour, Noise
 from raysearch.recipe.reward import Reward, Score
+from raysearch.search.budget import Budget, Ledger, Meter
+from raysearch.search.context import Context
 from raysearch.session import Session
 from raysearch.testing import FakeFleet, fake_sampler
 

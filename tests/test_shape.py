@@ -28,7 +28,7 @@ ALLOWED = {
     "policies": (
         "policies",
         "raysearch.recipe.candidate",
-        "raysearch.context",
+        "raysearch.search.context",
         "raysearch.errors",
         "raysearch.config.config",
     ),

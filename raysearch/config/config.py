@@ -18,11 +18,11 @@ from typing import Any, NewType
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
-from raysearch import obstacles
 from raysearch.config.binding import bind, unknown_key
 from raysearch.errors import ConfigError, check
-from raysearch.ledger import Budget
 from raysearch.recipe.long_video import Long
+from raysearch.search import obstacles
+from raysearch.search.budget import Budget
 
 ODE = ("unipc", "euler", "dpm++")
 VP = ("ddim",)  # for models of noise on a variance-preserving path

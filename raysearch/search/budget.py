@@ -9,12 +9,12 @@ from functools import partial
 from heapq import heappush, heapreplace
 from itertools import count
 
-from raysearch.history import Asked
 from raysearch.recipe.candidate import Candidate, denoise
 from raysearch.recipe.digests import Digest, digest
 from raysearch.recipe.long_video import ALONE, Course
 from raysearch.recipe.origins import Branch, Lookahead, Obstacle, Recording
 from raysearch.recipe.reward import Reward
+from raysearch.search.history import Asked
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""What a policy sees: the context's verbs, the budget, the obstacles."""
