@@ -24,7 +24,7 @@ from actors.metrics import Metrics
 from actors.placement import Home, Node, Tenant
 from actors.replica import RayGang, RayReplica, first_line, launch, mapped
 from raysearch.config.config import Config
-from raysearch.engine import gather
+from raysearch.engine.engine import gather
 from raysearch.errors import ConfigError, NoReplica, ReplicaDied
 from raysearch.plan import Plan
 from raysearch.snapshot import Snapshot

@@ -18,7 +18,7 @@ from actors.gang import Gang, Place
 from actors.pulse import Pulse
 from actors.scorer import Scorer
 from raysearch.config.config import Config, PoolConfig
-from raysearch.dispatcher import Answer, Call
+from raysearch.engine.dispatcher import Answer, Call
 from raysearch.errors import ReplicaDied
 from raysearch.plan import Plan
 from raysearch.snapshot import Snapshot

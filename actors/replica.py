@@ -30,7 +30,7 @@ from actors import gang
 from actors.local import Worker, shard
 from actors.placement import Tenant
 from raysearch.config.config import Config
-from raysearch.dispatcher import Answer, Call
+from raysearch.engine.dispatcher import Answer, Call
 from raysearch.errors import InputLost, ReplicaDied
 from raysearch.plan import Plan
 

@@ -13,7 +13,7 @@ from typing import Any, Protocol, TypeVar
 
 from raysearch.config.binding import source
 from raysearch.config.config import Arm, Config
-from raysearch.dispatcher import Replica
+from raysearch.engine.dispatcher import Replica
 from raysearch.errors import BudgetExhausted, ConfigError, RaysearchError
 from raysearch.recipe.candidate import Candidate, Prompt, Sampler
 from raysearch.recipe.digests import canonical_json, digest

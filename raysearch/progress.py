@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from raysearch.dispatcher import Dispatcher
-from raysearch.engine import Engine
+from raysearch.engine.dispatcher import Dispatcher
+from raysearch.engine.engine import Engine
 from raysearch.plan import Fleet
 from raysearch.search.budget import Cost
 from raysearch.snapshot import ArmStatus, FleetStatus, Snapshot

@@ -16,8 +16,10 @@ from raysearch import dataset, replay
 from raysearch.config import config as configuration
 from raysearch.config import prompts
 from raysearch.config.config import Config
-from raysearch.dispatcher import Dispatcher, Replica
-from raysearch.engine import Engine, Finished, Spent
+from raysearch.engine.dispatcher import Dispatcher, Replica
+from raysearch.engine.engine import Engine, Finished, Spent
+from raysearch.engine.spill import SPILL, Spill
+from raysearch.engine.store import Store
 from raysearch.files import write
 from raysearch.journal import Journal
 from raysearch.plan import Backend, Fleet, Search, content_of, context, estimate, in_its_own_loop, run_policy, searches
@@ -30,8 +32,6 @@ from raysearch.search.budget import Cost
 from raysearch.search.context import Context
 from raysearch.search.history import History
 from raysearch.snapshot import STATUS, Snapshot
-from raysearch.spill import SPILL, Spill
-from raysearch.store import Store
 from raysearch.watch import Sink, follow
 
 SAVE_EVERY = 2.0  # seconds between snapshots in status.json and in the fleet's metrics

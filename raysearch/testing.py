@@ -20,7 +20,7 @@ import numpy as np
 
 from raysearch import dataset
 from raysearch.config.config import Arm, Config
-from raysearch.dispatcher import Answer, Call
+from raysearch.engine.dispatcher import Answer, Call
 from raysearch.errors import InputLost, ReplicaDied
 from raysearch.plan import ArmPlan, Plan
 from raysearch.recipe.candidate import Sampler

@@ -34,7 +34,7 @@ from tiny import save_pipeline
 from actors import fleet as ray_fleet
 from actors.backend import Backend
 from raysearch.config import config as configuration
-from raysearch.dispatcher import Answer, Call
+from raysearch.engine.dispatcher import Answer, Call
 from raysearch.plan import Fleet, Plan
 from raysearch.session import Session
 

@@ -2,7 +2,7 @@ import asyncio
 
 import pytest
 
-from raysearch.dispatcher import Answer, Call, Dispatcher
+from raysearch.engine.dispatcher import Answer, Call, Dispatcher
 from raysearch.errors import NoReplica, OutOfMemory, PoisonousItem, ReplicaDied
 from raysearch.testing import FakeReplica, run_virtual
 

@@ -6,12 +6,12 @@ from weakref import WeakSet
 
 import pytest
 
-from raysearch.dispatcher import Dispatcher
-from raysearch.engine import IN_FLIGHT, Engine, Memo, Spent
+from raysearch.engine.dispatcher import Dispatcher
+from raysearch.engine.engine import IN_FLIGHT, Engine, Memo, Spent
+from raysearch.engine.store import Store
 from raysearch.errors import InputLost
 from raysearch.recipe.candidate import Candidate, Prompt, denoise
 from raysearch.recipe.origins import Noise, Perturb
-from raysearch.store import Store
 from raysearch.testing import FakeFleet, FakeReplica, fake_reward, fake_sampler, run_virtual
 
 SAMPLER = fake_sampler(10)

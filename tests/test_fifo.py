@@ -18,13 +18,13 @@ from actors import solvers, video
 from actors.backend import Backend
 from actors.models import wan
 from raysearch import journal
+from raysearch.engine.spill import Spill
 from raysearch.errors import ConfigError, InputLost
 from raysearch.recipe.candidate import Candidate, Prompt, denoise, invert
 from raysearch.recipe.digests import digest, noise_key
 from raysearch.recipe.long_video import Queue, Window
 from raysearch.recipe.origins import Noise, Slide
 from raysearch.session import Session
-from raysearch.spill import Spill
 from raysearch.testing import FakeFleet, fake_sampler
 
 FIFO = {"chunks": 3, "prefix": 1, "fifo": {"partitions": 5}}  # fakes: clips of 5, 10 steps; 13 frames, 8 slides
@@ -249,7 +249,7 @@ def test_what_does_not_fit_on_the_disk_is_done_without(tmp_path, monkeypatch):
     def full(path, content):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("raysearch.spill.write", full)
+    monkeypatch.setattr("raysearch.engine.spill.write", full)
     rows, _ = run(tmp_path / "run", arms=ARMS, prompts=["a"], long=FIFO)
     assert same(rows) == same(expected)
 

@@ -1,6 +1,6 @@
 import pytest
 
-from raysearch.scheduler import Scheduler, Seat, Work
+from raysearch.engine.scheduler import Scheduler, Seat, Work
 
 
 def place(seats: str, work: str) -> str:

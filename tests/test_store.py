@@ -1,8 +1,8 @@
 import gc
 
+from raysearch.engine.store import Entry, Store
 from raysearch.recipe.candidate import Candidate, Prompt, denoise
 from raysearch.recipe.origins import Noise, Perturb
-from raysearch.store import Entry, Store
 from raysearch.testing import fake_sampler
 
 PROMPT, SAMPLER = Prompt("for the store alone"), fake_sampler(10)

@@ -20,7 +20,7 @@ import ray
 from bench import cluster, paired, spread, table
 
 from actors.fleet import RayReplica
-from raysearch.dispatcher import Answer, Call, Dispatcher, Replica
+from raysearch.engine.dispatcher import Answer, Call, Dispatcher, Replica
 
 CALL = Call("denoise", {"step": 0, "until": 1, "velocity": False}, (None, None))
 DONE = Answer({})

@@ -12,8 +12,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
+from raysearch.engine.scheduler import Scheduler, Seat, Work
 from raysearch.errors import NoReplica, OutOfMemory, PoisonousItem, RaysearchError, ReplicaDied
-from raysearch.scheduler import Scheduler, Seat, Work
 
 DEATHS = 3  # of replicas on which an item ran alone, until it is given up
 

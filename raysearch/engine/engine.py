@@ -13,14 +13,14 @@ from math import isfinite
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from raysearch.dispatcher import Answer, Call, Dispatcher
+from raysearch.engine.dispatcher import Answer, Call, Dispatcher
+from raysearch.engine.spill import Spill
+from raysearch.engine.store import Entry, Store
 from raysearch.errors import InputLost, ReplicaDied, RewardError
 from raysearch.recipe.candidate import Candidate, Sampler, denoise
 from raysearch.recipe.digests import Digest, digest
 from raysearch.recipe.origins import Extend, Obstacle, Push, Recording, Renoise, Slide
 from raysearch.recipe.reward import Reward, Score, score_key
-from raysearch.spill import Spill
-from raysearch.store import Entry, Store
 
 T = TypeVar("T")
 ATTEMPTS = 8  # at making something whose inputs keep getting lost
