@@ -24,14 +24,14 @@ from raysearch.config.binding import bind, source
 from raysearch.config.config import ODE, SDE, SINGLE, VP, Arm, Config, SamplerConfig
 from raysearch.errors import ConfigError, check
 from raysearch.files import content_digest
-from raysearch.plan import ArmPlan, Fleet, Plan
 from raysearch.recipe.candidate import Sampler
 from raysearch.recipe.digests import canonical_json, digest
 from raysearch.recipe.long_video import Long
 from raysearch.recipe.origins import Obstacle
 from raysearch.recipe.reward import Reward
-from raysearch.results import CANDIDATES
 from raysearch.search.obstacles import barriers
+from raysearch.session.directory import CANDIDATES
+from raysearch.session.plan import ArmPlan, Fleet, Plan
 
 
 class Backend:

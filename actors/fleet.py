@@ -26,8 +26,8 @@ from actors.replica import RayGang, RayReplica, first_line, launch, mapped
 from raysearch.config.config import Config
 from raysearch.engine.engine import gather
 from raysearch.errors import ConfigError, NoReplica, ReplicaDied
-from raysearch.plan import Plan
-from raysearch.snapshot import Snapshot
+from raysearch.session.plan import Plan
+from raysearch.session.snapshot import Snapshot
 
 PLACING_S = 30.0  # Ray needs moments, and so does a run that has just ended to give its share back
 BEAT_S = 10.0  # between two looks at an actor

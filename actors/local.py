@@ -20,8 +20,8 @@ from actors.scorer import Scorer
 from raysearch.config.config import Config, PoolConfig
 from raysearch.engine.dispatcher import Answer, Call
 from raysearch.errors import ReplicaDied
-from raysearch.plan import Plan
-from raysearch.snapshot import Snapshot
+from raysearch.session.plan import Plan
+from raysearch.session.snapshot import Snapshot
 
 KINDS = ("denoiser", "scorer", "encoder")
 

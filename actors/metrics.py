@@ -8,7 +8,7 @@ from typing import Any
 
 from ray.util.metrics import Counter, Gauge
 
-from raysearch.snapshot import FleetStatus, Snapshot
+from raysearch.session.snapshot import FleetStatus, Snapshot
 
 # Name, what it is, tag, and a number (None: not known yet) or a number for each value of the tag.
 GAUGES: list[tuple[str, str, str | None, Callable[[Snapshot, FleetStatus], Any]]] = [

@@ -32,7 +32,7 @@ from actors.placement import Tenant
 from raysearch.config.config import Config
 from raysearch.engine.dispatcher import Answer, Call
 from raysearch.errors import InputLost, ReplicaDied
-from raysearch.plan import Plan
+from raysearch.session.plan import Plan
 
 if TYPE_CHECKING:
     from actors.fleet import RayFleet

@@ -14,7 +14,7 @@ from safetensors.torch import save as save_safetensors
 
 from actors import potential, rewards, video
 from actors.models import family, given_frames, with_first
-from raysearch.dataset import rollout
+from raysearch.session.dataset import rollout
 
 SEEN = 2**30  # bytes of finished chunks' frames that a scorer remembers
 

@@ -19,10 +19,7 @@ from typing import Any, TypeVar
 
 from rich.console import Console
 
-from raysearch import collect as collections
-from raysearch import display
 from raysearch import prfl as prfls
-from raysearch import status as statuses
 from raysearch import sweep as sweeps
 from raysearch import train as trainings
 from raysearch.config import binding as signature
@@ -31,9 +28,12 @@ from raysearch.config import prompts
 from raysearch.config.config import Config
 from raysearch.errors import ConfigError, RaysearchError, single
 from raysearch.files import write
-from raysearch.journal import held
 from raysearch.recipe.digests import canonical_json
-from raysearch.results import CONTENT, check_content, chosen, claimed
+from raysearch.session import collect as collections
+from raysearch.session import display
+from raysearch.session import status as statuses
+from raysearch.session.directory import CONTENT, check_content, chosen, claimed
+from raysearch.session.journal import held
 
 T = TypeVar("T")
 S = TypeVar("S", bound=trainings.Settings)
@@ -220,7 +220,7 @@ def searched(config: Config, run_dir: Path) -> int:
     prompts.load(config)
     # torch and diffusers take seconds to import, and a mistake in the config should not wait for them.
     from actors.backend import Backend
-    from raysearch.session import Session
+    from raysearch.session.session import Session
 
     say = display.say(console)
     session = Session(config, Backend(), run_dir=run_dir, report=say)

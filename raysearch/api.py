@@ -10,8 +10,8 @@ import pyarrow.parquet as pq
 
 from raysearch.config import config as configuration
 from raysearch.errors import ConfigError, check
-from raysearch.plan import in_its_own_loop
-from raysearch.results import chosen
+from raysearch.session.directory import chosen
+from raysearch.session.plan import in_its_own_loop
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def run(
         loaded = configuration.with_policy(loaded, {"name": where, **(arguments or {})})
     # The one other place, beside the command line, where the engine meets real models.
     from actors.backend import Backend
-    from raysearch.session import Session
+    from raysearch.session.session import Session
 
     path = chosen(loaded.run_dir, loaded.resume, name)
     session = Session(loaded, Backend(), run_dir=path, report=report)

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from raysearch.curves import Curve, Fit, at, budgets, interval, shown
-from raysearch.results import FINISHED
+from raysearch.session.directory import FINISHED
 
 COST_TITLES = {
     "nfe": "NFE (alone)",

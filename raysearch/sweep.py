@@ -35,7 +35,7 @@ from raysearch.config.config import ARM_KEYS, Config
 from raysearch.errors import ConfigError, check
 from raysearch.files import write
 from raysearch.recipe.digests import digest
-from raysearch.results import write_table
+from raysearch.session.directory import write_table
 
 BLOCKS = tuple(k for k in ARM_KEYS if k != "obstacles")  # mappings, whose keys can be axes; obstacles are a list
 MOST_ARMS = 1000

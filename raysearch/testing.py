@@ -18,16 +18,16 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from raysearch import dataset
 from raysearch.config.config import Arm, Config
 from raysearch.engine.dispatcher import Answer, Call
 from raysearch.errors import InputLost, ReplicaDied
-from raysearch.plan import ArmPlan, Plan
 from raysearch.recipe.candidate import Sampler
 from raysearch.recipe.digests import digest
 from raysearch.recipe.reward import Reward
 from raysearch.search.obstacles import barriers
-from raysearch.snapshot import Snapshot
+from raysearch.session import dataset
+from raysearch.session.plan import ArmPlan, Plan
+from raysearch.session.snapshot import Snapshot
 
 T = TypeVar("T")
 

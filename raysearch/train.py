@@ -24,11 +24,11 @@ from omegaconf import MISSING, OmegaConf
 
 from raysearch.config import config as configuration
 from raysearch.config.config import DTYPES, RESUME
-from raysearch.dataset import SPLITS, shards_of
 from raysearch.errors import ConfigError, check
 from raysearch.files import write
 from raysearch.recipe.digests import digest
-from raysearch.results import write_table
+from raysearch.session.dataset import SPLITS, shards_of
+from raysearch.session.directory import write_table
 
 METRICS = pa.schema([("step", pa.int64()), ("metric", pa.string()), ("value", pa.float64())])
 PROGRESS = "progress.json"

@@ -35,8 +35,8 @@ from actors import fleet as ray_fleet
 from actors.backend import Backend
 from raysearch.config import config as configuration
 from raysearch.engine.dispatcher import Answer, Call
-from raysearch.plan import Fleet, Plan
-from raysearch.session import Session
+from raysearch.session.plan import Fleet, Plan
+from raysearch.session.session import Session
 
 HERE = Path(__file__).parent
 ARMS: list[dict[str, Any]] = [

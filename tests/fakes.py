@@ -8,8 +8,8 @@ import pyarrow.parquet as pq
 from raysearch.config import config as configuration
 from raysearch.engine.dispatcher import Call
 from raysearch.errors import InputLost, ReplicaDied
-from raysearch.progress import Progress
-from raysearch.session import Session
+from raysearch.session.progress import Progress
+from raysearch.session.session import Session
 from raysearch.testing import FakeBackend, FakeFleet, run_virtual, virtual_now
 
 

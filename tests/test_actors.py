@@ -28,7 +28,7 @@ from actors.denoiser import Denoiser
 from actors.models import wan
 from raysearch.config import config as configuration
 from raysearch.errors import OutOfMemory
-from raysearch.session import Session
+from raysearch.session.session import Session
 
 PROMPT = "a red circle moving left"
 SIZE = {"height": 32, "width": 32, "num_frames": 9, "max_sequence_length": 40}

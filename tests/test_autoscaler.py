@@ -18,7 +18,7 @@ from test_jobs import PATIENCE, RAY, ROOT, free_port, processes_of, rows, undist
 
 from actors.backend import Backend
 from raysearch.config import config as configuration
-from raysearch.session import Session
+from raysearch.session.session import Session
 
 pytestmark = pytest.mark.ray
 

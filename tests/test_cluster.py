@@ -19,8 +19,8 @@ from actors.backend import Backend
 from actors.pulse import Pulse
 from raysearch.config import config as configuration
 from raysearch.errors import ConfigError
-from raysearch.plan import Plan
-from raysearch.session import Session
+from raysearch.session.plan import Plan
+from raysearch.session.session import Session
 
 pytestmark = pytest.mark.ray
 

@@ -8,10 +8,10 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from raysearch import collect, dataset
 from raysearch.config import config as configuration
 from raysearch.errors import ConfigError
-from raysearch.session import Session
+from raysearch.session import collect, dataset
+from raysearch.session.session import Session
 from raysearch.testing import FakeBackend, FakeFleet, run_virtual, virtual_now
 
 PROMPTS = [f"caption {i}" for i in range(20)]

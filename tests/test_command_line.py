@@ -10,9 +10,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from actors.models import wan
-from raysearch import journal
 from raysearch.__main__ import main
 from raysearch.config import config as configuration
+from raysearch.session import journal
 
 ROOT = Path(__file__).parent.parent
 

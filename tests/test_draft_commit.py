@@ -7,8 +7,8 @@ from fakes import config, run, session
 from policies import best_of_n, draft_commit, rgrp, zero_order
 from raysearch.config import config as configuration
 from raysearch.errors import ConfigError
-from raysearch.plan import estimate
 from raysearch.recipe.candidate import Prompt, denoise
+from raysearch.session.plan import estimate
 from raysearch.testing import FakeBackend, FakeFleet
 
 FULL, DRAFT = 12, 4  # steps; guided, so two NFE each

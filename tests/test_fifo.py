@@ -17,14 +17,14 @@ from test_session import same, unequal_fleet
 from actors import solvers, video
 from actors.backend import Backend
 from actors.models import wan
-from raysearch import journal
 from raysearch.engine.spill import Spill
 from raysearch.errors import ConfigError, InputLost
 from raysearch.recipe.candidate import Candidate, Prompt, denoise, invert
 from raysearch.recipe.digests import digest, noise_key
 from raysearch.recipe.long_video import Queue, Window
 from raysearch.recipe.origins import Noise, Slide
-from raysearch.session import Session
+from raysearch.session import journal
+from raysearch.session.session import Session
 from raysearch.testing import FakeFleet, fake_sampler
 
 FIFO = {"chunks": 3, "prefix": 1, "fifo": {"partitions": 5}}  # fakes: clips of 5, 10 steps; 13 frames, 8 slides

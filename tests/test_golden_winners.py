@@ -8,8 +8,8 @@ import pyarrow.parquet as pq
 
 from raysearch.config import config as configuration
 from raysearch.config.config import SDE
-from raysearch.plan import Plan
-from raysearch.session import Session
+from raysearch.session.plan import Plan
+from raysearch.session.session import Session
 from raysearch.testing import FakeBackend, run_virtual, virtual_now
 
 ROOT = Path(__file__).parent.parent

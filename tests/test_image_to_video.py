@@ -17,7 +17,7 @@ from actors.backend import Backend
 from raysearch.errors import ConfigError
 from raysearch.recipe.candidate import Candidate, Prompt
 from raysearch.recipe.origins import Extend, Noise
-from raysearch.session import Session
+from raysearch.session.session import Session
 from raysearch.testing import fake_sampler
 
 

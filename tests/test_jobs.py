@@ -22,9 +22,9 @@ from ray.exceptions import AuthenticationError
 from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 
 from actors.backend import Backend
-from raysearch import journal
 from raysearch.config import config as configuration
-from raysearch.session import Session
+from raysearch.session import journal
+from raysearch.session.session import Session
 
 pytestmark = pytest.mark.ray
 

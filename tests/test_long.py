@@ -21,7 +21,6 @@ from actors import solvers, video
 from actors.backend import Backend
 from actors.models import wan
 from policies import scaling_noise
-from raysearch import journal
 from raysearch.errors import ConfigError
 from raysearch.recipe.candidate import Candidate, Prompt, denoise, invert, rebase
 from raysearch.recipe.long_video import Course
@@ -29,7 +28,8 @@ from raysearch.recipe.origins import Extend, Neighbour, Noise
 from raysearch.recipe.reward import Reward, Score
 from raysearch.search.budget import Budget, Ledger, Meter
 from raysearch.search.context import Context
-from raysearch.session import Session
+from raysearch.session import journal
+from raysearch.session.session import Session
 from raysearch.testing import FakeFleet, fake_sampler
 
 SAMPLER = fake_sampler(10)

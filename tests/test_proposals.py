@@ -14,7 +14,7 @@ from actors.backend import Backend
 from actors.models import wan
 from raysearch.config import config as configuration
 from raysearch.recipe.long_video import Queue
-from raysearch.session import Session
+from raysearch.session.session import Session
 
 EULER = {"name": "euler", "num_steps": 8, "guidance_scale": 3.0}
 

@@ -26,9 +26,9 @@ from actors.placement import Node
 from actors.replica import Actor
 from raysearch.config import config as configuration
 from raysearch.errors import ConfigError, InputLost, ReplicaDied
-from raysearch.plan import Plan
-from raysearch.session import Session
-from raysearch.snapshot import Snapshot
+from raysearch.session.plan import Plan
+from raysearch.session.session import Session
+from raysearch.session.snapshot import Snapshot
 from raysearch.testing import run_virtual
 
 pytestmark = pytest.mark.ray

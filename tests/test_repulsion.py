@@ -24,12 +24,12 @@ from actors.models.mixture import Autoencoder
 from policies import best_of_n, repulsion, single
 from raysearch.config import config as configuration
 from raysearch.errors import BudgetExhausted, ConfigError
-from raysearch.plan import content_of, estimate
 from raysearch.recipe.candidate import Candidate, Prompt, denoise
 from raysearch.recipe.origins import Noise, Obstacle, Push
 from raysearch.recipe.reward import Reward, Score
 from raysearch.search.obstacles import Barrier, barriers
-from raysearch.session import Session
+from raysearch.session.plan import content_of, estimate
+from raysearch.session.session import Session
 from raysearch.testing import FakeBackend, FakeFleet, FakeReplica
 
 T = 12

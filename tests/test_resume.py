@@ -12,10 +12,10 @@ from fakes import run, session
 from test_session import ARMS, same
 
 from actors.backend import Backend
-from raysearch import journal
 from raysearch.config import config as configuration
 from raysearch.errors import ConfigError
-from raysearch.session import Session
+from raysearch.session import journal
+from raysearch.session.session import Session
 from raysearch.testing import FakeFleet
 
 ROOT = Path(__file__).parent.parent

@@ -14,13 +14,13 @@ import pyarrow.parquet as pq
 import pytest
 from fakes import config, run, session
 
-from raysearch import journal
 from raysearch.config import config as configuration
 from raysearch.errors import ConfigError, InputLost, ReplicaDied
-from raysearch.plan import Search, context
 from raysearch.recipe.candidate import Candidate, Prompt, denoise
 from raysearch.recipe.origins import Noise
-from raysearch.results import Table, schema
+from raysearch.session import journal
+from raysearch.session.directory import Table, schema
+from raysearch.session.plan import Search, context
 from raysearch.testing import FakeBackend, FakeFleet, FakeLatent, FakeReplica, fake_reward, run_virtual
 
 ARMS = [

@@ -12,10 +12,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from actors.training import latents
-from raysearch import collect, dataset, prfl, sweep, train
+from raysearch import prfl, sweep, train
 from raysearch.config import binding as signature
 from raysearch.config import config as configuration
 from raysearch.errors import RaysearchError
+from raysearch.session import collect, dataset
 
 ROOT = Path(__file__).parent.parent
 OURS = ("raysearch", "policies", "actors")

@@ -13,11 +13,11 @@ from fakes import run as unwatched
 from fakes import session
 from rich.console import Console
 
-from raysearch import display, journal
 from raysearch.__main__ import main
 from raysearch.errors import InputLost, NoReplica, ReplicaDied, single
-from raysearch.snapshot import ArmStatus, parse
-from raysearch.status import read
+from raysearch.session import display, journal
+from raysearch.session.snapshot import ArmStatus, parse
+from raysearch.session.status import read
 from raysearch.testing import FakeBackend, FakeFleet, FakeReplica, run_virtual
 
 ROOT = Path(__file__).parent.parent

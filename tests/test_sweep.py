@@ -16,10 +16,11 @@ import yaml
 from fakes import virtual_now
 
 from actors.backend import Backend
-from raysearch import curves, journal, report, sweep
+from raysearch import curves, report, sweep
 from raysearch.__main__ import main
 from raysearch.errors import ConfigError
-from raysearch.session import Session
+from raysearch.session import journal
+from raysearch.session.session import Session
 from raysearch.testing import FakeBackend, FakeFleet, run_virtual
 
 BASE = {
@@ -349,7 +350,7 @@ import json, os, sys
 from fakes import virtual_now
 from pathlib import Path
 from raysearch import sweep
-from raysearch.session import Session
+from raysearch.session.session import Session
 from raysearch.testing import FakeBackend, run_virtual
 
 config = sweep.build(json.loads(sys.argv[2])).config

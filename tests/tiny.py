@@ -24,7 +24,7 @@ from transformers import (
 )
 
 from actors.rewards import View
-from raysearch import dataset
+from raysearch.session import dataset
 
 
 def save_pipeline(folder: Path, *, pictured: bool = False) -> Path:

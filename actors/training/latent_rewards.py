@@ -24,9 +24,9 @@ from actors.training.pairs import accuracy, agreement, grouped
 from actors.training.pipeline import use_fast_attention
 from raysearch import train
 from raysearch.config.binding import bind
-from raysearch.dataset import SPLITS, shards_of
 from raysearch.errors import check
 from raysearch.files import content_digest, replacing
+from raysearch.session.dataset import SPLITS, shards_of
 from raysearch.train import TrainConfig
 
 

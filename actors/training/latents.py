@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from diffusers import AutoencoderKLWan
 
 from actors.training.pipeline import encode_clips
-from raysearch.dataset import tensors
+from raysearch.session.dataset import tensors
 
 SHARD = 1000  # rows
 

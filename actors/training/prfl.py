@@ -34,11 +34,11 @@ from actors.training.distributed import Parts
 from actors.training.pipeline import use_fast_attention
 from raysearch import prfl
 from raysearch.config.config import SamplerConfig
-from raysearch.dataset import shards_of
 from raysearch.errors import check
 from raysearch.files import content_digest, replacing
 from raysearch.prfl import LoraConfig, PrflConfig
 from raysearch.recipe.digests import digest
+from raysearch.session.dataset import shards_of
 from raysearch.train import check_rows, content_of
 
 # -- one solver step of a batch --------------------------------------------------------------------------------------

@@ -29,8 +29,8 @@ from raysearch.config.prompts import load  # noqa: E402
 from raysearch.engine.dispatcher import Dispatcher, Replica  # noqa: E402
 from raysearch.engine.engine import Engine, Spent  # noqa: E402
 from raysearch.engine.store import Store  # noqa: E402
-from raysearch.plan import Backend, Fleet, Plan, context, searches  # noqa: E402
 from raysearch.search.context import Context  # noqa: E402
+from raysearch.session.plan import Backend, Fleet, Plan, context, searches  # noqa: E402
 
 TINY = ROOT / "actors" / "assets" / "tiny-wan"
 SIZE = {"height": 32, "width": 32, "num_frames": 17, "max_sequence_length": 80}

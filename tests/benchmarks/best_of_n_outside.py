@@ -27,7 +27,7 @@ from actors.rewards import View  # noqa: E402
 from actors.rewards.pixel import PixelReward  # noqa: E402
 from raysearch.config import config as configuration
 from raysearch.recipe.origins import Noise  # noqa: E402
-from raysearch.session import Session  # noqa: E402
+from raysearch.session.session import Session  # noqa: E402
 
 MODEL = {"height": 32, "width": 32, "num_frames": 17, "max_sequence_length": 80}
 STEPS, GUIDANCE = 30, 2.0

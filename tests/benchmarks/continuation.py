@@ -23,7 +23,7 @@ sys.path.insert(0, str(ROOT))
 from actors import world  # noqa: E402
 from actors.backend import Backend  # noqa: E402
 from raysearch.config import config as configuration
-from raysearch.session import Session  # noqa: E402
+from raysearch.session.session import Session  # noqa: E402
 
 
 def run(

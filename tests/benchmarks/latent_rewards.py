@@ -28,7 +28,7 @@ from actors.models.wan import Autoencoder, TextEncoder, Transformer  # noqa: E40
 from actors.rewards import View, latent_reward, pavrm  # noqa: E402
 from actors.rewards.verifier import Verifier  # noqa: E402
 from actors.training.pairs import agreement  # noqa: E402
-from raysearch.dataset import SPLITS, shards_of  # noqa: E402
+from raysearch.session.dataset import SPLITS, shards_of  # noqa: E402
 
 TINY = ROOT / "actors" / "assets" / "tiny-wan"
 NAMES = ("VQ", "MQ", "TA")

@@ -17,7 +17,7 @@ import numpy as np
 from bench import table
 
 from raysearch.config import config as configuration
-from raysearch.session import Session
+from raysearch.session.session import Session
 from raysearch.testing import FakeBackend, FakeFleet, FakeReplica, run_virtual, virtual_now
 
 N, SCHEDULE, STEPS = 6, (2, 5, 8), 12

@@ -23,7 +23,7 @@ sys.path.insert(0, str(ROOT))
 from actors.models.wan import TextEncoder  # noqa: E402
 from actors.rewards import pavrm  # noqa: E402
 from actors.training.pairs import MARGIN, accuracy, agreement  # noqa: E402
-from raysearch.dataset import shards_of  # noqa: E402
+from raysearch.session.dataset import shards_of  # noqa: E402
 
 TINY = ROOT / "actors" / "assets" / "tiny-wan"
 LEVELS = (0.9, 0.8, 0.6, 0.4, 0.15)

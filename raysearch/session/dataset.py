@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from raysearch.errors import check
 from raysearch.recipe.digests import digest
-from raysearch.results import FINISHED, FOLDERS, SEARCHES
+from raysearch.session.directory import FINISHED, FOLDERS, SEARCHES
 
 FOLDER = "dataset"
 SPLITS = ("train", "test")

@@ -9,13 +9,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from raysearch import journal
-from raysearch.plan import Plan, Search, arm_of, context, group_of, run_policy
 from raysearch.recipe.candidate import Candidate
 from raysearch.recipe.digests import Digest
 from raysearch.recipe.reward import Reward, Score, score_key
-from raysearch.results import FINISHED
 from raysearch.search.context import Context
+from raysearch.session import journal
+from raysearch.session.directory import FINISHED
+from raysearch.session.plan import Plan, Search, arm_of, context, group_of, run_policy
 
 
 @dataclass

@@ -12,7 +12,6 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from raysearch import dataset, replay
 from raysearch.config import config as configuration
 from raysearch.config import prompts
 from raysearch.config.config import Config
@@ -21,18 +20,29 @@ from raysearch.engine.engine import Engine, Finished, Spent
 from raysearch.engine.spill import SPILL, Spill
 from raysearch.engine.store import Store
 from raysearch.files import write
-from raysearch.journal import Journal
-from raysearch.plan import Backend, Fleet, Search, content_of, context, estimate, in_its_own_loop, run_policy, searches
-from raysearch.progress import ArmTally, Progress
 from raysearch.recipe.candidate import Candidate, Sampler
 from raysearch.recipe.digests import canonical_json
 from raysearch.recipe.reward import Reward, Score
-from raysearch.results import CONTENT, RunDirectory, check_content, claimed
 from raysearch.search.budget import Cost
 from raysearch.search.context import Context
 from raysearch.search.history import History
-from raysearch.snapshot import STATUS, Snapshot
-from raysearch.watch import Sink, follow
+from raysearch.session import dataset, replay
+from raysearch.session.directory import CONTENT, RunDirectory, check_content, claimed
+from raysearch.session.journal import Journal
+from raysearch.session.plan import (
+    Backend,
+    Fleet,
+    Search,
+    content_of,
+    context,
+    estimate,
+    in_its_own_loop,
+    run_policy,
+    searches,
+)
+from raysearch.session.progress import ArmTally, Progress
+from raysearch.session.snapshot import STATUS, Snapshot
+from raysearch.session.watch import Sink, follow
 
 SAVE_EVERY = 2.0  # seconds between snapshots in status.json and in the fleet's metrics
 

@@ -11,10 +11,10 @@ a reward that is trained on few noises learns these by heart.
 from collections.abc import Sequence
 from pathlib import Path
 
-from raysearch import dataset
 from raysearch.config import config as configuration
 from raysearch.config.config import Config
 from raysearch.errors import check
+from raysearch.session import dataset
 
 
 def load(path: Path, overrides: Sequence[str] = ()) -> Config:

@@ -23,7 +23,7 @@ from raysearch.recipe.reward import Reward, Score
 from raysearch.search.budget import Cost, Ledger, Meter
 from raysearch.search.context import Context
 from raysearch.search.obstacles import Barrier
-from raysearch.snapshot import Snapshot
+from raysearch.session.snapshot import Snapshot
 
 T = TypeVar("T")
 

@@ -10,12 +10,12 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from raysearch import journal
 from raysearch.config import prompts
 from raysearch.config.config import Config, label
 from raysearch.errors import check
-from raysearch.progress import ArmTally, Progress
-from raysearch.snapshot import STATUS, Snapshot, parse
+from raysearch.session import journal
+from raysearch.session.progress import ArmTally, Progress
+from raysearch.session.snapshot import STATUS, Snapshot, parse
 
 
 def read(run_dir: Path) -> Snapshot:

@@ -6,8 +6,8 @@ from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, TypeVar
 
 from raysearch.errors import single
-from raysearch.progress import Progress
-from raysearch.snapshot import Snapshot
+from raysearch.session.progress import Progress
+from raysearch.session.snapshot import Snapshot
 
 T = TypeVar("T")
 Sink = tuple[float, Callable[[Snapshot], None]]  # every so many seconds a snapshot is handed to it

@@ -9,9 +9,9 @@ import numpy as np
 
 from raysearch.engine.dispatcher import Dispatcher
 from raysearch.engine.engine import Engine
-from raysearch.plan import Fleet
 from raysearch.search.budget import Cost
-from raysearch.snapshot import ArmStatus, FleetStatus, Snapshot
+from raysearch.session.plan import Fleet
+from raysearch.session.snapshot import ArmStatus, FleetStatus, Snapshot
 
 WINDOW = 300.0  # seconds over which rates are taken: a leg of a large model takes minutes, and counts when it ends
 

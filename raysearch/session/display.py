@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from raysearch.search.budget import Cost
-from raysearch.snapshot import ArmStatus, FleetStatus, Snapshot
+from raysearch.session.snapshot import ArmStatus, FleetStatus, Snapshot
 
 LINE_EVERY = 10.0  # seconds between plain lines
 DRAW_EVERY = 0.5
