@@ -20,7 +20,6 @@ from typing import Any, TypeVar
 from rich.console import Console
 
 from raysearch import prfl as prfls
-from raysearch import sweep as sweeps
 from raysearch import train as trainings
 from raysearch.config import binding as signature
 from raysearch.config import config as configuration
@@ -34,6 +33,7 @@ from raysearch.session import display
 from raysearch.session import status as statuses
 from raysearch.session.directory import CONTENT, check_content, chosen, claimed
 from raysearch.session.journal import held
+from raysearch.sweep import grid as sweeps
 
 T = TypeVar("T")
 S = TypeVar("S", bound=trainings.Settings)

@@ -12,11 +12,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from actors.training import latents
-from raysearch import prfl, sweep, train
+from raysearch import prfl, train
 from raysearch.config import binding as signature
 from raysearch.config import config as configuration
 from raysearch.errors import RaysearchError
 from raysearch.session import collect, dataset
+from raysearch.sweep import grid as sweep
 
 ROOT = Path(__file__).parent.parent
 OURS = ("raysearch", "policies", "actors")

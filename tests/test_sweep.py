@@ -16,11 +16,12 @@ import yaml
 from fakes import virtual_now
 
 from actors.backend import Backend
-from raysearch import curves, report, sweep
 from raysearch.__main__ import main
 from raysearch.errors import ConfigError
 from raysearch.session import journal
 from raysearch.session.session import Session
+from raysearch.sweep import curves, report
+from raysearch.sweep import grid as sweep
 from raysearch.testing import FakeBackend, FakeFleet, run_virtual
 
 BASE = {
@@ -349,7 +350,7 @@ def test_a_killed_process_loses_no_finished_row(tmp_path):
 import json, os, sys
 from fakes import virtual_now
 from pathlib import Path
-from raysearch import sweep
+from raysearch.sweep import grid as sweep
 from raysearch.session.session import Session
 from raysearch.testing import FakeBackend, run_virtual
 

@@ -8,8 +8,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from raysearch.curves import Curve, Fit, at, budgets, interval, shown
 from raysearch.session.directory import FINISHED
+from raysearch.sweep.curves import Curve, Fit, at, budgets, interval, shown
 
 COST_TITLES = {
     "nfe": "NFE (alone)",

@@ -28,7 +28,6 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from raysearch import curves, report
 from raysearch.config import config as configuration
 from raysearch.config.binding import unknown_key
 from raysearch.config.config import ARM_KEYS, Config
@@ -36,6 +35,7 @@ from raysearch.errors import ConfigError, check
 from raysearch.files import write
 from raysearch.recipe.digests import digest
 from raysearch.session.directory import write_table
+from raysearch.sweep import curves, report
 
 BLOCKS = tuple(k for k in ARM_KEYS if k != "obstacles")  # mappings, whose keys can be axes; obstacles are a list
 MOST_ARMS = 1000

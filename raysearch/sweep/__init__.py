@@ -1,0 +1,1 @@
+"""Grids of arms, the curves of quality against compute, and their report."""
