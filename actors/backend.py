@@ -17,8 +17,9 @@ from typing import Any
 import torch
 from huggingface_hub import snapshot_download
 
-from actors import rewards, solvers
+from actors import rewards
 from actors.models import family, wan
+from actors.sampling import solvers
 from actors.scorer import RewardSpec
 from raysearch.config.binding import bind, source
 from raysearch.config.config import ODE, SDE, SINGLE, VP, Arm, Config, SamplerConfig

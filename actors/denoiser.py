@@ -17,10 +17,11 @@ from typing import Any, TypeAlias
 import numpy as np
 import torch
 
-from actors import memory, potential, solvers
+from actors import memory
 from actors.gang import Gang
 from actors.models import Given, family
 from actors.pulse import Pulse
+from actors.sampling import potential, solvers
 from actors.scorer import finished, preview
 from actors.slot import Clip, Reel, Row
 from raysearch.errors import OutOfMemory

@@ -7,8 +7,8 @@ from typing import Any, TypeAlias
 
 import torch
 
-from actors import solvers
 from actors.models import Given, with_first
+from actors.sampling import solvers
 from raysearch.recipe.candidate import Sampler
 from raysearch.recipe.digests import Digest, digest, noise_key
 from raysearch.recipe.long_video import Window

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from actors import potential, solvers
 from actors.models.mixture import Mixture
+from actors.sampling import potential, solvers
 from raysearch.config.config import SDE
 from raysearch.recipe.candidate import Candidate, Prompt, Sampler, denoise
 from raysearch.recipe.digests import digest, noise_key

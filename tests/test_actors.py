@@ -22,10 +22,11 @@ from diffusers import (
 from PIL import Image
 from safetensors.numpy import load_file
 
-from actors import local, slot, solvers
+from actors import local, slot
 from actors.backend import Backend
 from actors.denoiser import Denoiser
 from actors.models import wan
+from actors.sampling import solvers
 from raysearch.config import config as configuration
 from raysearch.errors import OutOfMemory
 from raysearch.session.session import Session

@@ -10,8 +10,8 @@ import torch
 from exact import MODEL, Interpreter, Numpy, Scripted, barrier, context, sampler, search
 from test_solvers import walk
 
-from actors import solvers
 from actors.models.mixture import Mixture
+from actors.sampling import solvers
 from policies import best_of_n, bfs, dfs, dlbs, evolution, fk_steering, paths, rbf, rgrp, smc, svdd, tree, zero_order
 from policies.feynman_kac import particles
 from raysearch.config import config as configuration

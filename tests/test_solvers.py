@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from actors import solvers
 from actors.models.mixture import Mixture
+from actors.sampling import solvers
 from raysearch.recipe.candidate import Sampler
 
 MU, STD = 0.7, 0.5

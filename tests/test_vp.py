@@ -10,9 +10,9 @@ import torch
 from exact import MODEL
 from test_actors import run as run_local
 
-from actors import solvers
 from actors.backend import Backend
 from actors.models.mixture import Mixture
+from actors.sampling import solvers
 from raysearch.config import config as configuration
 from raysearch.errors import ConfigError
 from raysearch.recipe.candidate import Candidate, Prompt, Sampler, ahead, invert

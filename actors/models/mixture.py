@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from actors import solvers
 from actors.models import index
+from actors.sampling import solvers
 from raysearch.config.config import PoolConfig
 from raysearch.errors import ConfigError, check
 

@@ -9,7 +9,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 import torch
 
-from actors.potential import Points
+from actors.sampling.potential import Points
 from raysearch.errors import ConfigError
 
 NAMES = {

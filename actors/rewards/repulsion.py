@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from actors.potential import distance, potential
+from actors.sampling.potential import distance, potential
 from raysearch.errors import check
 
 if TYPE_CHECKING:

@@ -28,7 +28,7 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 from actors.backend import model_folder, weights_of
 from actors.models import family, wan, with_first
 from actors.rewards import pavrm
-from actors.solvers import Solver, State, grid, scheduler, scheduler_config
+from actors.sampling.solvers import Solver, State, grid, scheduler, scheduler_config
 from actors.training import distributed
 from actors.training.distributed import Parts
 from actors.training.pipeline import use_fast_attention

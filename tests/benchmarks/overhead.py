@@ -23,9 +23,9 @@ import transformers
 from bench import TINY, cluster, paired, rollouts, search, spread, standing, stepwise, table, wan
 from diffusers import WanTransformer3DModel
 
-from actors import solvers
 from actors.backend import Backend
 from actors.models import wan as models
+from actors.sampling import solvers
 from raysearch.recipe.candidate import Sampler
 
 TARGETS = {"tiny": 1.10, "wide": 1.02}

@@ -1,0 +1,1 @@
+"""Solvers of the diffusion model's equations, and the repulsive potential."""
