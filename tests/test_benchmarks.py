@@ -11,8 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 import tiny
 
-from actors import world
-from actors.training import long
+from actors.tiny import world
+from actors.tiny.training import long
 
 HERE = Path(__file__).parent
 

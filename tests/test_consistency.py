@@ -9,12 +9,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import CLIPConfig, CLIPModel, Dinov2Config, Dinov2Model, ViTConfig, ViTModel
 
-from actors import features, world
+from actors import features
 from actors.backend import reward
 from actors.features.efficientnet import EfficientNetLite0
-from actors.features.world import World
 from actors.rewards import View
 from actors.rewards.consistency import Consistency
+from actors.tiny import world
+from actors.tiny.features import World
 from raysearch.errors import ConfigError
 
 RED, BLUE = "a red circle moving left", "a blue square moving up"

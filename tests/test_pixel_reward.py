@@ -5,10 +5,9 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from actors import world
 from actors.rewards import View
 from actors.rewards.pixel import PixelReward
-from actors.training import corruptions
+from actors.tiny import corruptions, world
 
 N = 24
 Objects = tuple[world.Object, ...]

@@ -20,7 +20,8 @@ from diffusers import AutoencoderKLWan, WanPipeline, WanTransformer3DModel
 
 from actors.models import wan
 from actors.rewards import pavrm
-from actors.training import distributed, latents, prfl
+from actors.tiny.training import latents
+from actors.training import distributed, prfl
 from actors.training.distributed import Parts
 from raysearch import prfl as configs
 from raysearch.__main__ import main

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from actors.training import latents
+from actors.tiny.training import latents
 from raysearch import prfl, train
 from raysearch.config import binding as signature
 from raysearch.config import config as configuration
@@ -140,7 +140,7 @@ def test_errors_are_one_picklable_tree_that_its_docstring_draws():
 def test_held_out_captions_are_the_worlds_and_no_training_clip_shows_them():
     import numpy as np
 
-    from actors import world
+    from actors.tiny import world
 
     for name, captions in [
         ("held_out_one", world.HELD_OUT_ONE),

@@ -7,11 +7,11 @@ import pytest
 import torch
 from diffusers import AutoencoderKLWan
 
-from actors import world
 from actors.models.wan import TextEncoder
 from actors.rewards import View, find
-from actors.training.corruptions import swap
-from actors.training.latent_backbone import encode
+from actors.tiny import world
+from actors.tiny.corruptions import swap
+from actors.tiny.training.latent_backbone import encode
 
 TINY = Path(__file__).parents[1] / "actors" / "assets" / "tiny-wan"
 N, SIGMA, TA = 12, 0.4, 2

@@ -3,10 +3,9 @@
 import numpy as np
 import pytest
 
-from actors import world
 from actors.rewards import View
-from actors.rewards.verifier import Verifier, measure
-from actors.training import corruptions
+from actors.tiny import corruptions, world
+from actors.tiny.verifier import Verifier, measure
 
 N = 40
 

@@ -3,9 +3,9 @@
 import numpy as np
 import torch
 
-from actors import world
 from actors.rewards import View, find
-from actors.training import long
+from actors.tiny import world
+from actors.tiny.training import long
 
 
 def test_every_chunk_of_a_training_video_shows_its_caption():

@@ -13,7 +13,7 @@ import numpy as np
 from raysearch.errors import ConfigError
 
 NAMES = {
-    "world": "actors.features.world:World",
+    "world": "actors.tiny.features:World",
     "efficientnet": "actors.features.efficientnet:EfficientNetLite0",
     "dino": "actors.features.vision:Dino",
     "clip": "actors.features.vision:Clip",

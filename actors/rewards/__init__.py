@@ -13,7 +13,7 @@ from actors.sampling.potential import Points
 from raysearch.errors import ConfigError
 
 NAMES = {
-    "verifier": "actors.rewards.verifier:Verifier",
+    "verifier": "actors.tiny.verifier:Verifier",
     "pixel": "actors.rewards.pixel:PixelReward",
     "latent": "actors.rewards.latent_reward:LatentReward",
     "pavrm": "actors.rewards.pavrm:Pavrm",

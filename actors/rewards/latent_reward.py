@@ -5,7 +5,7 @@ vision encoder's tokens go to the language model before an instruction and the c
 a linear head scores the last hidden states of three learned query tokens [VQ], [MQ], [TA] behind them. All of it is
 transformers' own Qwen2-VL; there is either a small one of any size, or a pre-trained one whose language model stays as
 it is.
-`actors/training/latent_backbone.py` trained the small one's first weights.
+`actors/tiny/training/latent_backbone.py` trained the small one's first weights.
 """
 
 import json

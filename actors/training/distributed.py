@@ -23,7 +23,7 @@ from ray.train.torch import TorchTrainer
 from torch import nn
 
 from actors.models import DTYPES
-from actors.training.loop import hash_of, learning_rate
+from actors.tiny.training.loop import hash_of, learning_rate
 from raysearch.errors import ConfigError, RaysearchError
 from raysearch.files import write
 from raysearch.train import CHECKPOINTS, PROGRESS, Panel, Settings, record, recorded

@@ -18,10 +18,10 @@ from torch import nn
 from actors.backend import model_folder
 from actors.models import family
 from actors.rewards import latent_reward, pavrm
+from actors.tiny.training.pipeline import use_fast_attention
 from actors.training import distributed, losses
 from actors.training.distributed import Parts
 from actors.training.pairs import accuracy, agreement, grouped
-from actors.training.pipeline import use_fast_attention
 from raysearch import train
 from raysearch.config.binding import bind
 from raysearch.errors import check

@@ -29,9 +29,9 @@ from actors.backend import model_folder, weights_of
 from actors.models import family, wan, with_first
 from actors.rewards import pavrm
 from actors.sampling.solvers import Solver, State, grid, scheduler, scheduler_config
+from actors.tiny.training.pipeline import use_fast_attention
 from actors.training import distributed
 from actors.training.distributed import Parts
-from actors.training.pipeline import use_fast_attention
 from raysearch import prfl
 from raysearch.config.config import SamplerConfig
 from raysearch.errors import check

@@ -15,10 +15,9 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from diffusers import AutoencoderKLWan
 
-from actors import world
-from actors.rewards import verifier
-from actors.training.loop import to_model
-from actors.training.pixel_data import pixels, statistics
+from actors.tiny import verifier, world
+from actors.tiny.training.loop import to_model
+from actors.tiny.training.pixel_data import pixels, statistics
 
 
 @torch.inference_mode()

@@ -21,10 +21,10 @@ from diffusers import WanPipeline
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from actors import world  # noqa: E402
 from actors.backend import Backend  # noqa: E402
 from actors.rewards import View  # noqa: E402
 from actors.rewards.pixel import PixelReward  # noqa: E402
+from actors.tiny import world
 from raysearch.config import config as configuration
 from raysearch.recipe.origins import Noise  # noqa: E402
 from raysearch.session.session import Session  # noqa: E402

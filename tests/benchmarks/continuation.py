@@ -20,8 +20,8 @@ from PIL import Image
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from actors import world  # noqa: E402
 from actors.backend import Backend  # noqa: E402
+from actors.tiny import world
 from raysearch.config import config as configuration
 from raysearch.session.session import Session  # noqa: E402
 

@@ -26,7 +26,7 @@ sys.path.insert(0, str(ROOT))
 
 from actors.models.wan import Autoencoder, TextEncoder, Transformer  # noqa: E402
 from actors.rewards import View, latent_reward, pavrm  # noqa: E402
-from actors.rewards.verifier import Verifier  # noqa: E402
+from actors.tiny.verifier import Verifier  # noqa: E402
 from actors.training.pairs import agreement  # noqa: E402
 from raysearch.session.dataset import SPLITS, shards_of  # noqa: E402
 

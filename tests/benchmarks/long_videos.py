@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 import torch
 
 from actors import features
-from actors.rewards.verifier import coverage
+from actors.tiny.verifier import coverage
 
 
 def consistency(d: np.ndarray) -> float:

@@ -1,10 +1,10 @@
 """Train the pixel reward on the verifier's grades. From scratch, after the tiny model:
 
-    python -m actors.training.pixel_reward make --kind rendered --n 8000
-    python -m actors.training.pixel_reward make --kind decoded --n 4000
-    python -m actors.training.pixel_reward make --kind samples --n 3000
-    python -m actors.training.pixel_reward train
-    python -m actors.training.pixel_reward compare
+    python -m actors.tiny.training.pixel_reward make --kind rendered --n 8000
+    python -m actors.tiny.training.pixel_reward make --kind decoded --n 4000
+    python -m actors.tiny.training.pixel_reward make --kind samples --n 3000
+    python -m actors.tiny.training.pixel_reward train
+    python -m actors.tiny.training.pixel_reward compare
 
 `make` and `train` go on where they were stopped; `train --start FOLDER` begins from earlier weights, with its own
 `--run` name. `compare` prints how often the reward orders two samples of a held-out caption as the verifier does.
@@ -19,10 +19,10 @@ import torch
 from diffusers import WanPipeline
 from torch.nn import functional as F
 
-from actors import world
-from actors.rewards import pixel, verifier
-from actors.training import pixel_data
-from actors.training.loop import train
+from actors.rewards import pixel
+from actors.tiny import verifier, world
+from actors.tiny.training import pixel_data
+from actors.tiny.training.loop import train
 from actors.training.pairs import ordered
 
 VOCABULARY = ("a", "and", "moving", *world.COLOURS, *world.SHAPES, *world.MOTIONS)

@@ -2,7 +2,7 @@
 
 Pixels are read as coverage by one of the world's six colours; every colour then has at most one object, tracked with
 sub-pixel centres, and matched with the three shapes. Nothing is learned and nothing is random; numpy only.
-`python -m actors.rewards.verifier` prints the table that the tests check at smaller n.
+`python -m actors.tiny.verifier` prints the table that the tests check at smaller n.
 """
 
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 
-from actors import world
+from actors.tiny import world
 
 if TYPE_CHECKING:
     from actors.rewards import View
@@ -255,7 +255,7 @@ def main() -> None:
     """Print the mean scores of true, wrong and spoilt clips."""
     import argparse
 
-    from actors.training import corruptions
+    from actors.tiny import corruptions
 
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--n", type=int, default=500, help="clips in each row")

@@ -1,5 +1,5 @@
 """Latents of true clips with their captions, for the flow-matching steps of PRFL:
-`python -m actors.training.latents --out runs/clean`.
+`python -m actors.tiny.training.latents --out runs/clean`.
 
 Clips of the world are rendered and go through the shipped autoencoder. What comes out are shards train-*.parquet with
 the columns `prompt` and `latent`, tensors (C, T, H, W): any others made so will do as well. No clip has a held-out
@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from diffusers import AutoencoderKLWan
 
-from actors.training.pipeline import encode_clips
+from actors.tiny.training.pipeline import encode_clips
 from raysearch.session.dataset import tensors
 
 SHARD = 1000  # rows

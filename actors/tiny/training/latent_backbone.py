@@ -1,6 +1,6 @@
 """Pre-train the small latent reward, which has no language model behind it:
 
-    OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE python -m actors.training.latent_backbone
+    OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE python -m actors.tiny.training.latent_backbone
 
 Rendered clips of the world, most of them spoilt, are encoded and noised, lightly at first, to any level in the end. The
 net's language model learns to say what they show, word by word (from grades alone the net learns nothing for long), and
@@ -18,13 +18,14 @@ from diffusers import AutoencoderKLWan
 from torch import Tensor
 from torch.nn import functional as F
 
-from actors import world
 from actors.rewards import latent_reward
 from actors.rewards.latent_reward import LatentRewardConfig, LatentRewardNet
-from actors.training import losses, pixel_data
-from actors.training.corruptions import ATTRIBUTES, swap
-from actors.training.loop import to_model, train
-from actors.training.pixel_reward import VOCABULARY
+from actors.tiny import world
+from actors.tiny.corruptions import ATTRIBUTES, swap
+from actors.tiny.training import pixel_data
+from actors.tiny.training.loop import to_model, train
+from actors.tiny.training.pixel_reward import VOCABULARY
+from actors.training import losses
 
 CHUNK = 250
 CAPTIONS = 12  # kept with a clip, its own first

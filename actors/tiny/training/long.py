@@ -1,5 +1,5 @@
 """Fine-tune the tiny model on windows of long videos, for queues:
-`python -m actors.training.long --work training --out actors/assets/tiny-wan-long`.
+`python -m actors.tiny.training.long --work training --out actors/assets/tiny-wan-long`.
 
 It has seen the beginnings of clips alone. Here objects go to and fro for three chunks; a window of as many latent
 frames as a clip has begins anywhere and goes by the caption of its last frame. Most are noised as in a queue: levels
@@ -16,10 +16,10 @@ import torch
 from diffusers import AutoencoderKLWan, WanTransformer3DModel
 from torch import Tensor
 
-from actors import world
 from actors.models import wan
-from actors.training.loop import to_model, train
-from actors.training.pipeline import (
+from actors.tiny import world
+from actors.tiny.training.loop import to_model, train
+from actors.tiny.training.pipeline import (
     FIRST,
     NO_CAPTION,
     SHIFT,

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from actors.features import unit
-from actors.rewards.verifier import coverage, likeness, locate
+from actors.tiny.verifier import coverage, likeness, locate
 from raysearch.errors import check
 
 AREA = 55.0  # pixels of a typical object

@@ -1,4 +1,4 @@
-"""Train the tiny video autoencoder: `python -m actors.training.vae --work training --out actors/assets/tiny-wan`.
+"""Train the tiny video autoencoder: `python -m actors.tiny.training.vae --work training --out actors/assets/tiny-wan`.
 
 An `AutoencoderKLWan` with 4x spatial and 4x temporal compression into 8 channels. The background fills nine tenths of
 a clip, so pixels near objects weigh more; most steps see 9 frames, which is what the causal convolutions need.
@@ -17,8 +17,8 @@ import torch
 from diffusers import AutoencoderKLWan
 from torch.nn import functional as F
 
-from actors import world
-from actors.training.loop import clips, train
+from actors.tiny import world
+from actors.tiny.training.loop import clips, train
 
 Z_DIM = 8
 FOREGROUND = 8.0  # weight of a pixel on or next to an object, against 1 for the background

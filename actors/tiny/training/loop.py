@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from actors import world
+from actors.tiny import world
 
 
 def clips(

@@ -1,5 +1,5 @@
 """Train the tiny text-to-video model on top of the trained autoencoder:
-`python -m actors.training.pipeline --work training --out actors/assets/tiny-wan`.
+`python -m actors.tiny.training.pipeline --work training --out actors/assets/tiny-wan`.
 
 Three stages, each kept in `--work`, so that a killed run goes on and a longer `--steps` continues a finished one:
 latents of rendered clips; a `UMT5EncoderModel` over bytes, trained to say at every byte which object the byte belongs
@@ -22,8 +22,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import ByT5Tokenizer, UMT5Config, UMT5EncoderModel
 
-from actors import world
-from actors.training.loop import clips, train
+from actors.tiny import world
+from actors.tiny.training.loop import clips, train
 
 TEXT_LENGTH = 80  # bytes; `max_sequence_length` of every call of the pipeline
 PER_FRAME = 16  # tokens of a latent frame: 8x8 latents in patches of 2x2

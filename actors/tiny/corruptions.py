@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from actors import world
+from actors.tiny import world
 
 Corruption = Callable[[np.random.Generator, np.ndarray, float], np.ndarray]
 _DARK = np.array(world.BACKGROUND, dtype=np.float32)

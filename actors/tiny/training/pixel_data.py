@@ -14,10 +14,9 @@ import numpy as np
 import torch
 from diffusers import AutoencoderKLWan, WanPipeline
 
-from actors import world
-from actors.rewards import verifier
-from actors.training.corruptions import ATTRIBUTES, CORRUPTIONS, swap
-from actors.training.loop import to_model
+from actors.tiny import verifier, world
+from actors.tiny.corruptions import ATTRIBUTES, CORRUPTIONS, swap
+from actors.tiny.training.loop import to_model
 
 CHUNK = 500
 TEXT_LENGTH = 80

@@ -1,0 +1,1 @@
+"""The tiny world: its renderer, its exact verifier, and how the weights that ship were made."""
