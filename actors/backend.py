@@ -20,7 +20,7 @@ from huggingface_hub import snapshot_download
 from actors import rewards
 from actors.models import family, wan
 from actors.sampling import solvers
-from actors.scorer import RewardSpec
+from actors.workers.scorer import RewardSpec
 from raysearch.config.binding import bind, source
 from raysearch.config.config import ODE, SDE, SINGLE, VP, Arm, Config, SamplerConfig
 from raysearch.errors import ConfigError, check
@@ -85,7 +85,7 @@ class Backend:
         self, config: Config, plan: Plan, report: Callable[[str], None]
     ) -> AbstractAsyncContextManager[Fleet, bool | None]:
         if config.fleet.backend == "local":
-            from actors.local import local_fleet
+            from actors.workers.local import local_fleet
 
             return local_fleet(config, plan)
         from actors.fleet import ray_fleet

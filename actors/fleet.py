@@ -19,10 +19,10 @@ from ray.exceptions import RayError
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 
 from actors import placement
-from actors.local import Worker
 from actors.metrics import Metrics
 from actors.placement import Home, Node, Tenant
 from actors.replica import RayGang, RayReplica, first_line, launch, mapped
+from actors.workers.local import Worker
 from raysearch.config.config import Config
 from raysearch.engine.engine import gather
 from raysearch.errors import ConfigError, NoReplica, ReplicaDied

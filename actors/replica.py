@@ -26,9 +26,9 @@ from ray.exceptions import (
 from ray.util.placement_group import PlacementGroup
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from actors import gang
-from actors.local import Worker, shard
 from actors.placement import Tenant
+from actors.workers import gang
+from actors.workers.local import Worker, shard
 from raysearch.config.config import Config
 from raysearch.engine.dispatcher import Answer, Call
 from raysearch.errors import InputLost, ReplicaDied

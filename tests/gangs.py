@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from actors.gang import Gang, Place
+from actors.workers.gang import Gang, Place
 from raysearch.config.config import PoolConfig
 
 

@@ -22,11 +22,11 @@ from diffusers import (
 from PIL import Image
 from safetensors.numpy import load_file
 
-from actors import local, slot
 from actors.backend import Backend
-from actors.denoiser import Denoiser
 from actors.models import wan
 from actors.sampling import solvers
+from actors.workers import local, slot
+from actors.workers.denoiser import Denoiser
 from raysearch.config import config as configuration
 from raysearch.errors import OutOfMemory
 from raysearch.session.session import Session
@@ -295,7 +295,7 @@ def test_preview_is_the_estimate_at_the_candidates_own_point(tiny, tmp_path):
         model, t = worker._model.model, torch.tensor([worker._solver(sampler).timesteps[4]])
         with torch.no_grad():
             c_, u_ = (model(x, t, torch.tensor(e), return_dict=False)[0] for e in (text, none))
-        from actors.scorer import preview
+        from actors.workers.scorer import preview
 
         previews.append(preview(state, sampler.sigmas[4]))
         assert torch.allclose(previews[-1], x - sampler.sigmas[4] * (u_ + 3.0 * (c_ - u_)), atol=1e-5)
@@ -304,7 +304,7 @@ def test_preview_is_the_estimate_at_the_candidates_own_point(tiny, tmp_path):
 
 
 def test_the_preview_of_a_first_frame_candidate_keeps_the_frame(tiny):
-    from actors.scorer import preview
+    from actors.workers.scorer import preview
 
     g = torch.Generator().manual_seed(0)
     latent, velocity = (torch.randn(1, 4, 3, 8, 8, generator=g).numpy() for _ in range(2))

@@ -16,7 +16,7 @@ from test_actors import ARMS, config
 
 from actors import fleet as ray_fleet
 from actors.backend import Backend
-from actors.pulse import Pulse
+from actors.workers.pulse import Pulse
 from raysearch.config import config as configuration
 from raysearch.errors import ConfigError
 from raysearch.session.plan import Plan

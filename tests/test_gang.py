@@ -13,9 +13,9 @@ import pytest
 import torch
 from test_actors import PROMPT, config, leg_of
 
-from actors import gang, local
 from actors.backend import Backend
-from actors.denoiser import Denoiser
+from actors.workers import gang, local
+from actors.workers.denoiser import Denoiser
 from raysearch.config import config as configuration
 from raysearch.config.config import PoolConfig
 from raysearch.errors import ConfigError, ReplicaDied

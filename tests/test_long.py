@@ -17,10 +17,10 @@ from test_actors import config as tiny_config
 from test_resume import cut
 from test_session import same, unequal_fleet
 
-from actors import video
 from actors.backend import Backend
 from actors.models import wan
 from actors.sampling import solvers
+from actors.workers import video
 from policies import scaling_noise
 from raysearch.errors import ConfigError
 from raysearch.recipe.candidate import Candidate, Prompt, denoise, invert, rebase

@@ -5,8 +5,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from actors import pulse
 from actors.placement import Node, check_cluster, check_workers, homes, matches
+from actors.workers import pulse
 from raysearch.config import config as configuration
 from raysearch.errors import ConfigError
 from raysearch.train import WorkersConfig

@@ -9,10 +9,10 @@ from safetensors.numpy import load_file
 from test_actors import PROMPT, leg_of
 from test_actors import config as tiny_config
 
-from actors import local, scorer
 from actors.backend import Backend
 from actors.models import wan
 from actors.sampling import solvers
+from actors.workers import local, scorer
 from raysearch.config import config as configuration
 from raysearch.recipe.long_video import Queue
 from raysearch.session.session import Session

@@ -21,9 +21,9 @@ from test_actors import ARMS, config, run
 from actors import fleet as ray_fleet
 from actors import placement
 from actors.backend import Backend
-from actors.local import Worker
 from actors.placement import Node
 from actors.replica import Actor
+from actors.workers.local import Worker
 from raysearch.config import config as configuration
 from raysearch.errors import ConfigError, InputLost, ReplicaDied
 from raysearch.session.plan import Plan

@@ -18,10 +18,10 @@ from fakes import run, session
 from PIL import Image
 from safetensors.numpy import load_file
 
-from actors import video
 from actors.backend import Backend
 from actors.models.mixture import Autoencoder
 from actors.sampling import potential
+from actors.workers import video
 from policies import best_of_n, repulsion, single
 from raysearch.config import config as configuration
 from raysearch.errors import BudgetExhausted, ConfigError

@@ -21,8 +21,8 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import AutoTokenizer, ByT5Tokenizer, CLIPImageProcessorPil, CLIPVisionModel, UMT5EncoderModel
 
-from actors import video
 from actors.models import DTYPES, Given, given_frames, index, with_first
+from actors.workers import video
 from raysearch.config.config import PoolConfig
 from raysearch.errors import check
 

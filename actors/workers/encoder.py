@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from actors import video
 from actors.models import family
+from actors.workers import video
 
 
 class Encoder:

@@ -12,9 +12,10 @@ import numpy as np
 import torch
 from safetensors.torch import save as save_safetensors
 
-from actors import rewards, video
+from actors import rewards
 from actors.models import family, given_frames, with_first
 from actors.sampling import potential
+from actors.workers import video
 from raysearch.session.dataset import rollout
 
 SEEN = 2**30  # bytes of finished chunks' frames that a scorer remembers

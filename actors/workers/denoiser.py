@@ -17,13 +17,13 @@ from typing import Any, TypeAlias
 import numpy as np
 import torch
 
-from actors import memory
-from actors.gang import Gang
 from actors.models import Given, family
-from actors.pulse import Pulse
 from actors.sampling import potential, solvers
-from actors.scorer import finished, preview
-from actors.slot import Clip, Reel, Row
+from actors.workers import memory
+from actors.workers.gang import Gang
+from actors.workers.pulse import Pulse
+from actors.workers.scorer import finished, preview
+from actors.workers.slot import Clip, Reel, Row
 from raysearch.errors import OutOfMemory
 from raysearch.recipe.candidate import Sampler
 

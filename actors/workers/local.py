@@ -11,12 +11,12 @@ import diffusers
 import transformers
 from torch.distributed import Store  # type: ignore[attr-defined]
 
-from actors import memory
-from actors.denoiser import Denoiser
-from actors.encoder import Encoder
-from actors.gang import Gang, Place
-from actors.pulse import Pulse
-from actors.scorer import Scorer
+from actors.workers import memory
+from actors.workers.denoiser import Denoiser
+from actors.workers.encoder import Encoder
+from actors.workers.gang import Gang, Place
+from actors.workers.pulse import Pulse
+from actors.workers.scorer import Scorer
 from raysearch.config.config import Config, PoolConfig
 from raysearch.engine.dispatcher import Answer, Call
 from raysearch.errors import ReplicaDied
