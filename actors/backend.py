@@ -74,7 +74,7 @@ class Backend:
             check_queue(config.long, arm, found["search"], geometry.per_frame, shape[2])
             plans.append(ArmPlan(arm, full, *judges, at_steps, met, config.long.course(full.sigmas, shape[2])))
         if config.fleet.backend == "ray":
-            from actors.fleet import connect
+            from actors.cluster.fleet import connect
 
             connect(config)
         else:
@@ -88,7 +88,7 @@ class Backend:
             from actors.workers.local import local_fleet
 
             return local_fleet(config, plan)
-        from actors.fleet import ray_fleet
+        from actors.cluster.fleet import ray_fleet
 
         return ray_fleet(config, plan, report)
 

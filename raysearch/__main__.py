@@ -149,8 +149,8 @@ def trained(
 ) -> int:
     """Train what a config says, showing how it goes, until run_dir/result is there."""
     run_dir = chosen(config.run_dir, config.resume, name)
-    from actors.fleet import cluster_nodes, joined
-    from actors.placement import check_workers
+    from actors.cluster.fleet import cluster_nodes, joined
+    from actors.cluster.placement import check_workers
 
     with claimed(run_dir, trainings.resolved(config), config.resume):
         content = canonical_json({k: v.hex() for k, v in check_parts(config).items()}).encode()

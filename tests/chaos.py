@@ -31,8 +31,8 @@ from ray.cluster_utils import Cluster
 from safetensors.numpy import load_file
 from tiny import save_pipeline
 
-from actors import fleet as ray_fleet
 from actors.backend import Backend
+from actors.cluster import fleet as ray_fleet
 from raysearch.config import config as configuration
 from raysearch.engine.dispatcher import Answer, Call
 from raysearch.session.plan import Fleet, Plan

@@ -14,8 +14,8 @@ from ray.cluster_utils import Cluster
 from safetensors.numpy import load_file
 from test_actors import ARMS, config
 
-from actors import fleet as ray_fleet
 from actors.backend import Backend
+from actors.cluster import fleet as ray_fleet
 from actors.workers.pulse import Pulse
 from raysearch.config import config as configuration
 from raysearch.errors import ConfigError

@@ -234,7 +234,7 @@ def test_what_takes_long_to_end_is_not_aborted_by_ray():
     """Its own handler of SIGTERM, which `ray.init` sets, ends a process that is still there three seconds later."""
     script = """if True:
         import sys, time
-        from actors.fleet import joined
+        from actors.cluster.fleet import joined
         from raysearch.__main__ import sigterm_interrupts
         joined(None)
         sigterm_interrupts()

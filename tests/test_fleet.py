@@ -7,9 +7,9 @@ from types import SimpleNamespace
 import pytest
 from ray.exceptions import ActorDiedError, RayTaskError
 
-from actors import fleet as ray_fleet
-from actors.fleet import RayFleet
-from actors.replica import RayGang, RayReplica
+from actors.cluster import fleet as ray_fleet
+from actors.cluster.fleet import RayFleet
+from actors.cluster.replica import RayGang, RayReplica
 from raysearch.errors import ReplicaDied
 from raysearch.testing import run_virtual, virtual_now
 

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from actors.placement import Node, check_cluster, check_workers, homes, matches
+from actors.cluster.placement import Node, check_cluster, check_workers, homes, matches
 from actors.workers import pulse
 from raysearch.config import config as configuration
 from raysearch.errors import ConfigError

@@ -18,11 +18,11 @@ import torch
 from ray.util.placement_group import remove_placement_group
 from test_actors import ARMS, config, run
 
-from actors import fleet as ray_fleet
-from actors import placement
 from actors.backend import Backend
-from actors.placement import Node
-from actors.replica import Actor
+from actors.cluster import fleet as ray_fleet
+from actors.cluster import placement
+from actors.cluster.placement import Node
+from actors.cluster.replica import Actor
 from actors.workers.local import Worker
 from raysearch.config import config as configuration
 from raysearch.errors import ConfigError, InputLost, ReplicaDied

@@ -18,7 +18,7 @@ import ray
 import tiny
 import yaml
 
-from actors.placement import Node
+from actors.cluster.placement import Node
 from actors.rewards import pavrm
 from actors.training import latent_rewards, pairs
 from actors.training.pairs import accuracy, agreement
@@ -242,8 +242,8 @@ def test_a_reward_is_there_whole_or_not_at_all(tmp_path):
 
 def there(monkeypatch):
     """A cluster of one CPU."""
-    monkeypatch.setattr("actors.fleet.joined", lambda address: None)
-    monkeypatch.setattr("actors.fleet.cluster_nodes", lambda: [Node({"CPU": 1.0})])
+    monkeypatch.setattr("actors.cluster.fleet.joined", lambda address: None)
+    monkeypatch.setattr("actors.cluster.fleet.cluster_nodes", lambda: [Node({"CPU": 1.0})])
 
 
 def test_what_changed_is_noticed_when_a_training_goes_on(tmp_path, data, model, capsys, monkeypatch):

@@ -1,7 +1,7 @@
 """A denoiser: one model, `slots` places, one compute thread that steps all occupied slots together.
 
 Candidates join and leave between steps, each with its own timestep and solver state. With one slot every forward holds
-one candidate: the exact mode, whose bits depend on nothing else. Plain torch; Ray wraps it in `actors.fleet`.
+one candidate: the exact mode, whose bits depend on nothing else. Plain torch; Ray wraps it in `actors.cluster.fleet`.
 """
 
 import queue

@@ -19,7 +19,7 @@ import numpy as np
 import ray
 from bench import cluster, paired, spread, table
 
-from actors.fleet import RayReplica
+from actors.cluster.fleet import RayReplica
 from raysearch.engine.dispatcher import Answer, Call, Dispatcher, Replica
 
 CALL = Call("denoise", {"step": 0, "until": 1, "velocity": False}, (None, None))

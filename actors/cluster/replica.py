@@ -26,7 +26,7 @@ from ray.exceptions import (
 from ray.util.placement_group import PlacementGroup
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from actors.placement import Tenant
+from actors.cluster.placement import Tenant
 from actors.workers import gang
 from actors.workers.local import Worker, shard
 from raysearch.config.config import Config
@@ -35,7 +35,7 @@ from raysearch.errors import InputLost, ReplicaDied
 from raysearch.session.plan import Plan
 
 if TYPE_CHECKING:
-    from actors.fleet import RayFleet
+    from actors.cluster.fleet import RayFleet
 
 FIRST = 3  # times timeout_s for an actor's first step or call, which may compile
 # Died, cannot be reached just now, or was killed by Ray since its node's memory was full.

@@ -1,6 +1,6 @@
 """The replicas of a run on Ray: where they are, which of them serve, and those that are yet to come.
 
-Each replica has a placement group (`actors.placement` says which), and each actor in it pins one worker to its own
+Each replica has a placement group (`actors.cluster.placement` says which), and each actor in it pins one worker to its own
 share of a device. Groups that the cluster has no room for stay pending: they are what makes an autoscaler add nodes,
 and their replicas join when there is room. Ray brings groups and actors of a lost node back where it can.
 """
@@ -18,10 +18,10 @@ import ray
 from ray.exceptions import RayError
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 
-from actors import placement
-from actors.metrics import Metrics
-from actors.placement import Home, Node, Tenant
-from actors.replica import RayGang, RayReplica, first_line, launch, mapped
+from actors.cluster import placement
+from actors.cluster.metrics import Metrics
+from actors.cluster.placement import Home, Node, Tenant
+from actors.cluster.replica import RayGang, RayReplica, first_line, launch, mapped
 from actors.workers.local import Worker
 from raysearch.config.config import Config
 from raysearch.engine.engine import gather

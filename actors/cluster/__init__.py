@@ -1,0 +1,1 @@
+"""The same workers behind Ray: placement, actors, the fleet, its metrics."""
