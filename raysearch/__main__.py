@@ -19,8 +19,8 @@ from typing import Any, TypeVar
 
 from rich.console import Console
 
-from raysearch import prfl as prfls
-from raysearch import train as trainings
+from actors.training import config as trainings
+from actors.training import prfl_config as prfls
 from raysearch.config import binding as signature
 from raysearch.config import config as configuration
 from raysearch.config import prompts

@@ -6,10 +6,10 @@ from types import SimpleNamespace
 import pytest
 
 from actors.cluster.placement import Node, check_cluster, check_workers, homes, matches
+from actors.training.config import WorkersConfig
 from actors.workers import pulse
 from raysearch.config import config as configuration
 from raysearch.errors import ConfigError
-from raysearch.train import WorkersConfig
 
 
 def config(**fleet):

@@ -22,8 +22,8 @@ from actors.models import wan
 from actors.rewards import pavrm
 from actors.tiny.training import latents
 from actors.training import distributed, prfl
+from actors.training import prfl_config as configs
 from actors.training.distributed import Parts
-from raysearch import prfl as configs
 from raysearch.__main__ import main
 from raysearch.errors import ConfigError
 

@@ -12,7 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from actors.tiny.training import latents
-from raysearch import prfl, train
+from actors.training import config as train
+from actors.training import prfl_config as prfl
 from raysearch.config import binding as signature
 from raysearch.config import config as configuration
 from raysearch.errors import RaysearchError

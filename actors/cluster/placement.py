@@ -13,7 +13,7 @@ from raysearch.config.config import Config, PoolConfig
 from raysearch.errors import ConfigError, check
 
 if TYPE_CHECKING:
-    from raysearch.train import WorkersConfig
+    from actors.training.config import WorkersConfig
 
 ROOM = 0.8  # of the object store may hold latents; the rest is for what is on its way
 WHOLE = "a whole number, or below 1"

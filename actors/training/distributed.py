@@ -24,9 +24,9 @@ from torch import nn
 
 from actors.models import DTYPES
 from actors.tiny.training.loop import hash_of, learning_rate
+from actors.training.config import CHECKPOINTS, PROGRESS, Panel, Settings, record, recorded
 from raysearch.errors import ConfigError, RaysearchError
 from raysearch.files import write
-from raysearch.train import CHECKPOINTS, PROGRESS, Panel, Settings, record, recorded
 
 
 class Parts:

@@ -19,15 +19,15 @@ from actors.backend import model_folder
 from actors.models import family
 from actors.rewards import latent_reward, pavrm
 from actors.tiny.training.pipeline import use_fast_attention
+from actors.training import config as train
 from actors.training import distributed, losses
+from actors.training.config import TrainConfig
 from actors.training.distributed import Parts
 from actors.training.pairs import accuracy, agreement, grouped
-from raysearch import train
 from raysearch.config.binding import bind
 from raysearch.errors import check
 from raysearch.files import content_digest, replacing
 from raysearch.session.dataset import SPLITS, shards_of
-from raysearch.train import TrainConfig
 
 
 @dataclass(frozen=True)

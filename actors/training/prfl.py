@@ -31,15 +31,15 @@ from actors.rewards import pavrm
 from actors.sampling.solvers import Solver, State, grid, scheduler, scheduler_config
 from actors.tiny.training.pipeline import use_fast_attention
 from actors.training import distributed
+from actors.training import prfl_config as prfl
+from actors.training.config import check_rows, content_of
 from actors.training.distributed import Parts
-from raysearch import prfl
+from actors.training.prfl_config import LoraConfig, PrflConfig
 from raysearch.config.config import SamplerConfig
 from raysearch.errors import check
 from raysearch.files import content_digest, replacing
-from raysearch.prfl import LoraConfig, PrflConfig
 from raysearch.recipe.digests import digest
 from raysearch.session.dataset import shards_of
-from raysearch.train import check_rows, content_of
 
 # -- one solver step of a batch --------------------------------------------------------------------------------------
 

@@ -26,8 +26,8 @@ from torch.nn import functional as F
 
 from actors.models import wan
 from actors.rewards import pavrm, pixel
+from actors.training import prfl_config as configs
 from actors.training.prfl import Decodes, Given, Prfl, hinge, rollout, velocity
-from raysearch import prfl as configs
 
 KINDS = ("PRFL", "RGB ReFL")
 

@@ -17,11 +17,11 @@ from typing import Any
 
 import pyarrow as pa
 
+from actors.training.config import LATENTS, TEXTS, Panel, Settings, check_settings, schema_of
 from raysearch.config import config as configuration
 from raysearch.config import prompts
 from raysearch.config.config import DTYPES, MOST_STEPS, ODE, ModelConfig, SamplerConfig
 from raysearch.errors import check
-from raysearch.train import LATENTS, TEXTS, Panel, Settings, check_settings, schema_of
 
 MODEL, ADAPTER = "model", "lora"  # folders of what was trained
 PANELS = (
