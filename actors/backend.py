@@ -5,38 +5,35 @@ process (`local`) or on Ray.
 """
 
 import importlib.metadata
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractAsyncContextManager, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from functools import partial
 from itertools import pairwise
-from math import isfinite
 from pathlib import Path
-from typing import Any
 
 import torch
-from huggingface_hub import snapshot_download
 
-from actors import rewards
-from actors.models import family, wan
+from actors.models import family, model_folder
+from actors.rewards import RewardSpec, reward
 from actors.sampling import solvers
-from actors.workers.scorer import RewardSpec
-from raysearch.config.binding import bind, source
 from raysearch.config.config import ODE, SDE, SINGLE, VP, Arm, Config, SamplerConfig
-from raysearch.errors import ConfigError, check
+from raysearch.engine.protocol import Fleet
+from raysearch.errors import check
 from raysearch.files import content_digest
 from raysearch.recipe.candidate import Sampler
-from raysearch.recipe.digests import canonical_json, digest
 from raysearch.recipe.long_video import Long
-from raysearch.recipe.origins import Obstacle
 from raysearch.recipe.reward import Reward
 from raysearch.search.obstacles import barriers
-from raysearch.session.directory import CANDIDATES
-from raysearch.session.plan import ArmPlan, Fleet, Plan
+from raysearch.session.plan import ArmPlan, Plan
+from raysearch.session.snapshot import Snapshot
 
 
 class Backend:
     """Real models; see `raysearch.testing.FakeBackend` for the other kind."""
+
+    def __init__(self) -> None:
+        self._publish: Callable[[Snapshot], None] | None = None
 
     def prepare(self, config: Config, arms: Sequence[Arm], begun: Config | None = None) -> Plan:
         folder = model_folder(config.model.path)
@@ -89,28 +86,15 @@ class Backend:
 
             return local_fleet(config, plan)
         from actors.cluster.fleet import ray_fleet
+        from actors.cluster.metrics import Metrics
 
+        self._publish = Metrics().publish
         return ray_fleet(config, plan, report)
 
-
-def model_folder(path: str) -> Path:
-    """A checked folder in diffusers' layout; a hub id is looked up in the cache, else downloaded."""
-    folder = Path(path)
-    if (
-        not folder.is_dir()
-        and path.count("/") == 1
-        and not path.startswith((".", "/"))
-        and not Path(path.split("/")[0]).exists()
-    ):
-        try:
-            folder = Path(
-                snapshot_download(path, allow_patterns=[f"{p}/*" for p in wan.PARTS + wan.MORE] + ["model_index.json"])
-            )
-        except Exception as error:
-            raise ConfigError(f"model.path: {path!r} is no folder here, and the model hub cannot give it") from error
-    check(folder.is_dir(), "model.path", path, "an existing folder in diffusers' layout")
-    family(folder).check_folder(folder, "model.path")
-    return folder
+    def publish(self, snapshot: Snapshot) -> None:
+        """Ray's metrics; a run without Ray has status.json."""
+        if self._publish is not None:
+            self._publish(snapshot)
 
 
 def check_queue(long: Long, arm: Arm, search: Reward | None, per_frame: bool, clip: int) -> None:
@@ -180,72 +164,3 @@ def fingerprint(config: Config, s: SamplerConfig) -> str:
     mode = "exact" if pool.slots == 1 and not s.batched_guidance else f"fast, batched guidance {s.batched_guidance}"
     shards = [f"{pool.shards} {pool.shard_mode} shards"] if pool.shards > 1 else []
     return ", ".join([config.model.dtype, pool.device, mode, *shards, *versions])
-
-
-@contextmanager
-def under(key: str) -> Iterator[None]:
-    """A ConfigError within names its key under this one."""
-    try:
-        yield
-    except ConfigError as error:
-        raise ConfigError(f"{key}.{error}") from error
-
-
-def weights_of(key: str, given: Any, components: Sequence[str]) -> dict[str, float]:
-    """Checked weights of a reward's components. Raises ConfigError."""
-    check(isinstance(given, dict), key, given, f"a mapping of {', '.join(components)} to numbers")
-    for component, weight in given.items():
-        check(component in components, key, component, f"one of {', '.join(components)}")
-        is_number = isinstance(weight, int | float) and not isinstance(weight, bool) and isfinite(weight)
-        check(is_number, f"{key}.{component}", weight, "a finite number")
-    return {component: float(weight) for component, weight in given.items()}
-
-
-def reward(
-    key: str,
-    block: dict[str, Any],
-    specs: dict[str, RewardSpec],
-    obstacles: tuple[Obstacle, ...],
-    shape: tuple[int, ...],
-    text_dim: int | None = None,
-) -> Reward:
-    """A checked reward of a config block, for latents of a shape (1, C, T, H, W), in an arm with these obstacles.
-
-    `text_dim` is the width of captions' embeddings. Its spec is added to `specs`.
-    """
-    name = block.get("name")
-    check(isinstance(name, str) and bool(name), f"{key}.name", name, "a reward's name")
-    try:
-        build = rewards.find(str(name))
-    except ConfigError as error:
-        raise ConfigError(f"{key}.name: {error}") from error
-    given = {k: v for k, v in block.items() if k not in ("name", "weights")}
-    arguments = bind(build, given, f"reward {name}", key)  # type: ignore[arg-type]
-    components: tuple[str, ...] = build.components  # type: ignore[attr-defined]
-    for component in components:
-        check(component not in CANDIDATES, f"{key}.name", name, f"a reward with no component {component!r}: a column")
-    weights = dict.fromkeys(components, 1.0) | dict(getattr(build, "weights", {}))
-    if block.get("weights") is not None:
-        weights |= weights_of(f"{key}.weights", block["weights"], components)
-    with under(key):
-        content = rewards.files(build, arguments)
-    for file in content:
-        check(file.exists(), key, str(file), "an existing file")
-    # Files are what they hold: a job finds the checkout in another place whenever it is submitted.
-    plain = {k: content_digest([v]).hex() if isinstance(v, Path) else v for k, v in arguments.items()}
-    spec_key = f"{name}-{digest(canonical_json(plain)).hex()[:8]}"
-    specs[spec_key] = RewardSpec(spec_key, str(name), arguments)
-    if (fits := getattr(build, "fits", None)) is not None:
-        with under(key):
-            fits(shape, text_dim, **arguments)
-    identity = digest(spec_key, content_digest(content), source(build), importlib.metadata.version("torch"))
-    if not getattr(build, "meets_obstacles", False):
-        obstacles = ()
-    else:
-        check(bool(obstacles), f"{key}.name", name, "given together with obstacles: a text, an image or a video")
-        with under(key):
-            build(**arguments)  # it is cheap to make, and checks its arguments
-        identity = digest(identity, *(o.identity for o in obstacles))
-    totals = tuple(weights[c] for c in components)
-    reads = (bool(getattr(build, k, False)) for k in ("reads_text", "reads_earlier"))
-    return Reward(spec_key, identity, components, totals, build.needs, obstacles, *reads)  # type: ignore[attr-defined]

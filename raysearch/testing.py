@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from raysearch.config.config import Arm, Config
-from raysearch.engine.dispatcher import Answer, Call
+from raysearch.engine.protocol import Answer, Call
 from raysearch.errors import InputLost, ReplicaDied
 from raysearch.recipe.candidate import Sampler
 from raysearch.recipe.digests import digest
@@ -215,7 +215,6 @@ class FakeFleet:
     seconds: Mapping[str, float] = field(default_factory=dict)
     replicas: Sequence[FakeReplica] = ()
     arriving: Sequence[tuple[float, FakeReplica]] = ()
-    published: list[Snapshot] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         kinds = [("denoiser", self.denoisers, self.slots), ("scorer", self.scorers, 1), ("encoder", 1, 1)]
@@ -236,9 +235,6 @@ class FakeFleet:
     def put(self, value: dict[str, Any]) -> Any:
         return FakeLatent(value["value"].tobytes(), int(value["step"]))
 
-    def publish(self, snapshot: Snapshot) -> None:
-        self.published.append(snapshot)
-
 
 @dataclass
 class FakeBackend:
@@ -247,6 +243,7 @@ class FakeBackend:
     fake: FakeFleet = field(default_factory=FakeFleet)
     needs: str = "frames"
     stochastic: bool = False
+    published: list[Snapshot] = field(default_factory=list)
 
     def prepare(self, config: Config, arms: Sequence[Arm], begun: Config | None = None) -> Plan:
         reward, at_steps = fake_reward(self.needs), partial(fake_sampler, stochastic=self.stochastic)
@@ -269,6 +266,9 @@ class FakeBackend:
     @asynccontextmanager
     async def fleet(self, config: Config, plan: Plan, report: Callable[[str], None]) -> AsyncIterator[FakeFleet]:
         yield self.fake
+
+    def publish(self, snapshot: Snapshot) -> None:
+        self.published.append(snapshot)
 
 
 def _picture(x: FakeLatent) -> np.ndarray:

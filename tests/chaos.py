@@ -34,8 +34,8 @@ from tiny import save_pipeline
 from actors.backend import Backend
 from actors.cluster import fleet as ray_fleet
 from raysearch.config import config as configuration
-from raysearch.engine.dispatcher import Answer, Call
-from raysearch.session.plan import Fleet, Plan
+from raysearch.engine.protocol import Answer, Call, Fleet
+from raysearch.session.plan import Plan
 from raysearch.session.session import Session
 
 HERE = Path(__file__).parent

@@ -6,7 +6,7 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from raysearch.config import config as configuration
-from raysearch.engine.dispatcher import Call
+from raysearch.engine.protocol import Call
 from raysearch.errors import InputLost, ReplicaDied
 from raysearch.session.progress import Progress
 from raysearch.session.session import Session

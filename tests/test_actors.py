@@ -25,7 +25,7 @@ from safetensors.numpy import load_file
 from actors.backend import Backend
 from actors.models import wan
 from actors.sampling import solvers
-from actors.workers import local, slot
+from actors.workers import slot, worker
 from actors.workers.denoiser import Denoiser
 from raysearch.config import config as configuration
 from raysearch.errors import OutOfMemory
@@ -72,7 +72,7 @@ def run(folder: Path, run_dir: Path, **values):
 def workers(folder: Path):
     """A sampler, an encoder and a denoiser of the plain config."""
     plan = Backend().prepare(c := config(folder), configuration.arms(c))
-    return plan.arms[0].sampler, local.build("encoder", c, plan), local.build("denoiser", c, plan)
+    return plan.arms[0].sampler, worker.build("encoder", c, plan), worker.build("denoiser", c, plan)
 
 
 FIRST = {"kind": "noise", "key": 1}
@@ -143,10 +143,10 @@ def test_fork_is_the_straight_run_bit_for_bit(tiny, tmp_path, name):
     """To 3, to 6 and to the end through separate items, on two denoisers in turn, with and without previews."""
     plan = Backend().prepare(c := config(tiny, sampler={"name": name}), configuration.arms(config(tiny)))
     sampler = Backend().prepare(c, configuration.arms(c)).arms[0].sampler
-    encoder = local.build("encoder", c, plan)
+    encoder = worker.build("encoder", c, plan)
     text = encoder.encode_text({"what": (PROMPT, 40)})[1]
     negative = encoder.encode_text({"what": ("", 40)})[1]
-    workers = [local.build("denoiser", c, plan) for _ in range(2)]
+    workers = [worker.build("denoiser", c, plan) for _ in range(2)]
 
     def leg(worker: Denoiser, base, step, until, velocity):
         origin = {"kind": "noise", "key": 5} if base is None else None
@@ -228,7 +228,7 @@ KINDS = [
 def test_a_still_clip_is_encoded_as_its_first_frame_and_then_some(tiny):
     """The autoencoder is causal, so the first latent frame of a clip is that of the picture alone."""
     c = config(tiny)
-    encoder = local.build("encoder", c, Backend().prepare(c, configuration.arms(c)))
+    encoder = worker.build("encoder", c, Backend().prepare(c, configuration.arms(c)))
     pixels = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
     data = io.BytesIO()
     Image.fromarray(pixels).save(data, "png")

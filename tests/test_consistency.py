@@ -10,9 +10,8 @@ from safetensors.torch import load_file, save_file
 from transformers import CLIPConfig, CLIPModel, Dinov2Config, Dinov2Model, ViTConfig, ViTModel
 
 from actors import features
-from actors.backend import reward
 from actors.features.efficientnet import EfficientNetLite0
-from actors.rewards import View
+from actors.rewards import View, reward
 from actors.rewards.consistency import Consistency
 from actors.tiny import world
 from actors.tiny.features import World

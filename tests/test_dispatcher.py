@@ -2,7 +2,8 @@ import asyncio
 
 import pytest
 
-from raysearch.engine.dispatcher import Answer, Call, Dispatcher
+from raysearch.engine.dispatcher import Dispatcher
+from raysearch.engine.protocol import Answer, Call
 from raysearch.errors import NoReplica, OutOfMemory, PoisonousItem, ReplicaDied
 from raysearch.testing import FakeReplica, run_virtual
 

@@ -14,7 +14,7 @@ import torch
 from test_actors import PROMPT, config, leg_of
 
 from actors.backend import Backend
-from actors.workers import gang, local
+from actors.workers import gang, worker
 from actors.workers.denoiser import Denoiser
 from raysearch.config import config as configuration
 from raysearch.config.config import PoolConfig
@@ -35,7 +35,7 @@ def processes():
 def work(tiny):
     """A sampler and the inputs of a leg: text, negative text, a first frame."""
     plan = Backend().prepare(c := config(tiny), configuration.arms(c))
-    encoder = local.build("encoder", c, plan)
+    encoder = worker.build("encoder", c, plan)
     text, negative = (encoder.encode_text({"what": (t, 40)})[1] for t in (PROMPT, ""))
     return plan.arms[0].sampler, text, negative, np.random.default_rng(0).normal(size=(1, 4, 1, 8, 8)).astype("f4")
 

@@ -12,7 +12,7 @@ from test_actors import config as tiny_config
 from actors.backend import Backend
 from actors.models import wan
 from actors.sampling import solvers
-from actors.workers import local, scorer
+from actors.workers import scorer, worker
 from raysearch.config import config as configuration
 from raysearch.recipe.long_video import Queue
 from raysearch.session.session import Session
@@ -45,11 +45,11 @@ def noise(shape: tuple[int, ...], key: int) -> torch.Tensor:
 def denoiser(tiny):
     c = tiny_config(tiny, sampler=EULER)
     plan = Backend().prepare(c, configuration.arms(c))
-    encode = local.build("encoder", c, plan)
+    encode = worker.build("encoder", c, plan)
     texts = [encode.encode_text({"what": (t, 40)})[1] for t in (PROMPT, "")]
-    worker = local.build("denoiser", c, plan)
-    yield worker, plan.arms[0].sampler, texts
-    worker.close()
+    built = worker.build("denoiser", c, plan)
+    yield built, plan.arms[0].sampler, texts
+    built.close()
 
 
 START, KEY = 3, 11  # keys of the noise that is given, and of the origin's own

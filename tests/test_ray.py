@@ -21,9 +21,9 @@ from test_actors import ARMS, config, run
 from actors.backend import Backend
 from actors.cluster import fleet as ray_fleet
 from actors.cluster import placement
+from actors.cluster.actor import Actor
 from actors.cluster.placement import Node
-from actors.cluster.replica import Actor
-from actors.workers.local import Worker
+from actors.workers.worker import Worker
 from raysearch.config import config as configuration
 from raysearch.errors import ConfigError, InputLost, ReplicaDied
 from raysearch.session.plan import Plan

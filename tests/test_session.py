@@ -19,8 +19,8 @@ from raysearch.errors import ConfigError, InputLost, ReplicaDied
 from raysearch.recipe.candidate import Candidate, Prompt, denoise
 from raysearch.recipe.origins import Noise
 from raysearch.session import journal
-from raysearch.session.directory import Table, schema
 from raysearch.session.plan import Search, context
+from raysearch.session.tables import Table, schema
 from raysearch.testing import FakeBackend, FakeFleet, FakeLatent, FakeReplica, fake_reward, run_virtual
 
 ARMS = [

@@ -26,9 +26,9 @@ IDLE = {"denoiser": 0, "scorer": 0, "encoder": 0}
 
 
 def watched(path, on=None, every=0.5, **values):
-    """A run, and its snapshots by when they were taken; the last one under "end"."""
+    """A run on a backend, and its snapshots by when they were taken; the last one under "end"."""
     seen = []
-    s = session(path, FakeBackend(on or FakeFleet()), **values)
+    s = session(path, on or FakeBackend(), **values)
     run_virtual(s.run([(every, seen.append)]))
     return {x.elapsed: x for x in seen[:-1]} | {"end": seen[-1]}
 
@@ -59,8 +59,8 @@ def test_snapshots_of_a_run_worked_out_by_hand(tmp_path):
 
     0-2 two captions   2-12 and 12-22 candidates   12-13 and 22-23 their scores   23-24 the winner is decoded and judged
     """
-    fleet = FakeFleet()
-    seen = watched(tmp_path / "run", fleet, arms=[BEST_OF_2], prompts=["a"])
+    backend = FakeBackend()
+    seen = watched(tmp_path / "run", backend, arms=[BEST_OF_2], prompts=["a"])
 
     def at(t):
         f = seen[t].fleet
@@ -82,15 +82,15 @@ def test_snapshots_of_a_run_worked_out_by_hand(tmp_path):
     assert (end.store_bytes, end.evicted, end.recomputed, end.restarts) == (2000, 0, 0, 0)
     (arm,) = seen["end"].arms.values()
     assert arm == ArmStatus(1, 1, 0, 0, "quality", ("quality",), (seen["end"].best,), (), 40, 40, 23.0)
-    assert fleet.published[-1].fleet == end
+    assert backend.published[-1].fleet == end
     kept = parse((tmp_path / "run" / "status.json").read_bytes())
     assert (kept.state, kept.elapsed, kept.fleet) == ("finished", 24, end)
 
 
 def test_the_file_is_written_every_two_seconds_and_at_the_end(tmp_path):
-    fleet = FakeFleet()
-    watched(tmp_path / "run", fleet, prompts=["a"])
-    assert [s.elapsed for s in fleet.published] == [2, 4, 6, 8, 10, 12, 13]
+    backend = FakeBackend()
+    watched(tmp_path / "run", backend, prompts=["a"])
+    assert [s.elapsed for s in backend.published] == [2, 4, 6, 8, 10, 12, 13]
 
 
 def test_the_time_left_is_by_the_searches_done(tmp_path):
@@ -106,7 +106,7 @@ def test_rates_are_those_of_five_minutes(tmp_path):
     denoiser = fleet.replicas[0]
     slow = lambda call: setattr(denoiser, "seconds", 10.0 if len(denoiser.calls) > 30 else 1.0)  # noqa: E731
     denoiser.fault = slow
-    seen = watched(tmp_path / "run", fleet, every=10, prompts=[f"p{i}" for i in range(36)], max_searches=1)
+    seen = watched(tmp_path / "run", FakeBackend(fleet), every=10, prompts=[f"p{i}" for i in range(36)], max_searches=1)
     assert seen[350].fleet.nfe_per_second == pytest.approx((seen[350].fleet.nfe - seen[50].fleet.nfe) / 300)
     assert seen[700].fleet.nfe_per_second == pytest.approx((seen[700].fleet.nfe - seen[400].fleet.nfe) / 300)
     assert seen[700].fleet.nfe_per_second < 0.2 * seen[350].fleet.nfe_per_second
@@ -117,7 +117,7 @@ def test_faults_are_counted(tmp_path):
     fleet = FakeFleet()
     scorer = fleet.replicas[1]
     scorer.fault = lambda call: faults.pop(len(scorer.calls), None)
-    end = watched(tmp_path / "run", fleet, arms=[BEST_OF_2])["end"]
+    end = watched(tmp_path / "run", FakeBackend(fleet), arms=[BEST_OF_2])["end"]
     assert (end.fleet.restarts, end.fleet.recomputed) == (1, 1)
     tight = watched(tmp_path / "tight", arms=[BEST_OF_2], fleet={"store_gb": 1e-6})["end"]
     assert (tight.fleet.store_latents, tight.fleet.evicted) == (1, tight.fleet.nfe // 20 - 1)
@@ -147,7 +147,7 @@ def test_a_run_is_seen_while_it_goes_on_and_the_command_changes_nothing(tmp_path
 def test_a_finished_run(tmp_path, capsys):
     fleet = FakeFleet()
     fleet.replicas[1].fault = lambda call: ValueError("a bad day") if call.arguments["prompts"][0] == "b" else None
-    watched(tmp_path / "run", fleet)
+    watched(tmp_path / "run", FakeBackend(fleet))
     out = shown(tmp_path / "run", capsys)
     assert (out["state"], out["searches"]) == ("finished", "2/2, 1 failed")
     assert out["arm single"].startswith("2, failed 1, quality 0.")

@@ -1,8 +1,8 @@
 """The replicas of a run on Ray: where they are, which of them serve, and those that are yet to come.
 
-Each replica has a placement group (`actors.cluster.placement` says which), and each actor in it pins one worker to its own
-share of a device. Groups that the cluster has no room for stay pending: they are what makes an autoscaler add nodes,
-and their replicas join when there is room. Ray brings groups and actors of a lost node back where it can.
+Each replica has a placement group (`actors.cluster.placement` says which), and each actor in it pins one worker to
+its own share of a device. Groups that the cluster has no room for stay pending: they are what makes an autoscaler add
+nodes, and their replicas join when there is room. Ray brings groups and actors of a lost node back where it can.
 """
 
 import asyncio
@@ -19,15 +19,14 @@ from ray.exceptions import RayError
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 
 from actors.cluster import placement
-from actors.cluster.metrics import Metrics
+from actors.cluster.actor import launch
 from actors.cluster.placement import Home, Node, Tenant
-from actors.cluster.replica import RayGang, RayReplica, first_line, launch, mapped
-from actors.workers.local import Worker
+from actors.cluster.replica import RayGang, RayReplica, first_line, mapped
+from actors.workers.worker import Worker
 from raysearch.config.config import Config
 from raysearch.engine.engine import gather
 from raysearch.errors import ConfigError, NoReplica, ReplicaDied
 from raysearch.session.plan import Plan
-from raysearch.session.snapshot import Snapshot
 
 PLACING_S = 30.0  # Ray needs moments, and so does a run that has just ended to give its share back
 BEAT_S = 10.0  # between two looks at an actor
@@ -39,7 +38,6 @@ class RayFleet:
     def __init__(self, timeout: float, tasks: asyncio.TaskGroup, report: Callable[[str], None]) -> None:
         self.timeout, self.report = timeout, report
         self.replicas: list[RayReplica] = []
-        self.metrics = Metrics()
         self._tasks = tasks
         self._background: list[asyncio.Task[None]] = []
         self._arrived: asyncio.Queue[RayReplica] = asyncio.Queue()
@@ -76,9 +74,6 @@ class RayFleet:
 
     def put(self, value: dict[str, Any]) -> Any:
         return ray.put(value)
-
-    def publish(self, snapshot: Snapshot) -> None:
-        self.metrics.publish(snapshot)
 
     def serving(self, r: RayReplica) -> None:
         self._serving[r.kind].add(r.id)

@@ -5,14 +5,12 @@ first. Ray's own task retries are off; recomputation is ours.
 """
 
 import asyncio
-import os
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import ray
-import torch
 from ray.actor import ActorHandle
 from ray.exceptions import (
     ActorUnschedulableError,
@@ -23,16 +21,10 @@ from ray.exceptions import (
     RayError,
     RayTaskError,
 )
-from ray.util.placement_group import PlacementGroup
-from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from actors.cluster.placement import Tenant
 from actors.workers import gang
-from actors.workers.local import Worker, shard
-from raysearch.config.config import Config
-from raysearch.engine.dispatcher import Answer, Call
+from raysearch.engine.protocol import Answer, Call
 from raysearch.errors import InputLost, ReplicaDied
-from raysearch.session.plan import Plan
 
 if TYPE_CHECKING:
     from actors.cluster.fleet import RayFleet
@@ -41,102 +33,6 @@ FIRST = 3  # times timeout_s for an actor's first step or call, which may compil
 # Died, cannot be reached just now, or was killed by Ray since its node's memory was full.
 GONE = (RayActorError, NodeDiedError, ActorUnschedulableError, OutOfMemoryError)
 STARTS = 5  # in a row that a gang may lose a rank while it starts
-
-# -- on the nodes ----------------------------------------------------------------------------------------------------
-
-
-class Actor:
-    """A worker behind Ray. Asynchronous, so that calls queue and cancellations pass them."""
-
-    def __init__(self, kind: str, config: Config, plan: Plan, make: Callable[..., Worker]) -> None:
-        self._worker = make(kind, config, plan)
-
-    @ray.method(max_task_retries=-1)  # type: ignore[misc]
-    async def ready(self) -> tuple[str, str]:
-        """The id of the node it is on, and where that is in words, once the model is loaded; outlives restarts."""
-        context = ray.get_runtime_context()
-        node, gpus = context.get_node_id(), context.get_accelerator_ids().get("GPU", [])
-        return node, f"{ray.util.get_node_ip_address()} ({node[:8]})" + (f" GPU {', '.join(gpus)}" if gpus else "")
-
-    @ray.method(concurrency_group="control")  # type: ignore[misc]
-    async def pulse(self) -> tuple[float, int]:
-        """Seconds that the step or call at hand has taken so far, and how many are done."""
-        return self._worker.pulse.busy(), self._worker.pulse.beats
-
-    async def pid(self) -> int:
-        return os.getpid()
-
-    @ray.method(num_returns=2)  # type: ignore[misc]
-    async def run(self, item: int, method: str, arguments: dict[str, Any], *inputs: Any) -> tuple[Any, Any]:
-        try:
-            meta, payload = await asyncio.wrap_future(self._worker.submit(item, method, arguments, inputs))
-        except torch.AcceleratorError:  # its device fails whatever follows, until the process is another one
-            os._exit(1)
-            raise
-        return meta, payload
-
-    async def cancel(self, item: int) -> None:
-        self._worker.cancel(item)
-
-
-class Shard(Actor):
-    """One rank of a gang; rank 0 is the one that runs items. It loads when it is told where the others are."""
-
-    def __init__(self, kind: str, config: Config, plan: Plan, make: Callable[..., Worker]) -> None:
-        self._kind, self._config, self._plan, self._make = kind, config, plan, make
-        self._store: Any = None
-
-    async def listen(self, on_one_node: bool) -> tuple[str, int]:
-        """Where the others find this rank: on loopback if all are on one node, else at the node's own address."""
-        host = gang.LOOPBACK if on_one_node else self._address()
-        self._store, port = gang.listen(host)
-        return host, port
-
-    async def lead(self, place: gang.Place) -> None:
-        """Be rank 0; returns when all ranks are ready."""
-
-        def load() -> Worker:
-            led = shard(self._config, self._plan, place, self._store)
-            return self._make(self._kind, self._config, self._plan, led)
-
-        self._worker = await asyncio.to_thread(load)
-
-    async def follow(self, place: gang.Place) -> None:
-        """Be another rank; returns when told to stop."""
-        if place.host != gang.LOOPBACK:
-            place = replace(place, here=self._address())
-        await asyncio.to_thread(lambda: shard(self._config, self._plan, place).follow())
-
-    async def watch(self, followers: list[Any]) -> None:
-        """End this process when a follower ends: a gang lives and dies as a whole, and one that waits cannot notice."""
-        await asyncio.wait([asyncio.wrap_future(f.future()) for f in followers], return_when=asyncio.FIRST_COMPLETED)
-        os._exit(1)
-
-    def _address(self) -> str:
-        return str(ray.util.get_node_ip_address())
-
-
-def launch(tenant: Tenant, group: PlacementGroup, *arguments: Any) -> "list[ActorHandle[Any]]":
-    """A replica's actors, one for each shard, which start when the group has its place; `arguments` follow the kind.
-
-    Ray restarts a lone one; a gang is launched again.
-    """
-    alone = tenant.pool.shards == 1
-    made = ray.remote(concurrency_groups={"control": 1})(Actor if alone else Shard)
-    return [
-        made.options(
-            num_gpus=tenant.pool.num_gpus,
-            num_cpus=tenant.pool.num_cpus,
-            max_restarts=-1 if alone else 0,
-            max_task_retries=0,
-            max_concurrency=1000,
-            scheduling_strategy=PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=rank),
-        ).remote(tenant.kind, *arguments)
-        for rank in range(tenant.pool.shards)
-    ]
-
-
-# -- in the driver ---------------------------------------------------------------------------------------------------
 
 
 @dataclass

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import torch
+from huggingface_hub import snapshot_download
 
-from raysearch.errors import check
+from raysearch.errors import ConfigError, check
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 FAMILIES = {"WanPipeline": "wan", "WanImageToVideoPipeline": "wan", "GaussianMixture": "mixture"}
@@ -43,3 +44,25 @@ def given_frames(first: Any) -> int:
 def with_first(latent: torch.Tensor, first: Given) -> torch.Tensor:
     """`latent` (1, C, T, H, W) with given first frames in their place."""
     return torch.cat([first, latent[:, :, first.shape[2] :]], 2) if isinstance(first, torch.Tensor) else latent
+
+
+def model_folder(path: str) -> Path:
+    """A checked folder in diffusers' layout; a hub id is looked up in the cache, else downloaded."""
+    folder = Path(path)
+    from actors.models import wan  # which imports this module
+
+    if (
+        not folder.is_dir()
+        and path.count("/") == 1
+        and not path.startswith((".", "/"))
+        and not Path(path.split("/")[0]).exists()
+    ):
+        try:
+            folder = Path(
+                snapshot_download(path, allow_patterns=[f"{p}/*" for p in wan.PARTS + wan.MORE] + ["model_index.json"])
+            )
+        except Exception as error:
+            raise ConfigError(f"model.path: {path!r} is no folder here, and the model hub cannot give it") from error
+    check(folder.is_dir(), "model.path", path, "an existing folder in diffusers' layout")
+    family(folder).check_folder(folder, "model.path")
+    return folder

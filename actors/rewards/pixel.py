@@ -2,8 +2,8 @@
 
 It knows nothing of the world but what training on the verifier's grades taught it. Words are embedded, a convolution
 over five words at a time makes one query of each phrase, the queries attend to what convolutions over space and time
-saw, and what they found is held against the phrase, feature by feature. `actors/tiny/training/pixel_reward.py` trained the
-weights in `actors/assets/pixel-reward`.
+saw, and what they found is held against the phrase, feature by feature. `actors/tiny/training/pixel_reward.py` trained
+the weights in `actors/assets/pixel-reward`.
 """
 
 import json

@@ -28,7 +28,7 @@ from raysearch.errors import ConfigError, check
 from raysearch.files import write
 from raysearch.recipe.digests import digest
 from raysearch.session.dataset import SPLITS, shards_of
-from raysearch.session.directory import write_table
+from raysearch.session.tables import write_table
 
 METRICS = pa.schema([("step", pa.int64()), ("metric", pa.string()), ("value", pa.float64())])
 PROGRESS = "progress.json"

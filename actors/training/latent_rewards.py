@@ -15,8 +15,7 @@ import ray.train
 import torch
 from torch import nn
 
-from actors.backend import model_folder
-from actors.models import family
+from actors.models import family, model_folder
 from actors.rewards import latent_reward, pavrm
 from actors.tiny.training.pipeline import use_fast_attention
 from actors.training import config as train

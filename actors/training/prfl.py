@@ -25,9 +25,8 @@ from diffusers.models.autoencoders.autoencoder_kl_wan import WanDecoder3d
 from torch import nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 
-from actors.backend import model_folder, weights_of
-from actors.models import family, wan, with_first
-from actors.rewards import pavrm
+from actors.models import family, model_folder, wan, with_first
+from actors.rewards import pavrm, weights_of
 from actors.sampling.solvers import Solver, State, grid, scheduler, scheduler_config
 from actors.tiny.training.pipeline import use_fast_attention
 from actors.training import distributed

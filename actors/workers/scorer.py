@@ -4,7 +4,6 @@ import io
 import time
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,20 +13,12 @@ from safetensors.torch import save as save_safetensors
 
 from actors import rewards
 from actors.models import family, given_frames, with_first
+from actors.rewards import RewardSpec
 from actors.sampling import potential
 from actors.workers import video
 from raysearch.session.dataset import rollout
 
 SEEN = 2**30  # bytes of finished chunks' frames that a scorer remembers
-
-
-@dataclass(frozen=True)
-class RewardSpec:
-    """A reward to build: `key` names it in calls."""
-
-    key: str
-    name: str
-    arguments: dict[str, Any]
 
 
 class Scorer:

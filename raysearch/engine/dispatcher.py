@@ -10,52 +10,12 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
 
+from raysearch.engine.protocol import Answer, Call, Replica
 from raysearch.engine.scheduler import Scheduler, Seat, Work
 from raysearch.errors import NoReplica, OutOfMemory, PoisonousItem, RaysearchError, ReplicaDied
 
 DEATHS = 3  # of replicas on which an item ran alone, until it is given up
-
-
-@dataclass(frozen=True)
-class Call:
-    """One piece of work for a replica: the name of its method, small arguments, and references that it reads."""
-
-    method: str
-    arguments: dict[str, Any]
-    inputs: tuple[Any, ...] = ()
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What a replica returns: small metadata, and a reference to the big part (which the driver need not pull)."""
-
-    meta: dict[str, Any]
-    ref: Any = None
-    place: str = ""  # where it was made; filled in by the dispatcher
-
-
-class Replica(Protocol):
-    """One worker. Ray hides behind this; fakes are in `raysearch.testing`."""
-
-    id: str
-    kind: str  # "denoiser", "scorer" or "encoder"
-    node: str
-    slots: int
-    ahead: int  # items that it may hold beyond its slots, to begin with them at once when one is free
-
-    async def run(self, call: Call) -> Answer:
-        """Raises ReplicaDied, InputLost, or the error of the call. Cancelling it frees the slot soon."""
-        ...
-
-    async def ping(self) -> None:
-        """Raises ReplicaDied when it is gone, which an idle one may be without anybody's notice."""
-        ...
-
-    async def restart(self) -> None:
-        """Come back from death, however long that takes. Raises ReplicaDied when it cannot be."""
-        ...
 
 
 @dataclass

@@ -13,7 +13,8 @@ from math import isfinite
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from raysearch.engine.dispatcher import Answer, Call, Dispatcher
+from raysearch.engine.dispatcher import Dispatcher
+from raysearch.engine.protocol import Answer, Call
 from raysearch.engine.spill import Spill
 from raysearch.engine.store import Entry, Store
 from raysearch.errors import InputLost, ReplicaDied, RewardError

@@ -4,7 +4,7 @@
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field, replace
@@ -13,7 +13,7 @@ from typing import Any, Protocol, TypeVar
 
 from raysearch.config.binding import source
 from raysearch.config.config import Arm, Config
-from raysearch.engine.dispatcher import Replica
+from raysearch.engine.protocol import Fleet
 from raysearch.errors import BudgetExhausted, ConfigError, RaysearchError
 from raysearch.recipe.candidate import Candidate, Prompt, Sampler
 from raysearch.recipe.digests import canonical_json, digest
@@ -26,27 +26,6 @@ from raysearch.search.obstacles import Barrier
 from raysearch.session.snapshot import Snapshot
 
 T = TypeVar("T")
-
-
-class Fleet(Protocol):
-    """The replicas of a run, how what they made is pulled and given back, and where the run's metrics go."""
-
-    @property
-    def replicas(self) -> Sequence[Replica]:
-        """In service from the start."""
-        ...
-
-    def arrivals(self) -> AsyncIterator[Replica]:
-        """Replicas that come into service later, as the cluster grows; iterated over once."""
-        ...
-
-    async def fetch(self, ref: Any) -> dict[str, Any]: ...
-
-    def put(self, value: dict[str, Any]) -> Any:
-        """A reference to a latent that was made earlier, for replicas to read."""
-        ...
-
-    def publish(self, snapshot: Snapshot) -> None: ...
 
 
 class Backend(Protocol):
@@ -62,6 +41,10 @@ class Backend(Protocol):
     def fleet(
         self, config: Config, plan: "Plan", report: Callable[[str], None]
     ) -> AbstractAsyncContextManager[Fleet, bool | None]: ...
+
+    def publish(self, snapshot: Snapshot) -> None:
+        """Export a run's numbers as metrics, where the backend has a place for them; called once its fleet is up."""
+        ...
 
 
 @dataclass(frozen=True)

@@ -1,17 +1,22 @@
 """How far a run has come: running sums in constant memory, of which snapshots are taken."""
 
+import asyncio
+import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from raysearch.engine.dispatcher import Dispatcher
 from raysearch.engine.engine import Engine
+from raysearch.errors import single
 from raysearch.search.budget import Cost
-from raysearch.session.plan import Fleet
 from raysearch.session.snapshot import ArmStatus, FleetStatus, Snapshot
+
+T = TypeVar("T")
+Sink = tuple[float, Callable[[Snapshot], None]]  # every so many seconds a snapshot is handed to it
 
 WINDOW = 300.0  # seconds over which rates are taken: a leg of a large model takes minutes, and counts when it ends
 
@@ -82,14 +87,13 @@ class ArmTally:
 
 @dataclass
 class Progress:
-    """What is known of a run while it goes on; engine, dispatcher and fleet once they are up."""
+    """What is known of a run while it goes on; engine and dispatcher once they are up."""
 
     run: str
     arms: dict[str, ArmTally]
     started: float
     engine: Engine | None = None
     dispatcher: Dispatcher | None = None
-    fleet: Fleet | None = None
     best: float | None = None
     kept: int = 0  # finished by an earlier run, hence done at once
     _past: deque[tuple[float, np.ndarray]] = field(default_factory=deque)  # when, and what had been made
@@ -161,3 +165,38 @@ class Progress:
         then, before = self._past[0]
         made: list[float] = ((np.asarray(counts) - before) / max(elapsed - then, 1e-9)).tolist()
         return made
+
+
+async def follow(
+    work: Coroutine[Any, Any, T],
+    progress: Progress,
+    sinks: Sequence[Sink],
+    *,
+    clock: Callable[[], float] = time.monotonic,
+    wall: Callable[[], float] = time.time,
+) -> T:
+    """Await `work`; meanwhile each sink gets snapshots, the first at once, the last when it has ended."""
+    task = asyncio.ensure_future(work)
+    due = [clock()] * len(sinks)
+    state, reason = "interrupted", ""
+    try:
+        while not task.done():
+            now = clock()
+            for i, (every, take) in enumerate(sinks):
+                if due[i] <= now:
+                    take(progress.snapshot(now, wall()))
+                    due[i] = now + every
+            await asyncio.wait([task], timeout=min(due) - now)
+        result = task.result()
+        state = "finished"
+        return result
+    except Exception as raised:
+        error = single(raised)
+        state, reason = "broken", " ".join(f"{type(error).__name__}: {error}".split())
+        raise
+    finally:
+        if not task.done():
+            task.cancel()
+            await asyncio.wait([task])
+        for _, take in sinks:
+            take(progress.snapshot(clock(), wall(), state, reason))

@@ -15,8 +15,9 @@ from omegaconf import OmegaConf
 from raysearch.config import config as configuration
 from raysearch.config import prompts
 from raysearch.config.config import Config
-from raysearch.engine.dispatcher import Dispatcher, Replica
+from raysearch.engine.dispatcher import Dispatcher
 from raysearch.engine.engine import Engine, Finished, Spent
+from raysearch.engine.protocol import Fleet, Replica
 from raysearch.engine.spill import SPILL, Spill
 from raysearch.engine.store import Store
 from raysearch.files import write
@@ -29,20 +30,9 @@ from raysearch.search.history import History
 from raysearch.session import dataset, replay
 from raysearch.session.directory import CONTENT, RunDirectory, check_content, claimed
 from raysearch.session.journal import Journal
-from raysearch.session.plan import (
-    Backend,
-    Fleet,
-    Search,
-    content_of,
-    context,
-    estimate,
-    in_its_own_loop,
-    run_policy,
-    searches,
-)
-from raysearch.session.progress import ArmTally, Progress
+from raysearch.session.plan import Backend, Search, content_of, context, estimate, in_its_own_loop, run_policy, searches
+from raysearch.session.progress import ArmTally, Progress, Sink, follow
 from raysearch.session.snapshot import STATUS, Snapshot
-from raysearch.session.watch import Sink, follow
 
 SAVE_EVERY = 2.0  # seconds between snapshots in status.json and in the fleet's metrics
 
@@ -133,8 +123,8 @@ class Session:
 
     def _save(self, snapshot: Snapshot) -> None:
         write(self.directory.path / STATUS, snapshot.json())
-        if self.progress.fleet:
-            self.progress.fleet.publish(snapshot)
+        if self.progress.engine:
+            self.backend.publish(snapshot)
 
     async def _run(self) -> None:
         try:
@@ -149,7 +139,7 @@ class Session:
                 long = self.config.long.chunks > 1
                 spill = Spill(self.directory.path / SPILL, fleet.put) if long else None
                 engine = Engine(dispatcher, store, fleet.fetch, tasks, self.past.scores, spill)
-                self.progress.engine, self.progress.dispatcher, self.progress.fleet = engine, dispatcher, fleet
+                self.progress.engine, self.progress.dispatcher = engine, dispatcher
                 self.progress.started = self.clock()
                 live = asyncio.Semaphore(self.config.max_searches or max(2, self._alive_for(fleet.replicas)))
                 arrivals = tasks.create_task(self._welcome(fleet, dispatcher, live))

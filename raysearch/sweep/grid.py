@@ -34,7 +34,7 @@ from raysearch.config.config import ARM_KEYS, Config
 from raysearch.errors import ConfigError, check
 from raysearch.files import write
 from raysearch.recipe.digests import digest
-from raysearch.session.directory import write_table
+from raysearch.session.tables import write_table
 from raysearch.sweep import curves, report
 
 BLOCKS = tuple(k for k in ARM_KEYS if k != "obstacles")  # mappings, whose keys can be axes; obstacles are a list

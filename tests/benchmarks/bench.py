@@ -18,19 +18,20 @@ PATH = [str(ROOT), str(ROOT / "tests"), str(ROOT / "tests" / "benchmarks")]
 sys.path[:0] = PATH
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
-import asyncio  # noqa: E402
+import asyncio
 
-import numpy as np  # noqa: E402
-import ray  # noqa: E402
+import numpy as np
+import ray
 
 from raysearch.config import config as configuration
-from raysearch.config.config import arms  # noqa: E402
-from raysearch.config.prompts import load  # noqa: E402
-from raysearch.engine.dispatcher import Dispatcher, Replica  # noqa: E402
-from raysearch.engine.engine import Engine, Spent  # noqa: E402
-from raysearch.engine.store import Store  # noqa: E402
-from raysearch.search.context import Context  # noqa: E402
-from raysearch.session.plan import Backend, Fleet, Plan, context, searches  # noqa: E402
+from raysearch.config.config import arms
+from raysearch.config.prompts import load
+from raysearch.engine.dispatcher import Dispatcher
+from raysearch.engine.engine import Engine, Spent
+from raysearch.engine.protocol import Fleet, Replica
+from raysearch.engine.store import Store
+from raysearch.search.context import Context
+from raysearch.session.plan import Backend, Plan, context, searches
 
 TINY = ROOT / "actors" / "assets" / "tiny-wan"
 SIZE = {"height": 32, "width": 32, "num_frames": 17, "max_sequence_length": 80}

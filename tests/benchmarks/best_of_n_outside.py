@@ -21,13 +21,13 @@ from diffusers import WanPipeline
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from actors.backend import Backend  # noqa: E402
-from actors.rewards import View  # noqa: E402
-from actors.rewards.pixel import PixelReward  # noqa: E402
+from actors.backend import Backend
+from actors.rewards import View
+from actors.rewards.pixel import PixelReward
 from actors.tiny import world
 from raysearch.config import config as configuration
-from raysearch.recipe.origins import Noise  # noqa: E402
-from raysearch.session.session import Session  # noqa: E402
+from raysearch.recipe.origins import Noise
+from raysearch.session.session import Session
 
 MODEL = {"height": 32, "width": 32, "num_frames": 17, "max_sequence_length": 80}
 STEPS, GUIDANCE = 30, 2.0

@@ -20,10 +20,10 @@ from PIL import Image
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from actors.backend import Backend  # noqa: E402
+from actors.backend import Backend
 from actors.tiny import world
 from raysearch.config import config as configuration
-from raysearch.session.session import Session  # noqa: E402
+from raysearch.session.session import Session
 
 
 def run(

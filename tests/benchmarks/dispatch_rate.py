@@ -20,7 +20,8 @@ import ray
 from bench import cluster, paired, spread, table
 
 from actors.cluster.fleet import RayReplica
-from raysearch.engine.dispatcher import Answer, Call, Dispatcher, Replica
+from raysearch.engine.dispatcher import Dispatcher
+from raysearch.engine.protocol import Answer, Call, Replica
 
 CALL = Call("denoise", {"step": 0, "until": 1, "velocity": False}, (None, None))
 DONE = Answer({})

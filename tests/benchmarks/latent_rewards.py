@@ -24,11 +24,11 @@ import torch
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from actors.models.wan import Autoencoder, TextEncoder, Transformer  # noqa: E402
-from actors.rewards import View, latent_reward, pavrm  # noqa: E402
-from actors.tiny.verifier import Verifier  # noqa: E402
-from actors.training.pairs import agreement  # noqa: E402
-from raysearch.session.dataset import SPLITS, shards_of  # noqa: E402
+from actors.models.wan import Autoencoder, TextEncoder, Transformer
+from actors.rewards import View, latent_reward, pavrm
+from actors.tiny.verifier import Verifier
+from actors.training.pairs import agreement
+from raysearch.session.dataset import SPLITS, shards_of
 
 TINY = ROOT / "actors" / "assets" / "tiny-wan"
 NAMES = ("VQ", "MQ", "TA")

@@ -20,10 +20,10 @@ import torch
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from actors.models.wan import TextEncoder  # noqa: E402
-from actors.rewards import pavrm  # noqa: E402
-from actors.training.pairs import MARGIN, accuracy, agreement  # noqa: E402
-from raysearch.session.dataset import shards_of  # noqa: E402
+from actors.models.wan import TextEncoder
+from actors.rewards import pavrm
+from actors.training.pairs import MARGIN, accuracy, agreement
+from raysearch.session.dataset import shards_of
 
 TINY = ROOT / "actors" / "assets" / "tiny-wan"
 LEVELS = (0.9, 0.8, 0.6, 0.4, 0.15)

@@ -16,7 +16,7 @@ import torch
 from bench import TINY, cluster, paired, rollouts, search, spread, standing, stepwise, table, wan
 
 from actors.backend import Backend
-from raysearch.engine.dispatcher import Call
+from raysearch.engine.protocol import Call
 
 
 async def bare(denoisers, plan, text, n: int) -> float:
