@@ -16,7 +16,7 @@ from policies import best_of_n
 from raysearch.config import config as configuration
 from raysearch.errors import ConfigError
 
-CONFIG = Path(__file__).parent.parent / "configs" / "mixture.yaml"
+CONFIG = Path(__file__).parents[2] / "configs" / "mixture.yaml"
 GIVEN = {
     "bfs": {"schedule": [4, 8]},
     "dfs": {"schedule": [4, 8], "threshold": -0.6},

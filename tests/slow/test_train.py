@@ -25,7 +25,7 @@ from actors.training.pairs import accuracy, agreement
 from raysearch import __main__ as command_line
 from raysearch.errors import ConfigError
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 CHANNELS = 4
 CAPTIONS = [f"caption {i}" for i in range(12)]
 

@@ -13,7 +13,7 @@ from actors.tiny import world
 from actors.tiny.corruptions import swap
 from actors.tiny.training.latent_backbone import encode
 
-TINY = Path(__file__).parents[1] / "actors" / "assets" / "tiny-wan"
+TINY = Path(__file__).parents[2] / "actors" / "assets" / "tiny-wan"
 N, SIGMA, TA = 12, 0.4, 2
 
 

@@ -38,7 +38,7 @@ CPU = {"num_cpus": 0.5}
 
 @pytest.fixture(scope="module")
 def cluster():
-    here = Path(__file__).parent
+    here = Path(__file__).parents[1]
     ray.shutdown()  # another module's
     cluster = Cluster(
         initialize_head=True,

@@ -36,7 +36,7 @@ RGRP = {
     "along": {"policy.n": [2, 4]},
     "across": {"policy.beta": [0.1, 0.5]},
 }
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 SAME = ("search_id", "winner", "reward_search", "reward_holdout", "nfe", "decodes", "reward_calls", "status")
 
 

@@ -20,7 +20,7 @@ from raysearch.recipe.origins import Noise
 
 VP = replace(MODEL, vp=True)
 LEVELS = (1 - solvers.ddim({}).alphas_cumprod.double()).sqrt()
-MIXTURE = Path(__file__).parents[1] / "actors" / "assets" / "mixture" / "model_index.json"
+MIXTURE = Path(__file__).parents[2] / "actors" / "assets" / "mixture" / "model_index.json"
 
 
 def sampler(n: int) -> Sampler:

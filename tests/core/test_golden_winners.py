@@ -12,8 +12,8 @@ from raysearch.session.plan import Plan
 from raysearch.session.session import Session
 from raysearch.testing import FakeBackend, run_virtual, virtual_now
 
-ROOT = Path(__file__).parent.parent
-GOLDEN = Path(__file__).parent / "golden_winners.txt"
+ROOT = Path(__file__).parents[2]
+GOLDEN = Path(__file__).parents[1] / "golden_winners.txt"
 RUNS = {
     "every_policy": [],
     "long": ["prompts_file=configs/held_out_long_one.jsonl", "seeds=[0,1]"],

@@ -19,7 +19,7 @@ from actors.rewards import pixel
 from raysearch import __main__ as command_line
 from raysearch.config import config as configuration
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 CLUSTER = yaml.safe_load((ROOT / "cluster.yaml").read_text())
 JOB, CLAIM = yaml.safe_load_all((ROOT / "configs" / "rayjob.yaml").read_text())
 SPEC = JOB["spec"]["rayClusterSpec"]

@@ -30,7 +30,7 @@ from raysearch.errors import ConfigError
 CPU = torch.device("cpu")
 SIZE = {"height": 16, "width": 16, "num_frames": 5, "max_sequence_length": 16}
 SHAPE = (4, 2, 4, 4)
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,7 @@ from raysearch.session.snapshot import ArmStatus, parse
 from raysearch.session.status import read
 from raysearch.testing import FakeBackend, FakeFleet, FakeReplica, run_virtual
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 BEST_OF_2 = {"name": "best", "policy": {"name": "best_of_n", "n": 2}}
 IDLE = {"denoiser": 0, "scorer": 0, "encoder": 0}
 

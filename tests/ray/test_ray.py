@@ -37,7 +37,7 @@ pytestmark = pytest.mark.ray
 @pytest.fixture(scope="module", autouse=True)
 def cluster():
     ray.shutdown()  # another module's
-    here = str(Path(__file__).parent)
+    here = str(Path(__file__).parents[1])
     environment = {"env_vars": {"PYTHONPATH": os.pathsep.join((here, str(Path(here).parent)))}}
     ray.init(
         num_cpus=4,

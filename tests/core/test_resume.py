@@ -18,7 +18,7 @@ from raysearch.session import journal
 from raysearch.session.session import Session
 from raysearch.testing import FakeFleet
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 BEAM = {"name": "beam", "policy": {"name": "beam", "every": 3, "k": 2, "n": 2}}
 FEW = {"arms": [*ARMS[1:], BEAM], "prompts": ["a"]}
 

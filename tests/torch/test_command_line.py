@@ -14,7 +14,7 @@ from raysearch.__main__ import main
 from raysearch.config import config as configuration
 from raysearch.session import journal
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(autouse=True)

@@ -20,7 +20,7 @@ from raysearch.errors import RaysearchError
 from raysearch.session import collect, dataset
 from raysearch.sweep import grid as sweep
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 OURS = ("raysearch", "policies", "actors")
 HEAVY = ("ray", "torch", "diffusers", "transformers")
 

@@ -394,7 +394,7 @@ def test_bad_arguments_are_one_clear_line(policy, given, line):
     assert line in str(raised.value)
 
 
-GOLDEN = Path(__file__).parent / "golden_lineages.txt"
+GOLDEN = Path(__file__).parents[1] / "golden_lineages.txt"
 
 
 def lineages() -> str:

@@ -14,7 +14,7 @@ import tiny
 from actors.tiny import world
 from actors.tiny.training import long
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).parents[1]
 
 
 def printed(script: str, arguments: str) -> str:

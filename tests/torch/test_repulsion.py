@@ -387,7 +387,7 @@ def test_mistakes_are_one_line(tmp_path, values, line):
 # -- on real workers -------------------------------------------------------------------------------------------------
 
 
-MIXTURE = Path(__file__).parent.parent / "actors" / "assets" / "mixture"
+MIXTURE = Path(__file__).parents[2] / "actors" / "assets" / "mixture"
 
 
 def local_config(**values):

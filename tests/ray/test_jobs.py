@@ -28,7 +28,7 @@ from raysearch.session.session import Session
 
 pytestmark = pytest.mark.ray
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 RAY = str(Path(sys.executable).with_name("ray"))
 PATIENCE = 900  # seconds; three processes that import torch, on a machine that has other work
 RESERVED = range(10002, 20000)  # Ray hands these to its workers
