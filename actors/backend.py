@@ -17,6 +17,7 @@ import torch
 from actors.models import family, model_folder
 from actors.rewards import RewardSpec, reward
 from actors.sampling import solvers
+from raysearch.config import obstacles
 from raysearch.config.config import ODE, SDE, SINGLE, VP, Arm, Config, SamplerConfig
 from raysearch.engine.protocol import Fleet
 from raysearch.errors import check
@@ -56,7 +57,7 @@ class Backend:
             at_steps = partial(sampler_at, begun or config, arm.sampler, folder, content)
             full = at_steps(arm.sampler.num_steps)
             met = barriers(arm.obstacles, full, lambda key, block: reward(key, block, specs, (), shape, text_dim))
-            texts = [b for b in arm.obstacles if "text" in b]
+            texts = [b.text for b in arm.obstacles if isinstance(b, obstacles.Text)]
             check(
                 not texts or not geometry.pictured, "obstacles", texts, "without texts: this model needs first frames"
             )

@@ -1,7 +1,7 @@
 """Draft and commit: explore with cheap drafts, render the winner in full (as CachedSearch and Flash-BoN do)."""
 
 from policies.checks import at_least
-from raysearch.config.config import PolicyBlock, load_policy
+from raysearch.config.policies import PolicyBlock, load_policy
 from raysearch.errors import BudgetExhausted, ConfigError, check
 from raysearch.recipe.candidate import Candidate
 from raysearch.search.context import Context

@@ -5,6 +5,8 @@ Exit codes: 0 done; 1 our fault; 2 a mistake of the user's (one line); 3 some se
 
 import argparse
 import asyncio
+import inspect
+import re
 import signal
 import sys
 import time
@@ -21,10 +23,10 @@ from rich.console import Console
 
 from actors.training import config as trainings
 from actors.training import prfl_config as prfls
-from raysearch.config import binding as signature
 from raysearch.config import config as configuration
 from raysearch.config import prompts
 from raysearch.config.config import Config
+from raysearch.config.policies import find_policy, policy_names
 from raysearch.errors import ConfigError, RaysearchError, single
 from raysearch.files import write
 from raysearch.recipe.digests import canonical_json
@@ -256,12 +258,10 @@ def status(run_dir: Path) -> int:
 
 def policies() -> int:
     """Each shipped policy with its signature and the first paragraph of its docstring."""
-    for name in configuration.policy_names():
-        search = configuration.find_policy(name)
-        arguments = ", ".join(
-            str(p).replace("collections.abc.", "").replace("raysearch.config.config.", "")
-            for p in signature.keyword_parameters(search).values()
-        )
+    for name in policy_names():
+        search = find_policy(name)
+        _, *parameters = inspect.signature(search).parameters.values()
+        arguments = re.sub(r"[a-z_.]+\.(?=[A-Z])", "", ", ".join(map(str, parameters)))  # types without their modules
         paragraph = " ".join((search.__doc__ or "").partition("\n\n")[0].split())
         print(f"{name}({arguments})\n    {paragraph}")
     return 0

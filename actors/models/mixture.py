@@ -15,7 +15,7 @@ import torch
 
 from actors.models import index
 from actors.sampling import solvers
-from raysearch.config.config import PoolConfig
+from raysearch.config.fleet import PoolConfig
 from raysearch.errors import ConfigError, check
 
 SIDE, REACH = 32, 4.0  # pixels of the picture, and the range of coordinates that it shows

@@ -213,7 +213,7 @@ def read_config(folder: Path, key: str = "folder") -> LatentRewardConfig:
     """Raises ConfigError."""
     found = checkpoint.config_of(folder, ARCHITECTURE, key)
     with checkpoint.described(folder, "latent reward", key):
-        return LatentRewardConfig(**bind(LatentRewardConfig, found, "a latent reward", "config"))
+        return LatentRewardConfig(**bind(LatentRewardConfig, found, "config"))
 
 
 def load(folder: Path, key: str = "folder") -> LatentRewardNet:

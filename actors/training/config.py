@@ -20,9 +20,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from matplotlib.figure import Figure
-from omegaconf import MISSING, OmegaConf
 
 from raysearch.config import config as configuration
+from raysearch.config.binding import structured
 from raysearch.config.config import DTYPES, RESUME
 from raysearch.errors import ConfigError, check
 from raysearch.files import write
@@ -82,8 +82,8 @@ class WorkersConfig:
     """Of Ray Train: each holds a copy of the reward and sees its share of the data."""
 
     number: int = 1
-    num_gpus: float = 0
-    num_cpus: float = 1
+    num_gpus: float = 0.0
+    num_cpus: float = 1.0
     threads: int = 1  # of torch, where there is no GPU
     wait: bool = False  # for nodes that an autoscaler is to bring
 
@@ -107,10 +107,10 @@ class Settings:
     resume: str = "auto"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TrainConfig(Settings):
-    reward: dict[str, Any] = MISSING  # {name: pavrm, model, blocks} or {name: latent, start: a folder of weights}
-    dataset: str = MISSING  # a folder that `collect` made
+    reward: dict[str, Any]  # {name: pavrm, model, blocks} or {name: latent, start: a folder of weights}
+    dataset: str  # a folder that `collect` made
     components: list[str] = field(default_factory=lambda: ["VQ", "MQ", "TA"])
     loss: LossConfig = field(default_factory=LossConfig)
     group: int = 4  # latents of one caption and noise level, all pairs of which are compared
@@ -120,7 +120,7 @@ class TrainConfig(Settings):
 
 def load(path: Path, overrides: Sequence[str] = ()) -> TrainConfig:
     """The training of a file with `key=value` overrides. Raises ConfigError."""
-    c: TrainConfig = configuration.structured(TrainConfig, configuration.read(path, overrides))
+    c = structured(TrainConfig, configuration.read(path, overrides))
     check(isinstance(c.reward.get("name"), str), "reward.name", c.reward.get("name"), "pavrm or latent")
     check(len(set(c.components)) == len(c.components) > 0, "components", c.components, "at least one, each once")
     for f in fields(LossConfig):
@@ -212,7 +212,7 @@ def content_of(folder: str) -> bytes:
 
 
 def resolved(c: Settings) -> str:
-    return OmegaConf.to_yaml(OmegaConf.structured(c))
+    return configuration.resolved(c)
 
 
 def record(run_dir: Path, rows: Sequence[dict[str, Any]], panels: Sequence[Panel]) -> None:

@@ -11,13 +11,14 @@ from typing import Any
 
 import numpy as np
 
+from raysearch.config.config import Budget
 from raysearch.errors import BudgetExhausted, ConcurrencyError, ConfigError, check
 from raysearch.recipe.candidate import Candidate, Prompt, Sampler, ahead, denoise, invert, rebase
 from raysearch.recipe.digests import digest
 from raysearch.recipe.long_video import ALONE, Course
 from raysearch.recipe.origins import Branch, Extend, Jitter, Neighbour, Noise, Origin, Perturb, Push, Renoise, Slide
 from raysearch.recipe.reward import Reward, Score
-from raysearch.search.budget import Budget, Cost, Meter
+from raysearch.search.budget import Cost, Meter
 from raysearch.search.history import History
 from raysearch.search.obstacles import Barrier
 

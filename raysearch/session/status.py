@@ -11,7 +11,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from raysearch.config import prompts
-from raysearch.config.config import Config, label
+from raysearch.config.config import label
 from raysearch.errors import check
 from raysearch.session import journal
 from raysearch.session.progress import ArmTally, Progress
@@ -60,7 +60,7 @@ def _planned(file: Path) -> tuple[list[str], int]:
     try:
         config: Any = OmegaConf.to_container(OmegaConf.load(file))
         names = [label(a["name"]) for a in config["arms"] or [config["policy"]]]
-        texts = prompts.load(Config(prompts=config["prompts"], prompts_file=config["prompts_file"]))
+        texts = prompts.read(config["prompts"], config["prompts_file"])
         return names, len(texts) * len(config["seeds"])
     except Exception:  # yaml's own errors are of no one type, and nothing here is worth failing for
         return [], 0
