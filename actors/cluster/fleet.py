@@ -22,9 +22,10 @@ from actors.cluster import placement
 from actors.cluster.actor import launch
 from actors.cluster.placement import Home, Node, Tenant
 from actors.cluster.replica import RayGang, RayReplica, first_line, mapped
+from actors.workers.state import State
 from actors.workers.worker import Worker
 from raysearch.config.config import Config
-from raysearch.engine.engine import gather
+from raysearch.engine.sharing import gather
 from raysearch.errors import ConfigError, NoReplica, ReplicaDied
 from raysearch.session.plan import Plan
 
@@ -68,12 +69,13 @@ class RayFleet:
 
     async def fetch(self, ref: Any) -> dict[str, Any]:
         try:
-            return dict(await ref)
+            found = await ref
+            return found.plain() if isinstance(found, State) else dict(found)
         except RayError as error:
             raise mapped(error) from error
 
-    def put(self, value: dict[str, Any]) -> Any:
-        return ray.put(value)
+    def put(self, arrays: dict[str, Any]) -> Any:
+        return ray.put(State(**arrays))
 
     def serving(self, r: RayReplica) -> None:
         self._serving[r.kind].add(r.id)

@@ -61,11 +61,12 @@ class Dispatcher:
         self._alive[replica.kind] = self._alive.get(replica.kind, 0) + 1
         self._open(replica)
 
-    async def submit(self, kind: str, call: Call, *, age: int, place: str = "", avoid: str = "") -> Answer:
-        """Run `call` on a replica of `kind`; older `age` goes first. Cancelling this cancels the item.
+    async def submit(self, call: Call, *, age: int, place: str = "", avoid: str = "") -> Answer:
+        """Run `call` on a replica of its request's kind; older `age` goes first. Cancelling this cancels the item.
 
         With `avoid` it runs alone, and not at that place if there is another.
         """
+        kind = call.request.kind
         work = Work(self._next_id, kind, age, place, alone=bool(avoid), avoid=avoid)
         self._next_id += 1
         deaths = shortages = 0
@@ -81,14 +82,12 @@ class Dispatcher:
                 self._bury(seat)
                 deaths += work.alone and began
                 if deaths >= DEATHS:
-                    raise PoisonousItem(
-                        f"{call.method}: {deaths} replicas died while it ran alone ({death})"
-                    ) from death
+                    raise PoisonousItem(f"{call.name}: {deaths} replicas died while it ran alone ({death})") from death
                 work = replace(work, place="", alone=True)
             except OutOfMemory as error:
                 shortages += work.alone
                 if shortages >= DEATHS:
-                    raise OutOfMemory(f"{call.method}: {error}, {shortages} times while it ran alone") from error
+                    raise OutOfMemory(f"{call.name}: {error}, {shortages} times while it ran alone") from error
                 running = seat.running
                 work = replace(work, alone=work.alone or running == 1)
                 self.tally.slots[kind] -= self._scheduler.shrink(seat)

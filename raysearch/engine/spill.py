@@ -37,11 +37,10 @@ class Spill:
         self._claimed.add(x.identity)
         return True
 
-    def write(self, x: Candidate, payload: dict[str, Any], seconds: Sequence[float]) -> bool:
+    def write(self, x: Candidate, state: dict[str, Any], seconds: Sequence[float]) -> bool:
         """`seconds` are those of its trajectory and of those before it that do not show. False without room on disk."""
         buffer = io.BytesIO()
-        plain = {k: v for k, v in payload.items() if not isinstance(v, tuple)}  # what it saw of a picture is over
-        arrays = {f"of_{k}": np.frombuffer(v, np.uint8) if isinstance(v, bytes) else v for k, v in plain.items()}
+        arrays = {f"of_{k}": np.frombuffer(v, np.uint8) if isinstance(v, bytes) else v for k, v in state.items()}
         np.savez(buffer, allow_pickle=False, seconds=np.array(seconds), **arrays)
         content = buffer.getvalue()
         try:
@@ -62,9 +61,9 @@ class Spill:
             self.drop([x.identity])
             return None
         with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-            payload = {k.removeprefix("of_"): arrays[k] for k in arrays.files if k != "seconds"}
+            state = {k.removeprefix("of_"): arrays[k] for k in arrays.files if k != "seconds"}
             seconds = arrays["seconds"].tolist()
-        return self._put(payload), sum(v.nbytes for v in payload.values()), seconds
+        return self._put(state), sum(v.nbytes for v in state.values()), seconds
 
     def drop(self, identities: Iterable[Digest]) -> None:
         for identity in identities:

@@ -17,10 +17,11 @@ from raysearch.config import prompts
 from raysearch.config.config import Config
 from raysearch.engine.dispatcher import Dispatcher
 from raysearch.engine.engine import Engine, Finished, Spent
-from raysearch.engine.protocol import Fleet, Replica
+from raysearch.engine.protocol import Fleet, Outputs, Replica
 from raysearch.engine.spill import SPILL, Spill
 from raysearch.engine.store import Store
 from raysearch.files import write
+from raysearch.recipe import long_video
 from raysearch.recipe.candidate import Candidate, Sampler
 from raysearch.recipe.digests import canonical_json
 from raysearch.recipe.reward import Reward, Score
@@ -210,8 +211,8 @@ class Session:
             ctx.meter.charged += ctx.meter.ledger.finish(winner)
             judges = list({r.key: r for _, r in s.plan.judges}.values())
             finished = await engine.finish(winner, judges, self._outputs(), spent, self._kept(winner))
-            for part, making in zip(winner.parts, finished.making, strict=True):
-                ctx.meter.time(part, making, 0.0)
+            for part, making in zip(long_video.parts(winner), finished.making, strict=True):
+                ctx.meter.charge_seconds(part, making, 0.0)
             ctx.meter.charged += Cost(replica_seconds=finished.decoding)
         except asyncio.CancelledError:
             self._record(s, ctx, spent, winner, None, "cancelled", "interrupted")
@@ -224,9 +225,9 @@ class Session:
     def _kept(self, x: Candidate) -> list[Candidate]:
         return [Candidate(x.prompt, x.sampler, x.origin, t) for t in self._stops(x.sampler) if t >= x.origin.step]
 
-    def _outputs(self) -> dict[str, Any]:
+    def _outputs(self) -> Outputs:
         o = self.config.output
-        return {"mp4": o.videos, "safetensors": o.latents, "npy": o.frames, "fps": o.fps, "scale": o.scale}
+        return Outputs(mp4=o.videos, safetensors=o.latents, npy=o.frames, fps=o.fps, scale=o.scale)
 
     def _record(
         self,
