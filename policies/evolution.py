@@ -24,9 +24,9 @@ async def search(
 
     The first size in `population` is the number of initial noises; each later size belongs to a step of `schedule`. The
     pool of a generation holds the states of all individuals so far at its step. The best `elite` go on unchanged. The
-    others win tournaments over a `share` of the pool and are mutated: sqrt(1 - beta^2) x + beta eps at step 0, later
-    x + s_t eps, where s_t is the standard deviation that an SDE of strength `eta` adds in step t. The answer is the
-    individual with the highest fitness of all generations.
+    others win tournaments over a `share` of the pool and are mutated: sqrt(1 - beta^2) x + beta eps if the step is 0,
+    x + s_t eps at later steps t, where s_t is the standard deviation that an SDE of strength `eta` adds there. The
+    answer is the individual with the highest fitness of all generations.
     """
     rising(ctx, "schedule", schedule, high=ctx.num_steps - 2)
     check(len(population) == len(schedule) + 1, "policy.population", population, f"of {len(schedule) + 1} sizes")
