@@ -19,12 +19,14 @@ class Memo(OrderedDict[Digest, T], Generic[T]):
         self._size = size
 
     def recall(self, key: Digest) -> T | None:
+        """The value of a key, which is then the latest used; None if it is not there."""
         if key not in self:
             return None
         self.move_to_end(key)
         return self[key]
 
     def keep(self, key: Digest, value: T) -> None:
+        """Remember a value, and forget the one used least recently where there are too many."""
         self[key] = value
         self.move_to_end(key)
         while len(self) > self._size:
