@@ -15,8 +15,8 @@ import pyarrow.parquet as pq
 
 from raysearch.errors import check
 from raysearch.recipe.digests import digest
-from raysearch.session.directory import FINISHED, FOLDERS
-from raysearch.session.tables import SEARCHES
+from raysearch.session.directory import FOLDERS
+from raysearch.session.tables import FINISHED, SEARCHES
 
 FOLDER = "dataset"
 SPLITS = ("train", "test")

@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from raysearch.session.directory import FINISHED
+from raysearch.session.tables import FINISHED
 
 DRAWS = 2000
 COSTS = ("nfe", "replica_seconds", "wall_seconds")

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from raysearch.session.directory import FINISHED
+from raysearch.session.tables import FINISHED
 from raysearch.sweep.curves import Curve, Fit, at, budgets, interval, shown
 
 COST_TITLES = {
