@@ -85,9 +85,12 @@ class Session:
         self.progress.kept = len(self.past.finished)
 
     def _searches(self) -> Iterator[Search]:
+        return searches(self.plan, self.prompts, self.config.seeds, apart=self._apart)
+
+    @property
+    def _apart(self) -> bool:
         """When latents are collected every rollout has a noise of its own; else prompts may share theirs."""
-        apart = self.config.seeds_apart or self.config.collect is not None
-        return searches(self.plan, self.prompts, self.config.seeds, apart=apart)
+        return self.config.seeds_apart or self.config.collect is not None
 
     def _stops(self, sampler: Sampler) -> list[int]:
         return dataset.stops(sampler.sigmas, self.config.collect.levels) if self.config.collect else []
@@ -95,7 +98,9 @@ class Session:
     def _tally(self, judge: Reward | None) -> ArmTally:
         if judge is None:
             return ArmTally(self.searches_per_arm)
-        return ArmTally(self.searches_per_arm, judge.key.rpartition("-")[0] or judge.key, judge.components)
+        name = judge.key.rpartition("-")[0] or judge.key
+        apart = self._apart and len(self.prompts) > 1
+        return ArmTally(self.searches_per_arm, name, judge.components, apart)
 
     async def run(self, sinks: Sequence[Sink] | None = None) -> Progress:
         """Run every search that is missing; with `sinks` it is watched and its status written, else no timer is set."""
