@@ -1,10 +1,18 @@
-"""Videos that are longer than the model's own: chunk by chunk, or through a queue of frames. Pure numbers.
+"""Videos that are longer than the model's own clips: chunk by chunk, or through a queue of frames. Pure numbers.
 
-Either is a chain of *parts*: the first is a clip of the model's own, and each other goes on from the one before it: a
-chunk, or a slide of the queue by some iterations.
+Either is a chain of *parts*: the first is an ordinary clip, and each later part goes on from the finished part before
+it. A part is a chunk, or a slide of the queue by some iterations. The functions at the end say where in such a video a
+candidate stands.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from raysearch.recipe.origins import Extend, Slide
+
+if TYPE_CHECKING:
+    from raysearch.recipe.candidate import Candidate, Sampler
 
 
 @dataclass(frozen=True)
@@ -38,6 +46,14 @@ class Long:
             return Course(self.chunks, self.prefix, self.anew)
         queue = Queue(levels, self.fifo.partitions, self.fifo.stride, clip, self.prefix, self.chunks)
         return Course(1 + queue.slides + queue.drains, self.prefix, False, queue)
+
+
+@dataclass(frozen=True)
+class Link:
+    """How a chunk goes on from the one before it: with `prefix` latent frames of it, or with `anew` encoded from it."""
+
+    prefix: int
+    anew: bool
 
 
 @dataclass(frozen=True)
@@ -164,3 +180,112 @@ class Course:
 
 
 ALONE = Course()
+
+
+# -- where a candidate stands ----------------------------------------------------------------------------------------
+
+
+def is_queue(c: "Candidate") -> bool:
+    """True if `c` is a queue of frames, and not a clip."""
+    return c.sampler.queue is not None
+
+
+def before(c: "Candidate") -> "Candidate | None":
+    """The finished part that `c` continues; None in the first part."""
+    return c.link.parent if c.link else None
+
+
+def parts(c: "Candidate") -> "list[Candidate]":
+    """The finished parts before `c`, the first one first, and `c` itself."""
+    return [c, *_back(c)][::-1]
+
+
+def opening(c: "Candidate") -> "Candidate | None":
+    """The finished first part; None in the first part itself."""
+    return parts(c)[0] if c.link else None
+
+
+def kept(c: "Candidate") -> bool:
+    """True if the state of this part keeps every frame that left the queue since the last kept part."""
+    return c.sampler.queue is None or c.sampler.queue.kept(c.part)
+
+
+def shows(c: "Candidate") -> bool:
+    """True if this part is one of those whose states together hold the video's frames."""
+    q = c.sampler.queue
+    return kept(c) and (q is None or q.clean(_iteration(c)) > q.clip)
+
+
+def unseen(c: "Candidate") -> "list[Candidate]":
+    """The part before `c`, and those before that one, the latest first, without the last one that shows."""
+    found: list[Candidate] = []
+    for part in _back(c):
+        if found and shows(part):
+            break
+        found.append(part)
+    return found
+
+
+def caption(c: "Candidate") -> str:
+    """The caption of its chunk."""
+    return c.prompt.caption(chunk(c))
+
+
+def chunk(c: "Candidate") -> int:
+    """The chunk whose caption `c` goes by: in a queue its tail's chunk, or when finished its latest clean frame's.
+
+    A clip that was made of a queue, such as an inversion, goes by the queue's chunk.
+    """
+    while c.sampler.queue is None:
+        if c.link is None or isinstance(c.link.how, Extend):
+            return c.part
+        assert c.parent is not None
+        c = c.parent
+    q, i = c.sampler.queue, _iteration(c)
+    return q.caption(q.clean(i) - 1) if c.finished else q.windows(i)[0].caption
+
+
+def captions(c: "Candidate") -> tuple[int, ...]:
+    """The chunks whose captions the frames go by that a part of a queue denoises; none of a clip."""
+    q = c.sampler.queue
+    if q is None:
+        return ()
+    begins = q.begins(c.part)
+    return tuple(sorted({w.caption for i in range(begins, begins + c.sampler.num_steps) for w in q.windows(i)}))
+
+
+def link(c: "Candidate") -> Link | None:
+    """How this part goes on from the one before it, if it is a chunk."""
+    how = c.link.how if c.link else None
+    return Link(how.prefix, how.anew) if isinstance(how, Extend) else None
+
+
+def links(c: "Candidate") -> tuple[Link | None, ...]:
+    """How each chunk of a finished video goes on from the one before it; of a queue, each does with latents."""
+    q = c.sampler.queue
+    if q is None:
+        return tuple(link(part) for part in parts(c))
+    return (None, *[Link(q.prefix, anew=False)] * chunk(c))
+
+
+def evaluations(sampler: "Sampler", part: int, start: int, stop: int) -> int:
+    """Evaluations of the model under one text by a part's steps from `start` to `stop`."""
+    return stop - start if sampler.queue is None else sampler.queue.evaluations(part, start, stop)
+
+
+def carries(c: "Candidate") -> bool:
+    """False if the origin of `c` slides a queue on from a kept part: what left the queue before is with that part."""
+    return c.parent is None or not isinstance(c.origin.how, Slide) or not kept(c.parent)
+
+
+def _back(c: "Candidate") -> "Iterator[Candidate]":
+    """The part before `c`, the part before that one, and so on."""
+    while (earlier := before(c)) is not None:
+        yield earlier
+        c = earlier
+
+
+def _iteration(c: "Candidate") -> int:
+    """The iterations of the queue that are done."""
+    assert c.sampler.queue is not None
+    return c.sampler.queue.begins(c.part) + c.step

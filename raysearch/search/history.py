@@ -5,6 +5,7 @@ from heapq import heappop, heappush
 
 import numpy as np
 
+from raysearch.recipe import long_video
 from raysearch.recipe.candidate import Candidate, Prompt, Sampler
 from raysearch.recipe.digests import Digest
 from raysearch.recipe.origins import Origin
@@ -59,5 +60,9 @@ class History:
 
     def reward_of(self, x: Candidate) -> float | None:
         """The last reward of a candidate's trajectory; of a long video the mean over the parts that show it."""
-        found = [self.last[c.trajectory][1].reward for c in x.parts if c.shows and c.trajectory in self.last]
+        found = [
+            self.last[c.trajectory][1].reward
+            for c in long_video.parts(x)
+            if long_video.shows(c) and c.trajectory in self.last
+        ]
         return float(np.mean(found)) if found else None

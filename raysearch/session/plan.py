@@ -149,7 +149,7 @@ def context(
     """A search's verbs, with a fresh account; `walls` are those of its earlier run."""
     reward, arm = s.plan.reward, s.plan.arm
     ledger = Ledger(
-        preview=reward is not None and reward.preview,
+        needs_velocity=reward is not None and reward.needs_velocity,
         decodes=reward is not None and reward.decodes,
         obstacles=reward.obstacles if reward else (),
         course=s.plan.long,

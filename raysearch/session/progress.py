@@ -119,19 +119,19 @@ class Progress:
         )
 
     def _fleet(self, elapsed: float, e: Engine, d: Dispatcher) -> FleetStatus:
-        waiting, rates = d.waiting(), self._rates(elapsed, (e.nfe, e.decodes, e.rewards))
+        waiting, rates = d.waiting(), self._rates(elapsed, (e.nfe, e.decodes, e.rewards_computed))
         return FleetStatus(
             slots=dict(d.tally.slots),
             busy=dict(d.tally.busy),
             waiting={k: waiting.get(k, 0) for k in d.tally.slots},
             nfe=e.nfe,
             decodes=e.decodes,
-            rewards=e.rewards,
+            rewards=e.rewards_computed,
             nfe_per_second=rates[0],
             decodes_per_second=rates[1],
             rewards_per_second=rates[2],
-            seconds_per_step=e.steps.each,
-            seconds_per_score=e.scores.each,
+            seconds_per_step=e.step_pace.each,
+            seconds_per_score=e.score_pace.each,
             store_bytes=e.store.nbytes,
             store_latents=len(e.store),
             evicted=e.store.evicted,

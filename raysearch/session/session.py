@@ -9,7 +9,6 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from omegaconf import OmegaConf
 
@@ -18,10 +17,11 @@ from raysearch.config import prompts
 from raysearch.config.config import Config
 from raysearch.engine.dispatcher import Dispatcher
 from raysearch.engine.engine import Engine, Spent
-from raysearch.engine.protocol import Fleet, Replica
+from raysearch.engine.protocol import Fleet, Outputs, Replica
 from raysearch.engine.spill import SPILL, Spill
 from raysearch.engine.store import Store
 from raysearch.files import write
+from raysearch.recipe import long_video
 from raysearch.recipe.candidate import Candidate, Sampler
 from raysearch.recipe.reward import Reward, Score
 from raysearch.search.budget import Cost
@@ -202,8 +202,8 @@ class Session:
             ctx.meter.charged += ctx.meter.ledger.finish(winner)
             judges = list({r.key: r for _, r in s.plan.judges}.values())
             finished = await engine.finish(winner, judges, self._outputs(), spent, self._kept(winner))
-            for part, making in zip(winner.parts, finished.making, strict=True):
-                ctx.meter.time(part, making, 0.0)
+            for part, making in zip(long_video.parts(winner), finished.making, strict=True):
+                ctx.meter.charge_seconds(part, making, 0.0)
             ctx.meter.charged += Cost(replica_seconds=finished.decoding)
             end = replace(end, finished=finished)
         except asyncio.CancelledError:
@@ -217,9 +217,9 @@ class Session:
     def _kept(self, x: Candidate) -> list[Candidate]:
         return [Candidate(x.prompt, x.sampler, x.origin, t) for t in self._stops(x.sampler) if t >= x.origin.step]
 
-    def _outputs(self) -> dict[str, Any]:
+    def _outputs(self) -> Outputs:
         o = self.config.output
-        return {"mp4": o.videos, "safetensors": o.latents, "npy": o.frames, "fps": o.fps, "scale": o.scale}
+        return Outputs(mp4=o.videos, safetensors=o.latents, npy=o.frames, fps=o.fps, scale=o.scale)
 
     def _record(self, s: Search, ctx: Context, end: Ended, spent: Spent) -> None:
         """Write a winner's files and a search's rows: to the journal first, of which the tables are copies."""

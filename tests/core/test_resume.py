@@ -47,7 +47,7 @@ def answers(path: Path) -> list[tuple[str, str, str]]:
 
 
 def scored(fleet: FakeFleet) -> int:
-    return sum(c.method == "score" for r in fleet.replicas for c in r.calls)
+    return sum(c.name == "look" for r in fleet.replicas for c in r.calls)
 
 
 def test_killed_after_any_record_it_ends_as_if_nothing_had_been(tmp_path):

@@ -146,7 +146,7 @@ def test_a_run_is_seen_while_it_goes_on_and_the_command_changes_nothing(tmp_path
 
 def test_a_finished_run(tmp_path, capsys):
     fleet = FakeFleet()
-    fleet.replicas[1].fault = lambda call: ValueError("a bad day") if call.arguments["prompts"][0] == "b" else None
+    fleet.replicas[1].fault = lambda call: ValueError("a bad day") if call.request.captions[0] == "b" else None
     watched(tmp_path / "run", FakeBackend(fleet))
     out = shown(tmp_path / "run", capsys)
     assert (out["state"], out["searches"]) == ("finished", "2/2, 1 failed")
