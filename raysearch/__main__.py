@@ -28,8 +28,7 @@ from raysearch.config.config import Config
 from raysearch.errors import ConfigError, RaysearchError, single
 from raysearch.files import write
 from raysearch.recipe.digests import canonical_json
-from raysearch.session import collect as collections
-from raysearch.session import display
+from raysearch.session import dataset, display
 from raysearch.session import status as statuses
 from raysearch.session.directory import CONTENT, check_content, chosen, claimed
 from raysearch.session.journal import held
@@ -112,10 +111,10 @@ def sweep(path: Path, overrides: Sequence[str] = ()) -> int:
 
 def collect(path: Path, overrides: Sequence[str] = ()) -> int:
     """Run every prompt and seed of a config and write their noisy latents, graded; run again, it finishes the rest."""
-    config = collections.load(path, overrides)
+    config = dataset.load(path, overrides)
     run_dir = chosen(config.run_dir, config.resume, path.stem)
     code = searched(config, run_dir)
-    print(collections.write(config, run_dir, complete=code == 0))
+    print(dataset.collected(config, run_dir, complete=code == 0))
     return code
 
 
