@@ -21,7 +21,7 @@ from rich.text import Text
 
 from actors.training import config as training_config
 from actors.training import prfl_config
-from actors.training.config import CHECKPOINTS, KEPT, PROGRESS, Settings, resolved
+from actors.training.config import CHECKPOINTS, METRICS, PROGRESS, Settings, resolved
 from raysearch.errors import ConfigError
 from raysearch.files import write
 from raysearch.recipe.digests import canonical_json
@@ -103,7 +103,7 @@ def claim_withdrawn_on_mistake(run_dir: Path) -> Iterator[None]:
     try:
         yield
     except ConfigError:
-        if not (run_dir / KEPT).exists():
+        if not (run_dir / METRICS).exists():
             for folder in (CONTENT.parent, CHECKPOINTS):
                 rmtree(run_dir / folder, ignore_errors=True)
             for file in (PROGRESS, "config.yaml"):
