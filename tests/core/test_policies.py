@@ -236,7 +236,7 @@ def test_particles_under_an_ode_by_hand():
     assert log_w == pytest.approx([0.5, 0.1])
     xs, log_w = three_and_one("renoise")
     assert [x.origin.describe()["kind"] for x in xs] == ["noise", "renoise", "renoise", "noise"]
-    assert [x.origin.to_step for x in xs[1:3]] == [0, 0]
+    assert [x.origin.how.to_step for x in xs[1:3]] == [0, 0]
     assert log_w == pytest.approx([-np.log(3)] * 3 + [0.0])
 
 
@@ -259,7 +259,7 @@ def test_neighbours_keep_norm_and_cosine():
     ctx = context(sampler(4))
     x0, _ = world.state(x)
     for y in ctx.neighbours(x, 20, 0.95):
-        assert isinstance(y.origin, Neighbour)
+        assert isinstance(y.origin.how, Neighbour)
         other, _ = world.state(y)
         assert float((x0 * other).sum() / (x0.norm() * other.norm())) == pytest.approx(0.95, abs=1e-5)
         assert float(other.norm()) == pytest.approx(float(x0.norm()), rel=1e-5)
@@ -292,7 +292,7 @@ def test_dfs_goes_back_as_told():
     kinds = ["noise", "noise", "noise", "renoise", "renoise", "renoise", "renoise", "renoise"]
     assert world.asked == list(zip(kinds, [2, 2, 4, 2, 4, 6, 4, 6], strict=True))
     assert world.rewards == []
-    assert winner.origin.to_step == 1 and winner.step == 8  # the one that came from the first way back
+    assert winner.origin.how.to_step == 1 and winner.step == 8  # the one that came from the first way back
 
 
 def test_dfs_starts_anew_where_going_back_would_end_at_noise():
