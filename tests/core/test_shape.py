@@ -99,7 +99,7 @@ def test_what_the_packages_export():
     import policies
     import raysearch
 
-    assert raysearch.__all__ == ["Result", "__version__", "run"]
+    assert raysearch.__all__ == ["BudgetExhausted", "Candidate", "Context", "Result", "__version__", "run"]
     assert [
         n for p in (actors, policies) for n in vars(p) if not n.startswith("_") and not inspect.ismodule(vars(p)[n])
     ] == []
