@@ -25,7 +25,7 @@ from diffusers.models.autoencoders.autoencoder_kl_wan import WanDecoder3d
 from torch import nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 
-from actors.models import family, model_folder, wan, with_first
+from actors.models import family, model_folder, wan, with_clean_frames
 from actors.rewards import pavrm, weights_of
 from actors.sampling.solvers import Solver, State, grid, scheduler, scheduler_config
 from actors.tiny.training.pipeline import use_fast_attention
@@ -58,7 +58,7 @@ class Given:
 
     def clean(self, latents: torch.Tensor) -> torch.Tensor:
         """Latents as the model and the reward see them: a given first frame stays clean."""
-        return torch.cat([with_first(x, f) for x, f in zip(latents.split(1), self.first, strict=True)])
+        return torch.cat([with_clean_frames(x, f) for x, f in zip(latents.split(1), self.first, strict=True)])
 
 
 def velocity(model: wan.Transformer, x: torch.Tensor, t: torch.Tensor, given: Given, s: SamplerConfig) -> torch.Tensor:

@@ -24,7 +24,7 @@ from torch.distributed import Store, TCPStore  # type: ignore[attr-defined]
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
-from actors.models import Given, family
+from actors.models import Condition, family
 from raysearch.config.config import PoolConfig
 from raysearch.errors import ReplicaDied
 
@@ -90,7 +90,7 @@ class Gang:
     # -- rank 0 ----------------------------------------------------------------------------------------------------
 
     def velocities(
-        self, latents: torch.Tensor, timesteps: torch.Tensor, texts: Sequence[torch.Tensor], first: list[Given]
+        self, latents: torch.Tensor, timesteps: torch.Tensor, texts: Sequence[torch.Tensor], first: list[Condition]
     ) -> list[torch.Tensor]:
         """Under each of the texts. Raises ReplicaDied when any rank is lost or fails."""
         try:
@@ -125,7 +125,7 @@ class Gang:
         dist.destroy_process_group()
 
     def _part(
-        self, latents: torch.Tensor, timesteps: torch.Tensor, texts: Sequence[torch.Tensor], first: list[Given]
+        self, latents: torch.Tensor, timesteps: torch.Tensor, texts: Sequence[torch.Tensor], first: list[Condition]
     ) -> list[torch.Tensor]:
         """This rank's part of the forwards; whole on rank 0 only."""
         if not self._guidance:
@@ -143,7 +143,7 @@ class Gang:
         return [mine, theirs]
 
     def _send(
-        self, latents: torch.Tensor, timesteps: torch.Tensor, texts: Sequence[torch.Tensor], first: list[Given]
+        self, latents: torch.Tensor, timesteps: torch.Tensor, texts: Sequence[torch.Tensor], first: list[Condition]
     ) -> None:
         """Types and shapes, then bytes: nothing is unpickled. Each row sends two tensors of what it is given."""
         tensors = [latents, timesteps, *texts]
@@ -157,7 +157,7 @@ class Gang:
             if t.numel():
                 dist.broadcast(_bytes(t.contiguous()), 0)
 
-    def _receive(self) -> tuple[torch.Tensor, torch.Tensor, list[torch.Tensor], list[Given]] | None:
+    def _receive(self) -> tuple[torch.Tensor, torch.Tensor, list[torch.Tensor], list[Condition]] | None:
         counts = torch.empty(2, dtype=torch.int64)
         dist.broadcast(counts, 0, group=self._orders)
         count, texts = counts.tolist()
@@ -176,7 +176,7 @@ class Gang:
         return latents, timesteps, rest[:texts], [_given(*pair, latents.shape[1]) for pair in rows]
 
 
-def _given(first: torch.Tensor, more: torch.Tensor, channels: int) -> Given:
+def _given(first: torch.Tensor, more: torch.Tensor, channels: int) -> Condition:
     """What a row is given, of the two tensors that were sent: clean frames have the latents' channels."""
     if not first.numel():
         return None
