@@ -195,19 +195,37 @@ def test_a_session_may_be_made_inside_a_running_event_loop(tmp_path):
     assert made_there.costs["best_of_n"].nfe == 80
 
 
-def test_a_table_is_rewritten_with_every_row_until_that_takes_its_share_of_the_time(tmp_path):
+def test_a_table_is_rewritten_with_every_search_until_that_takes_its_share_of_the_time(tmp_path):
     times = iter([0, 0, 0, 1, 10, 22, 22, 23])  # made; asked, begun, written; asked; asked, begun, written
-    table = Table(tmp_path / "t.parquet", schema({"search_id": pa.string()}, []), 3, clock=lambda: next(times))
+    recorded = []
+    table = Table(
+        tmp_path / "t.parquet", schema({"search_id": pa.string()}, []), 5, lambda: recorded, lambda: next(times)
+    )
+
+    def add(name):
+        recorded.append((name, [{"search_id": name}]))
+        table.add(*recorded[-1])
 
     def seen():
         return pq.read_table(table.path)["search_id"].to_pylist()
 
-    table.add([{"search_id": "b"}])  # at 0: written in a second, so due again at 1 + 20
+    add("b")  # at 0: written in a second, so due again at 1 + 20
     assert seen() == ["b"]
-    table.add([{"search_id": "c"}])  # at 10
+    add("c")  # at 10
     assert seen() == ["b"]
-    table.add([{"search_id": "a"}])  # at 22
+    add("a")  # at 22
     assert seen() == ["a", "b", "c"]
+
+
+def test_rows_that_wait_are_bounded(tmp_path):
+    recorded = []
+    table = Table(tmp_path / "t.parquet", schema({"search_id": pa.string()}, []), 7, lambda: recorded, lambda: 0.0)
+    table._due = 1.0  # never
+
+    for i in range(4):
+        recorded.append((str(i), [{"search_id": str(i)}] * (1 if i else 2)))
+        table.add(*recorded[-1])
+        assert table.path.exists() == (i == 3)
 
 
 def test_rows_and_files(tmp_path):
@@ -332,9 +350,9 @@ def test_prompts_stream_in_constant_memory(tmp_path):
     s.directory.searches._clock, s.directory.searches._due = lambda: next(ticks), 0
     add, visible = s.directory.searches.add, []
 
-    def watch(rows):
-        add(rows)
-        done = s.progress.done
+    def watch(search_id, rows):
+        add(search_id, rows)
+        done = s.progress.done + 1  # with this one
         if done % 1000 == 0:
             gc.collect()
             alive[done] = len(gc.get_objects())

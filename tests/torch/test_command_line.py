@@ -235,9 +235,9 @@ def test_what_takes_long_to_end_is_not_aborted_by_ray():
     script = """if True:
         import sys, time
         from actors.cluster.fleet import joined
-        from raysearch.__main__ import sigterm_interrupts
+        from actors.training.driver import interrupt_on_sigterm
         joined(None)
-        sigterm_interrupts()
+        interrupt_on_sigterm()
         try:
             print("ready", flush=True)
             time.sleep(100)
