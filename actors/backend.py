@@ -103,7 +103,7 @@ def check_chunks(config: Config, geometry: Any, clip: int) -> None:
         return
     allowed = f"below {clip}, the latent frames of a chunk (model.num_frames={config.model.num_frames})"
     check(long.prefix < clip, "long.prefix", long.prefix, allowed)
-    if geometry.pictured:
+    if geometry.image_to_video:
         why = "with an image-to-video model, which continues a chunk's last frame"
         check(long.anew, "long.anew", False, f"true {why}")
         check(long.prefix == 1, "long.prefix", long.prefix, f"1 {why}")
@@ -147,7 +147,7 @@ def plan_obstacles(arm: Arm, sampler: Sampler, model: Model, specs: dict[str, Re
     found = barriers(arm.obstacles, sampler, classify)
     texts = [b for b in arm.obstacles if "text" in b]
     allowed = "without texts: this model needs first frames"
-    check(not texts or not model.geometry.pictured, "obstacles", texts, allowed)
+    check(not texts or not model.geometry.image_to_video, "obstacles", texts, allowed)
     return found
 
 

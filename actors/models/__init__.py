@@ -1,19 +1,19 @@
 """Model families, one module each. A model is a folder, and the class in its model_index.json says its family.
 
-A new family is a module in this folder and a line in `FAMILIES`. Its module has these names; letters of shapes are in
-`actors/__init__.py`. Each part is built on the worker that needs it, and a part reads only its own files: `folder` is a
-Path, `dtype` a key of `DTYPES`, `device` "cpu" or "cuda".
+A new family is a module in this folder and a line in `FAMILIES`. The module has the names below; the letters of shapes
+are in `actors/__init__.py`. The four parts are classes, and each worker builds only the parts that it needs, so a part
+reads no other part's files. `folder` is a Path, `dtype` a key of `DTYPES`, `device` "cpu" or "cuda".
 
 check_folder(folder, key) -> None
     Raises ConfigError, which names the config's `key`, unless the folder holds a whole model that this module can run.
 
 Geometry.of(folder) -> Geometry, a frozen dataclass: facts from config files alone; no weights are read.
     path: str               "flow" (x = (1 - sigma) x0 + sigma noise) or "vp" (x = sqrt(1 - sigma^2) x0 + sigma noise)
-    text_dim: int | None    D of a caption's embedding, which rewards check; None is any
+    text_dim: int | None    D of a caption's embedding, for rewards that read one; None if any D will do
     per_frame: bool         True if the transformer takes a noise level for each latent frame, which a queue needs
     images: str             first frames are "allowed", "required" or "refused"
-    pictured: bool          True if the transformer sees the first frame in channels of their own (image-to-video)
-    sees_image: bool        read only if `pictured`: True if the transformer attends to an ImageEncoder's embedding
+    image_to_video: bool    True if the transformer sees the first frame in channels of their own
+    sees_image: bool        True if the transformer attends to an ImageEncoder's embedding, too; only of image_to_video
     check(*, num_frames, height, width) -> None
         Raises ConfigError for a size of video, in frames and pixels, that the model cannot make.
     check_shards(pool, *, num_frames, height, width) -> None
@@ -30,10 +30,10 @@ TextEncoder(folder, *, dtype, device)
 Transformer(folder, *, dtype, device), whose attribute `dtype` is the torch.dtype of its embeddings and outputs.
     __call__(latents, timesteps, text, conditions) -> tensor (B, C, T, H, W), without gradient
         The model's output: with `path` "flow" the velocity, noise - x0; with "vp" the noise. `latents` are float32
-        (B, C, T, H, W). `timesteps` are those of the solver, (B,), which for a flow are 1000 sigma; if `per_frame`
-        also (B, T), with 0 for clean frames. `text` is (B, L, D) in `dtype`. `conditions` has a `Condition` for each
-        row. The output of a row must not depend on the other rows, but for rounding. Sharding also reads `model`, the
-        torch module, and sets `device`.
+        (B, C, T, H, W). `timesteps` are the solver's, (B,), which for a flow are 1000 sigma; if `per_frame` also
+        (B, T), with 0 for clean frames. `text` is (B, L, D) in `dtype`. `conditions` has one `Condition` for each row.
+        Apart from rounding, a row's output does not depend on the other rows. Sharding also reads the attribute
+        `model`, a torch module, and sets the attribute `device`.
 
 Autoencoder(folder, *, dtype, device), in which a size is `num_frames`, `height`, `width`, in frames and pixels
     decode(latent) -> numpy uint8 (T', H', W', 3)
@@ -45,8 +45,8 @@ Autoencoder(folder, *, dtype, device), in which a size is `num_frames`, `height`
         The latent of frames, uint8 (T', H', W', 3), that are first stretched to this size.
     encode_image(image, num_frames, height, width) -> numpy float32 (1, C, T, H, W)
         The latent of a PIL image, followed by empty frames. Needed unless `images` is "refused".
-    condition(image, num_frames, height, width) -> numpy float32 (1, C', T, H, W)
-        The channels in which the transformer sees the first frame. Needed if `pictured`.
+    image_channels(image, num_frames, height, width) -> numpy float32 (1, C', T, H, W)
+        The channels in which the transformer sees a PIL image as the first frame. Needed if `image_to_video`.
 
 ImageEncoder(folder, *, dtype, device), needed if `sees_image`
     __call__(image) -> numpy float32 (1, L, D)

@@ -135,7 +135,7 @@ class Geometry:
     path: str = "flow"
     per_frame: bool = False
     images: str = "refused"
-    pictured: bool = False
+    image_to_video: bool = False
 
     @classmethod
     def of(cls, folder: Path) -> "Geometry":

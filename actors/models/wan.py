@@ -156,19 +156,19 @@ class Geometry:
     path: str = "flow"
 
     @property
-    def pictured(self) -> bool:
+    def image_to_video(self) -> bool:
         """True for an image-to-video model, whose transformer sees the first frame in channels of their own."""
         return self.in_channels != self.z_dim
 
     @property
     def images(self) -> str:
         """Whether a prompt may have a first frame: "required" or "allowed"."""
-        return "required" if self.pictured else "allowed"
+        return "required" if self.image_to_video else "allowed"
 
     @property
     def per_frame(self) -> bool:
         """True if the transformer takes a noise level for each latent frame."""
-        return not self.pictured
+        return not self.image_to_video
 
     @classmethod
     def of(cls, folder: Path) -> "Geometry":
@@ -288,7 +288,7 @@ class Autoencoder:
         latent = (self.vae.encode(clip).latent_dist.mode() - mean) * inverse_std
         return latent.float().cpu().numpy()  # type: ignore[no-any-return]
 
-    def condition(self, image: Image.Image, num_frames: int, height: int, width: int) -> np.ndarray:
+    def image_channels(self, image: Image.Image, num_frames: int, height: int, width: int) -> np.ndarray:
         """The channels in which an image-to-video model sees its first frame, float32 (1, temporal + C, T, H, W).
 
         They are a mask, 1 in the first latent frame and 0 after it, and the latent of `encode_image`.

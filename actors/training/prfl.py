@@ -344,7 +344,7 @@ def check_parts(c: PrflConfig) -> dict[str, bytes]:
     folder = model_folder(m.path)
     check(family(folder) is wan, "model.path", m.path, "a Wan model")
     g = wan.Geometry.of(folder)
-    check(not g.pictured, "model.path", m.path, TEXT_TO_VIDEO)
+    check(not g.image_to_video, "model.path", m.path, TEXT_TO_VIDEO)
     g.check(num_frames=m.num_frames, height=m.height, width=m.width)
     sigmas = grid(scheduler_config(folder), c.sampler.name, c.sampler.flow_shift, c.sampler.num_steps)
     falling = all(a > b >= 0 for a, b in pairwise(sigmas))

@@ -51,16 +51,16 @@ class Encoder:
         """The condition of a clip whose first `prefix` latent frames continue the last frames of a finished state."""
         autoencoder = self._loaded()
         frames = autoencoder.decode(torch.tensor(state.latent))
-        if self._geometry.pictured:
+        if self._geometry.image_to_video:
             return self._condition(Image.fromarray(frames[-1]), *frames.shape[:3])
         n = self._geometry.frames(prefix)
         return autoencoder.encode_video(frames[-n:], n, *frames.shape[1:3])
 
     def _condition(self, image: Image.Image, num_frames: int, height: int, width: int) -> Any:
         """The condition of a clip of this size, in frames and pixels, that begins with a picture."""
-        if not self._geometry.pictured:
+        if not self._geometry.image_to_video:
             return self._loaded().encode_image(image, 1, height, width)
-        channels = self._loaded().condition(image, num_frames, height, width)
+        channels = self._loaded().image_channels(image, num_frames, height, width)
         if not self._geometry.sees_image:
             return (channels,)
         if self._image is None:
