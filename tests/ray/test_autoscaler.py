@@ -13,8 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 import ray
-from test_cluster import before_each_call
-from test_jobs import PATIENCE, RAY, ROOT, free_port, processes_of, rows, undisturbed, until
+from clusters import PATIENCE, RAY, ROOT, before_each_call, free_port, processes_of, rows, undisturbed, until
 
 from actors.backend import Backend
 from raysearch.config import config as configuration

@@ -16,7 +16,7 @@ import pytest
 import ray
 import torch
 from ray.util.placement_group import remove_placement_group
-from test_actors import ARMS, config, run
+from runs import ARMS, config, run
 
 from actors.backend import Backend
 from actors.cluster import fleet as ray_fleet

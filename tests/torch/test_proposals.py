@@ -5,9 +5,9 @@ import asyncio
 import numpy as np
 import pytest
 import torch
+from runs import PROMPT, leg_of
+from runs import config as tiny_config
 from safetensors.numpy import load_file
-from test_actors import PROMPT, leg_of
-from test_actors import config as tiny_config
 
 from actors.backend import Backend
 from actors.models import wan
