@@ -16,7 +16,7 @@ from actors.cluster import fleet as ray_fleet
 from raysearch.config import config as configuration
 from raysearch.session.session import Session
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
 
 
 RAY = str(Path(sys.executable).with_name("ray"))

@@ -19,8 +19,6 @@ from actors.backend import Backend
 from raysearch.config import config as configuration
 from raysearch.session.session import Session
 
-pytestmark = pytest.mark.ray
-
 HEAD, WORKER = "ray.head.default", "worker"  # the first is the provider's own name
 COMMANDS = ("initialization", "setup", "head_setup", "worker_setup", "head_start_ray", "worker_start_ray")
 

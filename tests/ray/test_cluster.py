@@ -22,8 +22,6 @@ from raysearch.errors import ConfigError
 from raysearch.session.plan import Plan
 from raysearch.session.session import Session
 
-pytestmark = pytest.mark.ray
-
 # Nodes that die are noticed at once (a refused connection), slow ones are not mistaken for dead; and a toy-sized
 # latent does not travel with its owner, as small objects do: what was made on a node is lost with it.
 FAST = {

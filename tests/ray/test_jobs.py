@@ -20,8 +20,6 @@ from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 
 from raysearch.session import journal
 
-pytestmark = pytest.mark.ray
-
 
 @dataclass
 class Head:
@@ -134,9 +132,11 @@ def test_a_job_runs_the_checkout_and_logs_plain_lines(head, tmp_path):
 
 
 def test_a_stopped_job_keeps_what_it_has_and_goes_on_when_submitted_again(head, tmp_path):
-    run_dir = tmp_path / "run"
-    more = ["policy.n=16", f"seeds={list(range(300))}", "max_searches=2"]  # it must not end before it is stopped
-    head.submit("stopped", *MIXTURE, f"run_dir={run_dir}", *more)
+    run_dir, gate = tmp_path / "run", tmp_path / "gate"
+    more = [f"policy={{name: gated:search, gate: {gate}}}", "seeds=[0,1,2,3,4,5]", "max_searches=2"]
+    command = ("env", "PYTHONPATH=tests", *MIXTURE, f"run_dir={run_dir}", *more)
+    gate.write_text("3")  # so many searches end before the job is stopped
+    head.submit("stopped", *command)
     until(lambda: done(run_dir) > 2 or head.client.get_job_status("stopped").is_terminal())
     head.client.stop_job("stopped")
     job, log = head.ended("stopped"), head.log("stopped")
@@ -150,7 +150,8 @@ def test_a_stopped_job_keeps_what_it_has_and_goes_on_when_submitted_again(head, 
     assert {r["status"] for r in before.values()} == {"done", "cancelled"}
     kept = {k: r for k, r in before.items() if r["status"] == "done"}
 
-    head.submit("again", *MIXTURE, f"run_dir={run_dir}", *more)
+    gate.write_text("6")
+    head.submit("again", *command)
     assert head.ended("again").status == JobStatus.SUCCEEDED, head.log("again")
     after = {r["search_id"]: r for r in rows(run_dir)}
     assert {k: after[k] for k in kept} == kept  # wall times too: nothing was searched again
