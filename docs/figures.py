@@ -74,7 +74,7 @@ def guides() -> list[Path]:
 
 def rewritten(text: str, figures: dict[str, Figures]) -> str:
     """The guide with every marked table as its figures say. Raises KeyError for a name that no file has."""
-    return MARKED.sub(lambda m: f"{m[1]}\n{figures[m[2]].markdown()}\n{m[4]}", text)
+    return MARKED.sub(lambda m: f"{m[1]}{figures[m[2]].markdown()}{m[4]}", text)
 
 
 def main() -> int:

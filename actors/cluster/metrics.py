@@ -1,4 +1,4 @@
-"""A run's numbers as Ray metrics, which every node exports to Prometheus; the README has the table.
+"""A run's numbers as Ray metrics, which every node exports to Prometheus; docs/cluster.md has the table.
 
 Each has the tag `run` (the run folder's name), some have `kind` (denoiser, scorer, encoder) or `arm`.
 """

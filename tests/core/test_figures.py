@@ -28,8 +28,8 @@ def test_no_measured_figure_is_typed_into_a_guide(path):
     """A sweep's own summary is written by `raysearch sweep`."""
     if path.name.startswith("sweep_"):
         return
-    typed = [line for line in figures.MARKED.sub("", path.read_text()).splitlines() if re.search(r"± ?\d|\d\.\d ?%", line)]
-    assert typed == []
+    written = figures.MARKED.sub("", path.read_text())
+    assert [line for line in written.splitlines() if re.search(r"± ?\d|\d\.\d ?%", line)] == []
 
 
 def test_a_file_is_refused_if_a_row_is_too_short_or_nobody_says_where_it_is_from(tmp_path):
@@ -45,3 +45,20 @@ def test_a_file_is_refused_if_a_row_is_too_short_or_nobody_says_where_it_is_from
     (tmp_path / "f.json").write_text(json.dumps(values))
     text = "<!-- figures: f/t -->\nold\n<!-- end of figures -->"
     assert "| 1 | 2 |\n\n`c` (m; 2026-11-29)\n" in figures.rewritten(text, figures.read(tmp_path))
+
+
+def anchors(text):
+    """The names that GitHub gives to the headings of a guide."""
+    headings = re.findall(r"^#+ (.*)$", re.sub(r"```.*?```", "", text, flags=re.DOTALL), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", h.lower()).replace(" ", "-") for h in headings}
+
+
+@pytest.mark.parametrize("path", figures.guides(), ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_lead_somewhere(path):
+    for link in re.findall(r"\]\(([^)\s]+)\)", path.read_text()):
+        if link.startswith("https://"):
+            continue
+        file, _, anchor = link.partition("#")
+        target = (path.parent / file).resolve() if file else path
+        assert target.is_file(), link
+        assert not anchor or anchor in anchors(target.read_text()), link
