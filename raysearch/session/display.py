@@ -152,7 +152,7 @@ def _details(s: Snapshot, now: float) -> list[tuple[str, str]]:
     if s.going:
         parts.append(("seen", f"{duration(max(now - s.at, 0))} ago"))
     notes = "".join(f", {n} {what}" for what, n in (("failed", s.failed), ("done before", s.kept)) if n)
-    parts.append(("searches", f"{s.done}/{s.total or '?'}{notes}"))
+    parts.append(("searches", f"{s.done}/{s.total}{notes}"))
     if s.left is not None:
         parts.append(("left", f"about {duration(s.left)}"))
     if s.best is not None:
@@ -178,7 +178,7 @@ def _busy(f: FleetStatus) -> str:
 
 def _searches(a: ArmStatus) -> str:
     notes = "".join(f", {k} {v}" for k, v in (("failed", a.failed), ("at budget", a.budget)) if v)
-    return (str(a.done) if a.done == a.total else f"{a.done}/{a.total or '?'}") + notes
+    return (str(a.done) if a.done == a.total else f"{a.done}/{a.total}") + notes
 
 
 def _judged(a: ArmStatus) -> dict[str, str]:
