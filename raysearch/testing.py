@@ -79,6 +79,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         super().__init__(self._jump)
 
     def time(self) -> float:
+        """Virtual seconds since the loop began."""
         return self._jump.now
 
 
@@ -139,6 +140,7 @@ class FakeReplica:
     busy_seconds: float = 0.0
 
     async def run(self, call: Call) -> Answer:
+        """Answer a call after its virtual seconds. Raises what `fault` returns, InputLost, or ReplicaDied if gone."""
         self.calls.append(call)
         self.running += 1
         self.most_running = max(self.most_running, self.running)
@@ -157,10 +159,12 @@ class FakeReplica:
             self.busy_seconds += asyncio.get_running_loop().time() - began
 
     async def ping(self) -> None:
+        """Raises ReplicaDied if the replica is gone."""
         if self.gone:
             raise ReplicaDied(f"{self.id} is gone")
 
     async def restart(self) -> None:
+        """Come back after `revives_after` virtual seconds. Raises ReplicaDied if that is None."""
         if self.revives_after is None:
             raise ReplicaDied(f"{self.id} does not come back")
         await asyncio.sleep(self.revives_after)
@@ -275,14 +279,17 @@ class FakeFleet:
         ]
 
     async def arrivals(self) -> AsyncIterator[FakeReplica]:
+        """The arriving replicas, each at its virtual time."""
         for when, replica in self.arriving:
             await asyncio.sleep(when - asyncio.get_running_loop().time())
             yield replica
 
     async def fetch(self, ref: Any) -> dict[str, Any]:
+        """The fields of a fake latent, or the files of a fake video."""
         return vars(ref) if isinstance(ref, FakeLatent) else dict(ref)
 
     def put(self, value: dict[str, Any]) -> Any:
+        """A fake latent of these fields."""
         return FakeLatent(value["value"].tobytes(), int(value["step"]))
 
 
@@ -296,6 +303,7 @@ class FakeBackend:
     published: list[Snapshot] = field(default_factory=list)
 
     def prepare(self, config: Config, arms: Sequence[Arm], begun: Config | None = None) -> Plan:
+        """A plan whose arms all have the fake reward and an evenly spaced grid."""
         reward, at_steps = fake_reward(self.needs), partial(fake_sampler, stochastic=self.stochastic)
         return Plan(
             tuple(
@@ -315,9 +323,11 @@ class FakeBackend:
 
     @asynccontextmanager
     async def fleet(self, config: Config, plan: Plan, report: Callable[[str], None]) -> AsyncIterator[FakeFleet]:
+        """The fake fleet."""
         yield self.fake
 
     def publish(self, snapshot: Snapshot) -> None:
+        """Keep the snapshot for a test to look at."""
         self.published.append(snapshot)
 
 
@@ -327,9 +337,11 @@ def _picture(x: FakeLatent) -> np.ndarray:
 
 
 def fake_reward(needs: str = "frames") -> Reward:
+    """The reward `quality`, which reads what `needs` says: see `raysearch.recipe.reward.Reward`."""
     return Reward("quality", b"quality", ("quality",), (1.0,), needs)
 
 
 def fake_sampler(num_steps: int = 10, stochastic: bool = False) -> Sampler:
+    """A sampler of fakes with evenly spaced noise levels from 1 to 0."""
     sigmas = tuple(1 - i / num_steps for i in range(num_steps + 1))
     return Sampler(b"fake", "fake", num_steps, sigmas, stochastic=stochastic)

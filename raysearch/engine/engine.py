@@ -43,7 +43,10 @@ IN_FLIGHT = 8  # candidates of one call that are worked on at a time, for each s
 
 @dataclass
 class Spent:
-    """What was really run for one search (what it shares with others is counted where it was asked first)."""
+    """What was really run for one search. What searches share is counted for the search that asked first.
+
+    `age` orders searches, and `spilled` are the parts of a long video that the search has on disk.
+    """
 
     age: int = 0
     nfe: int = 0
@@ -52,25 +55,28 @@ class Spent:
 
 @dataclass
 class Pace:
-    """How many there were, and the replica-seconds that they took."""
+    """A number of steps or scores, and the replica-seconds that they took."""
 
     n: int = 0
     seconds: float = 0.0
 
     def add(self, n: int, seconds: float) -> None:
+        """Count `n` more, which took `seconds` together."""
         self.n += n
         self.seconds += seconds
 
     @property
     def each(self) -> float | None:
+        """The mean replica-seconds of one; None before the first."""
         return self.seconds / self.n if self.n else None
 
 
 @dataclass(frozen=True)
 class Finished:
-    """A winner: of each chunk (one, unless the video is long) rewards by their key; files by their extension.
+    """A winner's video: the rewards of each chunk by their key, and files by their extension.
 
-    And the replica-seconds of each part's trajectory, and of decoding all.
+    An ordinary video has one chunk. `making` are the replica-seconds of each part's trajectory, `decoding` those of
+    decoding the whole video.
     """
 
     rewards: tuple[dict[str, tuple[float, ...]], ...]
@@ -79,11 +85,11 @@ class Finished:
     decoding: float
 
     def by_chunk(self, key: str) -> list[tuple[float, ...]]:
-        """Of each of a reward's components its values, chunk by chunk."""
+        """The values of each component of a reward, chunk by chunk."""
         return list(zip(*(r[key] for r in self.rewards), strict=True))
 
     def reward(self, key: str) -> tuple[float, ...]:
-        """The components of a reward: of a long video their means over chunks."""
+        """The components of a reward; for a long video, their means over chunks."""
         return tuple(sum(c) / len(c) for c in self.by_chunk(key))
 
 
@@ -97,6 +103,8 @@ class _Trajectory:
 
 
 class Engine:
+    """Makes and remembers states, scores and videos of candidates, through a dispatcher of items to replicas."""
+
     def __init__(
         self,
         dispatcher: Dispatcher,
@@ -205,7 +213,7 @@ class Engine:
     # -- latents ---------------------------------------------------------------------------------------------------
 
     async def latent(self, x: Candidate, velocity: bool, spent: Spent) -> Entry:
-        """The stored state of `x`; with the velocity at its own point if asked (a finished one needs none)."""
+        """The stored state of `x`, made if need be; with the velocity at its point if asked and `x` is not finished."""
         velocity = velocity and not x.finished
         chain = [x]
         while self._base(chain[-1]) is None and chain[-1].parent is not None:
@@ -309,7 +317,7 @@ class Engine:
         return inputs | numbered("text", texts)
 
     async def _spilled(self, x: Candidate, entry: Entry, spent: Spent) -> None:
-        """Have a part that others go on from, and its seconds and those of the parts that it shows, on disk."""
+        """Write a part that others go on from to disk, with its seconds and those of the unseen parts before it."""
         assert self._spill is not None
         if long_video.kept(x) and self._spill.claim(x):
             try:
@@ -322,12 +330,12 @@ class Engine:
                 spent.spilled.append(x.identity)
 
     def forget(self, spent: Spent) -> None:
-        """The search has ended: nothing of it is to be gone on from."""
+        """Delete what a search that has ended left on disk."""
         if self._spill is not None:
             self._spill.drop(spent.spilled)
 
     def _lost(self, inputs: Sequence[Candidate | Recording | None]) -> None:
-        """Which of an item's inputs is gone nobody says, so all are made again."""
+        """Forget all inputs of an item, which are then made again: nobody says which of them is gone."""
         for p in inputs:
             if isinstance(p, Candidate):
                 self.store.drop(p)

@@ -22,9 +22,9 @@ from raysearch.recipe.origins import Derived, Invert, Lookahead, Origin
 
 @dataclass(frozen=True)
 class Prompt:
-    """What is asked for: a caption, and for image-to-video the first frame (a path, and the digest of its bytes).
+    """What a video should show: a caption, and for image-to-video a first frame (a path, and the digest of its bytes).
 
-    The chunks of a long video may each have a caption of their own: `later` are those after the first chunk's.
+    The chunks of a long video may each have a caption of their own: `later` are the captions after the first chunk's.
     """
 
     text: str
@@ -34,14 +34,16 @@ class Prompt:
 
     @cached_property
     def identity(self) -> Digest:
+        """The digest of the captions and of the first frame's bytes."""
         return digest("prompt", self.text, self.image_digest, *((self.later,) if self.later else ()))
 
     def caption(self, chunk: int) -> str:
+        """The caption of a chunk; every chunk has the first one where no later ones are given."""
         return self.later[chunk - 1] if chunk and self.later else self.text
 
     @property
     def title(self) -> str:
-        """All its captions in one line."""
+        """All captions in one line."""
         return " | ".join((self.text, *self.later))
 
 
@@ -77,6 +79,7 @@ class Sampler:
 
     @cached_property
     def identity(self) -> Digest:
+        """The digest of all fields."""
         own = [getattr(self, f.name) for f in fields(self) if f.name != "queue"]
         return digest("sampler", *own, *((astuple(self.queue),) if self.queue else ()))
 
@@ -195,7 +198,7 @@ def denoise(c: Candidate, until: int) -> Candidate:
 def rebase(c: Candidate, sampler: Sampler) -> Candidate:
     """The step-0 start of `c` under another sampler (draft, then commit); origins of later steps are dropped.
 
-    In a long video that is the start of its chunk, after the same chunks.
+    In a long video the start is that of its chunk, after the same chunks.
     """
     assert c.sampler.queue is None
     origins = [c.origin]
@@ -212,7 +215,7 @@ def rebase(c: Candidate, sampler: Sampler) -> Candidate:
 
 
 def ahead(c: Candidate, steps: int) -> Candidate:
-    """The x0 that `steps` deterministic Euler steps along the rest of the grid lead to from `c`."""
+    """The finished candidate that `steps` deterministic Euler steps along the rest of the grid make of `c`."""
     rest = c.sampler.num_steps - c.step
     check(1 <= steps <= rest, "the steps of a lookahead", steps, f"in 1..{rest}, the steps that are left")
     stops = [c.step + round(i * rest / steps) for i in range(steps + 1)]

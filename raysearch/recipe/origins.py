@@ -127,6 +127,7 @@ class Renoise(How):
     to_step: int
 
     def step(self, parent: int) -> int:
+        """The earlier step."""
         return self.to_step
 
 
@@ -144,6 +145,7 @@ class Lookahead(How):
     needs_velocity = keeps_velocity = True
 
     def step(self, parent: int) -> int:
+        """The first step of the other grid."""
         return 0
 
 
@@ -152,6 +154,7 @@ class Invert(How):
     """The parent's finished latent at the clean end of a grid that rises to noise: the ODE run backward."""
 
     def step(self, parent: int) -> int:
+        """The first step of the rising grid."""
         return 0
 
 
@@ -171,12 +174,15 @@ class Push(How):
     needs_velocity = True
 
     def numbers(self) -> tuple[object, ...]:
+        """The etas, the reaches and the step size; the layout is in the identity of the obstacles."""
         return self.eta, self.reach, self.h
 
     def identities(self, reads: "Sequence[Candidate | Recording]") -> tuple[object, ...]:
+        """The identities of the obstacles."""
         return tuple(o.identity for o in grouped(self.layout, reads))
 
     def describe(self, reads: "Sequence[Candidate | Recording]") -> dict[str, Any]:
+        """Plain values for the tables."""
         seen = tuple((o.space, tuple(p.identity.hex() for p in o.points)) for o in grouped(self.layout, reads))
         return {"eta": self.eta, "reach": self.reach, "h": self.h, "obstacles": seen}
 
@@ -195,6 +201,7 @@ class _Link(How):
     begins_part = True
 
     def step(self, parent: int) -> int:
+        """The first step of the next part."""
         return 0
 
     def lineages(self, reads: "Sequence[Candidate | Recording]") -> tuple[object, ...]:
@@ -218,6 +225,7 @@ class Extend(_Link):
     anew: bool = False
 
     def numbers(self) -> tuple[object, ...]:
+        """Prefix, anew, cutoff and dims: the order of the digests of earlier versions."""
         return self.prefix, self.anew, self.cutoff, self.dims
 
 

@@ -46,7 +46,7 @@ class Budget:
 
 
 class Ledger:
-    """The states that one search has asked for, hence what more of them would cost it."""
+    """The states that one search has asked for, and so what more states would cost the search alone."""
 
     def __init__(
         self, *, needs_velocity: bool, decodes: bool, obstacles: Sequence[Obstacle] = (), course: Course = ALONE
@@ -59,6 +59,7 @@ class Ledger:
         self._undo: list[Callable[[], object]] | None = None  # of a trial, what takes its changes back
 
     def asked(self, x: Candidate, by: Reward | None = None) -> bool:
+        """True if the search has asked for the score of `x` by its own reward, or by another."""
         return _asking(x, by) in self._scored
 
     @contextmanager
@@ -96,11 +97,11 @@ class Ledger:
         return Cost(self._make(denoise(x, x.sampler.num_steps), False), long_video.chunk(x) + 1)
 
     def after(self, x: Candidate) -> int:
-        """The NFE of the parts that a video still misses after that of `x`."""
+        """The NFE of the parts that come after the part of `x`."""
         return self.course.after(x.part, x.sampler.num_steps) * x.sampler.nfe_per_step
 
     def remaining(self, x: Candidate) -> int:
-        """The NFE that a video still needs whose last part `x` is, its origin's parent made; charges nothing."""
+        """The NFE that a video needs to go on from `x` to its end, where the parent of `x` is made; charges nothing."""
         stops = self._stops.get(x.trajectory) or {x.origin.step: False}
         last = max(stops)
         left = long_video.evaluations(x.sampler, x.part, last, x.sampler.num_steps)
@@ -117,11 +118,11 @@ class Ledger:
             x, velocity = x.parent, x.origin.how.needs_velocity
 
     def _meet(self, points: Sequence[Candidate | Recording]) -> int:
-        """NFE of what is looked at beside a candidate and is a video of the model's own."""
+        """NFE of generating those points that are candidates; recordings cost none."""
         return sum(self._make(p, False) for p in points if isinstance(p, Candidate))
 
     def _leg(self, x: Candidate, velocity: bool) -> tuple[int, bool]:
-        """Velocity evaluations that lead to `x` within its trajectory, and whether the trajectory was begun before."""
+        """Evaluations that lead to `x` within its trajectory, and whether the trajectory was begun before."""
         stops = self._stops.setdefault(x.trajectory, {})
         velocity = velocity and not x.finished
         base = max((s for s in stops if s <= x.step), default=None)
@@ -176,16 +177,17 @@ class Meter:
 
     @property
     def wall_seconds(self) -> float:
+        """Seconds since the search began, those of its earlier run included."""
         return self._clock() - self._start
 
     def charge_seconds(self, x: Candidate, making: float, rest: float) -> None:
-        """Charge seconds: of `x`'s trajectory what this search has not been charged for yet, and the rest whole."""
+        """Charge replica-seconds: of `making`, the trajectory of `x`, what is not charged yet; and `rest` whole."""
         before = self._making.get(x.trajectory, 0.0)
         self._making[x.trajectory] = max(before, making)
         self.charged += Cost(replica_seconds=max(making - before, 0.0) + rest)
 
     def hold(self, row: Asked) -> None:
-        """What `row` is about is from now on among what the search could return."""
+        """Hold back, from now on, the cost of finishing the candidate of `row`: the search could return it."""
         if self.budget.nfe is None:
             return
         if self._returnable and row.part > self._returnable[0][2].part:

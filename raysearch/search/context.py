@@ -40,12 +40,14 @@ MOST = 100_000  # candidates made at once: what is beyond is a slip, and would f
 
 @dataclass(frozen=True)
 class Solver:
+    """A solver as a policy sees it."""
+
     name: str
     stochastic: bool
 
 
 class Context:
-    """One search's verbs. `answer` is the world: it scores candidates and, for a search, records what it answered."""
+    """One search's verbs. `answer` is the world: it scores candidates and records the scores."""
 
     def __init__(
         self,
@@ -80,6 +82,7 @@ class Context:
 
     @property
     def num_steps(self) -> int:
+        """The solver steps of the grid."""
         return self.sampler.num_steps
 
     @property
@@ -89,14 +92,17 @@ class Context:
 
     @property
     def solver(self) -> Solver:
+        """The solver's name, and whether it is stochastic."""
         return Solver(self.sampler.name, self.sampler.stochastic)
 
     @property
     def budget(self) -> Budget:
+        """The most that the search may spend."""
         return self.meter.budget
 
     @property
     def charged(self) -> Cost:
+        """What the search has been charged so far."""
         return self.meter.charged
 
     @property
@@ -163,7 +169,8 @@ class Context:
         """`n` next parts of a long video after the finished `x`, noise yet: fresh, or with x in its low frequencies.
 
         `cutoff` is a share of the highest frequency, in space (`dims` 2) or in space and time (3); `start` is a
-        candidate whose latent is the noise. What enters a queue is a frame: x's last one counts.
+        candidate whose latent is the noise. In a queue one frame of noise enters: the last frames of `x` and of `start`
+        count.
         """
         check(x.finished, "a part to continue", x.step, "finished")
         check(x.part + 1 < self.long.parts, "the parts of a video", x.part + 2, f"at most {self.long.parts}")
@@ -193,14 +200,14 @@ class Context:
         return done
 
     def lookahead(self, xs: Sequence[Candidate], steps: int) -> list[Candidate]:
-        """The x0 of each that `steps` deterministic steps from its own point lead to, or as many as are left.
+        """The finished candidates that `steps` deterministic steps make of each, or as many steps as are left.
 
         The first evaluation is that of the candidate's own next step, and paid once.
         """
         return [ahead(x, min(steps, self.num_steps - x.step)) if not x.finished else x for x in xs]
 
     def push(self, x: Candidate, *, eta: Sequence[float], reach: Sequence[float], h: float) -> Candidate:
-        """x - h grad U_rep at its x0 estimate, with fresh solver state; an eta and a reach for each of the obstacles.
+        """x - h grad U_rep at its x0 prediction, with fresh solver state; one eta and one reach for each obstacle.
 
         Nothing pushes away from a classifier.
         """
@@ -281,16 +288,16 @@ class Context:
     async def rate(self, xs: Sequence[Candidate]) -> np.ndarray:
         """The mean reward of the chunks of each finished video, float64, (len(xs),).
 
-        Of a queue those are the latest clean frames, whenever a chunk has come out.
+        The chunks of a queue are its latest clean frames, whenever a whole chunk has left the queue.
         """
         chunks = [[c for c in long_video.parts(x) if long_video.shows(c)] for x in xs]
         r = iter(await self.score([c for kept in chunks for c in kept]))
         return np.array([np.mean([next(r) for _ in kept]) for kept in chunks])
 
     async def distances(self, xs: Sequence[Candidate]) -> np.ndarray:
-        """How far the x0 estimate of each is from each obstacle, float64, (len(xs), obstacles).
+        """How far the x0 prediction of each candidate is from each obstacle, float64, (len(xs), obstacles).
 
-        Charged and refused as a score is; the history does not show it.
+        Charged and refused as a score is; not in the history.
         """
         xs = list(xs)
         d = np.zeros((len(xs), len(self.obstacles)))
@@ -334,7 +341,7 @@ class Context:
     # -- rules -----------------------------------------------------------------------------------------------------
 
     def _rendered(self, x: Candidate) -> Candidate:
-        """What x would be finished as: of a draft, its rendering in full."""
+        """The candidate that is finished for `x`: a draft is rendered in full."""
         return x if self._commit is None else rebase(x, self._commit)
 
     def _derived(

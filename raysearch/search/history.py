@@ -13,7 +13,7 @@ from raysearch.recipe.origins import Origin
 
 @dataclass(frozen=True)
 class Asked:
-    """A row of the search's history. It holds the recipe's parts and not the candidate, which would keep it alive."""
+    """A question and its answer. A row holds the recipe's parts: holding the candidate would pin its latent."""
 
     id: str
     prompt: Prompt
@@ -27,12 +27,13 @@ class Asked:
 
     @property
     def candidate(self) -> Candidate:
+        """The candidate of this row."""
         return Candidate(self.prompt, self.sampler, self.origin, self.step)
 
 
 @dataclass
 class History:
-    """What a search has asked, in asking order; and the last answer of each trajectory, with the trajectory's age."""
+    """The answers of a search in asking order, and the last answer of each trajectory with the trajectory's age."""
 
     rows: list[Asked] = field(default_factory=list)
     last: dict[Digest, tuple[int, Asked]] = field(default_factory=dict)

@@ -217,7 +217,7 @@ def scripted(table):
         async def answer(self, xs, reward):
             if not reward.obstacles:
                 return await super().answer(xs, reward)
-            return [Score((table.get((type(x.origin).__name__, x.step), 9.0),)) for x in xs]
+            return [Score((table.get((type(x.origin.how).__name__, x.step), 9.0),)) for x in xs]
 
     return World()
 
@@ -241,7 +241,7 @@ COSTS = [
 def test_cost_table(table, nfe, calls):
     given = {"n": 1, "eta": (1.0,), "reach": (0.5,), "start": 3, "every": 3, "tries": 2, "obstacles": [at(0, 0)]}
     _, winner, ctx = search(repulsion.search, sampler(T), world=scripted(table), **given)
-    clear = table.get((type(winner.origin).__name__, T), 9.0) > 0.5
+    clear = table.get((type(winner.origin.how).__name__, T), 9.0) > 0.5
     assert ctx.charged.nfe == nfe
     assert ctx.charged.reward_calls == calls + clear  # the end is scored if it is clear
 
