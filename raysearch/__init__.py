@@ -7,4 +7,4 @@ from raysearch.search.context import Context
 
 __all__ = ["BudgetExhausted", "Candidate", "Context", "Result", "__version__", "run"]
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

@@ -11,12 +11,12 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
+import scripted
 import torch
 
 from actors.models.mixture import Mixture
 from actors.sampling import potential, solvers
-from raysearch.config.config import SDE
-from raysearch.recipe.candidate import Candidate, Prompt, Sampler, denoise
+from raysearch.recipe.candidate import Candidate, Sampler, denoise
 from raysearch.recipe.digests import digest, noise_key
 from raysearch.recipe.origins import (
     Branch,
@@ -31,7 +31,6 @@ from raysearch.recipe.origins import (
     grouped,
 )
 from raysearch.recipe.reward import Reward, Score
-from raysearch.search.budget import Budget, Ledger, Meter
 from raysearch.search.context import Context
 from raysearch.search.obstacles import Barrier
 
@@ -49,9 +48,7 @@ def closeness(x0: np.ndarray) -> float:
 
 
 def sampler(num_steps: int = 12, name: str = "euler") -> Sampler:
-    config = {"flow_shift": 3.0}
-    sigmas = solvers.grid(config, name, None, num_steps)
-    return Sampler(b"mixture", name, num_steps, sigmas, flow_shift=3.0, stochastic=name in SDE, eta=SDE.get(name))
+    return replace(scripted.sampler(num_steps, name), sigmas=solvers.grid({"flow_shift": 3.0}, name, None, num_steps))
 
 
 def normal(key: int) -> np.ndarray:
@@ -144,40 +141,8 @@ def barrier(*point: float, space: str = "latent") -> Barrier:
     return Barrier(Reward("distance", obstacle.identity, ("distance",), (1.0,), "estimate", (obstacle,)), obstacle)
 
 
-def context(
-    s: Sampler,
-    *,
-    seed: int = 0,
-    world: Any = None,
-    decodes: bool = False,
-    obstacles: Sequence[Barrier] = (),
-    **budget: float,
-) -> Context:
-    world = world or Interpreter()
-    reward = Reward("r", b"r", ("r",), (1.0,), "frames" if decodes else "estimate")
-    return Context(
-        Prompt("a"),
-        s,
-        seed,
-        reward=reward,
-        meter=Meter(Budget(**budget), Ledger(needs_velocity=True, decodes=decodes)),
-        answer=world.answer,
-        rng_key=("test",),
-        at_steps=lambda n: sampler(n, s.name),
-        obstacles=obstacles,
-    )
-
-
-@dataclass
-class Scripted:
-    """Answers from a list, whatever is asked; `asked` has what that was, as (kind of origin, step)."""
-
-    rewards: list[float]
-    asked: list[tuple[str, int]] = field(default_factory=list)
-
-    async def answer(self, xs: Sequence[Candidate], reward: Reward) -> list[Score]:
-        self.asked += [(x.origin.describe()["kind"], x.step) for x in xs]
-        return [Score((self.rewards.pop(0),)) for _ in xs]
+def context(s: Sampler, *, world: Any = None, **given: Any) -> Context:
+    return scripted.context(s, world=world or Interpreter(), at_steps=lambda n: sampler(n, s.name), **given)
 
 
 def search(
@@ -189,6 +154,16 @@ def search(
     winner = asyncio.run(policy(ctx, **arguments))
     ctx.meter.charged += ctx.meter.ledger.finish(winner)
     return world.estimate(denoise(winner, winner.sampler.num_steps)), winner, ctx
+
+
+def walk(s: solvers.Solver, mixture: Mixture, x: torch.Tensor, noises) -> list[torch.Tensor]:
+    """The latents (B, C) of all levels."""
+    state, xs = s.start(0), [x]
+    for i, noise in enumerate(noises):
+        level = s.sigmas[i].double().expand(len(x))
+        x, state = s.step(state, mixture.velocity(x.double(), level).float(), x, noise)
+        xs.append(x)
+    return xs
 
 
 # -- the numpy twin --------------------------------------------------------------------------------------------------

@@ -1,6 +1,5 @@
 """Going on with a run that was killed: at any record of its journal, on another fleet, with budgets in seconds."""
 
-import asyncio
 import json
 import random
 import shutil
@@ -11,39 +10,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
-from fakes import run, session
-from test_session import ARMS, same
+from fakes import ARMS, answers, cut, run, same, session
 
-from actors.backend import Backend
-from raysearch.config import config as configuration
 from raysearch.errors import ConfigError
 from raysearch.session import journal
-from raysearch.session.session import Session
 from raysearch.testing import FakeFleet, run_virtual
 
 ROOT = Path(__file__).parents[2]
 BEAM = {"name": "beam", "policy": {"name": "beam", "every": 3, "k": 2, "n": 2}}
 FEW = {"arms": [*ARMS[1:], BEAM], "prompts": ["a"]}
-
-
-def cut(whole: Path, path: Path, records: int) -> Path:
-    """The run directory `whole` as a driver would have left it that was killed after so many records of its journal."""
-    shutil.copytree(whole, path)
-    file = path / "journal" / "answers.jsonl"
-    lines = file.read_bytes().splitlines(keepends=True)
-    file.write_bytes(b"".join(lines[:records]) + lines[-1][:9] * (records < len(lines)))
-    (path / "searches.parquet").unlink()
-    (path / "candidates.parquet").unlink()
-    return path
-
-
-def answers(path: Path) -> list[tuple[str, str, str]]:
-    return [
-        (r["search"], r["reward"], asked)
-        for r in journal.read(path / "journal")
-        if r["kind"] == "answer"
-        for asked in r["asked"]
-    ]
 
 
 def scored(fleet: FakeFleet) -> int:
@@ -230,32 +205,6 @@ def test_seconds_go_on_where_they_were(tmp_path):
     rows, _ = run(path, **values, resume="require")
     assert rows[0]["wall_seconds"] > before
     assert rows[0]["nfe_spent"] > expected[0]["nfe_spent"]  # what was lost was made again, and counted
-
-
-def test_a_run_is_gone_on_with_on_another_fleet(tmp_path):
-    """One slot is exact and eight are not: candidates keep the names that they began with, so answers are found."""
-    model = {"path": str(ROOT / "actors" / "assets" / "mixture"), "height": 1, "width": 1, "num_frames": 1}
-    values = {
-        "model": model,
-        "sampler": {"name": "euler", "num_steps": 10, "guidance_scale": 1.0},
-        "rewards": {"search": {"name": "near", "point": [1.0, 0.5]}},
-        "prompts": ["anywhere"],
-        "policy": {"name": "rgrp", "schedule": [2, 4, 6]},
-        "output": {"videos": False},
-    }
-
-    def go(path, slots, **more):
-        fleet = {"backend": "local", "denoisers": {"slots": slots}}
-        s = Session(configuration.build(values | {"fleet": fleet} | more), Backend(), run_dir=path)
-        asyncio.run(s.run())
-        return pq.read_table(path / "searches.parquet").to_pylist()
-
-    expected = go(tmp_path / "whole", 1)
-    path = cut(tmp_path / "whole", tmp_path / "run", 2)
-    rows = go(path, 8, resume="auto")
-    assert same(rows) == same(expected)
-    assert len(answers(path)) == len(answers(tmp_path / "whole"))
-    assert go(cut(tmp_path / "whole", tmp_path / "again", 2), 8, resume="auto")[0]["winner"] == expected[0]["winner"]
 
 
 @pytest.mark.parametrize(

@@ -6,21 +6,16 @@ import itertools
 import threading
 from concurrent.futures import CancelledError
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
 from diffusers import (
-    DPMSolverMultistepScheduler,
-    FlowMatchEulerDiscreteScheduler,
-    UniPCMultistepScheduler,
-    WanImageToVideoPipeline,
     WanPipeline,
 )
 from PIL import Image
-from safetensors.numpy import load_file
+from runs import ARMS, PROMPT, SCHEDULERS, SIZE, config, embedded, image_to_video, leg_of, run, workers
 
 from actors.backend import Backend
 from actors.models import wan
@@ -29,77 +24,10 @@ from actors.workers import slot, worker
 from actors.workers.denoiser import Denoiser
 from actors.workers.state import State
 from raysearch.config import config as configuration
-from raysearch.engine.protocol import Denoise, File, Start, Text
+from raysearch.engine.protocol import File, Start
 from raysearch.errors import OutOfMemory
 from raysearch.recipe.origins import Noise, Perturb, Renoise
 from raysearch.session.session import Session
-
-PROMPT = "a red circle moving left"
-SIZE = {"height": 32, "width": 32, "num_frames": 9, "max_sequence_length": 40}
-SCHEDULERS = {
-    "unipc": lambda: UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0),
-    "euler": lambda: FlowMatchEulerDiscreteScheduler(shift=3.0),
-    "dpm++": lambda: DPMSolverMultistepScheduler(
-        prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0, algorithm_type="dpmsolver++"
-    ),
-}
-
-
-def config(folder: Path, **values) -> configuration.Config:
-    base = {
-        "model": {"path": str(folder), **SIZE},
-        "sampler": {"name": "unipc", "num_steps": 8, "guidance_scale": 3.0},
-        "rewards": {"search": {"name": "tiny:Brightness"}},
-        "prompts": [PROMPT],
-        "fleet": {"backend": "local"},
-        "output": {"latents": True, "frames": True},
-    }
-    return configuration.build(
-        {k: {**base.get(k, {}), **v} if isinstance(v, dict) else v for k, v in (base | values).items()}
-    )
-
-
-def run(folder: Path, run_dir: Path, **values):
-    """Rows, final latents and frames of a run, the last two by search id."""
-    session = Session(config(folder, **values), Backend(), run_dir=run_dir)
-    asyncio.run(session.run())
-    rows = pq.read_table(run_dir / "searches.parquet").to_pylist()
-    assert [r["reason"] for r in rows] == [""] * len(rows)
-    latents = {
-        r["search_id"]: load_file(run_dir / "latents" / f"{r['search_id']}.safetensors")["latents"] for r in rows
-    }
-    frames = {r["search_id"]: np.load(run_dir / "frames" / f"{r['search_id']}.npy") for r in rows}
-    return rows, latents, frames
-
-
-def workers(folder: Path):
-    """A sampler, an encoder and a denoiser of the plain config."""
-    plan = Backend().prepare(c := config(folder), configuration.arms(c))
-    return plan.arms[0].sampler, worker.build("encoder", c, plan), worker.build("denoiser", c, plan)
-
-
-FIRST = Start(Noise(1, 0), key=1)
-
-
-def leg_of(sampler, until: int, *, start: Start | None = FIRST, step: int = 0, velocity: bool = False) -> Denoise:
-    """What a denoiser is asked."""
-    return Denoise(sampler, b"", step, until, velocity, start)
-
-
-def embedded(encoder, *texts: str) -> list[np.ndarray]:
-    """The embeddings of captions."""
-    return [encoder.encode(Text(t, 40), {}) for t in texts]
-
-
-def image_to_video(folder: Path) -> WanImageToVideoPipeline:
-    """diffusers' pipeline over the parts of a text-to-video model, as Wan 2.2's TI2V has it."""
-    t2v = WanPipeline.from_pretrained(folder, dtype=torch.float32)
-    pipeline = WanImageToVideoPipeline(
-        tokenizer=t2v.tokenizer, text_encoder=t2v.text_encoder, vae=t2v.vae, transformer=t2v.transformer,
-        scheduler=SCHEDULERS["unipc"](), expand_timesteps=True,
-    )  # fmt: skip
-    pipeline.set_progress_bar_config(disable=True)
-    return pipeline
 
 
 @pytest.fixture(autouse=True)
@@ -201,11 +129,6 @@ def test_each_candidate_is_scored_with_its_own_prompt(tiny, tmp_path):
     assert [(r["reward_search"], r["reward_holdout"]) for r in rows] == [(n, n) for n in (1, 2, 3, 4)]
 
 
-ARMS = [
-    {"name": "single", "policy": {"name": "single"}},
-    {"name": "bon", "policy": {"name": "best_of_n", "n": 3}},
-    {"name": "rgrp", "policy": {"name": "rgrp", "schedule": [2, 4], "n": 4}},
-]
 # Every kind of origin and of stochastic step.
 KINDS = [
     {"name": "zero", "policy": {"name": "zero_order", "n": 2, "iterations": 1}},
@@ -304,9 +227,18 @@ def test_the_preview_of_a_first_frame_candidate_keeps_the_frame(tiny):
     g = torch.Generator().manual_seed(0)
     latent, velocity = (torch.randn(1, 4, 3, 8, 8, generator=g).numpy() for _ in range(2))
     first = torch.randn(1, 4, 1, 8, 8, generator=g).numpy()
-    shown = State(latent, velocity, first=first).x0(0.5).numpy()
+    shown = State(latent, velocity, condition=first).x0(0.5).numpy()
     assert np.array_equal(shown[:, :, :1], first)
     assert np.allclose(shown[:, :, 1:], (latent - 0.5 * velocity)[:, :, 1:])
+
+
+def test_a_finished_state_comes_back_from_its_arrays_also_from_those_of_version_0_1():
+    latent, first = np.zeros((1, 4, 3, 8, 8), "f4"), np.ones((1, 4, 2, 8, 8), "f4")
+    arrays = State(latent, condition=first).plain()
+    assert set(arrays) == {"latent", "condition"}
+    for found in (State.restored(arrays), State.restored({"latent": latent, "first": first})):
+        assert found.clean_frames == 2
+        assert np.array_equal(found.condition, first)
 
 
 # -- solvers -------------------------------------------------------------------------
@@ -450,15 +382,15 @@ def test_a_last_step_that_finds_no_memory_midway_is_done_again_whole(tiny, monke
     inputs = given | {"first": first}
     expected = alone.submit(1, leg_of(sampler, 8), inputs).result(60)[1].latent
     alone.close()
-    plain, failed, started = slot.with_first, [], threading.Event()
+    plain, failed, started = slot.with_clean_frames, [], threading.Event()
 
-    def with_first(latent, frame):
+    def with_clean_frames(latent, frame):
         if not failed:
             failed.append(True)
             raise torch.OutOfMemoryError("CUDA out of memory (made up)")
         return plain(latent, frame)
 
-    monkeypatch.setattr(slot, "with_first", with_first)
+    monkeypatch.setattr(slot, "with_clean_frames", with_clean_frames)
     gate = Denoiser._admit
 
     def admit(self, item):

@@ -7,12 +7,10 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-from fakes import run, session, unlucky
+from fakes import cut, run, same, session, unequal_fleet, unlucky
+from runs import PROMPT
+from runs import config as tiny_config
 from safetensors.numpy import load_file
-from test_actors import PROMPT
-from test_actors import config as tiny_config
-from test_resume import cut
-from test_session import same, unequal_fleet
 
 from actors.backend import Backend
 from actors.models import wan

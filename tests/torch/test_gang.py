@@ -11,7 +11,7 @@ import gangs
 import numpy as np
 import pytest
 import torch
-from test_actors import PROMPT, config, embedded, leg_of
+from runs import PROMPT, config, embedded, leg_of
 
 from actors.backend import Backend
 from actors.workers import gang, worker

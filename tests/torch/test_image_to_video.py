@@ -9,9 +9,9 @@ import pytest
 import torch
 from diffusers import WanImageToVideoPipeline
 from PIL import Image
+from runs import PROMPT, SIZE, run
+from runs import config as tiny_config
 from safetensors.numpy import load_file
-from test_actors import PROMPT, SIZE, run
-from test_actors import config as tiny_config
 
 from actors.backend import Backend
 from raysearch.errors import ConfigError

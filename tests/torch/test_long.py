@@ -9,13 +9,11 @@ import numpy as np
 import pytest
 import torch
 from exact import MODEL, sampler
-from fakes import run, session, unlucky
+from fakes import cut, run, same, session, unequal_fleet, unlucky
 from PIL import Image
+from runs import PROMPT, SIZE, image_to_video
+from runs import config as tiny_config
 from safetensors.numpy import load_file
-from test_actors import PROMPT, SIZE, image_to_video
-from test_actors import config as tiny_config
-from test_resume import cut
-from test_session import same, unequal_fleet
 
 from actors.backend import Backend
 from actors.models import wan

@@ -6,9 +6,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from runs import PROMPT, embedded, leg_of
+from runs import config as tiny_config
 from safetensors.numpy import load_file
-from test_actors import PROMPT, embedded, leg_of
-from test_actors import config as tiny_config
 
 from actors.backend import Backend
 from actors.models import wan
