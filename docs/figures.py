@@ -78,6 +78,7 @@ def rewritten(text: str, figures: dict[str, Figures]) -> str:
 
 
 def main() -> int:
+    """Bring the guides up to date, or with `--check` only say whether they are; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true", help="write nothing; exit with 1 if a guide is out of date")
     args = parser.parse_args()

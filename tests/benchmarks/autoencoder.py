@@ -12,7 +12,7 @@ from bench import TINY, Report, json_option
 from diffusers import AutoencoderKLWan
 
 from actors.tiny import verifier, world
-from actors.tiny.training.loop import to_model
+from actors.tiny.training.clips import to_model
 from actors.tiny.training.pixel_data import pixels, statistics
 
 
