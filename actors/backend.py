@@ -18,6 +18,7 @@ import torch
 from actors.models import family, model_folder
 from actors.rewards import RewardSpec, reward
 from actors.sampling import solvers
+from raysearch.config import obstacles
 from raysearch.config.config import ODE, SDE, SINGLE, VP, Arm, Config, SamplerConfig
 from raysearch.engine.protocol import Fleet
 from raysearch.errors import check
@@ -145,7 +146,7 @@ def plan_obstacles(arm: Arm, sampler: Sampler, model: Model, specs: dict[str, Re
         return reward(key, block, specs, (), model.shape, model.geometry.text_dim)
 
     found = barriers(arm.obstacles, sampler, classify)
-    texts = [b for b in arm.obstacles if "text" in b]
+    texts = [b.text for b in arm.obstacles if isinstance(b, obstacles.Text)]
     allowed = "without texts: this model needs first frames"
     check(not texts or not model.geometry.image_to_video, "obstacles", texts, allowed)
     return found

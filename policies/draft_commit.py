@@ -1,7 +1,7 @@
 """Draft and commit: explore with few solver steps, render the winner with all (as CachedSearch and Flash-BoN do)."""
 
 from policies.checks import at_least
-from raysearch.config.config import PolicyBlock, load_policy
+from raysearch.config.policies import PolicyBlock, load_policy
 from raysearch.errors import BudgetExhausted, ConfigError, check
 from raysearch.recipe.candidate import Candidate
 from raysearch.search.context import Context

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from raysearch.config.config import Config, PoolConfig
+from raysearch.config.config import Config
+from raysearch.config.fleet import PoolConfig
 from raysearch.errors import ConfigError, check
 
 if TYPE_CHECKING:

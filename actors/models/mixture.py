@@ -15,7 +15,7 @@ import torch
 
 from actors.models import Condition, index
 from actors.sampling import solvers
-from raysearch.config.config import PoolConfig
+from raysearch.config.fleet import PoolConfig
 from raysearch.errors import ConfigError, check
 
 SIDE, REACH = 32, 4.0  # a picture has SIDE x SIDE pixels and shows coordinates from -REACH to REACH

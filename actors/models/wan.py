@@ -23,7 +23,7 @@ from transformers import AutoTokenizer, ByT5Tokenizer, CLIPImageProcessorPil, CL
 
 from actors.models import DTYPES, Condition, clean_frames, index, with_clean_frames
 from actors.workers import video
-from raysearch.config.config import PoolConfig
+from raysearch.config.fleet import PoolConfig
 from raysearch.errors import check
 
 PARTS = ("transformer", "text_encoder", "tokenizer", "vae", "scheduler")  # folders that every model has

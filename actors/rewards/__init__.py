@@ -155,7 +155,7 @@ def reward(
     except ConfigError as error:
         raise ConfigError(f"{key}.name: {error}") from error
     given = {k: v for k, v in block.items() if k not in ("name", "weights")}
-    arguments = bind(build, given, f"reward {name}", key)  # type: ignore[arg-type]
+    arguments = bind(build, given, key)  # type: ignore[arg-type]
     components: tuple[str, ...] = build.components  # type: ignore[attr-defined]
     for component in components:
         check(component not in CANDIDATES, f"{key}.name", name, f"a reward with no component {component!r}: a column")

@@ -224,7 +224,7 @@ def read_config(folder: Path, key: str = "folder") -> LatentRewardConfig:
     """The config of a folder. Raises ConfigError unless the folder holds a latent reward."""
     found = checkpoint.config_of(folder, ARCHITECTURE, key)
     with checkpoint.described(folder, "latent reward", key):
-        return LatentRewardConfig(**bind(LatentRewardConfig, found, "a latent reward", "config"))
+        return LatentRewardConfig(**bind(LatentRewardConfig, found, "config"))
 
 
 def load(folder: Path, key: str = "folder") -> LatentRewardNet:

@@ -142,7 +142,7 @@ def outline(folder: Path, key: str = "folder") -> PavrmNet:
     """A folder's net on the meta device, without weights. Raises ConfigError unless the folder's weights fit it."""
     found = checkpoint.config_of(folder, ARCHITECTURE, key)
     with checkpoint.described(folder, "PAVRM", key), torch.device("meta"):
-        config = PavrmConfig(**bind(PavrmConfig, found, "a PAVRM", "config"))
+        config = PavrmConfig(**bind(PavrmConfig, found, "config"))
         fields = get_type_hints(WanTransformer3DModel.__init__)
         for k, v in config.transformer.items():
             check(k in fields, "config.transformer", k, f"one of {', '.join(fields)}")

@@ -116,7 +116,7 @@ def check_reward(c: TrainConfig) -> dict[str, bytes]:
     name, given = c.reward["name"], {k: v for k, v in c.reward.items() if k != "name"}
     check(name in REWARDS, "reward.name", name, f"one of {', '.join(REWARDS)}")
     build, start = REWARDS[name]
-    wanted, files = start(c, **bind(build, given, f"reward {name}", "reward"))
+    wanted, files = start(c, **bind(build, given, "reward"))
     shape = latent_shape(columns(c))
     fits = len(wanted) == len(shape) and all(w in (None, s) for w, s in zip(wanted, shape, strict=True))
     shown = "(" + ", ".join("any" if w is None else str(w) for w in wanted) + ")"

@@ -27,7 +27,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
 from actors.models import Condition, family
-from raysearch.config.config import PoolConfig
+from raysearch.config.fleet import PoolConfig
 from raysearch.errors import ReplicaDied
 
 LOOPBACK = "127.0.0.1"

@@ -8,7 +8,8 @@ from typing import Any
 
 from actors.workers.state import State
 from actors.workers.worker import Worker
-from raysearch.config.config import Config, PoolConfig
+from raysearch.config.config import Config
+from raysearch.config.fleet import PoolConfig
 from raysearch.engine.protocol import Answer, Call
 from raysearch.errors import ReplicaDied
 from raysearch.session.plan import Plan

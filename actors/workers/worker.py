@@ -14,7 +14,8 @@ from actors.workers.encoder import Encoder
 from actors.workers.gang import Gang, Place
 from actors.workers.pulse import Pulse
 from actors.workers.scorer import Scorer
-from raysearch.config.config import Config, PoolConfig
+from raysearch.config.config import Config
+from raysearch.config.fleet import PoolConfig
 from raysearch.engine.protocol import Denoise, Request
 from raysearch.session.plan import Plan
 

@@ -9,6 +9,7 @@ from functools import partial
 from heapq import heappush, heapreplace
 from itertools import count
 
+from raysearch.config.config import Budget
 from raysearch.recipe import long_video
 from raysearch.recipe.candidate import Candidate, denoise
 from raysearch.recipe.digests import Digest, digest
@@ -34,15 +35,6 @@ class Cost:
             self.reward_calls + other.reward_calls,
             self.replica_seconds + other.replica_seconds,
         )
-
-
-@dataclass(frozen=True)
-class Budget:
-    """The most a search may spend; None is no bound."""
-
-    nfe: int | None = None
-    replica_seconds: float | None = None
-    wall_seconds: float | None = None
 
 
 class Ledger:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from raysearch.config.config import Budget
 from raysearch.errors import BudgetExhausted, ConcurrencyError, ConfigError, check
 from raysearch.recipe import long_video
 from raysearch.recipe.candidate import Candidate, Prompt, Sampler, ahead, denoise, invert, rebase
@@ -31,7 +32,7 @@ from raysearch.recipe.origins import (
     points,
 )
 from raysearch.recipe.reward import Reward, Score
-from raysearch.search.budget import Budget, Cost, Meter
+from raysearch.search.budget import Cost, Meter
 from raysearch.search.history import History
 from raysearch.search.obstacles import Barrier
 

@@ -54,7 +54,7 @@ class Session:
         report: Callable[[str], None] = lambda line: None,
     ) -> None:
         self.config, self.backend, self.clock, self.report = config, backend, clock, report
-        resolved = OmegaConf.to_yaml(OmegaConf.structured(config))
+        resolved = configuration.resolved(config)
         with claimed(run_dir, resolved, config.resume) as before:
             begun = configuration.build(OmegaConf.to_container(OmegaConf.create(before))) if before else None
             self.prompts = prompts.load(config)

@@ -29,8 +29,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from raysearch.config import config as configuration
-from raysearch.config.binding import unknown_key
 from raysearch.config.config import ARM_KEYS, Config
+from raysearch.config.mistakes import unknown_key
 from raysearch.errors import ConfigError, check
 from raysearch.files import write
 from raysearch.recipe.digests import digest

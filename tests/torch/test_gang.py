@@ -17,7 +17,7 @@ from actors.backend import Backend
 from actors.workers import gang, worker
 from actors.workers.denoiser import Denoiser
 from raysearch.config import config as configuration
-from raysearch.config.config import PoolConfig
+from raysearch.config.fleet import PoolConfig
 from raysearch.errors import ConfigError, ReplicaDied
 
 # diffusers' own, under context parallelism

@@ -13,7 +13,7 @@ from actors.models.mixture import Mixture
 from actors.sampling import solvers
 from policies import best_of_n, dlbs, evolution, fk_steering, smc
 from policies.feynman_kac import particles
-from raysearch.config import config as configuration
+from raysearch.config.policies import find_policy
 from raysearch.recipe.digests import canonical_json
 from raysearch.recipe.origins import Neighbour
 
@@ -55,7 +55,7 @@ OBSTACLES = {"repulsion": [barrier(*MODEL.means[1].tolist()), barrier(*MODEL.mea
 
 @pytest.mark.parametrize(("name", "solver", "given"), [(n, s, g) for n, solvers, g in CASES for s in solvers])
 def test_same_decisions_as_a_plain_loop(name, solver, given):
-    policy, s = configuration.find_policy(name), sampler(12, solver)
+    policy, s = find_policy(name), sampler(12, solver)
     more = {"resampling": "multinomial"} if name == "smc" else {}
     around = {"obstacles": OBSTACLES[name]} if name in OBSTACLES else {}
     for seed in range(4):
@@ -102,7 +102,7 @@ def alike(x0: np.ndarray) -> float:
     ],
 )
 def test_costs_by_hand(name, solver, given, evaluations):
-    _, _, ctx = search(configuration.find_policy(name), sampler(50, solver), world=Interpreter(alike), **given)
+    _, _, ctx = search(find_policy(name), sampler(50, solver), world=Interpreter(alike), **given)
     assert ctx.charged.nfe == 2 * evaluations  # guidance
 
 
@@ -211,7 +211,7 @@ def lineages() -> str:
     for name, kinds, given in CASES:
         for solver in kinds:
             for seed in (0, 1):
-                policy, around = configuration.find_policy(name), OBSTACLES.get(name, [])
+                policy, around = find_policy(name), OBSTACLES.get(name, [])
                 _, x, _ = search(policy, sampler(12, solver), seed=seed, obstacles=around, **given)
                 chain = [x, *x.ancestors()]
                 parts = [f"{canonical_json({**c.origin.describe(), 'parent': None})}@{c.step}" for c in reversed(chain)]

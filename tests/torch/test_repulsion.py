@@ -24,6 +24,7 @@ from actors.sampling import potential
 from actors.workers import video
 from policies import best_of_n, repulsion, single
 from raysearch.config import config as configuration
+from raysearch.config import obstacles
 from raysearch.engine.protocol import Call
 from raysearch.errors import BudgetExhausted, ConfigError
 from raysearch.recipe.candidate import Candidate, Prompt, denoise
@@ -255,7 +256,7 @@ def test_other_settings_cost_nothing_for_paths_that_meet_nothing():
 def test_a_video_of_a_text_is_charged_once():
     """The obstacle is the model's own video of another prompt: 24 NFE more, for looks and pushes together."""
     s, world = sampler(T), Interpreter()
-    (barrier,) = barriers(({"text": "b", "n": 2, "seed": 7, "space": "latent"},), s, None)
+    (barrier,) = barriers([obstacles.Text("b", n=2, seed=7)], s, None)
     assert [p.origin for p in barrier.obstacle.points] == [Noise(7, 0), Noise(7, 1)]
     given = {"n": 1, "eta": (1.0,), "reach": (0.01,), "obstacles": [barrier]}
     _, winner, ctx = search(repulsion.search, s, world=world, **given)

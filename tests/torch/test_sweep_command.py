@@ -71,8 +71,11 @@ from raysearch.__main__ import main
         ),
         ({"curves": [{"policy": {"name": "best_of_m"}}]}, "did you mean 'best_of_n'?"),
         ({"curves": [BEST | {"along": {"policy.n.deep": [1]}}]}, "policy.n: {'deep': 1} is not allowed"),
-        ({"curves": [BEST | {"along": {"sampler.name.deep": ["x"]}}]}, "sampler.name: Cannot convert"),
-        ({"curves": [BEST | {"across": {"sampler.num_steps": ["many"]}}]}, "sampler.num_steps: Value 'many'"),
+        (
+            {"curves": [BEST | {"along": {"sampler.name.deep": ["x"]}}]},
+            "{'deep': 'x'} is not allowed",
+        ),
+        ({"curves": [BEST | {"across": {"sampler.num_steps": ["many"]}}]}, "sampler.num_steps: 'many' is not allowed"),
         ({"curves": [RGRP | {"along": {"policy.schedule": [[2, 12]]}}]}, "policy.schedule: 12 is not allowed"),
         ({"curves": [BEST | {"along": {"policy.n": [float("nan")]}}]}, "policy.n: nan is not allowed"),
     ],
