@@ -8,9 +8,9 @@ A guide marks where a table belongs, and everything between both markers is writ
     <!-- end of figures -->
 
 The name is a file of docs/figures/ and a table in it. Such a file is what a benchmark writes with `--json FILE`: the
-command, the date, the machine, and tables of columns and rows. `source` is there only where a benchmark could not be
-run again, and says where its figures were recorded. With `--check` nothing is written; the exit code is 1 if a guide
-differs from its figures.
+command, the date, the machine, and tables of columns and rows. Where a benchmark could not be run again there is a
+`commit` in place of the date, and `source` says how that commit has the figures. With `--check` nothing is written; the
+exit code is 1 if a guide differs from its figures.
 """
 
 import argparse
@@ -34,14 +34,14 @@ class Figures:
     machine: str
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
-    date: str | None = None
-    source: str | None = None
+    date: str | None
+    commit: str | None
 
     def markdown(self) -> str:
         """The table, and under it a line that says how it was made."""
         lines = [self.columns, ("---",) * len(self.columns), *self.rows]
         table = "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
-        made = f"{self.machine}; {self.source or self.date}"
+        made = f"{self.machine}; {self.date or f'recorded at commit {self.commit}'}"
         return f"{table}\n\n{', '.join(f'`{c}`' for c in self.commands)} ({made})\n"
 
 
@@ -60,11 +60,11 @@ def _figures(where: str, values: dict[str, Any], table: dict[str, Any]) -> Figur
     for row in rows:
         if len(row) != len(columns) or not all(isinstance(cell, str) for cell in row):
             raise ValueError(f"{where}: a row must have {len(columns)} texts, one for each column: {row}")
-    if not values.get("source") and not values.get("date"):
-        raise ValueError(f"{where}: the file must have a date, or a source that says where the figures were recorded")
+    if not values.get("date") and not (values.get("commit") and values.get("source")):
+        raise ValueError(f"{where}: the file must have a date, or a commit and a source that recorded the figures")
     command = table.get("command") or values["command"]  # tables of one file may be of different commands
     commands = (command,) if isinstance(command, str) else tuple(command)
-    return Figures(commands, values["machine"], columns, rows, values.get("date"), values.get("source"))
+    return Figures(commands, values["machine"], columns, rows, values.get("date"), values.get("commit"))
 
 
 def guides() -> list[Path]:
@@ -78,7 +78,7 @@ def rewritten(text: str, figures: dict[str, Figures]) -> str:
 
 
 def main() -> int:
-    """Rewrite the tables of all guides, or check them; the exit status."""
+    """Bring the guides up to date, or with `--check` only say whether they are; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true", help="write nothing; exit with 1 if a guide is out of date")
     args = parser.parse_args()

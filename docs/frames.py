@@ -35,7 +35,7 @@ def strip(frames: np.ndarray) -> Image.Image:
 
 
 def main() -> None:
-    """Run the two arms and draw the picture."""
+    """Search, draw and write the picture."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "frames.png", help="the picture's file")
     args = parser.parse_args()

@@ -82,7 +82,7 @@ class RayFleet:
 
     def put(self, arrays: dict[str, Any]) -> Any:
         """A reference to a finished state of these arrays in the object store."""
-        return ray.put(State.restored(arrays))
+        return ray.put(State(**arrays))
 
     def serving(self, r: RayReplica) -> None:
         """Count a replica among those in service."""

@@ -65,7 +65,7 @@ class LocalFleet:
 
     def put(self, arrays: dict[str, Any]) -> State:
         """The finished state that consists of these arrays."""
-        return State.restored(arrays)
+        return State(**arrays)
 
 
 @asynccontextmanager

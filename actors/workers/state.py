@@ -3,7 +3,6 @@
 Arrays are numpy's, so that Ray shares them between processes without a copy.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, TypeAlias
 
@@ -36,12 +35,6 @@ class State:
     queue: np.ndarray | None = None
     out: np.ndarray | None = None
     levels: np.ndarray | None = None
-
-    @classmethod
-    def restored(cls, arrays: Mapping[str, np.ndarray]) -> "State":
-        """The finished state whose arrays `plain` returned."""
-        names = {"first": "condition"}  # as run folders of version 0.1 name the arrays
-        return cls(**{names.get(name, name): array for name, array in arrays.items()})
 
     @property
     def clean_frames(self) -> int:

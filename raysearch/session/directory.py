@@ -49,13 +49,13 @@ class RunDirectory:
             path / "searches.parquet",
             schema(SEARCHES | chunks, judged_components),
             256,
-            lambda: ((r["search_id"], [r]) for r in search_records(self.journal)),
+            lambda: ([r] for r in search_records(self.journal)),
         )
         self.candidates = Table(
             path / "candidates.parquet",
             schema(CANDIDATES, search_components),
             BATCH,
-            lambda: ((r["search_id"], candidates_in(r)) for r in search_records(self.journal)),
+            lambda: map(candidates_in, search_records(self.journal)),
         )
 
     def save(self, search_id: str, files: dict[str, bytes]) -> str | None:

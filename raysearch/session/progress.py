@@ -14,7 +14,7 @@ from raysearch.engine.dispatcher import Dispatcher
 from raysearch.engine.engine import Engine
 from raysearch.errors import single
 from raysearch.search.budget import Cost
-from raysearch.session.snapshot import ArmStatus, FleetStatus, Snapshot
+from raysearch.session.snapshot import ArmStatus, FleetStatus, Snapshot, Totals
 
 T = TypeVar("T")
 Sink = tuple[float, Callable[[Snapshot], None]]  # seconds between the snapshots that it is called with
@@ -71,7 +71,7 @@ class ArmTally:
 
 
 @dataclass
-class Progress:
+class Progress(Totals):
     """How far a run has come, by arm. `engine` and `dispatcher` are set when its fleet is up."""
 
     run: str
@@ -82,21 +82,6 @@ class Progress:
     best: float | None = None
     kept: int = 0  # searches that an earlier run finished
     _past: deque[tuple[float, np.ndarray]] = field(default_factory=deque)  # seconds elapsed, and counts so far
-
-    @property
-    def total(self) -> int:
-        """The searches of all arms."""
-        return sum(a.total for a in self.arms.values())
-
-    @property
-    def done(self) -> int:
-        """The searches of all arms that have ended, those of an earlier run among them."""
-        return sum(a.done for a in self.arms.values())
-
-    @property
-    def failed(self) -> int:
-        """The searches of all arms that have failed."""
-        return sum(a.failed for a in self.arms.values())
 
     def add(self, row: dict[str, Any]) -> None:
         """Count the row of a search that has ended."""

@@ -1,6 +1,7 @@
 """A run at one moment, in plain values: the display draws it, status.json holds it, a fleet publishes it as metrics."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -50,8 +51,29 @@ class FleetStatus:
     restarts: int  # replicas that died
 
 
+class Totals:
+    """Sums over the arms of a run."""
+
+    arms: Mapping[str, Any]  # by name; each value has `total`, `done` and `failed`
+
+    @property
+    def total(self) -> int:
+        """The searches of all arms."""
+        return sum(a.total for a in self.arms.values())
+
+    @property
+    def done(self) -> int:
+        """The searches of all arms that have ended."""
+        return sum(a.done for a in self.arms.values())
+
+    @property
+    def failed(self) -> int:
+        """The searches of all arms that have failed."""
+        return sum(a.failed for a in self.arms.values())
+
+
 @dataclass(frozen=True)
-class Snapshot:
+class Snapshot(Totals):
     """A run at one moment."""
 
     run: str
@@ -74,21 +96,6 @@ class Snapshot:
     def going(self) -> bool:
         """True unless the run has ended."""
         return self.state in GOING
-
-    @property
-    def total(self) -> int:
-        """The searches of all arms."""
-        return sum(a.total for a in self.arms.values())
-
-    @property
-    def done(self) -> int:
-        """The searches of all arms that have ended."""
-        return sum(a.done for a in self.arms.values())
-
-    @property
-    def failed(self) -> int:
-        """The searches of all arms that have failed."""
-        return sum(a.failed for a in self.arms.values())
 
     def json(self) -> bytes:
         """The snapshot as status.json holds it."""

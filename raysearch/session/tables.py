@@ -121,8 +121,8 @@ def candidate_rows(s: Search, history: History, winner: Candidate | None) -> lis
     """
     used: dict[bytes, int] = {}  # trajectory -> the latest step that something was made of
     origins = {row.origin for row in history.rows}
-    for trajectory, step in [(r.trajectory, r.step) for r in history.rows]:
-        used[trajectory] = max(used.get(trajectory, -1), step)
+    for row in history.rows:
+        used[row.trajectory] = max(used.get(row.trajectory, -1), row.step)
     if winner is not None:
         used[winner.trajectory] = winner.step
         origins.add(winner.origin)
@@ -149,7 +149,7 @@ def candidate_rows(s: Search, history: History, winner: Candidate | None) -> lis
     ]
 
 
-# -- the journal's record of a search ----------------------------------------------------------------------------
+# -- the journal's record of a search --------------------------------------------------------------------------------
 
 
 def search_record(row: dict[str, Any], candidates: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -183,7 +183,7 @@ def search_records(folder: Path) -> Iterator[dict[str, Any]]:
 
 # -- files -----------------------------------------------------------------------------------------------------------
 
-Searched = tuple[str, Sequence[dict[str, Any]]]  # a search's id, and its rows
+Rows = Sequence[dict[str, Any]]  # of one search
 
 
 class Table:
@@ -199,20 +199,22 @@ class Table:
         path: Path,
         columns: pa.Schema,
         bound: int,
-        journaled: Callable[[], Iterable[Searched]],
+        journaled: Callable[[], Iterable[Rows]],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`journaled` reads the rows of all searches in the journal, each search once."""
+        """`journaled` reads the rows of every search in the journal, each search once."""
         self.path = path
         self._schema, self._bound, self._journaled, self._clock = columns, bound, journaled, clock
         self._rows = -1  # of the file as this process wrote it
-        self._pending: dict[str, Sequence[dict[str, Any]]] = {}
+        self._pending: dict[str, Rows] = {}
+        self._waiting = 0  # searches and rows in `_pending`
         self._due = clock()
 
-    def add(self, search_id: str, rows: Sequence[dict[str, Any]]) -> None:
+    def add(self, search_id: str, rows: Rows) -> None:
         """Take the rows of a search that has ended and is in the journal; they replace its rows of an earlier run."""
         self._pending[search_id] = rows
-        if self._clock() >= self._due or sum(1 + len(r) for r in self._pending.values()) > self._bound:
+        self._waiting += 1 + len(rows)
+        if self._clock() >= self._due or self._waiting > self._bound:
             self.flush()
 
     def flush(self) -> None:
@@ -222,12 +224,12 @@ class Table:
             if not self._pending:
                 return
             others = pc.invert(pc.is_in(held["search_id"], pa.array(self._pending, pa.string())))
-            whole = self._sorted([held.filter(others), *self._tables(self._pending.items())])
+            whole = self._sorted([held.filter(others), *self._tables(self._pending.values())])
         else:
             whole = self._sorted(self._tables(self._journaled()))
         if held is None or not whole.equals(held):
             write_table(self.path, whole)
-        self._rows, self._pending = whole.num_rows, {}
+        self._rows, self._pending, self._waiting = whole.num_rows, {}, 0
         now = self._clock()
         self._due = now + 20 * (now - began)
 
@@ -237,10 +239,10 @@ class Table:
         except (OSError, pa.ArrowException):  # missing, or torn
             return None
 
-    def _tables(self, searches: Iterable[Searched]) -> Iterator[pa.Table]:
+    def _tables(self, searches: Iterable[Rows]) -> Iterator[pa.Table]:
         """The rows of searches, of which no more than a batch at a time are Python values."""
         waiting: list[dict[str, Any]] = []
-        for _, rows in searches:
+        for rows in searches:
             waiting += rows
             if len(waiting) >= BATCH:
                 yield pa.Table.from_pylist(waiting, schema=self._schema)

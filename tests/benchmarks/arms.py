@@ -3,7 +3,7 @@
     python -m raysearch run configs/quickstart.yaml run_dir=runs/quickstart
     python tests/benchmarks/arms.py runs/quickstart --json docs/figures/quickstart.json
 
-Grades are means over the winners, by the held-out judge. NFE and replica-seconds are those of a search that runs alone.
+Grades are means over the winners, by the held-out judge. NFE is that of a search that runs alone.
 """
 
 import argparse
@@ -29,9 +29,8 @@ def main() -> None:
     for name, a in arms.items():
         grades = dict(zip(a.components, zip(a.means, a.intervals, strict=True), strict=True)) if a.intervals else {}
         cells = [f"{grades[c][0]:.3f} ± {grades[c][1]:.3f}" if c in grades else "–" for c in components]
-        n = max(a.done, 1)
-        rows.append([name, str(a.done), *cells, f"{a.nfe / n:.0f}", f"{a.replica_seconds / n:.2f}", str(a.nfe_spent)])
-    head = ["arm", "searches", *components, "NFE", "replica-seconds", "NFE run for all searches"]
+        rows.append([name, str(a.done), *cells, f"{a.nfe / max(a.done, 1):.0f}", str(a.nfe_spent)])
+    head = ["arm", "searches", *components, "NFE", "NFE run for all searches"]
     Report(args.json).table("arms", " | ".join(head), rows)
 
 

@@ -40,7 +40,7 @@ def test_a_file_is_refused_if_a_row_is_too_short_or_nobody_says_where_it_is_from
         figures.read(tmp_path)
     values["tables"]["t"]["rows"] = [["1", "2"]]
     (tmp_path / "f.json").write_text(json.dumps(values | {"date": None}))
-    with pytest.raises(ValueError, match="must have a date, or a source"):
+    with pytest.raises(ValueError, match="must have a date, or a commit and a source"):
         figures.read(tmp_path)
     (tmp_path / "f.json").write_text(json.dumps(values))
     text = "<!-- figures: f/t -->\nold\n<!-- end of figures -->"

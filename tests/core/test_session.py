@@ -178,8 +178,8 @@ def test_a_table_is_rewritten_with_every_search_until_that_takes_its_share_of_th
     )
 
     def add(name):
-        recorded.append((name, [{"search_id": name}]))
-        table.add(*recorded[-1])
+        recorded.append([{"search_id": name}])
+        table.add(name, recorded[-1])
 
     def seen():
         return pq.read_table(table.path)["search_id"].to_pylist()
@@ -198,8 +198,8 @@ def test_rows_that_wait_are_bounded(tmp_path):
     table._due = 1.0  # never
 
     for i in range(4):
-        recorded.append((str(i), [{"search_id": str(i)}] * (1 if i else 2)))
-        table.add(*recorded[-1])
+        recorded.append([{"search_id": str(i)}] * (1 if i else 2))
+        table.add(str(i), recorded[-1])
         assert table.path.exists() == (i == 3)
 
 
