@@ -1,7 +1,7 @@
 """Runs from Python: `raysearch.run("configs/quickstart.yaml", policy=my_search)`."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +23,12 @@ class Result:
 
     @property
     def searches(self) -> pa.Table:
+        """A row for each search, with its winner's rewards and its cost."""
         return pq.read_table(self.path / "searches.parquet")
 
     @property
     def candidates(self) -> pa.Table:
+        """A row for each candidate that a search scored."""
         return pq.read_table(self.path / "candidates.parquet")
 
 
@@ -52,7 +54,8 @@ def run(
         where = f"{policy.__module__}:{policy.__qualname__}"
         if find_policy(where) is not policy:
             raise ConfigError(f"policy: {where} is another function than the one given; define it at the top level")
-        loaded = configuration.with_policy(loaded, {"name": where, **(arguments or {})})
+        loaded = replace(loaded, policy={"name": where, **(arguments or {})})
+        configuration.arms(loaded)  # raises ConfigError where the arguments are not the policy's
     # The one other place, beside the command line, where the engine meets real models.
     from actors.backend import Backend
     from raysearch.session.session import Session

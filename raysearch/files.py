@@ -1,11 +1,13 @@
 """Writes files and folders so that no reader finds half of one, and digests their contents."""
 
+import inspect
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from hashlib import blake2b
 from pathlib import Path
+from typing import Any
 
 from raysearch.recipe.digests import digest
 
@@ -40,3 +42,12 @@ def content_digest(paths: Sequence[Path]) -> bytes:
                     while chunk := content.read(1 << 24):
                         h.update(chunk)
     return h.digest()
+
+
+def source(function: Callable[..., Any]) -> bytes:
+    """The text of the module that defines a function or class, on which its results depend; empty without a file."""
+    try:
+        file = inspect.getsourcefile(function)
+    except TypeError:
+        file = None
+    return Path(file).read_bytes() if file and Path(file).is_file() else b""

@@ -16,9 +16,9 @@ import numpy as np
 import torch
 
 from actors.sampling.potential import Points
-from raysearch.config.binding import bind, source
+from raysearch.config.binding import bind
 from raysearch.errors import ConfigError, check
-from raysearch.files import content_digest
+from raysearch.files import content_digest, source
 from raysearch.recipe import reward as recipes
 from raysearch.recipe.digests import canonical_json, digest
 from raysearch.recipe.origins import Obstacle

@@ -11,7 +11,6 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, make_dataclass
 from functools import cache, partial
-from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
 from omegaconf import OmegaConf
@@ -58,7 +57,8 @@ def coerce(key: str, value: Any, hint: Any) -> Any:
     from pydantic import ValidationError
 
     try:
-        text = json.dumps({key: value}, default=_plain)  # in JSON a list may be a tuple, and a text a path
+        # In JSON a list may be a tuple, and a text a path.
+        text = json.dumps({key: value}, default=_plain, ensure_ascii=False).encode()
         return adapter(hint).validate_json(text)[key]
     except ValidationError as error:
         raise one_line(key, value, hint, error.errors()) from None
@@ -87,17 +87,12 @@ def signature(function: Callable[..., Any]) -> type[Any]:
     return make_dataclass(function.__name__, found, kw_only=True, frozen=True)
 
 
-def source(function: Callable[..., Any]) -> bytes:
-    """The text of the module that defines a function or class, on which its results depend; empty without a file."""
-    try:
-        file = inspect.getsourcefile(function)
-    except TypeError:
-        file = None
-    return Path(file).read_bytes() if file and Path(file).is_file() else b""
-
-
 def _plain(value: Any) -> Any:
-    return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else os.fspath(value)
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if not OmegaConf.is_config(value):
+        raise TypeError(f"{value!r} is not allowed; it must be a text, a number, a list or a mapping")
+    return OmegaConf.to_container(value, resolve=True)
 
 
 def _frozen(value: Any) -> Any:

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -34,6 +34,8 @@ Name = Annotated[str, Such("a name of 1 to 64 letters, digits and . _ + -", re.c
 
 @dataclass(frozen=True)
 class ModelConfig:
+    """The model, and the videos that it makes: pixels, frames of one clip, and tokens of a caption."""
+
     path: str  # a folder in diffusers' layout, or a hub id
     dtype: Dtype = "float32"
     height: Count = 480
@@ -44,6 +46,8 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class SamplerConfig:
+    """The solver that denoises a latent, its steps, and guidance."""
+
     name: Literal[Ode, Sde, Vp] = "unipc"
     num_steps: Annotated[int, Ge(1), Le(MOST_STEPS)] = 50
     guidance_scale: float = 5.0
@@ -74,6 +78,8 @@ class RewardsConfig:
 
 @dataclass(frozen=True)
 class OutputConfig:
+    """Which files are written of each winner, and how its mp4 looks."""
+
     videos: bool = True
     latents: bool = False
     frames: bool = False
@@ -91,7 +97,9 @@ class CollectConfig:
 
 @dataclass(frozen=True)
 class LongConfig(Long):
-    chunks: Annotated[int, Such("in 1..1000", lambda n: 1 <= n <= 1000)] = 1  # a dry run asks the questions of each
+    """A long video within bounds: a dry run asks the questions of each chunk."""
+
+    chunks: Annotated[int, Such("in 1..1000", lambda n: 1 <= n <= 1000)] = 1
     prefix: Count = 1
 
 
@@ -112,6 +120,8 @@ ARM_KEYS = tuple(f.name for f in fields(ArmBlock) if f.name != "name")
 
 @dataclass(frozen=True)
 class Config:
+    """All that a run is told."""
+
     model: ModelConfig
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
     policy: dict[str, Any] = field(default_factory=lambda: dict(PLAIN))
@@ -188,13 +198,6 @@ def build(values: Any) -> Config:
         sampler = arm.sampler
         check_guidance(config.fleet.denoisers, arm.name, scale=sampler.guidance_scale, batched=sampler.batched_guidance)
     return config
-
-
-def with_policy(config: Config, policy: dict[str, Any]) -> Config:
-    """The config with another policy block, checked."""
-    changed = replace(config, policy=policy)
-    arms(changed)
-    return changed
 
 
 def resolved(config: Any) -> str:

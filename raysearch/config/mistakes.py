@@ -44,9 +44,10 @@ def one_line(key: str, value: Any, hint: Any, mistakes: Sequence[Any]) -> Config
     for part in first["loc"][1:]:
         block = next((t for t in (hint, *get_args(hint)) if is_dataclass(t)), None)
         names = [f.name for f in fields(block)] if block else []
+        named = part in names or first["type"] == UNKNOWN or (isinstance(value, Mapping) and part in value)
         if isinstance(part, int):
             key = f"{key}[{part}]"
-        elif part in names or (isinstance(value, Mapping) and part in value):  # else a member of a union
+        elif named:  # else the part is a member of a union
             key = f"{key}.{part}".lstrip(".")
         value = value.get(part) if isinstance(value, Mapping) else None
         hint = get_type_hints(block).get(part) if block else None

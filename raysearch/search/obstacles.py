@@ -24,6 +24,7 @@ class Barrier:
     zero: float = 0.0
 
     def away(self, components: Sequence[float]) -> float:
+        """How far beyond `zero` a candidate is whose `distance` has these components; 0 on the other side."""
         return max(self.distance.total(components) - self.zero, 0.0)
 
 

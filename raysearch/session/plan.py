@@ -11,10 +11,10 @@ from dataclasses import dataclass, field, replace
 from itertools import product
 from typing import Any, Protocol, TypeVar
 
-from raysearch.config.binding import source
 from raysearch.config.config import Arm, Config
 from raysearch.engine.protocol import Fleet
 from raysearch.errors import BudgetExhausted, ConfigError, RaysearchError
+from raysearch.files import source
 from raysearch.recipe.candidate import Candidate, Prompt, Sampler
 from raysearch.recipe.digests import canonical_json, digest
 from raysearch.recipe.long_video import ALONE, Course

@@ -106,6 +106,8 @@ def test_mistakes(tmp_path):
         raysearch.run(CONFIG, policy=inner())
     with pytest.raises(ConfigError, match=r"policy\.m: unknown key"):
         raysearch.run(CONFIG, policy=halves, arguments={"m": 3})
+    with pytest.raises(ConfigError, match=r"^policy: array.* is not allowed; it must be a text, a number, a list"):
+        raysearch.run(CONFIG, policy=halves, arguments={"n": np.array(3)})
     with pytest.raises(ConfigError, match="with arms"):
         raysearch.run(CONFIG.with_name("quickstart.yaml"), policy=halves)
     with pytest.raises(ConfigError, match=r"model\.height: 2 is not allowed; it must be 1"):
