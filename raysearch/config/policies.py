@@ -45,9 +45,9 @@ def load_policy(block: dict[str, Any], key: str = "policy") -> tuple[Callable[..
     name = block.get("name")
     check(isinstance(name, str) and bool(name), f"{key}.name", name, "a policy's name")
     search = find_policy(str(name), key)
-    arguments = bind(search, {k: v for k, v in block.items() if k != "name"}, key)
+    bound = bind(search, {k: v for k, v in block.items() if k != "name"}, key)
     hints = get_type_hints(search)
-    for k, inner in arguments.items():
+    for k, inner in bound.items():
         if hints.get(k) is PolicyBlock:
-            arguments[k] = {"name": inner.get("name"), **load_policy(inner, f"{key}.{k}")[1]}
-    return search, arguments
+            bound[k] = {"name": inner.get("name"), **load_policy(inner, f"{key}.{k}")[1]}
+    return search, bound
