@@ -1,78 +1,66 @@
 """The command line: the one place where engine, policies and actors meet.
 
-Exit codes: 0 done; 1 our fault; 2 a mistake of the user's (one line); 3 some searches failed; 130 interrupted.
+Exit codes: 0 done; 1 our fault, or nobody reads the output any longer; 2 a mistake of the user's (one line); 3 some
+searches failed; 130 interrupted.
 """
 
 import argparse
 import asyncio
+import inspect
+import json
+import os
+import re
+import select
 import signal
 import sys
 import time
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TextIO, TypeVar
 
 from rich.console import Console
 
 from actors.training import driver
-from raysearch.config import binding as signature
+from raysearch import __version__
 from raysearch.config import config as configuration
 from raysearch.config import prompts
 from raysearch.config.config import Config
+from raysearch.config.policies import find_policy, policy_names
 from raysearch.errors import ConfigError, RaysearchError, single
-from raysearch.session import collect as collections
-from raysearch.session import display
-from raysearch.session import status as statuses
+from raysearch.session import dataset, display, status
 from raysearch.session.directory import chosen
-from raysearch.sweep import grid as sweeps
+from raysearch.sweep import grid
 
 T = TypeVar("T")
 OURS = ("raysearch", "policies", "actors")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="raysearch", description="Distributed search for better videos.")
-    commands = parser.add_subparsers(dest="command", required=True)
-    run_parser = commands.add_parser("run", help="search for videos as a config says", description=run.__doc__)
-    sweep_parser = commands.add_parser(
-        "sweep", help="run a grid of arms and draw how quality grows with compute", description=sweep.__doc__
-    )
-    collect_parser = commands.add_parser(
-        "collect", help="make a dataset of noisy latents and what became of them", description=collect.__doc__
-    )
-    train_parser = commands.add_parser(
-        "train", help="train a latent reward on a collected dataset", description=train.__doc__
-    )
-    prfl_parser = commands.add_parser(
-        "prfl", help="fine-tune a generator on a latent reward's scores", description=prfl.__doc__
-    )
-    for p, example in (
-        (run_parser, "sampler.num_steps=20 run_dir=runs/mine"),
-        (collect_parser, "seeds=[0,1,2,3] run_dir=runs/mine"),
-        (train_parser, "steps=500 run_dir=runs/mine"),
-        (prfl_parser, "steps=200 run_dir=runs/mine"),
-        (sweep_parser, "seeds=[0,1] run_dir=runs/mine"),
-    ):
-        p.add_argument("config", type=Path, help="a YAML file; see configs/")
-        p.add_argument("overrides", nargs="*", metavar="key=value", help=f"for example {example}")
-    status_parser = commands.add_parser(
-        "status", help="how a run is going, or how it ended", description=status.__doc__
-    )
-    status_parser.add_argument("run_dir", type=Path, metavar="RUN_DIR", help="the folder of a run or a sweep")
-    commands.add_parser("policies", help="the policies that ship, with their arguments", description=policies.__doc__)
-    arguments = parser.parse_args(argv)
+    """Run a command and return its exit code. When nobody reads the output any longer, it ends without a word."""
+    try:
+        try:
+            return obey(argv)
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        if not any(unread(s) for s in (sys.stdout, sys.stderr)):
+            raise  # another pipe or a connection broke
+        for stream in (sys.stdout, sys.stderr):  # Python flushes both when it ends
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        return 1
+
+
+def obey(argv: Sequence[str] | None) -> int:
+    """Run the command that the arguments name; a mistake of the user's is one line on stderr."""
+    arguments = parser().parse_args(argv)
+    command: Callable[..., int] = arguments.command
     try:
         check_packages()
-        if arguments.command == "policies":
-            return policies()
-        if arguments.command == "status":
-            return status(arguments.run_dir)
-        command = {"run": run, "sweep": sweep, "collect": collect, "train": train, "prfl": prfl}[arguments.command]
-        return command(arguments.config, arguments.overrides)
+        return command(**{k: v for k, v in vars(arguments).items() if k != "command"})
     except (RaysearchError, BaseExceptionGroup) as raised:
         error = single(raised)
         if not isinstance(error, RaysearchError):
-            raise
+            raise error from None
         print(f"raysearch: {' '.join(str(error).split())}", file=sys.stderr)
         return 2 if isinstance(error, ConfigError) else 1
     except KeyboardInterrupt:
@@ -80,47 +68,89 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
 
 
-def run(path: Path, overrides: Sequence[str] = ()) -> int:
+def unread(stream: TextIO) -> bool:
+    """Whether a stream is a pipe that nobody reads any longer."""
+    poll = select.poll()
+    poll.register(stream, 0)
+    return any(event & select.POLLERR for _, event in poll.poll(0))
+
+
+def parser() -> argparse.ArgumentParser:
+    """The commands; `command` is the function that each one calls with its arguments."""
+    whole = argparse.ArgumentParser(prog="raysearch", description="Distributed search for better videos.")
+    whole.add_argument("--version", action="version", version=f"raysearch {__version__}")
+    commands = whole.add_subparsers(metavar="COMMAND", required=True)
+
+    def add(name: str, command: Callable[..., int], summary: str) -> argparse.ArgumentParser:
+        added = commands.add_parser(name, help=summary, description=command.__doc__)
+        added.set_defaults(command=command)
+        return added
+
+    of_configs = [
+        (add("run", run_config, "search for videos as a config says"), "sampler.num_steps=20 run_dir=runs/mine"),
+        (add("sweep", run_sweep, "run a grid of arms and draw how quality grows with compute"), "seeds=[0,1]"),
+        (add("collect", run_collection, "make a dataset of noisy latents and what became of them"), "seeds=[0,1,2,3]"),
+        (add("train", train_reward, "train a latent reward on a collected dataset"), "steps=500 run_dir=runs/mine"),
+        (add("prfl", tune_generator, "fine-tune a generator on a latent reward's scores"), "steps=200"),
+    ]
+    for added, example in of_configs:
+        added.add_argument("path", type=Path, metavar="config", help="a YAML file; see configs/")
+        added.add_argument("overrides", nargs="*", metavar="key=value", help=f"for example {example}")
+    shown = "print the config as YAML, overrides and defaults included, and run nothing"
+    of_configs[0][0].add_argument("--print-config", action="store_true", help=shown)
+    folder = add("status", show_status, "how a run is going, or how it ended")
+    folder.add_argument("run_dir", type=Path, metavar="RUN_DIR", help="the folder of a run or a sweep")
+    add("policies", list_policies, "the policies that ship, with their arguments")
+    add("schema", print_schema, "the JSON schema of a config, with which an editor completes and checks its keys")
+    return whole
+
+
+def run_config(path: Path, overrides: Sequence[str], print_config: bool) -> int:
     """Run every prompt and seed under every arm of a config; results go to its run directory."""
     config = configuration.load(path, overrides)
+    if print_config:
+        from raysearch.config.schema import spelled_out
+
+        print(configuration.resolved(spelled_out(config)), end="")
+        return 0
     return searched(config, chosen(config.run_dir, config.resume, path.stem))
 
 
-def sweep(path: Path, overrides: Sequence[str] = ()) -> int:
+def run_sweep(path: Path, overrides: Sequence[str]) -> int:
     """Run every arm of a sweep's grid and draw its curves; run again, it finishes what is missing."""
-    grid = sweeps.load(path, overrides)
-    run_dir = chosen(grid.config.run_dir, grid.config.resume, path.stem)
+    sweep = grid.load(path, overrides)
+    run_dir = chosen(sweep.config.run_dir, sweep.config.resume, path.stem)
     try:
-        code = searched(grid.config, run_dir)
+        code = searched(sweep.config, run_dir)
     except KeyboardInterrupt:
-        if (run_dir / "searches.parquet").exists():  # else nothing had begun
-            sweeps.write_report(grid, run_dir)  # of what there is
+        if (run_dir / "searches.parquet").exists():  # else no search had begun
+            grid.write_report(sweep, run_dir)  # of the searches that are done
         raise
-    sweeps.write_report(grid, run_dir)
+    grid.write_report(sweep, run_dir)
     return code
 
 
-def collect(path: Path, overrides: Sequence[str] = ()) -> int:
+def run_collection(path: Path, overrides: Sequence[str]) -> int:
     """Run every prompt and seed of a config and write their noisy latents, graded; run again, it finishes the rest."""
-    config = collections.load(path, overrides)
+    config = dataset.load(path, overrides)
     run_dir = chosen(config.run_dir, config.resume, path.stem)
     code = searched(config, run_dir)
-    print(collections.write(config, run_dir, complete=code == 0))
+    print(dataset.collected(config, run_dir, complete=code == 0))
     return code
 
 
-def train(path: Path, overrides: Sequence[str] = ()) -> int:
+def train_reward(path: Path, overrides: Sequence[str]) -> int:
     """Train a latent reward on a collected dataset; run again, a training that was stopped goes on."""
     return driver.train(path, overrides)
 
 
-def prfl(path: Path, overrides: Sequence[str] = ()) -> int:
+def tune_generator(path: Path, overrides: Sequence[str]) -> int:
     """Fine-tune a generator on a latent reward's scores (PRFL); run again, a training that was stopped goes on."""
     return driver.prfl(path, overrides)
 
 
 def searched(config: Config, run_dir: Path) -> int:
-    """Run a config's session, showing how it goes."""
+    """Run a config's searches, showing how they go, and return the exit code. Raises ConfigError, KeyboardInterrupt."""
     console = Console(width=None if sys.stdout.isatty() else 120)
     prompts.load(config)
     # torch and diffusers take seconds to import, and a mistake in the config should not wait for them.
@@ -152,28 +182,35 @@ async def ended_by_sigterm(work: Coroutine[Any, Any, T]) -> T:
     return await work
 
 
-def status(run_dir: Path) -> int:
+def show_status(run_dir: Path) -> int:
     """How the run or sweep in a folder is going, or how it ended; from any terminal, while it runs or after."""
-    snapshot = statuses.read(run_dir.expanduser())
+    snapshot = status.read(run_dir.expanduser())
     display.status(Console(width=None if sys.stdout.isatty() else 120), snapshot, time.time())
     return 0
 
 
-def policies() -> int:
-    """Each shipped policy with its signature and the first paragraph of its docstring."""
-    for name in configuration.policy_names():
-        search = configuration.find_policy(name)
-        arguments = ", ".join(
-            str(p).replace("collections.abc.", "").replace("raysearch.config.config.", "")
-            for p in signature.keyword_parameters(search).values()
-        )
+def list_policies() -> int:
+    """Print each shipped policy with its signature and the first paragraph of its docstring."""
+    for name in policy_names():
+        search = find_policy(name)
+        _, *parameters = inspect.signature(search).parameters.values()
+        arguments = re.sub(r"[a-z_.]+\.(?=[A-Z])", "", ", ".join(map(str, parameters)))  # types without their modules
         paragraph = " ".join((search.__doc__ or "").partition("\n\n")[0].split())
         print(f"{name}({arguments})\n    {paragraph}")
     return 0
 
 
+def print_schema() -> int:
+    """Print the JSON schema of what run, sweep and collect read; takes the seconds in which torch is imported."""
+    from actors.rewards import NAMES, find
+    from raysearch.config.schema import json_schema
+
+    print(json.dumps(json_schema({name: find(name) for name in NAMES}), indent=2))
+    return 0
+
+
 def check_packages() -> None:
-    """raysearch, policies and actors are plain top-level packages; say so when another one shadows ours."""
+    """Raises ConfigError where another package shadows raysearch, policies or actors, which are top-level packages."""
     root = Path(__file__).resolve().parent.parent
     for name in OURS:
         found = sys.modules.get(name) or __import__(name)

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from raysearch.config import config as configuration
+from raysearch.config.policies import find_policy
 from raysearch.errors import ConfigError, check
 from raysearch.session.directory import chosen
 from raysearch.session.plan import in_its_own_loop
@@ -16,7 +17,7 @@ from raysearch.session.plan import in_its_own_loop
 
 @dataclass(frozen=True)
 class Result:
-    """A finished run: its directory, and its rows (see README, run directory)."""
+    """A finished run: its directory, and its rows (see configs/README.md)."""
 
     path: Path
 
@@ -49,7 +50,7 @@ def run(
     if policy is not None:
         check(loaded.arms is None, "policy", policy, "left out for a config with arms")
         where = f"{policy.__module__}:{policy.__qualname__}"
-        if configuration.find_policy(where) is not policy:
+        if find_policy(where) is not policy:
             raise ConfigError(f"policy: {where} is another function than the one given; define it at the top level")
         loaded = configuration.with_policy(loaded, {"name": where, **(arguments or {})})
     # The one other place, beside the command line, where the engine meets real models.

@@ -45,11 +45,11 @@ ARMS: list[dict[str, Any]] = [
     {"name": "beam", "policy": {"name": "beam", "k": 2, "n": 2, "every": 3}},
     {"name": "smc", "policy": {"name": "smc", "n": 3, "every": 3}, "sampler": {"name": "flow-sde"}},
 ]
-DOING = {"denoise": "denoising", "score": "scoring", "finish": "decoding a winner", "encode_text": "encoding"}
+DOING = {"denoise": "denoising", "look": "scoring", "finish": "decoding a winner", "encode": "encoding"}
 FAST = {"health_check_initial_delay_ms": 200, "health_check_period_ms": 200, "health_check_failure_threshold": 5}
 
 
-def values(model: Path, address: str | None, seeds: int) -> dict[str, Any]:
+def values(model: Path, address: str | None, prompts: int, seeds: int) -> dict[str, Any]:
     pool = {"num_cpus": 0.5}
     ray = {"backend": "ray", "address": address, "store_gb": 0.05, "timeout_s": 60}
     pools = {"denoisers": pool | {"replicas": 2}, "scorers": pool | {"replicas": 2}, "encoders": {"num_cpus": 0.1}}
@@ -58,7 +58,7 @@ def values(model: Path, address: str | None, seeds: int) -> dict[str, Any]:
         "sampler": {"name": "unipc", "num_steps": 8, "guidance_scale": 3.0},
         "rewards": {"search": {"name": "tiny:Brightness"}, "final": {"name": "tiny:Brightness"}},
         "collect": {"levels": [0.9, 0.4]},
-        "prompts": ["a red circle moving left", "a blue square moving up"],
+        "prompts": ["a red circle moving left", "a blue square moving up"][:prompts],
         "seeds": list(range(seeds)),
         "arms": ARMS,
         "output": {"videos": False, "latents": True},
@@ -99,11 +99,11 @@ class Haunted(Backend):
 
         async def run(replica: ray_fleet.RayReplica, call: Call) -> Answer:
             calls = doing.setdefault(replica.id, (replica, Counter()))[1]
-            calls[call.method] += 1
+            calls[call.name] += 1
             try:
                 return await plain(replica, call)
             finally:
-                calls[call.method] -= 1
+                calls[call.name] -= 1
 
         ray_fleet.RayReplica.run = run  # type: ignore[method-assign,assignment]
         async with super().fleet(config, plan, report) as made:
@@ -188,7 +188,7 @@ def one_round(
     cluster: Cluster, model: Path, folder: Path, a: argparse.Namespace, rng: random.Random, mark: str
 ) -> Counter[str]:
     """A run until it is finished, whatever is killed. Returns the kills that hit something busy."""
-    notes, config = folder / "notes", values(model, cluster.address, a.seeds)
+    notes, config = folder / "notes", values(model, cluster.address, a.prompts, a.seeds)
     notes.touch()
     workers = [n for n in cluster.list_all_nodes() if n is not cluster.head_node]
     while True:
@@ -232,7 +232,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=5, help="start no other round after so long")
     parser.add_argument("--every", type=float, default=1.0, help="mean seconds between two tries at a kill")
-    parser.add_argument("--seeds", type=int, default=3, help="per prompt and arm of a round")
+    parser.add_argument("--prompts", type=int, choices=(1, 2), default=2, help="of a round")
+    parser.add_argument("--seeds", type=int, default=3, help="per prompt and arm of a round, of four arms")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--drive", nargs=5, help=argparse.SUPPRESS)
     a = parser.parse_args()
@@ -246,7 +247,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="chaos-") as temporary:
         folder = Path(temporary)
         model = save_pipeline(folder / "model")
-        calm = configuration.build(values(model, None, a.seeds))
+        calm = configuration.build(values(model, None, a.prompts, a.seeds))
         asyncio.run(Session(calm, Backend(), run_dir=folder / "calm").run())
         expected = results(folder / "calm")
         small = {"num_cpus": 2, "object_store_memory": 100 * 2**20}

@@ -11,16 +11,26 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
+import scripted
 import torch
 
 from actors.models.mixture import Mixture
 from actors.sampling import potential, solvers
-from raysearch.config.config import SDE
-from raysearch.recipe.candidate import Candidate, Prompt, Sampler, denoise
+from raysearch.recipe.candidate import Candidate, Sampler, denoise
 from raysearch.recipe.digests import digest, noise_key
-from raysearch.recipe.origins import Obstacle, Push, Recording
+from raysearch.recipe.origins import (
+    Branch,
+    Jitter,
+    Lookahead,
+    Neighbour,
+    Obstacle,
+    Perturb,
+    Push,
+    Recording,
+    Renoise,
+    grouped,
+)
 from raysearch.recipe.reward import Reward, Score
-from raysearch.search.budget import Budget, Ledger, Meter
 from raysearch.search.context import Context
 from raysearch.search.obstacles import Barrier
 
@@ -38,9 +48,7 @@ def closeness(x0: np.ndarray) -> float:
 
 
 def sampler(num_steps: int = 12, name: str = "euler") -> Sampler:
-    config = {"flow_shift": 3.0}
-    sigmas = solvers.grid(config, name, None, num_steps)
-    return Sampler(b"mixture", name, num_steps, sigmas, flow_shift=3.0, stochastic=name in SDE, eta=SDE.get(name))
+    return replace(scripted.sampler(num_steps, name), sigmas=solvers.grid({"flow_shift": 3.0}, name, None, num_steps))
 
 
 def normal(key: int) -> np.ndarray:
@@ -78,25 +86,27 @@ class Interpreter:
                 noise = torch.tensor(normal(noise_key(digest(o.lineage, c.step - 1), "step"))).float().view_as(x)
             return solver.step(state, self.velocity(x, c.sampler.sigmas[c.step - 1]), x, noise)
         noise = torch.tensor(normal(o.key)).float().view(1, 2, 1, 1, 1)
-        kind = o.describe()["kind"]
-        if kind == "noise":
+        if o.parent is None:
             return noise, solver.start(0)
         x, state = self.state(o.parent)
-        if kind == "branch":
-            return x, state
-        made = {
-            "lookahead": lambda: x,
-            "perturb": lambda: (1 - o.beta**2) ** 0.5 * x + o.beta * noise,
-            "jitter": lambda: x + o.std * noise,
-            "neighbour": lambda: solvers.neighbour(x, o.cosine, noise),
-            "renoise": lambda: solver.renoise(x, o.parent.step, o.to_step, noise),
-            "push": lambda: x + self.push(x, o),
-        }[kind]()
+        match o.how:
+            case Branch():
+                return x, state
+            case Lookahead():
+                made = x
+            case Perturb(beta):
+                made = (1 - beta**2) ** 0.5 * x + beta * noise
+            case Jitter(std):
+                made = x + std * noise
+            case Neighbour(cosine):
+                made = solvers.neighbour(x, cosine, noise)
+            case Renoise(to_step):
+                made = solver.renoise(x, o.parent.step, to_step, noise)
+            case Push(eta, reach, h, layout):
+                x0 = x - o.parent.sigma * self.velocity(x, o.parent.sigma)
+                obstacles = [self.points(p) for p in grouped(layout, o.reads)]
+                made = x + potential.push(x0, obstacles, eta, reach, h)
         return made, solver.start(o.step)
-
-    def push(self, x: torch.Tensor, o: Push) -> torch.Tensor:
-        x0 = x - o.parent.sigma * self.velocity(x, o.parent.sigma)
-        return potential.push(x0, [self.points(p) for p in o.obstacles], o.eta, o.reach, o.h)
 
     def estimate(self, c: Candidate) -> np.ndarray:
         """x0 at the candidate's own point, (2,)."""
@@ -131,40 +141,8 @@ def barrier(*point: float, space: str = "latent") -> Barrier:
     return Barrier(Reward("distance", obstacle.identity, ("distance",), (1.0,), "estimate", (obstacle,)), obstacle)
 
 
-def context(
-    s: Sampler,
-    *,
-    seed: int = 0,
-    world: Any = None,
-    decodes: bool = False,
-    obstacles: Sequence[Barrier] = (),
-    **budget: float,
-) -> Context:
-    world = world or Interpreter()
-    reward = Reward("r", b"r", ("r",), (1.0,), "frames" if decodes else "estimate")
-    return Context(
-        Prompt("a"),
-        s,
-        seed,
-        reward=reward,
-        meter=Meter(Budget(**budget), Ledger(preview=True, decodes=decodes)),
-        answer=world.answer,
-        rng_key=("test",),
-        at_steps=lambda n: sampler(n, s.name),
-        obstacles=obstacles,
-    )
-
-
-@dataclass
-class Scripted:
-    """Answers from a list, whatever is asked; `asked` has what that was, as (kind of origin, step)."""
-
-    rewards: list[float]
-    asked: list[tuple[str, int]] = field(default_factory=list)
-
-    async def answer(self, xs: Sequence[Candidate], reward: Reward) -> list[Score]:
-        self.asked += [(x.origin.describe()["kind"], x.step) for x in xs]
-        return [Score((self.rewards.pop(0),)) for _ in xs]
+def context(s: Sampler, *, world: Any = None, **given: Any) -> Context:
+    return scripted.context(s, world=world or Interpreter(), at_steps=lambda n: sampler(n, s.name), **given)
 
 
 def search(
@@ -176,6 +154,16 @@ def search(
     winner = asyncio.run(policy(ctx, **arguments))
     ctx.meter.charged += ctx.meter.ledger.finish(winner)
     return world.estimate(denoise(winner, winner.sampler.num_steps)), winner, ctx
+
+
+def walk(s: solvers.Solver, mixture: Mixture, x: torch.Tensor, noises) -> list[torch.Tensor]:
+    """The latents (B, C) of all levels."""
+    state, xs = s.start(0), [x]
+    for i, noise in enumerate(noises):
+        level = s.sigmas[i].double().expand(len(x))
+        x, state = s.step(state, mixture.velocity(x.double(), level).float(), x, noise)
+        xs.append(x)
+    return xs
 
 
 # -- the numpy twin --------------------------------------------------------------------------------------------------

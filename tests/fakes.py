@@ -1,5 +1,7 @@
 """What several tests share: a small config and a session on fakes in virtual time."""
 
+import random
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -8,9 +10,10 @@ import pyarrow.parquet as pq
 from raysearch.config import config as configuration
 from raysearch.engine.protocol import Call
 from raysearch.errors import InputLost, ReplicaDied
+from raysearch.session import journal
 from raysearch.session.progress import Progress
 from raysearch.session.session import Session
-from raysearch.testing import FakeBackend, FakeFleet, run_virtual, virtual_now
+from raysearch.testing import FakeBackend, FakeFleet, FakeReplica, run_virtual, virtual_now
 
 
 def config(**values: Any) -> configuration.Config:
@@ -44,3 +47,52 @@ def unlucky(fleet: FakeFleet) -> FakeFleet:
         if r.kind != "encoder":
             r.fault = fault
     return fleet
+
+
+ARMS = [
+    {"name": "single", "policy": {"name": "single"}},
+    {"name": "bon", "policy": {"name": "best_of_n", "n": 4}},
+    {"name": "bon8", "policy": {"name": "best_of_n", "n": 8}},
+    {"name": "rgrp", "policy": {"name": "rgrp", "schedule": [2, 5, 7]}},
+]
+
+
+SAME = ("search_id", "winner", "reward_search", "reward_holdout", "nfe", "decodes", "reward_calls", "status", "origin")
+
+
+def same(rows):
+    return [{k: r[k] for k in SAME} for r in rows]
+
+
+def unequal_fleet(denoisers: int, slots: int, seed: int) -> FakeFleet:
+    """Replicas of different speeds, so that the order of completion differs."""
+    rng = random.Random(seed)
+    kinds = [("denoiser", denoisers, slots), ("scorer", 2, 2), ("encoder", 1, 1)]
+    return FakeFleet(
+        replicas=[
+            FakeReplica(f"{kind}-{i}", kind, f"node-{i % 2}", n, rng.uniform(0.1, 3))
+            for kind, count, n in kinds
+            for i in range(count)
+        ]
+    )
+
+
+def cut(whole: Path, path: Path, records: int, *, tables: bool = False) -> Path:
+    """The run directory `whole` as a driver would have left it that was killed after so many records of its journal."""
+    shutil.copytree(whole, path)
+    file = path / "journal" / "answers.jsonl"
+    lines = file.read_bytes().splitlines(keepends=True)
+    file.write_bytes(b"".join(lines[:records]) + lines[-1][:9] * (records < len(lines)))
+    if not tables:
+        (path / "searches.parquet").unlink()
+        (path / "candidates.parquet").unlink()
+    return path
+
+
+def answers(path: Path) -> list[tuple[str, str, str]]:
+    return [
+        (r["search"], r["reward"], asked)
+        for r in journal.read(path / "journal")
+        if r["kind"] == "answer"
+        for asked in r["asked"]
+    ]

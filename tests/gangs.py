@@ -3,7 +3,7 @@
 from typing import Any
 
 from actors.workers.gang import Gang, Place
-from raysearch.config.config import PoolConfig
+from raysearch.config.fleet import PoolConfig
 
 
 def follow(folder: str, dtype: str, pool: PoolConfig, place: Place) -> int:

@@ -19,9 +19,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from omegaconf import MISSING, OmegaConf
 
 from raysearch.config import config as configuration
+from raysearch.config.binding import structured
 from raysearch.config.config import DTYPES, RESUME
 from raysearch.errors import ConfigError, check
 from raysearch.recipe.digests import digest
@@ -63,8 +63,8 @@ class WorkersConfig:
     """Ray Train's workers: each holds a copy of the net and sees its share of the dataset."""
 
     number: int = 1
-    num_gpus: float = 0  # of each worker
-    num_cpus: float = 1  # of each worker
+    num_gpus: float = 0.0  # of each worker
+    num_cpus: float = 1.0  # of each worker
     threads: int = 1  # of torch in a worker without a GPU
     wait: bool = False  # for nodes that an autoscaler brings, instead of refusing more workers than the cluster holds
 
@@ -94,12 +94,12 @@ class Settings(Schedule):
     resume: str = "auto"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TrainConfig(Settings):
     """The config of `raysearch train`. At every checkpoint the reward is also measured on the dataset's test split."""
 
-    reward: dict[str, Any] = MISSING  # {name: pavrm, model, blocks} or {name: latent, start: a folder of weights}
-    dataset: str = MISSING  # a folder that `collect` made
+    reward: dict[str, Any]  # {name: pavrm, model, blocks} or {name: latent, start: a folder of weights}
+    dataset: str  # a folder that `collect` made
     components: list[str] = field(default_factory=lambda: ["VQ", "MQ", "TA"])
     loss: LossConfig = field(default_factory=LossConfig)
     group: int = 4  # latents of one caption and noise level, all pairs of which are compared
@@ -109,7 +109,7 @@ class TrainConfig(Settings):
 
 def load(path: Path, overrides: Sequence[str] = ()) -> TrainConfig:
     """The config in a file, with `key=value` overrides. Raises ConfigError."""
-    c: TrainConfig = configuration.structured(TrainConfig, configuration.read(path, overrides))
+    c = structured(TrainConfig, configuration.read(path, overrides))
     check(isinstance(c.reward.get("name"), str), "reward.name", c.reward.get("name"), "pavrm or latent")
     check(len(set(c.components)) == len(c.components) > 0, "components", c.components, "at least one, each once")
     for f in fields(LossConfig):
@@ -206,4 +206,4 @@ def content_of(folder: str) -> bytes:
 
 def resolved(c: Settings) -> str:
     """The whole config as YAML, defaults included."""
-    return OmegaConf.to_yaml(OmegaConf.structured(c))
+    return configuration.resolved(c)

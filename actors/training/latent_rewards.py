@@ -63,8 +63,8 @@ class Trainee:
 def of_pavrm(c: TrainConfig, *, model: str, blocks: int = 8, heads: int = 8) -> Trainee:
     """An untrained PAVRM over the first blocks of a model, which embeds captions by the model's own text encoder."""
     folder = model_folder(model)
-    pictured = family(folder).Geometry.of(folder).pictured
-    check(not pictured, "reward.model", model, "a model whose transformer takes latents alone")
+    image_to_video = family(folder).Geometry.of(folder).image_to_video
+    check(not image_to_video, "reward.model", model, "a model whose transformer takes latents alone")
     net = pavrm.of_model(folder, blocks=blocks, heads=heads, components=c.components)
     device = "cuda" if c.workers.num_gpus else "cpu"
     if device == "cpu" and c.dtype == "bfloat16":
@@ -116,7 +116,7 @@ def check_reward(c: TrainConfig) -> dict[str, bytes]:
     name, given = c.reward["name"], {k: v for k, v in c.reward.items() if k != "name"}
     check(name in REWARDS, "reward.name", name, f"one of {', '.join(REWARDS)}")
     build, start = REWARDS[name]
-    wanted, files = start(c, **bind(build, given, f"reward {name}", "reward"))
+    wanted, files = start(c, **bind(build, given, "reward"))
     shape = latent_shape(columns(c))
     fits = len(wanted) == len(shape) and all(w in (None, s) for w, s in zip(wanted, shape, strict=True))
     shown = "(" + ", ".join("any" if w is None else str(w) for w in wanted) + ")"

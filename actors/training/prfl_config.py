@@ -21,6 +21,7 @@ import pyarrow as pa
 from actors.training.config import LATENTS, TEXTS, Settings, check_settings, schema_of
 from raysearch.config import config as configuration
 from raysearch.config import prompts
+from raysearch.config.binding import structured
 from raysearch.config.config import DTYPES, MOST_STEPS, ODE, ModelConfig, SamplerConfig
 from raysearch.errors import check
 
@@ -45,11 +46,16 @@ class LoraConfig:
 
 
 @dataclass(frozen=True)
+class PrflSamplerConfig(SamplerConfig):
+    num_steps: int = 40
+
+
+@dataclass(frozen=True, kw_only=True)
 class PrflConfig(Settings):
     """The config of `raysearch prfl`. `model.dtype` is that of a forward's arithmetic; weights stay float32."""
 
-    model: ModelConfig = field(default_factory=ModelConfig)
-    sampler: SamplerConfig = field(default_factory=lambda: SamplerConfig(num_steps=40))
+    model: ModelConfig
+    sampler: PrflSamplerConfig = field(default_factory=PrflSamplerConfig)
     reward: RewardConfig = field(default_factory=RewardConfig)
     prompts: list[Any] | None = None
     prompts_file: str | None = None
@@ -72,11 +78,7 @@ class PrflConfig(Settings):
 
 def load(path: Path, overrides: Sequence[str] = ()) -> PrflConfig:
     """The config in a file, with `key=value` overrides. Raises ConfigError."""
-    values = configuration.read(path, overrides)
-    if isinstance(reward := values.get("reward"), dict):  # OmegaConf would not name the key
-        weights = reward.get("weights", {})
-        check(isinstance(weights, dict), "reward.weights", weights, "a mapping of components to numbers")
-    c: PrflConfig = configuration.structured(PrflConfig, values)
+    c = structured(PrflConfig, configuration.read(path, overrides))
     m, s = c.model, c.sampler
     check(m.dtype in DTYPES[:2], "model.dtype", m.dtype, f"one of {', '.join(DTYPES[:2])}")
     for key in ("height", "width", "num_frames", "max_sequence_length"):

@@ -5,9 +5,9 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
-from raysearch.config.binding import unknown_key
 from raysearch.config.config import Config
 from raysearch.config.media import check_picture, is_file
+from raysearch.config.mistakes import unknown_key
 from raysearch.errors import ConfigError, check
 from raysearch.recipe.candidate import Prompt
 

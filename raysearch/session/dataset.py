@@ -1,5 +1,13 @@
 """What `collect` makes: noisy latents with the grades of the videos that they became, in Parquet shards.
 
+A collection is a run like any other, whose winners' latents are kept at some noise levels on their way. Its config is
+an ordinary one whose `rewards.final` grades the finished videos, with a block `collect`:
+
+    collect: {levels: [0.9, 0.8, 0.6, 0.4, 0.2], train: 0.8}
+
+Every rollout has a noise of its own: prompt i has the seeds of the first prompt moved on by i times their range, since
+a reward that is trained on few noises learns these by heart.
+
 A rollout's latents come as one Arrow file from where it was judged; at the end they are joined with the grades of
 searches.parquet. A caption is on one side of the split only, whole in one shard, and a row group of its own there.
 """
@@ -13,23 +21,45 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from raysearch.config import config as configuration
+from raysearch.config.config import Config
 from raysearch.errors import check
 from raysearch.recipe.digests import digest
-from raysearch.session.directory import FINISHED, FOLDERS
-from raysearch.session.tables import SEARCHES
+from raysearch.session.directory import FOLDERS
+from raysearch.session.tables import FINISHED, SEARCHES
 
 FOLDER = "dataset"
 SPLITS = ("train", "test")
 SHARD_BYTES = 128 << 20
 FROM_SEARCH = ("prompt", "seed", "search_id")
-GRADE = "final_"  # of searches.parquet's columns, those of the reward that grades
+GRADE = "final_"  # begins the columns of searches.parquet that hold grades
+
+
+def load(path: Path, overrides: Sequence[str] = ()) -> Config:
+    """The collection of a file with `key=value` overrides. Raises ConfigError."""
+    values = configuration.read(path, overrides)
+    check("sweep" not in values, "sweep", str(path), "left out of a collection")
+    config = configuration.build({"resume": "auto"} | values | {"collect": values.get("collect") or {}})
+    assert config.collect is not None
+    levels, train = config.collect.levels, config.collect.train
+    check(len(levels) > 0, "collect.levels", levels, "a list of at least one noise level")
+    check(all(0 < level <= 1 for level in levels), "collect.levels", levels, "above 0 and at most 1")
+    check(len(set(levels)) == len(levels), "collect.levels", levels, "without repetition")
+    check(0 < train < 1, "collect.train", train, "a share of the captions, between 0 and 1")
+    first, *others = configuration.arms(config)
+    final = first.rewards.final
+    check(final is not None, "rewards.final", None, f"the reward that grades finished videos (arm {first.name})")
+    for arm in others:
+        same = arm.rewards.final == final
+        check(same, "rewards.final", arm.rewards.final, f"the same in all arms: {arm.name}'s is not {first.name}'s")
+    return config
 
 
 def rollout(latents: np.ndarray, final: np.ndarray, points: Sequence[tuple[int, float]], *, first: bool) -> bytes:
-    """An Arrow file of latents (n, C, T, H, W), each at its step and sigma, on their way to `final` (C, T, H, W).
+    """An Arrow file of a rollout: latents (n, C, T, H, W) at their steps and sigmas; it ended at `final` (C, T, H, W).
 
     `similarity` is 0.5 (1 + cosine) of a latent and the final one (LatSearch). Latents are kept as float16. `first`
-    says that their first frame is a given, clean one.
+    is True if their first frame was given and is clean.
     """
     flat, end = latents.reshape(len(latents), -1).astype(np.float64), final.ravel().astype(np.float64)
     cosine = flat @ end / (np.linalg.norm(flat, axis=1) * np.linalg.norm(end))
@@ -50,14 +80,14 @@ def rollout(latents: np.ndarray, final: np.ndarray, points: Sequence[tuple[int, 
 
 
 def tensors(latents: np.ndarray) -> pa.Array:
-    """A column of latents (n, ...) as float16 tensors of a fixed shape."""
+    """Latents (n, ...) as an Arrow column of n float16 tensors."""
     kind = pa.fixed_shape_tensor(pa.float16(), latents.shape[1:])
     flat = pa.array(latents.astype(np.float16).ravel())
     return pa.ExtensionArray.from_storage(kind, pa.FixedSizeListArray.from_arrays(flat, latents[0].size))
 
 
 def stops(sigmas: Sequence[float], levels: Sequence[float]) -> list[int]:
-    """The steps at which a grid comes nearest to noise levels. Raises ConfigError where two are the same."""
+    """The steps whose sigmas are nearest to noise levels. Raises ConfigError if two levels have the same step."""
     steps = [min(range(len(sigmas) - 1), key=lambda i: abs(sigmas[i] - level)) for level in levels]
     for level, step in zip(levels, steps, strict=True):
         allowed = f"the only one nearest to its step: both are nearest to step {step}, sigma {sigmas[step]:.3f}"
@@ -66,18 +96,30 @@ def stops(sigmas: Sequence[float], levels: Sequence[float]) -> list[int]:
 
 
 def split_of(prompt: str, train: float) -> str:
-    """A caption's side: what it is called decides, so that it stays there whatever else is collected."""
+    """train or test. Only the caption decides, so that it stays on its side whatever else is collected."""
     drawn = int.from_bytes(digest("split", prompt)[:6], "big") / 2**48
     return "train" if drawn < train else "test"
 
 
-def write(run_dir: Path, *, train: float, complete: bool, shard_bytes: int = SHARD_BYTES) -> dict[str, int]:
-    """Write the shards of a run, whose rollouts go if it is complete; the rows of each split.
+def collected(config: Config, run_dir: Path, *, complete: bool) -> str:
+    """Write the dataset of a run, and return a line that says what it holds. Raises ConfigError if it is empty."""
+    assert config.collect is not None
+    rows = write(run_dir, train=config.collect.train, complete=complete)
+    without = left_out(run_dir)
+    kept = sum(rows.values()) > 0 or without == 0
+    check(kept, "collect.levels", config.collect.levels, "such that winners pass some of them on their own: none did")
+    note = f"; {without} winners are left out, which passed none of the levels on their own" if without else ""
+    return ", ".join(f"{n} {split}" for split, n in rows.items()) + f" rows in {run_dir / FOLDER}{note}"
 
-    Of a run whose rollouts are gone the shards are there already. A search without a rollout has no rows.
+
+def write(run_dir: Path, *, train: float, complete: bool, shard_bytes: int = SHARD_BYTES) -> dict[str, int]:
+    """Write the shards of a run, and return the number of rows of each split.
+
+    If the run is complete its rollouts are deleted; called again, this then leaves the shards as they are. A search
+    without a rollout has no rows.
     """
     folder, rollouts = run_dir / FOLDER, run_dir / FOLDERS["arrow"]
-    partial = run_dir / f"{FOLDER}.partial"  # what is half made, or half gone
+    partial = run_dir / f"{FOLDER}.partial"  # shards that are half made, or rollouts that are half deleted
     shutil.rmtree(partial, ignore_errors=True)
     if rollouts.exists():
         partial.mkdir()
@@ -98,7 +140,7 @@ def write(run_dir: Path, *, train: float, complete: bool, shard_bytes: int = SHA
 
 
 def left_out(run_dir: Path) -> int:
-    """How many finished searches have no rows: their winners' own ways begin below every level."""
+    """The number of finished searches without rows: their winners start below every noise level."""
     status = pq.read_table(run_dir / "searches.parquet", columns=["status"])["status"].to_pylist()
     shards = shards_of(run_dir / FOLDER, *SPLITS)
     ids = {i for p in shards for i in pq.read_table(p, columns=["search_id"])["search_id"].unique().to_pylist()}
@@ -106,6 +148,7 @@ def left_out(run_dir: Path) -> int:
 
 
 def shards_of(folder: Path, *splits: str) -> list[Path]:
+    """The Parquet files of splits in a dataset's folder, in order."""
     return [p for s in splits for p in sorted(folder.glob(f"{s}-*.parquet"))]
 
 
@@ -114,7 +157,7 @@ def _file(rollouts: Path, row: dict[str, Any]) -> Path:
 
 
 def _caption(rows: Sequence[dict[str, Any]], rollouts: Path) -> pa.Table:
-    """All rollouts of a caption, with what searches.parquet says of each."""
+    """All rollouts of a caption, with the columns FROM_SEARCH and the grades of their searches."""
     tables = []
     for r in rows:
         with pa.ipc.open_file(_file(rollouts, r)) as file:

@@ -4,9 +4,10 @@
     python tests/benchmarks/latent_rewards.py --dataset runs/held_out_latents/dataset
 
 Pairs: the same held-out caption, different seeds, the exact verifier's grades at least 0.1 apart (others are ties).
-Intervals are bootstraps over captions. The baseline decodes the x0 estimate at the same level and asks the verifier; it
-pays a guided evaluation and a decode. Then what choosing one of n rollouts at a level gains, over all choices of n of a
-caption's, and what it costs; and milliseconds per candidate on one thread.
+Intervals are 95%, by raysearch.bootstrap, drawing captions alone: each has noises of its own. The baseline decodes the
+x0 estimate at the same level and asks the verifier; it pays a guided evaluation and a decode. Then what choosing one of
+n rollouts at a level gains, over all choices of n of a caption's, and what it costs; and milliseconds per candidate on
+one thread.
 """
 
 import argparse
@@ -20,17 +21,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))
+from bench import TINY, Report, json_option
 
 from actors.models.wan import Autoencoder, TextEncoder, Transformer
 from actors.rewards import View, latent_reward, pavrm
 from actors.tiny.verifier import Verifier
 from actors.training.pairs import agreement
+from raysearch.bootstrap import draws, interval
 from raysearch.session.dataset import SPLITS, shards_of
 
-TINY = ROOT / "actors" / "assets" / "tiny-wan"
 NAMES = ("VQ", "MQ", "TA")
 GUIDANCE, LENGTH, BATCH = 2.0, 80, 32
 
@@ -53,7 +52,7 @@ class Rewards:
         self.nets: dict[str, Callable] = {
             "PAVRM": lambda x, s, p: net(x, s, self.text(p)),
             "latent reward": other,
-            "verifier on preview": self.preview,
+            "verifier on x0 prediction": self.preview,
         }
 
     def text(self, prompts: list[str]) -> torch.Tensor:
@@ -82,21 +81,20 @@ class Rewards:
         return torch.cat(found).numpy()
 
 
-def interval(counts: list[tuple[float, int, int]], draws: int = 1000) -> tuple[float, float, int, float]:
-    """Accuracy, half of its 95% interval, pairs, share of ties."""
-    table = np.array(counts, dtype=float)
-    rng = np.random.default_rng(0)
-    drawn = table[rng.integers(len(table), size=(draws, len(table)))].sum(1)
-    low, high = np.percentile(drawn[:, 0] / np.maximum(drawn[:, 1], 1), [2.5, 97.5])
+def agreed(counts: dict[object, tuple[float, int, int]]) -> tuple[float, float, int, float]:
+    """Accuracy, half of its 95% interval, pairs, share of ties, of counts by caption."""
+    table = np.array(list(counts.values()), dtype=float)
+    drawn = draws(table, list(counts))
+    with np.errstate(invalid="ignore"):  # a draw without a pair says nothing
+        low, high = interval(drawn[:, 0] / drawn[:, 1])
     right, pairs, ties = table.sum(0)
     return right / max(pairs, 1), (high - low) / 2, int(pairs), ties / max(pairs + ties, 1)
 
 
-def accuracy(rewards: Rewards, table: pa.Table, levels: list[float]) -> None:
+def accuracy(rewards: Rewards, table: pa.Table, levels: list[float], report: Report) -> None:
     steps = dict(zip(table["step"].to_pylist(), table["sigma"].to_pylist(), strict=True))
     chosen = [min(steps, key=lambda s: abs(steps[s] - level)) for level in levels]
-    print(f"{'':22}{'':5}" + "".join(f"{f'sigma {steps[s]:.2f}':>16}" for s in chosen))
-    grades = {}
+    lines, grades = [], {}
     sums: dict[str, list[np.ndarray]] = {name: [] for name in rewards.nets}
     for name in rewards.nets:
         cells: dict[str, list[str]] = {c: [] for c in (*NAMES, "sum")}
@@ -108,58 +106,65 @@ def accuracy(rewards: Rewards, table: pa.Table, levels: list[float]) -> None:
             each["sum"], grades["sum"] = scores.sum(1), sum(grades[c] for c in NAMES)
             sums[name].append(each["sum"])
             for c, values in each.items():
-                right, half, pairs, ties = interval(
-                    list(agreement(values, grades[c], rows["prompt"].to_pylist()).values())
-                )
+                right, half, pairs, ties = agreed(agreement(values, grades[c], rows["prompt"].to_pylist()))
                 cells[c].append(f"{100 * right:.1f} ± {100 * half:.1f}%")
-        for c, texts in cells.items():
-            print(f"{name:22}{c:5}" + "".join(f"{t:>16}" for t in texts), flush=True)
-    print("chance                50%")
+        lines += [[name, c, *texts] for c, texts in cells.items()]
+    lines.append(["chance", "", *["50%"] * len(chosen)])
+    report.table("accuracy", " | ".join(["reward", "grade", *(f"sigma {steps[s]:.2f}" for s in chosen)]), lines)
+    lines = []
     for c in (*NAMES, "sum"):
         counts = agreement(np.zeros(len(rows)), grades[c], rows["prompt"].to_pylist())
-        _, _, pairs, ties = interval(list(counts.values()))
-        print(f"pairs in {c}: {pairs} a level, and {100 * ties:.0f}% ties besides; {len(counts)} captions")
-    choices(sums, grades["sum"], rows["prompt"].to_pylist(), [(steps[s], s) for s in chosen])
+        _, _, pairs, ties = agreed(counts)
+        lines.append([c, str(len(counts)), str(pairs), f"{ties:.0%}"])
+    report.table("pairs", "grade | captions | pairs a level | ties besides", lines)
+    choices(sums, grades["sum"], rows["prompt"].to_pylist(), [(steps[s], s) for s in chosen], report)
 
 
 def choices(
-    sums: dict[str, list[np.ndarray]], grade: np.ndarray, prompts: list[str], at: list[tuple[float, int]]
+    sums: dict[str, list[np.ndarray]],
+    grade: np.ndarray,
+    prompts: list[str],
+    at: list[tuple[float, int]],
+    report: Report,
 ) -> None:
     """The judged gain of the best of n by a reward, of that of the verifier's own best of 4; rows are rollouts."""
     groups: dict[str, list[int]] = {}
     for i, p in enumerate(prompts):
         groups.setdefault(p, []).append(i)
-    rng = np.random.default_rng(0)
 
-    def gains(score: np.ndarray, n: int) -> np.ndarray:
+    def gains(score: np.ndarray, n: int) -> dict[str, float]:
         """Mean over all sets of n, for each caption that has as many."""
-        found = []
-        for rows in groups.values():
+        found = {}
+        for p, rows in groups.items():
             sets = np.array(list(itertools.combinations(rows, n)), dtype=int)
             if len(sets):
                 best = np.take_along_axis(sets, score[sets].argmax(1)[:, None], 1)
-                found.append(grade[best].mean() - grade[rows].mean())
-        return np.array(found)
+                found[p] = grade[best].mean() - grade[rows].mean()
+        return found
 
-    whole = gains(grade, 4)
-    if not len(whole):
+    def mean(gained: dict[str, float]) -> tuple[float, np.ndarray]:
+        values = np.array(list(gained.values()))
+        return values.mean(), draws(values, list(gained))
+
+    if not (whole := gains(grade, 4)):
         return
-    print(f"\ngain of the best of n, of the verifier's best of 4 ({whole.mean():.3f}, {len(whole)} captions)")
-    print(f"{'':22}{'n':3}" + "".join(f"{f'sigma {sigma:.2f}':>16}" for sigma, _ in at))
+    most, drawn_most = mean(whole)
+    print(f"\nshare of the gain of the verifier's best of 4, which is {most:.3f} over {len(whole)} captions")
+    lines = []
     for name, scores in sums.items():
         for n in range(2, max(map(len, groups.values())) + 1):
             cells = []
             for score in scores:
-                g = gains(score, n)
-                drawn = rng.integers(len(g), size=(1000, len(g)))
-                low, high = np.percentile(g[drawn].mean(1) / whole[drawn].mean(1), [2.5, 97.5])
-                cells.append(f"{g.mean() / whole.mean():.2f} ± {(high - low) / 2:.2f}")
-            print(f"{name:22}{n:<3}" + "".join(f"{c:>16}" for c in cells))
-    print(f"steps of a rollout that each of the n takes: {', '.join(str(step) for _, step in at)}")
+                gained, drawn = mean(gains(score, n))
+                low, high = interval(drawn / drawn_most)
+                cells.append(f"{gained / most:.2f} ± {(high - low) / 2:.2f}")
+            lines.append([name, str(n), *cells])
+    head = ["reward", "n", *(f"sigma {sigma:.2f} (step {step})" for sigma, step in at)]
+    report.table("choices", " | ".join(head), lines)
 
 
 @torch.inference_mode()
-def costs(rewards: Rewards, table: pa.Table, n: int, steps: int) -> None:
+def costs(rewards: Rewards, table: pa.Table, n: int, steps: int, report: Report) -> None:
     """Medians of n, in turns."""
     x = torch.tensor(table["latent"].combine_chunks().to_numpy_ndarray()[:1].astype(np.float32))
     s, prompts = torch.tensor([0.8]), table["prompt"].to_pylist()[:1]
@@ -177,15 +182,12 @@ def costs(rewards: Rewards, table: pa.Table, n: int, steps: int) -> None:
             times[k].append(1000 * (time.perf_counter() - began))
     ms = {k: float(np.median(v)) for k, v in times.items()}
     looked = ms[decode] + ms[judge]
-    print(f"\nms per candidate, one thread, medians of {n}")
-    for k in (*rewards.nets, guided):
-        if k in ms:
-            print(f"{k:46}{ms[k]:8.1f}   {ms[k] / ms[guided]:.2f} guided steps")
-    for k, value in (
-        ("x0 preview, decode and verifier", ms[guided] + looked),
-        (f"full rollout of {steps} steps, decode and verifier", steps * ms[guided] + looked),
-    ):
-        print(f"{k:46}{value:8.1f}   {value / ms[guided]:.2f} guided steps")
+    print(f"\none thread, medians of {n}")
+    shown = [(k, ms[k]) for k in (*rewards.nets, guided) if k in ms]
+    shown.append(("x0 prediction, decode and verifier", ms[guided] + looked))
+    shown.append((f"full rollout of {steps} steps, decode and verifier", steps * ms[guided] + looked))
+    lines = [[k, f"{value:.1f}", f"{value / ms[guided]:.2f}"] for k, value in shown]
+    report.table("costs", "what | ms a candidate | in guided steps", lines)
 
 
 def main() -> None:
@@ -194,16 +196,18 @@ def main() -> None:
     parser.add_argument("--pavrm", type=Path, default=pavrm.ASSETS)
     parser.add_argument("--latent", type=Path, default=latent_reward.ASSETS)
     parser.add_argument("--levels", type=float, nargs="*", default=[0.9, 0.8, 0.6, 0.4, 0.2])
-    names = ("PAVRM", "latent reward", "verifier on preview")
+    names = ("PAVRM", "latent reward", "verifier on x0 prediction")
     parser.add_argument("--rewards", nargs="+", choices=names, default=names, help="rows of the table")
     parser.add_argument("--times", type=int, default=20)
+    json_option(parser)
     args = parser.parse_args()
     torch.set_num_threads(1)
     table, rewards = read(args.dataset), Rewards(args)
     rewards.nets = {name: rewards.nets[name] for name in args.rewards}
-    accuracy(rewards, table, args.levels)
+    report = Report(args.json)
+    accuracy(rewards, table, args.levels, report)
     if args.times:
-        costs(rewards, table, args.times, steps=30)
+        costs(rewards, table, args.times, steps=30, report=report)
 
 
 if __name__ == "__main__":

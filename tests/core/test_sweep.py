@@ -13,36 +13,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from fakes import virtual_now
+from fakes import same, virtual_now
+from sweeps import BASE, BEST, RGRP, grid
 
-from actors.backend import Backend
 from raysearch.__main__ import main
+from raysearch.engine.protocol import Encode
 from raysearch.errors import ConfigError
 from raysearch.session import journal
 from raysearch.session.session import Session
-from raysearch.sweep import curves, report
 from raysearch.sweep import grid as sweep
 from raysearch.testing import FakeBackend, FakeFleet, run_virtual
 
-BASE = {
-    "model": {"path": "fake"},
-    "prompts": ["a", "b", "c"],
-    "sampler": {"num_steps": 10},
-    "output": {"videos": False},
-}
-BEST = {"policy": {"name": "best_of_n"}, "along": {"policy.n": [1, 2, 4]}}
-RGRP = {
-    "policy": {"name": "rgrp", "schedule": [2, 5, 7]},
-    "along": {"policy.n": [2, 4]},
-    "across": {"policy.beta": [0.1, 0.5]},
-}
 ROOT = Path(__file__).parents[2]
-SAME = ("search_id", "winner", "reward_search", "reward_holdout", "nfe", "decodes", "reward_calls", "status")
-
-
-def grid(*found, across=None, **values):
-    block = {"curves": list(found)} | ({"across": across} if across else {})
-    return sweep.build(BASE | values | {"sweep": block})
 
 
 def session(s, path, fleet=None, backend=None):
@@ -52,10 +34,6 @@ def session(s, path, fleet=None, backend=None):
 def run(s, path, fleet=None):
     progress = run_virtual(session(s, path, fleet).run())
     return pq.read_table(path / "searches.parquet").to_pylist(), progress
-
-
-def same(rows):
-    return [{k: r[k] for k in SAME} for r in rows]
 
 
 # -- grids -----------------------------------------------------------------------------------------------------------
@@ -133,88 +111,6 @@ def test_names_are_file_safe_short_and_distinct():
     assert names[0].startswith("single-negative_prompt-ugly--a-b-")
 
 
-@pytest.mark.parametrize(
-    ("block", "line"),
-    [
-        (None, "sweep: None is not allowed; it must be a mapping with curves"),
-        ({"curve": []}, "sweep.curve: unknown key (did you mean 'curves'?)"),
-        ({"curves": []}, "sweep.curves: [] is not allowed; it must be a list of at least one curve"),
-        ({"curves": [5]}, "sweep.curves[0]: 5 is not allowed"),
-        ({"curves": [{"polcy": {}}]}, "sweep.curves[0].polcy: unknown key (did you mean 'policy'?)"),
-        ({"curves": [{"policy": "single"}]}, "sweep.curves[0].policy: 'single' is not allowed; it must be a mapping"),
-        ({"curves": [{"name": 3}]}, "sweep.curves[0].name: 3 is not allowed; it must be a text"),
-        ({"curves": [BEST | {"along": [1, 2]}]}, "sweep.curves[0].along: [1, 2] is not allowed; it must be a mapping"),
-        ({"curves": [BEST | {"along": {"policy.n": []}}]}, "sweep.curves[0].along.policy.n: [] is not allowed"),
-        ({"curves": [BEST | {"along": {"policy.n": 4}}]}, "sweep.curves[0].along.policy.n: 4 is not allowed"),
-        ({"curves": [BEST | {"along": {"polcy.n": [1]}}]}, "sweep.curves[0].along.polcy.n: unknown key"),
-        ({"curves": [BEST | {"along": {"seeds": [1]}}]}, "allowed here: policy.…, sampler.…, budget.…, rewards.…"),
-        (
-            {"curves": [BEST | {"along": {"obstacles.0": [1]}}]},
-            "allowed here: policy.…, sampler.…, budget.…, rewards.…",
-        ),
-        ({"curves": [BEST | {"obstacles": [{"txt": "b"}]}]}, "obstacles[0]: {'txt': 'b'} is not allowed"),
-        (
-            {"curves": [BEST | {"along": {"policy.m": [1]}}]},
-            "sweep.curves[0] (best_of_n-m1): policy.m: unknown key; allowed here: n",
-        ),
-        (
-            {"curves": [BEST | {"along": {"policy.n": [1, 0]}}]},
-            "policy.n: 0 is not allowed; it must be at least 1",
-        ),
-        (
-            {"curves": [BEST | {"along": {"policy.n": ["two"]}}]},
-            "sweep.curves[0] (best_of_n-n-two): policy.n: 'two' is not allowed; it must be of type int",
-        ),
-        (
-            {"curves": [BEST | {"across": {"sampler.num_step": [2]}}]},
-            "sampler.num_step: unknown key (did you mean 'num_steps'?)",
-        ),
-        (
-            {"curves": [BEST | {"along": {"policy.n": [1, 1]}}]},
-            "sweep.curves[0]: 'best_of_n-n1' is not allowed; it must be another arm than best_of_n-n1",
-        ),
-        ({"curves": [BEST, BEST | {"name": "again"}]}, "'again-n1' is not allowed; it must be another arm than best"),
-        (
-            {"curves": [BEST, BEST | {"sampler": {"name": "euler"}}]},
-            "sweep.curves[1]: 'best_of_n' is not allowed; it must be given a `name`: another curve has this",
-        ),
-        ({"curves": [{"along": {"policy.name": ["single", "smc"]}}]}, "sweep.curves[0].name: None is not allowed"),
-        ({"curves": [BEST | {"across": {"sampler.eta": [0.5, 0.5]}}]}, "across.sampler.eta: [0.5, 0.5] is not allowed"),
-        (
-            {"curves": [BEST | {"along": {"policy.n": [1, 2], "budget.nfe": [20]}}]},
-            "it must be of equally long lists: they move together",
-        ),
-        ({"curves": [BEST | {"across": {"policy.n": [1]}}]}, "sweep.curves[0].along: 'policy.n' is not allowed"),
-        (
-            {"curves": [BEST | {"across": {"budget.nfe": [100]}}], "across": {"budget.nfe": [100]}},
-            "sweep.curves[0].across: 'budget.nfe' is not allowed; it must be left out: it is in sweep.across",
-        ),
-        (
-            {"curves": [BEST | {"along": {"policy.n": list(range(1, 1002))}}]},
-            "sweep: '1001 arms' is not allowed; it must be of at most 1000",
-        ),
-        ({"curves": [{"policy": {"name": "best_of_m"}}]}, "did you mean 'best_of_n'?"),
-        ({"curves": [BEST | {"along": {"policy.n.deep": [1]}}]}, "policy.n: {'deep': 1} is not allowed"),
-        ({"curves": [BEST | {"along": {"sampler.name.deep": ["x"]}}]}, "sampler.name: Cannot convert"),
-        ({"curves": [BEST | {"across": {"sampler.num_steps": ["many"]}}]}, "sampler.num_steps: Value 'many'"),
-        ({"curves": [RGRP | {"along": {"policy.schedule": [[2, 12]]}}]}, "policy.schedule: 12 is not allowed"),
-        ({"curves": [BEST | {"along": {"policy.n": [float("nan")]}}]}, "policy.n: nan is not allowed"),
-    ],
-)
-def test_one_clear_line(tiny, tmp_path, capsys, block, line):
-    path = tmp_path / "sweep.yaml"
-    model = {"path": str(tiny), "height": 32, "width": 32, "num_frames": 9, "max_sequence_length": 40}
-    rewards = {"search": {"name": "tiny:Brightness"}}
-    values = {"model": model, "rewards": rewards, "fleet": {"backend": "local"}, "run_dir": str(tmp_path / "run")}
-    path.write_text(yaml.safe_dump(BASE | values | {"sweep": block}))
-    assert main(["sweep", str(path)]) == 2
-    out, err = capsys.readouterr()
-    assert (out, err.count("\n")) == ("", 1)
-    assert err.startswith("raysearch: ")
-    assert line in err
-    assert not (tmp_path / "run").exists()
-
-
 def test_each_command_says_which_configs_it_takes(tmp_path, capsys):
     plain, swept = tmp_path / "plain.yaml", tmp_path / "swept.yaml"
     plain.write_text(yaml.safe_dump(BASE))
@@ -270,11 +166,11 @@ def stopped(s, path, after, fleet=None):
 
 def encoded(fleet):
     """The captions that were asked for."""
-    return {c.arguments["what"][0] for r in fleet.replicas for c in r.calls if c.method == "encode_text"} - {""}
+    return {c.request.what.text for r in fleet.replicas for c in r.calls if isinstance(c.request, Encode)} - {""}
 
 
 def denoised(fleet):
-    return sum(c.method == "denoise" for r in fleet.replicas for c in r.calls)
+    return sum(c.name == "denoise" for r in fleet.replicas for c in r.calls)
 
 
 def test_an_interrupted_sweep_finishes_what_is_missing_and_redoes_nothing(tmp_path):
@@ -389,7 +285,7 @@ run_virtual(s.run())
 def test_failed_searches_are_run_again(tmp_path):
     s = grid(BEST)
     fleet = FakeFleet()
-    fleet.replicas[1].fault = lambda call: ValueError("a bad day") if call.arguments["prompts"][0] == "b" else None
+    fleet.replicas[1].fault = lambda call: ValueError("a bad day") if call.request.captions[0] == "b" else None
     rows, progress = run(s, tmp_path / "run", fleet)
     assert Counter(r["status"] for r in rows) == {"done": 6, "failed": 3}
     rows, progress = run(s, tmp_path / "run")
@@ -506,37 +402,6 @@ def test_an_axis_without_a_value_stays_one_of_numbers_and_vast_numbers_are_text(
     assert rows["axis_budget.nfe"].to_pylist() == ["40", "1" + 20 * "0"]
 
 
-def test_the_command_sweeps_and_when_given_again_has_nothing_to_do(tiny, tmp_path, capsys, monkeypatch):
-    path = tmp_path / "sweep.yaml"
-    values = {
-        "model": {"path": str(tiny), "height": 32, "width": 32, "num_frames": 9, "max_sequence_length": 40},
-        "sampler": {"num_steps": 4},
-        "rewards": {"search": {"name": "tiny:Brightness"}, "holdout": {"name": "tiny:Brightness"}},
-        "prompts": ["a red circle moving left", "a blue square moving up"],
-        "sweep": {"curves": [{"policy": {"name": "best_of_n"}, "along": {"policy.n": [1, 2]}}]},
-        "fleet": {"backend": "local"},
-        "output": {"videos": False},
-        "run_dir": str(tmp_path / "run"),
-    }
-    path.write_text(yaml.safe_dump(values))
-    assert main(["sweep", str(path)]) == 0
-    files = {p.name: p.read_bytes() for p in (tmp_path / "run").iterdir() if p.is_file()}
-    assert set(files) == {
-        *("config.yaml", "status.json", "searches.parquet", "candidates.parquet"),
-        *("sweep.parquet", "curves.parquet", "fits.parquet", "curves.png", "summary.md"),
-    }
-    rows = pq.read_table(tmp_path / "run" / "sweep.parquet").to_pylist()
-    assert [(r["arm"], r["nfe_alone"]) for r in rows] == [("best_of_n-n1", 8), ("best_of_n-n2", 16)] * 2
-    assert sum(r["nfe_spent"] for r in rows) == 2 * 16
-    monkeypatch.setattr(Backend, "fleet", None)
-    capsys.readouterr()
-    assert main(["sweep", str(path)]) == 0
-    assert "4 searches (4 are done already)" in capsys.readouterr().out
-    assert {p.name: p.read_bytes() for p in (tmp_path / "run").iterdir() if p.is_file()} == files
-    assert main(["sweep", str(path), "seeds=[1]"]) == 2
-    assert "seeds.0=0, and now it is 1" in capsys.readouterr().err
-
-
 @pytest.mark.parametrize("begun", [False, True])
 def test_an_interrupted_command_reports_what_there_is(tmp_path, capsys, monkeypatch, begun):
     path, s = tmp_path / "sweep.yaml", grid(BEST)
@@ -561,159 +426,3 @@ def test_a_sweep_with_no_finished_search_still_says_so(tmp_path):
     sweep.write_report(s, tmp_path)
     assert "**9 searches failed" in (tmp_path / "summary.md").read_text()
     assert pq.read_table(tmp_path / "curves.parquet").num_rows == 0
-
-
-def made(points, prompts, seeds, value, cost=lambda c: c, **more):
-    """Rows of one curve: value(rng-free caption index, seed, c)."""
-    rows = [
-        {
-            **{"curve": "x", "policy": "p", "arm": f"x-{c:g}", "prompt": f"caption {i}", "seed": j, "status": "done"},
-            **{"nfe": float(c), "nfe_alone": float(c), "nfe_spent": 0.0, "wall_seconds": 1.0},
-            **{"replica_seconds": float(cost(c)), "axis_policy.n": c, "reward_search": value(i, j, k, c)},
-        }
-        for k, c in enumerate(points)
-        for i in range(prompts)
-        for j in range(seeds)
-    ]
-    return pa.Table.from_pylist([r | {k: f(r) for k, f in more.items()} for r in rows])
-
-
-def noisy(law, seed, prompts=40, seeds=3, spread=(0.2, 0.02, 0.05)):
-    """A law seen through a caption's own level and a seed's, shared by all points, and noise of each search."""
-    rng = np.random.default_rng(seed)
-    caption, shared = rng.normal(0, spread[0], prompts), rng.normal(0, spread[1], seeds)
-    noise = rng.normal(0, spread[2], (prompts, seeds, 16))
-    return lambda i, j, k, c: float(law(c) + caption[i] + shared[j] + noise[i, j, k])
-
-
-BUDGETS = [60, 120, 240, 480, 960, 1920, 3840]
-
-
-def test_a_logarithmic_law_is_found_within_its_intervals():
-    table = made(BUDGETS, 40, 3, noisy(lambda c: 0.2 + 0.15 * np.log(c), 1))
-    laws = curves.fits(curves.curves(table))
-    (log,) = (f for f in laws if f.form == "log")
-    for truth, (value, low, high) in zip((0.2, 0.15), log.parameters.values(), strict=True):
-        assert low <= truth <= high
-        assert low <= value <= high
-        assert high - low < 0.3
-    assert log.r2 > log.adjusted_r2 > 0.99
-    assert log.adjusted_r2 == pytest.approx(1 - (1 - log.r2) * 6 / 5)  # 7 points, 2 parameters
-
-
-def test_a_power_law_is_found_within_its_intervals_and_chosen():
-    table = made(BUDGETS, 40, 3, noisy(lambda c: 2.0 - 8.0 * c**-0.6, 2))
-    laws = curves.fits(curves.curves(table))
-    (chosen,) = (f for f in laws if f.chosen)
-    assert chosen.form == "power"
-    for truth, (value, low, high) in zip((2.0, 8.0, 0.6), chosen.parameters.values(), strict=True):
-        assert low <= truth <= high
-        assert low <= value <= high
-    assert chosen.parameters["alpha"][2] - chosen.parameters["alpha"][1] < 0.4
-
-
-@pytest.mark.parametrize(("form", "truth"), [("log", (1.0, 0.3)), ("power", (2.0, 30.0, 0.9))])
-def test_without_noise_a_law_is_found_exactly(form, truth):
-    c = np.array(BUDGETS, float)
-    y = truth[0] + truth[1] * np.log(c) if form == "log" else truth[0] - truth[1] * c ** -truth[2]
-    (values, _, _, r2, _, points) = curves.fit(c, y, np.tile(y, (5, 1)))[form]
-    assert values == pytest.approx(truth, rel=0.05)  # the exponents tried are 2% apart
-    assert (r2, points) == (pytest.approx(1, abs=1e-4), 7)
-
-
-def test_nothing_is_fitted_to_too_few_or_equal_points():
-    def forms(budgets, law=lambda c: np.log(c)):
-        laws = curves.fits(curves.curves(made(budgets, 20, 2, noisy(law, 0))))
-        return [f.form for f in laws]
-
-    assert forms([60, 120]) == []
-    assert forms([60, 120, 240]) == ["log"]
-    assert forms([60, 120, 240, 480]) == ["log", "power"]
-    (flat, _) = curves.fits(curves.curves(made([60, 120, 240, 480], 20, 2, lambda i, j, k, c: 0.5)))
-    assert np.isnan(flat.r2) and not flat.chosen
-    found = curves.curves(table := made([60, 120], 20, 2, lambda i, j, k, c: 0.5))
-    assert "none: a fit needs at least 3 budgets" in report.summary(table, found, [])
-
-
-def test_a_law_whose_exponent_is_at_the_end_of_the_grid_is_not_chosen():
-    laws = curves.fits(curves.curves(made(BUDGETS, 20, 2, lambda i, j, k, c: float(k > 0))))
-    log, power = laws
-    assert curves.at_the_edge(power) and power.adjusted_r2 > log.adjusted_r2
-    assert log.chosen and not power.chosen
-
-
-def test_an_interval_is_the_middle_95_percent():
-    assert curves.interval(np.append(np.arange(1001) / 1000, np.nan)) == pytest.approx((0.025, 0.975))
-
-
-@pytest.mark.parametrize(
-    ("spread", "low", "high"),
-    [
-        ((0.2, 0.02, 0.05), 0.89, 0.98),  # captions matter most: single searches drawn would cover 47%
-        (
-            (0.05, 0.2, 0.05),
-            0.85,
-            0.96,
-        ),  # seeds do: captions drawn alone would cover 25%; that there are only 10 costs some
-        ((0.02, 0.02, 0.2), 0.97, 1.0),  # neither does: on the wide side
-    ],
-)
-def test_the_band_covers_the_truth_as_often_as_it_says(spread, low, high):
-    inside = []
-    for trial in range(300):
-        (c,) = curves.curves(made([60], 30, 10, noisy(lambda c: 1.0, trial, 30, 10, spread)), seed=trial)
-        band = curves.interval(c.draws["reward_search"][:, 0])
-        inside.append(band[0] <= 1.0 <= band[1])
-    assert low <= np.mean(inside) <= high  # 95%, with 3 standard errors of 300 trials
-
-
-def test_what_is_missing_is_left_out_and_counted():
-    def value(i, j, k, c):
-        return float("nan") if (i + k) % 4 == 0 else float(i)
-
-    table = made([60, 120], 8, 2, value, status=lambda r: "failed" if r["prompt"] == "caption 7" else "done")
-    (c,) = curves.curves(table)
-    assert c.n["reward_search"].tolist() == [10, 12]
-    assert c.means["reward_search"].tolist() == [np.mean([1, 2, 3, 5, 6]), np.mean([0, 1, 2, 4, 5, 6])]
-    assert np.isfinite(curves.interval(c.draws["reward_search"][:, 0])).all()
-    assert "**4 searches failed" in report.summary(table, [c], [])
-
-
-def test_one_search_has_no_interval_and_one_caption_has_that_of_its_seeds():
-    (c,) = curves.curves(made([60], 1, 1, lambda i, j, k, c: 0.5))
-    assert np.isnan(curves.interval(c.draws["reward_search"][:, 0])).all()
-    (c,) = curves.curves(made([60], 1, 8, lambda i, j, k, c: float(j)))
-    low, high = curves.interval(c.draws["reward_search"][:, 0])
-    assert 1 < low < 3.5 < high < 6
-
-
-def test_equal_budgets_are_read_off_between_points_and_never_beyond_them():
-    (c,) = curves.curves(made([60, 240], 4, 2, lambda i, j, k, c: float(k) + i / 10, cost=lambda c: c / 10))
-    assert curves.budgets([c]) == [6, 12, 24]
-    at = [curves.at(c, "reward_search", budget) for budget in (3, 6, 12, 24, 48)]
-    assert [a if a is None else round(a[0], 9) for a in at] == [None, 0.15, 0.65, 1.15, None]
-    assert at[2][1] < 0.65 < at[2][2]
-
-
-def test_the_gap_is_of_the_same_winners():
-    table = made(
-        [60, 120], 4, 2, lambda i, j, k, c: k + 1.0, reward_holdout=lambda r: 0.5, holdout_success=lambda r: 1.0
-    )
-    for rows in (table, table.append_column("reward_final", table["reward_search"])):  # the held-out one judges
-        (c,) = curves.curves(rows)
-        assert c.means["gap"].tolist() == [0.5, 1.5]
-        assert list(curves.shown([c])) == ["reward_search", "reward_holdout", "holdout_success", "gap"]
-
-
-def test_searches_that_their_budget_ended_count():
-    table = made([60], 4, 2, lambda i, j, k, c: float(i), status=lambda r: "budget" if r["seed"] else "done")
-    (c,) = curves.curves(table)
-    assert c.n["reward_search"].tolist() == [8]
-    assert "failed" not in report.summary(table, [c], [])
-
-
-def test_the_seed_of_the_bootstrap_is_fixed():
-    table = made(BUDGETS, 10, 2, noisy(lambda c: np.log(c), 3, prompts=10))
-    one, two = curves.curves(table), curves.curves(table)
-    assert curves.curve_table(one).equals(curves.curve_table(two))
-    assert curves.fit_table(curves.fits(one)).equals(curves.fit_table(curves.fits(two)))

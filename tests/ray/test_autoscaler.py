@@ -13,14 +13,11 @@ from pathlib import Path
 import psutil
 import pytest
 import ray
-from test_cluster import before_each_call
-from test_jobs import PATIENCE, RAY, ROOT, free_port, processes_of, rows, undisturbed, until
+from clusters import PATIENCE, RAY, ROOT, before_each_call, free_port, processes_of, rows, undisturbed, until
 
 from actors.backend import Backend
 from raysearch.config import config as configuration
 from raysearch.session.session import Session
-
-pytestmark = pytest.mark.ray
 
 HEAD, WORKER = "ray.head.default", "worker"  # the first is the provider's own name
 COMMANDS = ("initialization", "setup", "head_setup", "worker_setup", "head_start_ray", "worker_start_ray")

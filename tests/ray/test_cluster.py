@@ -3,16 +3,16 @@
 import asyncio
 import os
 import signal
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import ray
+from clusters import before_each_call
 from ray.cluster_utils import Cluster
+from runs import ARMS, config
 from safetensors.numpy import load_file
-from test_actors import ARMS, config
 
 from actors.backend import Backend
 from actors.cluster import fleet as ray_fleet
@@ -21,8 +21,6 @@ from raysearch.config import config as configuration
 from raysearch.errors import ConfigError
 from raysearch.session.plan import Plan
 from raysearch.session.session import Session
-
-pytestmark = pytest.mark.ray
 
 # Nodes that die are noticed at once (a refused connection), slow ones are not mistaken for dead; and a toy-sized
 # latent does not travel with its owner, as small objects do: what was made on a node is lost with it.
@@ -87,20 +85,6 @@ def expected(tiny, tmp_path_factory):
 def same(found, expected) -> bool:
     winners, latents = expected
     return found[0] == winners and all(np.array_equal(a, b) for a, b in zip(found[1], latents, strict=True))
-
-
-@contextmanager
-def before_each_call(monkeypatch, act):
-    """`await act(replica, call)` before each call of a replica."""
-    plain = ray_fleet.RayReplica.run
-
-    async def run(self, call):
-        await act(self, call)
-        return await plain(self, call)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(ray_fleet.RayReplica, "run", run)
-        yield
 
 
 class Idle:
@@ -186,7 +170,7 @@ def test_a_node_lost_with_the_only_copy_of_latents_changes_nothing(cluster, tiny
     lost: list[str] = []
 
     async def act(replica, call):
-        if replica.kind == "denoiser" and not lost and call.arguments["step"] > 0 and call.inputs[0] is not None:
+        if replica.kind == "denoiser" and not lost and call.request.step > 0 and "base" in call.inputs:
             lost.append(replica.node)
             (node,) = [n for n in cluster.worker_nodes if n.node_id == replica.node]
             cluster.remove_node(node, allow_graceful=False)

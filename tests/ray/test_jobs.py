@@ -1,37 +1,24 @@
 """`ray job submit` against a real head on this machine, in processes and with an environment of their own."""
 
-import asyncio
 import os
 import secrets
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
-import time
 import unicodedata
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
-import pyarrow.parquet as pq
 import pytest
+from clusters import PATIENCE, RAY, ROOT, free_port, processes_of, rows, undisturbed, until
 from ray.exceptions import AuthenticationError
 from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 
-from actors.backend import Backend
-from raysearch.config import config as configuration
 from raysearch.session import journal
-from raysearch.session.session import Session
-
-pytestmark = pytest.mark.ray
-
-ROOT = Path(__file__).parents[2]
-RAY = str(Path(sys.executable).with_name("ray"))
-PATIENCE = 900  # seconds; three processes that import torch, on a machine that has other work
-RESERVED = range(10002, 20000)  # Ray hands these to its workers
 
 
 @dataclass
@@ -59,34 +46,6 @@ class Head:
         """What a job printed, without Ray's line before it."""
         lines = self.client.get_job_logs(name).splitlines()
         return lines[1 + next(i for i, line in enumerate(lines) if line.startswith("Running entrypoint")) :]
-
-
-def until(holds: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while not holds():
-        assert time.monotonic() < deadline, "nothing happened for too long"
-        time.sleep(0.1)  # another process's doing: there is nothing to wait on
-
-
-def free_port() -> int:
-    while True:
-        with socket.socket() as s:
-            s.bind(("127.0.0.1", 0))
-            if s.getsockname()[1] not in RESERVED:
-                return s.getsockname()[1]
-
-
-def processes_of(folder: Path) -> list[psutil.Process]:
-    """Those of a head: all are given its folder, but for workers, whose parent is the raylet."""
-    found = [p for p in psutil.process_iter(["cmdline"]) if str(folder) in " ".join(p.info["cmdline"] or [])]
-    return list({q for p in found for q in (p, *children(p))})
-
-
-def children(process: psutil.Process) -> list[psutil.Process]:
-    try:
-        return process.children(recursive=True)
-    except psutil.NoSuchProcess:
-        return []
 
 
 @pytest.fixture(scope="module")
@@ -136,21 +95,9 @@ def plain(line: str) -> bool:
     return all(unicodedata.category(character) != "Cc" for character in line)
 
 
-def rows(run_dir: Path) -> list[dict]:
-    path = run_dir / "searches.parquet"
-    return pq.read_table(path).to_pylist() if path.exists() else []
-
-
 def done(run_dir: Path) -> int:
     """As the journal has it, which knows before searches.parquet does."""
     return sum(r.get("status") == "done" for r in journal.read(run_dir / "journal"))
-
-
-def undisturbed(run_dir: Path, overrides: list[str]) -> list[tuple]:
-    """The winners of the same config in this process."""
-    config = configuration.load(ROOT / "configs" / "mixture.yaml", overrides)
-    asyncio.run(Session(config, Backend(), run_dir=run_dir).run())
-    return [(r["search_id"], r["winner"], r["reward_search"]) for r in rows(run_dir)]
 
 
 MIXTURE = ("python", "-m", "raysearch", "run", "configs/mixture.yaml", "fleet.backend=ray", "resume=auto")
@@ -185,9 +132,11 @@ def test_a_job_runs_the_checkout_and_logs_plain_lines(head, tmp_path):
 
 
 def test_a_stopped_job_keeps_what_it_has_and_goes_on_when_submitted_again(head, tmp_path):
-    run_dir = tmp_path / "run"
-    more = ["policy.n=16", f"seeds={list(range(300))}", "max_searches=2"]  # it must not end before it is stopped
-    head.submit("stopped", *MIXTURE, f"run_dir={run_dir}", *more)
+    run_dir, gate = tmp_path / "run", tmp_path / "gate"
+    more = [f"policy={{name: gated:search, gate: {gate}}}", "seeds=[0,1,2,3,4,5]", "max_searches=2"]
+    command = ("env", "PYTHONPATH=tests", *MIXTURE, f"run_dir={run_dir}", *more)
+    gate.write_text("3")  # so many searches end before the job is stopped
+    head.submit("stopped", *command)
     until(lambda: done(run_dir) > 2 or head.client.get_job_status("stopped").is_terminal())
     head.client.stop_job("stopped")
     job, log = head.ended("stopped"), head.log("stopped")
@@ -201,7 +150,8 @@ def test_a_stopped_job_keeps_what_it_has_and_goes_on_when_submitted_again(head, 
     assert {r["status"] for r in before.values()} == {"done", "cancelled"}
     kept = {k: r for k, r in before.items() if r["status"] == "done"}
 
-    head.submit("again", *MIXTURE, f"run_dir={run_dir}", *more)
+    gate.write_text("6")
+    head.submit("again", *command)
     assert head.ended("again").status == JobStatus.SUCCEEDED, head.log("again")
     after = {r["search_id"]: r for r in rows(run_dir)}
     assert {k: after[k] for k in kept} == kept  # wall times too: nothing was searched again

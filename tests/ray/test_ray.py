@@ -4,6 +4,8 @@ import asyncio
 import os
 import re
 import signal
+import subprocess
+import sys
 import time
 import urllib.request
 from concurrent.futures import Future
@@ -15,8 +17,9 @@ import numpy as np
 import pytest
 import ray
 import torch
+from clusters import ROOT
 from ray.util.placement_group import remove_placement_group
-from test_actors import ARMS, config, run
+from runs import ARMS, config, run
 
 from actors.backend import Backend
 from actors.cluster import fleet as ray_fleet
@@ -31,14 +34,11 @@ from raysearch.session.session import Session
 from raysearch.session.snapshot import Snapshot
 from raysearch.testing import run_virtual
 
-pytestmark = pytest.mark.ray
-
 
 @pytest.fixture(scope="module", autouse=True)
 def cluster():
     ray.shutdown()  # another module's
-    here = str(Path(__file__).parents[1])
-    environment = {"env_vars": {"PYTHONPATH": os.pathsep.join((here, str(Path(here).parent)))}}
+    environment = {"env_vars": {"PYTHONPATH": os.pathsep.join((str(ROOT), str(ROOT / "tests")))}}
     ray.init(
         num_cpus=4,
         num_gpus=2,
@@ -118,7 +118,7 @@ def test_a_killed_denoiser_comes_back_and_nothing_changes(tiny, tmp_path, monkey
     killed = []
 
     async def run_and_kill(self, call):
-        if self.kind == "denoiser" and len(killed) < 2 and call.arguments["step"] > 0:
+        if self.kind == "denoiser" and len(killed) < 2 and call.request.step > 0:
             killed.append(self.id)
             os.kill(await pid_of(self.actor), signal.SIGKILL)
         return await plain(self, call)
@@ -143,7 +143,7 @@ def test_a_gang_that_loses_any_rank_comes_back_and_nothing_changes(tiny, tmp_pat
 
     async def run_and_strike(self, call):
         again = len(pids) > 2 - len(blows)  # the gang that the last blow hit has come back
-        if self.kind == "denoiser" and blows and again and call.arguments["step"] > 0:
+        if self.kind == "denoiser" and blows and again and call.request.step > 0:
             os.kill(pids[-1][blows.pop(0)], signal.SIGKILL)
         return await plain(self, call)
 
@@ -332,3 +332,28 @@ def scraped(url: str, run_name: str) -> dict[tuple[str, str], float]:
         if labels.get("run") == run_name:
             found[name, labels.get("kind") or labels.get("arm") or ""] = float(value)
     return found
+
+
+def test_what_takes_long_to_end_is_not_aborted_by_ray():
+    """Its own handler of SIGTERM, which `ray.init` sets, ends a process that is still there three seconds later."""
+    script = """if True:
+        import sys, time
+        from actors.cluster.fleet import joined
+        from actors.training.driver import interrupt_on_sigterm
+        joined(sys.argv[1])
+        interrupt_on_sigterm()
+        try:
+            print("ready", flush=True)
+            time.sleep(100)
+        except KeyboardInterrupt:
+            began = time.monotonic()
+            while time.monotonic() < began + 4:
+                pass
+            sys.exit(130)
+    """
+    command = [sys.executable, "-c", script, ray.get_runtime_context().gcs_address]
+    run = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert run.stdout.readline() == "ready\n"
+    run.terminate()
+    out, err = run.communicate(timeout=600)
+    assert (run.returncode, out, err) == (130, "", "")

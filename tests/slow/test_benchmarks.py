@@ -1,5 +1,6 @@
 """Benchmarks print figures and assert nothing; here each runs once, small, so that none falls behind the code."""
 
+import json
 import os
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 import tiny
 
+import raysearch
 from actors.tiny import world
 from actors.tiny.training import long
 
@@ -54,9 +56,18 @@ def test_how_long_videos_keep(tmp_path):
     (tmp_path / "frames").mkdir()
     rows = []
     for arm, shown, success in (("base", frames, 1.0), ("still", frames[:1].repeat(49, 0), 0.0)):
-        np.save(tmp_path / "frames" / f"{arm}.npy", shown)
-        row = {"search_id": arm, "arm": arm, "prompt": captions[0], "seed": 0, "nfe": 60 + 60 * (arm == "still")}
-        rows.append(row | {"replica_seconds": 2.0, "holdout_VQ": 0.5, "holdout_success_chunks": [1.0, 1.0, success]})
+        for seed in (0, 1):
+            name = f"{arm}-{seed}"
+            np.save(tmp_path / "frames" / f"{name}.npy", shown)
+            row = {
+                "search_id": name,
+                "arm": arm,
+                "prompt": captions[0],
+                "seed": seed,
+                "nfe": 60 + 60 * (arm == "still"),
+            }
+            row |= {"replica_seconds": 2.0, "holdout_VQ": 0.5, "holdout_success_chunks": [1.0, 1.0, success]}
+            rows.append(row)
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "searches.parquet")
     lines = printed("benchmarks/long_videos.py", f"{tmp_path} --features world").replace(" ± 0.000", "").splitlines()
     base, still = (line.split()[1:] for line in lines[2:4])
@@ -68,10 +79,9 @@ def test_how_long_videos_keep(tmp_path):
 
 def test_a_long_video_goes_on_in_the_same_memory():
     lines = printed("benchmarks/long_memory.py", "--frames 33 --more 49 --steps 4 --partitions 2").splitlines()
-    assert lines[-2].endswith("same frames: True")
+    assert lines[-1].split()[-1] == "True"
 
 
-@pytest.mark.ray
 @pytest.mark.parametrize(
     ("name", "arguments"),
     [
@@ -101,7 +111,7 @@ def latents(tmp_path_factory):
 
 def test_what_latent_rewards_say(latents):
     table = printed("benchmarks/latent_rewards.py", f"--dataset {latents} --levels 0.5 --times 1")
-    assert all(name in table for name in ("PAVRM", "verifier on preview", "chance", "guided steps"))
+    assert all(name in table for name in ("PAVRM", "verifier on x0 prediction", "chance", "guided steps"))
 
 
 def test_what_features_know(latents):
@@ -123,9 +133,19 @@ def test_what_arms_gain(tmp_path):
     assert ["rgrp", "0.150", "0.500", "2.00", "0.500"] in lines
 
 
-@pytest.mark.ray
 def test_a_seeded_hand_that_kills_changes_no_winner():
-    lines = printed("chaos.py", "--minutes 0 --seeds 1 --seed 1 --every 0.5").splitlines()
-    assert lines[-1].endswith("in 1 rounds; winners or latents changed: 0")
+    lines = printed("chaos.py", "--minutes 0 --prompts 1 --seeds 1 --seed 1 --every 0.5").splitlines()
+    assert lines[-1] == "4 searches in 1 rounds; winners or latents changed: 0"
     (kills,) = [int(line.split()[-1]) for line in lines if line.startswith("all ")]
     assert kills > 0
+
+
+def test_arms_of_a_run_are_written_for_a_guide(tmp_path):
+    run = raysearch.run("configs/mixture.yaml", [f"run_dir={tmp_path / 'run'}"], report=lambda line: None)
+    file = tmp_path / "arms.json"
+    lines = printed("benchmarks/arms.py", f"{run.path} --json {file}").splitlines()
+    written = json.loads(file.read_text())
+    assert written["command"] == f"python tests/benchmarks/arms.py {run.path}"
+    (row,) = written["tables"]["arms"]["rows"]
+    assert row[:2] == ["best_of_n", "4"] and row[3:] == ["160", "640"]
+    assert lines[1].split("  ")[0] == "best_of_n"

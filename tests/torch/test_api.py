@@ -13,7 +13,7 @@ from safetensors.numpy import load_file
 
 import raysearch
 from policies import best_of_n
-from raysearch.config import config as configuration
+from raysearch.config.policies import find_policy, policy_names
 from raysearch.errors import ConfigError
 
 CONFIG = Path(__file__).parents[2] / "configs" / "mixture.yaml"
@@ -80,9 +80,9 @@ def test_it_runs_inside_an_event_loop_and_from_a_mapping(tmp_path):
     assert asyncio.run(notebook()).searches["nfe"].to_pylist() == [16]
 
 
-@pytest.mark.parametrize("name", configuration.policy_names())
+@pytest.mark.parametrize("name", policy_names())
 def test_every_policy_runs_end_to_end_and_is_charged_what_it_spends(name, tmp_path):
-    search = configuration.find_policy(name)
+    search = find_policy(name)
     result = raysearch.run(
         CONFIG,
         [f"run_dir={tmp_path / 'run'}", "seeds=[0, 1]", "max_searches=1"],

@@ -97,8 +97,8 @@ def test_homes(fleet, expected):
         ({"denoisers": {"labels": {"a b": "c"}}}, "fleet.denoisers.labels: 'a b' is not allowed"),
         ({"denoisers": {"num_cpus": 0.00001}}, "fleet.denoisers.num_cpus: 1e-05 .* a multiple of 0.0001"),
         ({"scorers": {"num_gpus": 0.33333}}, "fleet.scorers.num_gpus: 0.33333 .* a multiple of 0.0001"),
-        ({"timeout_s": 0}, "fleet.timeout_s: 0.0 is not allowed"),
-        ({"wait_s": -1}, "fleet.wait_s: -1.0 is not allowed"),
+        ({"timeout_s": 0}, "fleet.timeout_s: 0 is not allowed"),
+        ({"wait_s": -1}, "fleet.wait_s: -1 is not allowed"),
         (
             {"denoisers": GPU, "scorers": {"num_gpus": 0.5, "share_gpus": True}},
             "fleet.scorers.num_gpus: 0.5 .* make 1.2",

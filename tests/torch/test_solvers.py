@@ -9,6 +9,7 @@ from math import cos, pi, sin
 import numpy as np
 import pytest
 import torch
+from exact import walk
 
 from actors.models.mixture import Mixture
 from actors.sampling import solvers
@@ -25,16 +26,6 @@ def solver(name: str, n: int, interpolant: str = "linear", shift: float = 3.0) -
         b"", name, n, (0.0,) * (n + 1), flow_shift=shift, stochastic=True, eta=ETA.get(name), interpolant=interpolant
     )
     return solvers.solver({}, sampler)
-
-
-def walk(s: solvers.Solver, mixture: Mixture, x: torch.Tensor, noises) -> list[torch.Tensor]:
-    """The latents (B, C) of all levels."""
-    state, xs = s.start(0), [x]
-    for i, noise in enumerate(noises):
-        level = s.sigmas[i].double().expand(len(x))
-        x, state = s.step(state, mixture.velocity(x.double(), level).float(), x, noise)
-        xs.append(x)
-    return xs
 
 
 def moments(s: solvers.Solver) -> tuple[np.ndarray, np.ndarray]:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from exact import MODEL
-from test_actors import run as run_local
+from runs import run as run_local
 
 from actors.backend import Backend
 from actors.models.mixture import Mixture

@@ -1,0 +1,53 @@
+"""Policies by name, and their arguments. The one place where the engine imports a policy."""
+
+import importlib
+import inspect
+import pkgutil
+from collections.abc import Callable
+from typing import Any, NewType, get_type_hints
+
+from raysearch.config.binding import bind
+from raysearch.config.mistakes import nearest
+from raysearch.errors import ConfigError, check
+
+PolicyBlock = NewType("PolicyBlock", dict[str, Any])  # the name and the arguments of a policy, as a config has them
+
+
+def policy_names() -> list[str]:
+    """The names of the policies that ship, sorted."""
+    package = importlib.import_module("policies")
+    names = [m.name for m in pkgutil.iter_modules(package.__path__)]
+    return sorted(n for n in names if hasattr(importlib.import_module(f"policies.{n}"), "search"))
+
+
+def find_policy(name: str, key: str = "policy") -> Callable[..., Any]:
+    """The coroutine of a shipped policy's name, or of `module:function`. Raises ConfigError."""
+    module, colon, attribute = name.partition(":")
+    if colon:
+        try:
+            search = getattr(importlib.import_module(module), attribute)
+        except (ImportError, AttributeError, ValueError) as error:
+            raise ConfigError(f"{key}.name: {name!r} cannot be imported: {error}") from error
+        check(inspect.iscoroutinefunction(search), f"{key}.name", name, "a coroutine, async def search(ctx, *, ...)")
+        return search  # type: ignore[no-any-return]
+    known = policy_names()
+    if name not in known:
+        there = f"there are {', '.join(known)}, or module:function"
+        raise ConfigError(f"{key}.name: no policy {name!r}{nearest(name, known)}; {there}")
+    return importlib.import_module(f"policies.{name}").search  # type: ignore[no-any-return]
+
+
+def load_policy(block: dict[str, Any], key: str = "policy") -> tuple[Callable[..., Any], dict[str, Any]]:
+    """A policy's coroutine, and all its arguments, checked; those of the policies in its arguments too.
+
+    Raises ConfigError.
+    """
+    name = block.get("name")
+    check(isinstance(name, str) and bool(name), f"{key}.name", name, "a policy's name")
+    search = find_policy(str(name), key)
+    bound = bind(search, {k: v for k, v in block.items() if k != "name"}, key)
+    hints = get_type_hints(search)
+    for k, inner in bound.items():
+        if hints.get(k) is PolicyBlock:
+            bound[k] = {"name": inner.get("name"), **load_policy(inner, f"{key}.{k}")[1]}
+    return search, bound

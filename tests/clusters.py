@@ -1,0 +1,82 @@
+"""Real Ray on this machine: heads in processes of their own, and what is waited for there."""
+
+import asyncio
+import socket
+import sys
+import time
+from collections.abc import Callable
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+import pyarrow.parquet as pq
+
+from actors.backend import Backend
+from actors.cluster import fleet as ray_fleet
+from raysearch.config import config as configuration
+from raysearch.session.session import Session
+
+ROOT = Path(__file__).parents[1]
+
+
+RAY = str(Path(sys.executable).with_name("ray"))
+
+
+PATIENCE = 900  # seconds; three processes that import torch, on a machine that has other work
+
+
+RESERVED = range(10002, 20000)  # Ray hands these to its workers
+
+
+def until(holds: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not holds():
+        assert time.monotonic() < deadline, "nothing happened for too long"
+        time.sleep(0.1)  # another process's doing: there is nothing to wait on
+
+
+def free_port() -> int:
+    while True:
+        with socket.socket() as s:
+            s.bind(("127.0.0.1", 0))
+            if s.getsockname()[1] not in RESERVED:
+                return s.getsockname()[1]
+
+
+def processes_of(folder: Path) -> list[psutil.Process]:
+    """Those of a head: all are given its folder, but for workers, whose parent is the raylet."""
+    found = [p for p in psutil.process_iter(["cmdline"]) if str(folder) in " ".join(p.info["cmdline"] or [])]
+    return list({q for p in found for q in (p, *children(p))})
+
+
+def children(process: psutil.Process) -> list[psutil.Process]:
+    try:
+        return process.children(recursive=True)
+    except psutil.NoSuchProcess:
+        return []
+
+
+def rows(run_dir: Path) -> list[dict]:
+    path = run_dir / "searches.parquet"
+    return pq.read_table(path).to_pylist() if path.exists() else []
+
+
+def undisturbed(run_dir: Path, overrides: list[str]) -> list[tuple]:
+    """The winners of the same config in this process."""
+    config = configuration.load(ROOT / "configs" / "mixture.yaml", overrides)
+    asyncio.run(Session(config, Backend(), run_dir=run_dir).run())
+    return [(r["search_id"], r["winner"], r["reward_search"]) for r in rows(run_dir)]
+
+
+@contextmanager
+def before_each_call(monkeypatch, act):
+    """`await act(replica, call)` before each call of a replica."""
+    plain = ray_fleet.RayReplica.run
+
+    async def run(self, call):
+        await act(self, call)
+        return await plain(self, call)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ray_fleet.RayReplica, "run", run)
+        yield
