@@ -111,7 +111,7 @@ def check_queue(long: Long, arm: Arm, search: Reward | None, per_frame: bool, cl
     check(fits, "long.fifo.partitions", partitions, allowed + f"is no longer than a clip's {clip} latent frames")
     most = clip - long.prefix
     check(1 <= stride <= most, "long.fifo.stride", stride, f"in 1..{most}, the latent frames that a chunk adds")
-    seen = search is None or search.preview
+    seen = search is None or search.needs_velocity
     name = arm.rewards.search["name"] if arm.rewards.search else ""
     check(seen, "rewards.search.name", name, f"a reward of previews {where}: levels differ")
 

@@ -1,4 +1,4 @@
-"""Beam search over latents: the common form of what ScalingNoise and DLBS do."""
+"""Beam search over latents: the common form of ScalingNoise (2503.16400) and DLBS (2501.19252)."""
 
 from policies.checks import at_least
 from policies.selection import top, variations
@@ -11,8 +11,9 @@ async def search(
 ) -> Candidate:
     """Beam search: every few steps keep the best k latents and spread each into n.
 
-    Latents are judged at their own point (by a one-step x0 estimate where the reward looks at one), or with
-    `one_step=false` by their finished samples. Under an ODE a latent is spread by `back` steps of the forward kernel.
+    `every` counts solver steps. With `one_step` a latent is scored at its own point (by its x0 prediction, where the
+    reward needs one), otherwise by its finished sample. Under an SDE the n latents are branches; under an ODE the
+    forward kernel takes n - 1 of them `back` steps up the noise schedule.
     """
     at_least(1, k=k, n=n, every=every, back=back)
 

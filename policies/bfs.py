@@ -23,8 +23,9 @@ async def search(
 ) -> Candidate:
     """BFS (2505.23614): at scheduled steps a latent gets n_i = round(n softmax(r / temperature)_i) copies.
 
-    `resample` goes on with n_i variations of each (branches under an SDE, the forward kernel under an ODE), `prune`
-    with one of each that has any. `schedule` counts solver steps.
+    With `mode=resample` the search goes on with n_i variations of latent i: branches under an SDE; under an ODE, `back`
+    steps up the noise schedule by the forward kernel. With `mode=prune` it goes on with each latent whose n_i is above
+    0. `schedule` counts solver steps. The answer is the finished sample with the highest reward.
     """
     at_least(1, n=n, back=back)
     above(0, temperature=temperature)

@@ -15,11 +15,11 @@ async def search(
     back: int = 5,
     backtracks: int = 8,
 ) -> Candidate:
-    """DFS (2505.23614): where the reward of an estimate falls short of `threshold`, go back and try again.
+    """DFS (2505.23614): where the reward at a scheduled step is below `threshold`, go back and try again.
 
-    At each scheduled step a latent below the threshold is noised `back` steps by the forward kernel (up to step `back`,
-    the search starts from new noise instead). When `backtracks` are used up, the best state seen at that step
-    goes on. The threshold is in units of the search reward.
+    The forward kernel takes the latent `back` steps up the noise schedule; a latent at step `back` or earlier is
+    replaced by new noise. When `backtracks` are used up, the best latent seen at that step goes on. `threshold` has the
+    unit of the search reward; `schedule` counts solver steps.
     """
     at_least(0, backtracks=backtracks)
     at_least(1, back=back)

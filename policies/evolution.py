@@ -20,12 +20,13 @@ async def search(
     eta: float = 0.7,
     share: float = 0.9,
 ) -> Candidate:
-    """EvoSearch (2505.17618): generations at scheduled steps, each individual judged by its finished sample.
+    """EvoSearch (2505.17618): generations at scheduled steps; fitness is the reward of an individual's finished sample.
 
-    The pool of a generation is the states, at its step, of all individuals so far. Of its `population`, the `elite`
-    goes on unchanged; the others are won by tournaments over a `share` of the pool and mutated: sqrt(1 - beta^2) x +
-    beta eps at step 0, x + s_t eps later, s_t being the standard deviation of the SDE's step (of strength eta) there.
-    The first of `population` is the number of noises to begin with. The answer is the best individual ever.
+    The first size in `population` is the number of initial noises; each later size belongs to a step of `schedule`. The
+    pool of a generation holds the states of all individuals so far at its step. The best `elite` go on unchanged. The
+    others win tournaments over a `share` of the pool and are mutated: sqrt(1 - beta^2) x + beta eps if the step is 0,
+    x + s_t eps at later steps t, where s_t is the standard deviation that an SDE of strength `eta` adds there. The
+    answer is the individual with the highest fitness of all generations.
     """
     rising(ctx, "schedule", schedule, high=ctx.num_steps - 2)
     check(len(population) == len(schedule) + 1, "policy.population", population, f"of {len(schedule) + 1} sizes")
@@ -49,7 +50,7 @@ async def search(
 
 
 def spread(sigmas: np.ndarray, t: int, eta: float) -> float:
-    """The standard deviation of the flow SDE's step from t, eta sqrt(s / (1 - s)) sqrt(s - s_next)."""
+    """The standard deviation that the flow SDE (2505.05470) adds in step t: eta sqrt(s / (1 - s)) sqrt(s - s_next)."""
     s = sigmas[t]
-    off = sigmas[max(t, 1)]  # as in the solver: the formula is singular at 1
+    off = sigmas[max(t, 1)]  # s / (1 - s) is singular at s = 1, where the solver takes step 1's level too
     return float(eta * np.sqrt(off / (1 - off)) * np.sqrt(s - sigmas[t + 1]))

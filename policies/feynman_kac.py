@@ -1,4 +1,4 @@
-"""Feynman-Kac models of denoising, by sequential Monte Carlo: what SMC and FK steering share."""
+"""Sequential Monte Carlo for a Feynman-Kac model of denoising: the loop that SMC and FK steering share."""
 
 from collections.abc import Callable, Sequence
 from typing import Literal
@@ -26,12 +26,13 @@ async def particles(
     duplicates: Duplicates = "drop",
     back: int = 2,
 ) -> tuple[list[Candidate], np.ndarray]:
-    """The finished particles of a Feynman-Kac model, and their log-weights.
+    """The m finished particles of a Feynman-Kac model of n particles, and their log-weights (m,); m <= n.
 
-    At each of `steps`, the last of which is the end, log_g(t, r, past) is the log-potential of rewards r (n,) given
-    the particles' earlier rewards `past` (n, rewards so far). Where the effective sample size falls below `threshold`
-    of their number they are resampled; else the weights are carried on. Copies branch under an SDE. Under an ODE they
-    would end alike: they are dropped, one carrying the weight of all, or noised `back` steps and denoised again.
+    `log_g(t, r, past)` gives the log-potentials (m,) at each t of `steps`, which end with ctx.num_steps, from rewards r
+    (m,) and earlier rewards `past` (m, scored steps). Where the effective sample size is below `threshold` times the
+    number of particles they are resampled; otherwise the weights are carried on. Under an SDE duplicates are branches.
+    Under an ODE they would end alike, so `duplicates` says whether to merge them into one weighted particle ("drop") or
+    to take them `back` steps up the noise schedule by the forward kernel ("renoise").
     """
     check(0 <= threshold <= 1, "policy.threshold", threshold, "in [0, 1]")
     n, xs = len(xs), list(xs)

@@ -25,10 +25,10 @@ async def search(
     resampling: Scheme = "multinomial",
     duplicates: Duplicates = "drop",
 ) -> Candidate:
-    """FK steering (2501.06848): k particles resampled by potentials of intermediate rewards, every `interval` of the
-    steps, where the effective sample size is below `threshold` k.
+    """FK steering (2501.06848): k particles, resampled every `interval` of the steps by potentials of their rewards.
 
-    Of the finished particles the one with the highest reward is the answer. Made for stochastic solvers.
+    They are resampled only where the effective sample size is below `threshold` times their number. `lam` multiplies
+    rewards in the exponent. The answer is the finished particle with the highest reward. Made for stochastic solvers.
     """
     at_least(1, k=k)
     above(0, lam=lam)
@@ -42,13 +42,16 @@ async def search(
 
 
 def schedule(num_steps: int, interval: float) -> list[int]:
-    """Every `interval` of the steps, and the end: 20, 40, 60, 80 and 100 of 100."""
+    """The steps at which particles are scored: 20, 40, 60, 80 and 100 of 100 steps with an interval of 0.2."""
     gap = max(round(interval * num_steps), 1)
     return [*range(gap, num_steps, gap), num_steps]
 
 
 def potentials(kind: Potential, lam: float, num_steps: int) -> Callable[[int, np.ndarray, np.ndarray], np.ndarray]:
-    """log G_t. For max and sum, the terminal one divides the others out, so that all make exp(lam r_0) of a path."""
+    """log G_t(t, r, past), (n,), by the kind of potential.
+
+    For max and sum the terminal potential divides the earlier ones out, so that their product is exp(lam r_0).
+    """
 
     def log_g(t: int, r: np.ndarray, past: np.ndarray) -> np.ndarray:
         seen = np.column_stack([past, r])

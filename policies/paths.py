@@ -12,8 +12,8 @@ async def search(
 ) -> Candidate:
     """Search over paths (2501.09732, 3.3): noise n samples m times each, denoise further than that, keep the best n.
 
-    Levels are steps of the grid: `start` is the level s (a quarter of the steps by default), `forward` and `backward`
-    are df and db.
+    Levels are steps of the grid: `start` is the paper's sigma (a quarter of the steps by default), `forward` its df and
+    `backward` its db, which must be larger. The answer is the finished sample with the highest reward.
     """
     start = max(ctx.num_steps // 4, 1) if start is None else start
     at_least(1, n=n, m=m, forward=forward)

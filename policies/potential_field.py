@@ -1,4 +1,4 @@
-"""Paths through a potential field of obstacles, with revert: what the repulsion policy searches over."""
+"""Denoising paths through a potential field of obstacles, with revert, for the repulsion policy."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -13,14 +13,14 @@ Setting = tuple[tuple[float, float], ...]  # eta and Q* of each obstacle
 
 @dataclass(frozen=True)
 class Way:
-    """A path that is looked at next at checkpoint `at`; `clear` is the least D / Q* when it was looked at last."""
+    """A path: a candidate, and the checkpoint at which its distance to the obstacles is measured next."""
 
     x: Candidate
-    at: int = 0
-    undone: int = 0
-    outside: bool = False  # it was, at the checkpoint before
-    pushed: bool = False
-    clear: float = np.inf
+    at: int = 0  # index of that checkpoint
+    undone: int = 0  # how often a step was undone
+    outside: bool = False  # at the checkpoint before it was clear of every obstacle
+    pushed: bool = False  # since that checkpoint
+    clearance: float = np.inf  # the least D / Q* over obstacles, as measured last; above 1 the path is clear
 
 
 async def ends(
@@ -33,26 +33,27 @@ async def ends(
     back: int,
     tries: int,
 ) -> list[Way]:
-    """Where the noises' paths end, looked at after each of `steps`, the last of which is the end.
+    """The finished paths of `noises`, in the order in which they end, with D / Q* measured after each of `steps`.
 
-    A path with D <= Q* is pushed. If that does not free it, a step that entered is undone by the forward kernel, and so
-    is an end. A path that was inside before is only pushed on: early estimates are all near the mean of what there is,
-    and where an obstacle holds that, going back would not help.
+    The last of `steps` is ctx.num_steps. A path with D <= Q* of an obstacle is pushed away once, with step size h. If
+    it is still inside, and is finished or was outside at the checkpoint before, the forward kernel undoes `back` steps,
+    then twice as many each time, up to `tries` times. A path that was inside before is only pushed: early x0
+    predictions are all near the mean of the data, so if an obstacle covers the mean, going back does not help.
     """
     eta, reach = [e for e, _ in setting], [q for _, q in setting]
     ways, ended = [Way(x) for x in noises], []
     while ways:
         xs = [ctx.denoise([w.x], until=steps[w.at])[0] for w in ways]
-        clear = (await ctx.distances(xs) / np.array(reach)).min(axis=1, initial=np.inf).tolist()
-        looked, ways = [replace(w, x=x, clear=c) for w, x, c in zip(ways, xs, clear, strict=True)], []
-        for w in looked:
-            if w.clear <= 1 and not w.pushed and not w.x.finished:
+        clearances = (await ctx.distances(xs) / np.array(reach)).min(axis=1, initial=np.inf).tolist()
+        measured, ways = [replace(w, x=x, clearance=c) for w, x, c in zip(ways, xs, clearances, strict=True)], []
+        for w in measured:
+            if w.clearance <= 1 and not w.pushed and not w.x.finished:
                 ways.append(replace(w, x=ctx.push(w.x, eta=eta, reach=reach, h=h), pushed=True))
-            elif w.clear <= 1 and w.undone < tries and (w.outside or w.x.finished):
+            elif w.clearance <= 1 and w.undone < tries and (w.outside or w.x.finished):
                 y = ctx.renoise(w.x, 1, to_step=max(w.x.step - back * 2**w.undone, 0))[0]
                 ways.append(Way(y, next(i for i, t in enumerate(steps) if t > y.step), w.undone + 1))
             elif w.x.finished:
                 ended.append(w)
             else:
-                ways.append(Way(w.x, w.at + 1, w.undone, outside=w.clear > 1))
+                ways.append(Way(w.x, w.at + 1, w.undone, outside=w.clearance > 1))
     return ended

@@ -6,10 +6,10 @@ from raysearch.search.context import Context
 
 
 async def search(ctx: Context, *, quota: int = 5) -> Candidate:
-    """RBF (2503.19385): at every step try up to `quota` stochastic proposals; the first that beats the best so far is
-    taken at once and what is left of the quota rolls over to the next step; else the best of those tried is taken.
+    """RBF (2503.19385): at every step try at most `quota` stochastic proposals; take the first that beats the best yet.
 
-    A trial costs the evaluation of its x0 estimate, which is its next step's too. Needs a stochastic solver.
+    The unused quota rolls over to the next step; if no proposal beats the best so far, the best of those tried goes on.
+    A trial costs one evaluation, that of its x0 prediction, which is also its next step's. Needs a stochastic solver.
     """
     at_least(1, quota=quota)
     stochastic(ctx, "rbf")
@@ -17,7 +17,7 @@ async def search(ctx: Context, *, quota: int = 5) -> Candidate:
     x = ctx.noise(1)[0]
     r_best = float((await ctx.score([x]))[0])
     left = 0
-    for t in range(1, ctx.num_steps):  # the last step hears no noise
+    for t in range(1, ctx.num_steps):  # the last step adds no noise
         left += quota
         tried: list[tuple[float, Candidate]] = []
         while len(tried) < left:

@@ -23,13 +23,13 @@ async def search(
     back: int = 2,
     tries: int = 8,
 ) -> Candidate:
-    """Repulsion: n paths around the config's `obstacles`; the best by the search reward of those that end clear.
+    """Repulsion: n paths around the config's `obstacles`; of those that end clear, the one with the highest reward.
 
-    From `start` on (a quarter of the steps), `every` so many steps, a path with D <= Q* (`reach`) of an obstacle is
-    pushed by x <- x - h grad U_rep. Where that does not free it, the step that entered is undone by the forward kernel:
-    `back` steps, then twice as many each time, at most `tries` times. For each obstacle in turn all pairs of eta and Q*
-    are tried, with the same noises: paths that meet nothing cost nothing again. A path is clear if it ends beyond its
-    own Q*, so the winner is beyond the smallest; if there is no clear one, the winner is the one least deep inside.
+    From step `start` on (a quarter of the steps by default), every `every` steps, a path with D <= Q* (`reach`) of an
+    obstacle is pushed by x <- x - h grad U_rep. If it is still inside, the forward kernel undoes `back` steps, then
+    twice as many each time, at most `tries` times. All pairs of `eta` and `reach` are tried for each obstacle in turn,
+    with the same noises, so paths that meet no obstacle are made once. A path is clear if it ends farther than Q* from
+    every obstacle; if no path is clear, the answer is the path with the largest D / Q*.
     """
     start = max(ctx.num_steps // 4, 1) if start is None else start
     at_least(1, n=n, start=start, every=every, back=back)
@@ -43,10 +43,10 @@ async def search(
 
     async def best_under(setting: Setting) -> tuple[tuple[bool, float], Candidate, Setting]:
         ended = await ends(ctx, noises, setting, steps=steps, h=h, back=back, tries=tries)
-        clear = [w.x for w in ended if w.clear > 1]
+        clear = [w.x for w in ended if w.clearance > 1]
         if not clear:
-            w = max(ended, key=lambda w: w.clear)
-            return (False, w.clear), w.x, setting
+            w = max(ended, key=lambda w: w.clearance)
+            return (False, w.clearance), w.x, setting
         r = await ctx.score(clear)
         return (True, float(r.max())), clear[int(r.argmax())], setting
 

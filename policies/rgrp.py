@@ -1,4 +1,4 @@
-"""RGRP: reward-guided resampling and pruning (LatSearch, section on search; released code for Wan2.1, August 2026)."""
+"""RGRP: reward-guided resampling and pruning (LatSearch; the code released for Wan2.1 in August 2026)."""
 
 from collections.abc import Sequence
 
@@ -19,9 +19,10 @@ async def search(
     beta: float = 0.1,
     temperature: float = 1.0,
 ) -> Candidate:
-    """RGRP (LatSearch): score noisy latents at scheduled steps, resample and keep the unique, prune to one.
+    """RGRP (LatSearch): score noisy latents at scheduled steps, resample, keep the unique ones, end with one.
 
-    `schedule` counts solver steps from 0 and is acted on after each; it is absolute, not rescaled with num_steps.
+    The n noises are one noise and n - 1 perturbations of it, of strength `beta`. `schedule` counts solver steps from 0;
+    step t is scored after it is done. The answer is the survivor with the highest sum c of its weights.
     """
     at_least(1, n=n)
     above(0, temperature=temperature)

@@ -22,13 +22,13 @@ async def search(
     inversion: Literal["ode", "forward"] = "ode",
     delta: float = 0.5,
 ) -> Candidate:
-    """ScalingNoise (2503.16400, algorithm 1): of k n noises of a chunk, or of what enters a queue, the k best go on.
+    """ScalingNoise (2503.16400, algorithm 1): of k n noises for a chunk, or for a frame that enters a queue, keep k.
 
-    A noise is judged by its x0 estimate after m evaluations, or by its finished chunk where m is sampler.num_steps.
-    Proposals are drawn from four kinds with `weights`: fresh; frequency mixing (`cutoff`, over `dims` 2 or 3 axes);
-    inversion of the chunk before (`ode`, or `forward`, the released code's plain noising, which on a flow's grid keeps
-    nothing of it); and others nearer than `delta` to that, in
-    lengths of it. The first chunk's are fresh. Of the k videos the one with the best finished chunks wins.
+    A noise is scored by its x0 prediction after m evaluations, or by its finished chunk if m is sampler.num_steps. The
+    first chunk has fresh noises; later ones have four kinds, in proportion to `weights`: A1 fresh noise; A2 frequency
+    mixing (`cutoff`, over `dims` 2 or 3 axes); A3 `inversion` of the chunk before (`ode`, or `forward`, the released
+    code's plain noising, which on a flow's grid keeps nothing of the chunk); A4 noises within `delta` norms of A3. The
+    answer is the one of the k videos with the highest mean reward over its chunks.
     """
     at_least(1, k=k, n=n, m=m)
     at_least(0, delta=delta, **{f"weights[{i}]": w for i, w in enumerate(weights)})
@@ -47,7 +47,7 @@ async def search(
         if inverted + near:
             start = ctx.invert(v) if inversion == "ode" else ctx.renoise(v, 1, to_step=0)[0]
             (a3,) = ctx.extend(v, 1, start=start)
-            near += max(inverted - 1, 0)  # there is but one inversion
+            near += max(inverted - 1, 0)  # only one inversion exists; A4 takes the rest
             distances = ctx.rng.uniform(0, delta, near)
             a4 = [y for d in distances for y in ctx.neighbours(a3, 1, cosine=1 - d**2 / 2)]
             eps += [a3][:inverted] + a4
@@ -66,8 +66,8 @@ async def search(
 
 
 def shares(n: int, weights: tuple[float, ...]) -> list[int]:
-    """n split in proportion to weights, by largest remainders, ties to the first."""
-    weights = tuple(w / max(weights) for w in weights)  # whose sum is finite
+    """n split into integers in proportion to weights, by largest remainders; ties go to the first."""
+    weights = tuple(w / max(weights) for w in weights)  # so that the sum is finite
     exact = [n * w / sum(weights) for w in weights]
     parts = [int(x) for x in exact]
     for i in sorted(range(len(weights)), key=lambda i: parts[i] - exact[i])[: n - sum(parts)]:

@@ -1,4 +1,4 @@
-"""How populations are cut and spread: shared by the policies that branch."""
+"""Cutting a population to the best and spreading the survivors, for the policies that branch."""
 
 import numpy as np
 
@@ -7,13 +7,15 @@ from raysearch.search.context import Context
 
 
 def top(r: np.ndarray, k: int) -> list[int]:
-    """The indices of the k highest, best first, ties by age."""
+    """The indices of the k highest rewards of r (n,), the highest first; of equal rewards the earlier index first."""
     return np.argsort(-r, kind="stable")[:k].tolist()  # type: ignore[no-any-return]
 
 
 def variations(ctx: Context, x: Candidate, n: int, back: int) -> list[Candidate]:
-    """x and n - 1 others near it: branches under an SDE; under an ODE, `back` steps up the schedule by the forward
-    kernel, to be denoised again."""
+    """x and n - 1 candidates near it.
+
+    Under an SDE these are branches; under an ODE the forward kernel takes them `back` steps up the noise schedule.
+    """
     if ctx.solver.stochastic:
         return [x, *ctx.branch(x, n - 1)]
     return [x, *ctx.renoise(x, n - 1, to_step=max(x.step - back, 0))]

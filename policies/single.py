@@ -5,5 +5,5 @@ from raysearch.search.context import Context
 
 
 async def search(ctx: Context) -> Candidate:
-    """One sample, no search: exactly what diffusers' pipeline gives for the seed."""
+    """One sample, no search: the video that diffusers' pipeline makes with the same seed."""
     return ctx.denoise(ctx.noise(1))[0]

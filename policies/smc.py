@@ -20,9 +20,10 @@ async def search(
     resampling: Scheme = "ssp",
     duplicates: Duplicates = "drop",
 ) -> Candidate:
-    """Tempered SMC (2501.05803): particles towards p(x) exp(strength r), tempered by (1 + gamma)^t - 1, from 0 to 1.
+    """Tempered SMC (2501.05803): n particles towards p(x) exp(strength r), whose exponent is tempered from 0 to 1.
 
-    Of the finished particles the one with the highest reward is the answer. Made for stochastic solvers.
+    Particles are scored every `every` steps, and resampled where the effective sample size is below `threshold` times
+    their number. The answer is the finished particle with the highest reward. Made for stochastic solvers.
     """
     at_least(1, n=n, every=every)
     above(0, strength=strength)
@@ -40,7 +41,10 @@ async def search(
 
 
 def tempered(num_steps: int, strength: float) -> Callable[[int, np.ndarray, np.ndarray], np.ndarray]:
-    """log G_t = lam_t r_t - lam_s r_s, s being the step scored before."""
+    """log G_t = lam_t r_t - lam_s r_s, (n,), where s is the step scored before t and lam_t = strength (2^(t/T) - 1).
+
+    The function remembers lam_s, so each search needs its own.
+    """
     before = 0.0
 
     def log_g(t: int, r: np.ndarray, past: np.ndarray) -> np.ndarray:

@@ -14,7 +14,7 @@ from raysearch.search.context import Context
 
 @dataclass
 class Node:
-    """A latent at one of the levels, with its soft value; the root, above the first, has none."""
+    """A candidate at a level of the tree, and its soft value v; the root, above the first level, has no candidate."""
 
     x: Candidate | None
     depth: int
@@ -34,18 +34,17 @@ async def search(
 ) -> Candidate:
     """DTS (2506.20701): a tree of denoising paths that branch at scheduled steps, grown by one finished path at a time.
 
-    A node with fewer than width visits^alpha children gets another; else a child is drawn with weights exp(lam v).
-    Backup: v = 1/lam log mean exp(lam v) over the children. The answer is the best path. Needs a stochastic solver.
+    A node with fewer than width visits^alpha children gets a new one; else a child is drawn with weights exp(lam v).
+    The answer is the finished path with the highest reward. Needs a stochastic solver.
     """
     at_least(1, iterations=iterations, width=width)
     above(0, lam=lam)
     check(0 <= alpha <= 1, "policy.alpha", alpha, "in [0, 1]")
     stochastic(ctx, "tree")
-    rising(ctx, "schedule", schedule, low=1, high=ctx.num_steps - 2)  # the last step hears no noise
+    rising(ctx, "schedule", schedule, low=1, high=ctx.num_steps - 2)  # the last step adds no noise
 
     levels = [0, *schedule, ctx.num_steps]
-    root = Node(None, -1)
-    leaves: list[Node] = []
+    root, leaves = Node(None, -1), list[Node]()
     for _ in range(iterations):
         path = [root]
         while path[-1].depth < len(levels) - 1:
@@ -57,18 +56,19 @@ async def search(
 
 
 def descend(ctx: Context, node: Node, levels: Sequence[int], *, lam: float, width: float, alpha: float) -> Node:
-    """A new child, where the node is due one (below the last branching level one is enough); or one of its own."""
+    """A new child, while the node has too few (below the last branching level one is enough), else one of its own."""
     limit = 1 if node.depth == len(levels) - 2 else max(1, width * node.visits**alpha)
     if len(node.children) >= limit:
         w = softmax(lam * np.array([c.v for c in node.children]))
         return node.children[int(ctx.rng.choice(len(w), p=w))]
-    # The first child goes on as the node would; the others hear other noise.
+    # The first child keeps the node's noise; later children get other noise from here on.
     x = ctx.noise(1)[0] if node.x is None else ctx.branch(node.x, 1)[0] if node.children else node.x
     node.children.append(Node(ctx.denoise([x], until=levels[node.depth + 1])[0], node.depth + 1))
     return node.children[-1]
 
 
 def backup(path: Sequence[Node], *, lam: float) -> None:
+    """Update the soft values from leaf to root: v = 1/lam log mean exp(lam v) over a node's children."""
     for node in reversed(path):
         node.visits += 1
         if node.children:

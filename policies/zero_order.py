@@ -7,7 +7,11 @@ from raysearch.search.context import Context
 
 
 async def search(ctx: Context, *, n: int = 4, iterations: int = 4, cosine: float = 0.95) -> Candidate:
-    """Zero-order search (2501.09732, 3.2): move the pivot noise to its best neighbour, or draw it anew if none is."""
+    """Zero-order search (2501.09732, 3.2): move the pivot noise to its best neighbour, or draw a new pivot.
+
+    Each iteration scores the finished samples of n neighbours at the given `cosine` to the pivot. A pivot that no
+    neighbour beats is replaced by fresh noise. The answer is the best finished sample of all.
+    """
     at_least(1, n=n, iterations=iterations)
     check(-1 < cosine < 1, "policy.cosine", cosine, "between -1 and 1")
 

@@ -8,35 +8,24 @@ import asyncio
 import signal
 import sys
 import time
-from collections.abc import Callable, Coroutine, Iterator, Sequence
-from concurrent.futures import Future
-from contextlib import contextmanager, suppress
-from dataclasses import replace
+from collections.abc import Coroutine, Sequence
 from pathlib import Path
-from shutil import rmtree
-from threading import Thread
 from typing import Any, TypeVar
 
 from rich.console import Console
 
-from actors.training import config as trainings
-from actors.training import prfl_config as prfls
+from actors.training import driver
 from raysearch.config import binding as signature
 from raysearch.config import config as configuration
 from raysearch.config import prompts
 from raysearch.config.config import Config
 from raysearch.errors import ConfigError, RaysearchError, single
-from raysearch.files import write
-from raysearch.recipe.digests import canonical_json
-from raysearch.session import collect as collections
-from raysearch.session import display
+from raysearch.session import dataset, display
 from raysearch.session import status as statuses
-from raysearch.session.directory import CONTENT, check_content, chosen, claimed
-from raysearch.session.journal import held
+from raysearch.session.directory import chosen
 from raysearch.sweep import grid as sweeps
 
 T = TypeVar("T")
-S = TypeVar("S", bound=trainings.Settings)
 OURS = ("raysearch", "policies", "actors")
 
 
@@ -112,106 +101,21 @@ def sweep(path: Path, overrides: Sequence[str] = ()) -> int:
 
 def collect(path: Path, overrides: Sequence[str] = ()) -> int:
     """Run every prompt and seed of a config and write their noisy latents, graded; run again, it finishes the rest."""
-    config = collections.load(path, overrides)
+    config = dataset.load(path, overrides)
     run_dir = chosen(config.run_dir, config.resume, path.stem)
     code = searched(config, run_dir)
-    print(collections.write(config, run_dir, complete=code == 0))
+    print(dataset.collected(config, run_dir, complete=code == 0))
     return code
 
 
 def train(path: Path, overrides: Sequence[str] = ()) -> int:
     """Train a latent reward on a collected dataset; run again, a training that was stopped goes on."""
-    config = trainings.load(path, overrides)
-    with extra("train"):
-        from actors.training import latent_rewards
-    return trained(config, path.stem, trainings.REWARD, latent_rewards.check_reward, latent_rewards.fit)
+    return driver.train(path, overrides)
 
 
 def prfl(path: Path, overrides: Sequence[str] = ()) -> int:
     """Fine-tune a generator on a latent reward's scores (PRFL); run again, a training that was stopped goes on."""
-    config = prfls.load(path, overrides)
-    with extra("train"):
-        from actors.training import prfl as generators
-    return trained(config, path.stem, prfls.MODEL, generators.check_parts, generators.fit)
-
-
-@contextmanager
-def extra(name: str) -> Iterator[None]:
-    """Raises ConfigError where what is imported needs an extra that is not installed."""
-    try:
-        yield
-    except ImportError as error:
-        raise ConfigError(f"{error.name or error} is missing: pip install -e '.[{name}]'") from error
-
-
-def trained(
-    config: S, name: str, result: str, check_parts: Callable[[S], dict[str, bytes]], fit: Callable[[S], None]
-) -> int:
-    """Train what a config says, showing how it goes, until run_dir/result is there."""
-    run_dir = chosen(config.run_dir, config.resume, name)
-    from actors.cluster.fleet import cluster_nodes, joined
-    from actors.cluster.placement import check_workers
-
-    with claimed(run_dir, trainings.resolved(config), config.resume):
-        content = canonical_json({k: v.hex() for k, v in check_parts(config).items()}).encode()
-        check_content(run_dir, content)
-    write(run_dir / "config.yaml", trainings.resolved(config).encode())
-    console = Console(width=None if sys.stdout.isatty() else 120)
-    say = display.say(console)
-    with held(run_dir / "journal"), given_up(run_dir):
-        write(run_dir / CONTENT, content)
-        if (run_dir / result).exists():
-            say(f"what was trained is there already: {run_dir / result}")
-            return 0
-        say(f"{config.steps} steps to {run_dir / result}")
-        try:
-            sigterm_interrupts()
-            joined(config.address)
-            sigterm_interrupts()  # Ray has set a handler that aborts what takes three seconds to end
-            if not config.workers.wait:
-                check_workers(config.workers, cluster_nodes())
-            with display.following(console, run_dir / trainings.PROGRESS):
-                in_a_thread(lambda: fit(replace(config, run_dir=str(run_dir))))
-        except KeyboardInterrupt:
-            say(f"to go on, give the same command again with run_dir={run_dir}")
-            raise
-    say(f"trained: {run_dir / result}; curves: {run_dir / 'curves.png'}")
-    return 0
-
-
-def sigterm_interrupts() -> None:
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-
-
-@contextmanager
-def given_up(run_dir: Path) -> Iterator[None]:
-    """Take the claim to a training's folder away if a mistake ends it before it kept anything."""
-    try:
-        yield
-    except ConfigError:
-        if not (run_dir / trainings.KEPT).exists():
-            for folder in (CONTENT.parent, trainings.CHECKPOINTS):
-                rmtree(run_dir / folder, ignore_errors=True)
-            for file in (trainings.PROGRESS, "config.yaml"):
-                (run_dir / file).unlink(missing_ok=True)
-            with suppress(OSError):
-                run_dir.rmdir()
-        raise
-
-
-def in_a_thread(work: Callable[[], None]) -> None:
-    """Run it where Ray Train sets no handler of signals: with its own, a training that is interrupted ends with 0."""
-    outcome: Future[None] = Future()
-
-    def run() -> None:
-        try:
-            work()
-            outcome.set_result(None)
-        except BaseException as error:
-            outcome.set_exception(error)
-
-    Thread(target=run, daemon=True).start()
-    outcome.result()
+    return driver.prfl(path, overrides)
 
 
 def searched(config: Config, run_dir: Path) -> int:

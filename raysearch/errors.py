@@ -1,32 +1,33 @@
-"""The errors of raysearch, one tree; each also is the built-in error that it refines, and each can be pickled.
+"""The errors of raysearch, one tree; each inherits the built-in error that it refines, and can be pickled.
 
 RaysearchError
-├── ConfigError (ValueError)          a mistake of the user's: one line, exit code 2
+├── ConfigError (ValueError)          the user's mistake: one line, exit code 2
 ├── BudgetExhausted (RuntimeError)    a score that does not fit the search's budget; a policy may catch it
 ├── ConcurrencyError (RuntimeError)   a policy broke the rule that keeps it deterministic
-├── RewardError (ArithmeticError)     a reward that is not finite, or of the wrong length
-├── InputLost (LookupError)           a latent that an item needs is gone; it is made again
-├── OutOfMemory (MemoryError)         a device without room for an item; it goes back, with fewer slots in use
-├── ReplicaDied (ConnectionError)     the replica that ran the item is gone; the item goes back to the queue
-├── PoisonousItem (RuntimeError)      an item that killed every replica it ran alone on
-└── NoReplica (RuntimeError)          nothing is left that could run the item
+├── RewardError (ArithmeticError)     a reward that is not finite or has the wrong length
+├── InputLost (LookupError)           a latent that an item needs is gone; the engine makes the latent again
+├── OutOfMemory (MemoryError)         a device without room for an item; the item waits, the replica loses a slot
+├── ReplicaDied (ConnectionError)     the replica that ran an item is gone; the item goes back to the queue
+├── PoisonousItem (RuntimeError)      an item that killed three replicas while it ran alone; its search fails
+└── NoReplica (RuntimeError)          no replica is left that could run the item
 """
 
 
 class RaysearchError(Exception):
-    """The root of the tree."""
+    """The root of the tree: every error that raysearch raises on purpose."""
 
 
 class ConfigError(RaysearchError, ValueError):
-    """A mistake of the user's. The message names the key, the value and what is allowed."""
+    """A mistake in what the user gave. The message names the key, the value and what is allowed."""
 
     @classmethod
     def of(cls, key: str, value: object, allowed: str) -> "ConfigError":
+        """The error of a value that is not `allowed`, a phrase that ends the sentence "it must be ..."."""
         return cls(f"{key}: {value!r} is not allowed; it must be {allowed}")
 
 
 class BudgetExhausted(RaysearchError, RuntimeError):
-    """A score would exceed the search's budget. Nothing of it was dispatched."""
+    """A score would exceed the search's budget. No item of the score was dispatched."""
 
 
 class ConcurrencyError(RaysearchError, RuntimeError):
@@ -38,11 +39,11 @@ class RewardError(RaysearchError, ArithmeticError):
 
 
 class InputLost(RaysearchError, LookupError):
-    """References that an item needs and that no longer resolve."""
+    """A reference that an item needs no longer resolves."""
 
 
 class OutOfMemory(RaysearchError, MemoryError):
-    """The device had no room for an item beside what else it held."""
+    """The device had no memory for an item beside the items that it held."""
 
 
 class ReplicaDied(RaysearchError, ConnectionError):
@@ -50,21 +51,21 @@ class ReplicaDied(RaysearchError, ConnectionError):
 
 
 class PoisonousItem(RaysearchError, RuntimeError):
-    """An item during which, running alone, its replica died too many times."""
+    """An item during which too many replicas died while it ran alone."""
 
 
 class NoReplica(RaysearchError, RuntimeError):
-    """No replica of the kind that an item needs is left."""
+    """No replica of the kind that an item needs is in service or can be restarted."""
 
 
 def check(holds: bool, key: str, value: object, allowed: str) -> None:
-    """Raise ConfigError unless `holds`."""
+    """Raise `ConfigError.of(key, value, allowed)` unless `holds`."""
     if not holds:
         raise ConfigError.of(key, value, allowed)
 
 
 def single(error: BaseException) -> BaseException:
-    """The error inside groups of one."""
+    """The one error inside nested groups of one error each; any other error as it is."""
     while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
         error = error.exceptions[0]
     return error

@@ -1,4 +1,4 @@
-"""Files and folders that are there whole or not at all, and digests of what they hold."""
+"""Writes files and folders so that no reader finds half of one, and digests their contents."""
 
 import os
 import shutil
@@ -12,7 +12,7 @@ from raysearch.recipe.digests import digest
 
 @contextmanager
 def replacing(folder: Path) -> Iterator[Path]:
-    """A folder to fill, which then takes the place of `folder`: that is there whole or not at all."""
+    """An empty folder to fill, which replaces `folder` when the context ends without an error."""
     partial = folder.with_name(folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
@@ -22,7 +22,7 @@ def replacing(folder: Path) -> Iterator[Path]:
 
 
 def write(path: Path, content: bytes) -> None:
-    """Write a file that is there whole or not at all."""
+    """Write a file in one step: at any moment `path` holds the old content or the new. Raises OSError."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
     partial.write_bytes(content)
@@ -30,7 +30,7 @@ def write(path: Path, content: bytes) -> None:
 
 
 def content_digest(paths: Sequence[Path]) -> bytes:
-    """128 bits of names and contents of files, and of all the files in folders."""
+    """128 bits over the relative names and the contents of files, and of all files below folders. Raises OSError."""
     h = blake2b(digest_size=16)
     for path in paths:
         for file in sorted(path.rglob("*")) if path.is_dir() else [path]:

@@ -12,17 +12,36 @@ import selectors
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 
 from raysearch.config.config import Arm, Config
-from raysearch.engine.protocol import Answer, Call
+from raysearch.engine.protocol import (
+    Answer,
+    Call,
+    Components,
+    Denoise,
+    Denoised,
+    Encode,
+    Encoded,
+    File,
+    Finish,
+    Look,
+    Prefix,
+    Request,
+    Scored,
+    Start,
+    Text,
+    series,
+)
 from raysearch.errors import InputLost, ReplicaDied
+from raysearch.recipe import long_video
 from raysearch.recipe.candidate import Sampler
 from raysearch.recipe.digests import digest
+from raysearch.recipe.origins import Noise, Push, Slide
 from raysearch.recipe.reward import Reward
 from raysearch.search.obstacles import barriers
 from raysearch.session import dataset
@@ -30,6 +49,7 @@ from raysearch.session.plan import ArmPlan, Plan
 from raysearch.session.snapshot import Snapshot
 
 T = TypeVar("T")
+Inputs: TypeAlias = Mapping[str, Any]
 
 CLIP = 5  # latent frames of a fake video
 
@@ -59,6 +79,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         super().__init__(self._jump)
 
     def time(self) -> float:
+        """Virtual seconds since the loop began."""
         return self._jump.now
 
 
@@ -119,6 +140,7 @@ class FakeReplica:
     busy_seconds: float = 0.0
 
     async def run(self, call: Call) -> Answer:
+        """Answer a call after its virtual seconds. Raises what `fault` returns, InputLost, or ReplicaDied if gone."""
         self.calls.append(call)
         self.running += 1
         self.most_running = max(self.most_running, self.running)
@@ -129,77 +151,109 @@ class FakeReplica:
             if error is not None:
                 await asyncio.sleep(self.seconds / 2)
                 raise error
-            if any(isinstance(i, FakeLatent) and i.lost for i in call.inputs):
+            if any(isinstance(i, FakeLatent) and i.lost for i in call.inputs.values()):
                 raise InputLost("a fake latent was lost")
-            answer: Answer = await getattr(self, f"_{call.method}")(call)
-            return answer
+            return await self._answer(call.request, call.inputs)
         finally:
             self.running -= 1
             self.busy_seconds += asyncio.get_running_loop().time() - began
 
     async def ping(self) -> None:
+        """Raises ReplicaDied if the replica is gone."""
         if self.gone:
             raise ReplicaDied(f"{self.id} is gone")
 
     async def restart(self) -> None:
+        """Come back after `revives_after` virtual seconds. Raises ReplicaDied if that is None."""
         if self.revives_after is None:
             raise ReplicaDied(f"{self.id} does not come back")
         await asyncio.sleep(self.revives_after)
         self.gone = False
 
-    async def _denoise(self, call: Call) -> Answer:
-        a = call.arguments
-        base: FakeLatent | None = call.inputs[0]
-        if a["origin"] is None:
-            assert base is not None and base.step == a["step"], "a leg starts where its base ends"
+    async def _answer(self, request: Request, inputs: Inputs) -> Answer:
+        match request:
+            case Denoise():
+                return await self._denoise(request, inputs)
+            case Look():
+                return await self._score(request, inputs)
+            case Finish():
+                return await self._finish(request, inputs)
+            case Encode():
+                await asyncio.sleep(self.seconds)
+                return Answer(Encoded(), _condition(request, inputs))
+
+    async def _denoise(self, request: Denoise, inputs: Inputs) -> Answer:
+        base: FakeLatent | None = inputs.get("base")
+        if request.start is None:
+            assert base is not None and base.step == request.step, "a leg starts where its base ends"
             value, known = base.value, base.velocity
         else:
-            start = tuple(sorted((k, v) for k, v in a["origin"].items()))
-            read = [i.value if isinstance(i, FakeLatent) else i for i in call.inputs[1:]]
-            value = digest(base.value if base else None, base.step if base else None, *start, *read)
-            known = base is not None and base.velocity and a["origin"]["kind"] in ("branch", "lookahead")
-        q, steps = a["sampler"].queue, a["until"] - a["step"]
-        evaluations = steps if q is None else q.evaluations(a["part"], a["step"], a["until"])
-        evaluations += a["velocity"] - (known and a["until"] > a["step"])
-        if a["until"] == a["step"] and known:
+            # In this order, and every input whether it is there or not: golden winners were made so.
+            read = [inputs.get(name) for name in ("text", "negative", "first")]
+            read += series(inputs, "point") + series(inputs, "text")
+            made = (base.value, base.step) if base else (None, None)
+            value = digest(*made, *_told(request.start, inputs), *_values(read))
+            known = base is not None and base.velocity and request.start.how.keeps_velocity
+        steps = request.until - request.step
+        part = request.queue.part if request.queue else 0
+        evaluations = long_video.evaluations(request.sampler, part, request.step, request.until)
+        evaluations += request.velocity - (known and steps > 0)
+        if not steps and known:
             evaluations = 0
         await asyncio.sleep(self.seconds * evaluations)
-        nfe = evaluations * a["sampler"].nfe_per_step
-        meta = {"nbytes": self.nbytes, "seconds": self.seconds * evaluations, "nfe": nfe}
-        return Answer(meta, FakeLatent(value, a["until"], a["velocity"]))
+        reply = Denoised(evaluations * request.sampler.nfe_per_step, self.seconds * evaluations, self.nbytes)
+        return Answer(reply, FakeLatent(value, request.until, request.velocity))
 
-    async def _score(self, call: Call) -> Answer:
-        n, parts = len(call.arguments["prompts"]), call.arguments["parts"]
-        latents: list[FakeLatent] = [call.inputs[min(i, parts - 1)] for i in range(n)]
+    async def _score(self, request: Look | Finish, inputs: Inputs) -> Answer:
+        n, states = len(request.captions), series(inputs, "state")
+        latents: list[FakeLatent] = [states[min(i, len(states) - 1)] for i in range(n)]
         await asyncio.sleep(self.seconds * n)
-        if call.arguments["obstacles"]:
-            points = call.inputs[parts + n :][: sum(n for _, n in call.arguments["obstacles"])]
-            read = [i.value if isinstance(i, FakeLatent) else i for i in points]
-            latents = [FakeLatent(digest(x.value, *call.arguments["obstacles"], *read), x.step) for x in latents]
-        rewards = [{key: [x.quality] for key in call.arguments["rewards"]} for x in latents]
-        return Answer({"rewards": rewards, "decodes": n, "seconds": self.seconds * n})
+        if request.obstacles:
+            read = _values(series(inputs, "point"))
+            latents = [FakeLatent(digest(x.value, *request.obstacles, *read), x.step) for x in latents]
+        rewards: tuple[Components, ...] = tuple(dict.fromkeys(request.rewards, (x.quality,)) for x in latents)
+        return Answer(Scored(rewards, n, self.seconds * n))
 
-    async def _finish(self, call: Call) -> Answer:
-        answer = await self._score(call)
-        latent: FakeLatent = call.inputs[call.arguments["parts"] - 1]
-        kinds = [k for k in ("mp4", "safetensors", "npy") if call.arguments["outputs"].get(k)]
+    async def _finish(self, request: Finish, inputs: Inputs) -> Answer:
+        answer = await self._score(request, inputs)
+        latent: FakeLatent = series(inputs, "state")[-1]
+        kinds = [k for k in ("mp4", "safetensors", "npy") if getattr(request.outputs, k)]
         files = dict.fromkeys(kinds, latent.value)
-        if kept := call.arguments["kept"]:
-            way: list[FakeLatent] = list(call.inputs[-len(kept) :])
+        if kept := request.kept:
+            way: list[FakeLatent] = series(inputs, "kept")
             assert [c.step for c in way] == [step for step, _ in kept]
             latents = np.array([_picture(c) for c in way])
-            files["arrow"] = dataset.rollout(latents, _picture(latent), kept, first=False)
-        return Answer(answer.meta, files)
+            files["arrow"] = dataset.rollout(latents, _picture(latent), list(kept), first=False)
+        return replace(answer, ref=files)
 
-    async def _encode_text(self, call: Call) -> Answer:
-        await asyncio.sleep(self.seconds)
-        return Answer({}, digest("text", call.arguments["what"]))
 
-    _encode_image = _encode_video = _encode_text
+def _values(read: Sequence[Any]) -> list[Any]:
+    return [i.value if isinstance(i, FakeLatent) else i for i in read]
 
-    async def _encode_prefix(self, call: Call) -> Answer:
-        await asyncio.sleep(self.seconds)
-        return Answer({}, digest("prefix", call.arguments["what"], call.inputs[0].value))
+
+def _told(start: Start, inputs: Inputs) -> list[tuple[str, Any]]:
+    """What a denoiser is told of an origin, sorted by name: whatever it is told wrongly changes the fake's latent."""
+    told: dict[str, Any] = {"kind": start.how.kind, "key": start.key}
+    if isinstance(start.how, Noise):
+        return sorted(told.items())
+    told |= {"from_step": start.from_step, **vars(start.how)}
+    if start.how.begins_part:
+        told["start"] = "point 0" in inputs
+    if isinstance(start.how, Slide):
+        told["carries"] = start.carries
+    if isinstance(start.how, Push):
+        told["obstacles"] = told.pop("layout")
+    return sorted(told.items())
+
+
+def _condition(request: Encode, inputs: Inputs) -> bytes:
+    match request.what:
+        case Text(text, length):
+            return digest("text", (text, length))
+        case File(_, path, content, size):
+            return digest("text", (path, content, size))
+        case Prefix(frames, state):
+            return digest("prefix", (frames, state), inputs["state"].value)
 
 
 @dataclass
@@ -225,14 +279,17 @@ class FakeFleet:
         ]
 
     async def arrivals(self) -> AsyncIterator[FakeReplica]:
+        """The arriving replicas, each at its virtual time."""
         for when, replica in self.arriving:
             await asyncio.sleep(when - asyncio.get_running_loop().time())
             yield replica
 
     async def fetch(self, ref: Any) -> dict[str, Any]:
+        """The fields of a fake latent, or the files of a fake video."""
         return vars(ref) if isinstance(ref, FakeLatent) else dict(ref)
 
     def put(self, value: dict[str, Any]) -> Any:
+        """A fake latent of these fields."""
         return FakeLatent(value["value"].tobytes(), int(value["step"]))
 
 
@@ -246,6 +303,7 @@ class FakeBackend:
     published: list[Snapshot] = field(default_factory=list)
 
     def prepare(self, config: Config, arms: Sequence[Arm], begun: Config | None = None) -> Plan:
+        """A plan whose arms all have the fake reward and an evenly spaced grid."""
         reward, at_steps = fake_reward(self.needs), partial(fake_sampler, stochastic=self.stochastic)
         return Plan(
             tuple(
@@ -265,9 +323,11 @@ class FakeBackend:
 
     @asynccontextmanager
     async def fleet(self, config: Config, plan: Plan, report: Callable[[str], None]) -> AsyncIterator[FakeFleet]:
+        """The fake fleet."""
         yield self.fake
 
     def publish(self, snapshot: Snapshot) -> None:
+        """Keep the snapshot for a test to look at."""
         self.published.append(snapshot)
 
 
@@ -277,9 +337,11 @@ def _picture(x: FakeLatent) -> np.ndarray:
 
 
 def fake_reward(needs: str = "frames") -> Reward:
+    """The reward `quality`, which reads what `needs` says: see `raysearch.recipe.reward.Reward`."""
     return Reward("quality", b"quality", ("quality",), (1.0,), needs)
 
 
 def fake_sampler(num_steps: int = 10, stochastic: bool = False) -> Sampler:
+    """A sampler of fakes with evenly spaced noise levels from 1 to 0."""
     sigmas = tuple(1 - i / num_steps for i in range(num_steps + 1))
     return Sampler(b"fake", "fake", num_steps, sigmas, stochastic=stochastic)

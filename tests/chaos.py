@@ -45,7 +45,7 @@ ARMS: list[dict[str, Any]] = [
     {"name": "beam", "policy": {"name": "beam", "k": 2, "n": 2, "every": 3}},
     {"name": "smc", "policy": {"name": "smc", "n": 3, "every": 3}, "sampler": {"name": "flow-sde"}},
 ]
-DOING = {"denoise": "denoising", "score": "scoring", "finish": "decoding a winner", "encode_text": "encoding"}
+DOING = {"denoise": "denoising", "look": "scoring", "finish": "decoding a winner", "encode": "encoding"}
 FAST = {"health_check_initial_delay_ms": 200, "health_check_period_ms": 200, "health_check_failure_threshold": 5}
 
 
@@ -99,11 +99,11 @@ class Haunted(Backend):
 
         async def run(replica: ray_fleet.RayReplica, call: Call) -> Answer:
             calls = doing.setdefault(replica.id, (replica, Counter()))[1]
-            calls[call.method] += 1
+            calls[call.name] += 1
             try:
                 return await plain(replica, call)
             finally:
-                calls[call.method] -= 1
+                calls[call.name] -= 1
 
         ray_fleet.RayReplica.run = run  # type: ignore[method-assign,assignment]
         async with super().fleet(config, plan, report) as made:

@@ -18,7 +18,18 @@ from actors.models.mixture import Mixture
 from actors.sampling import potential, solvers
 from raysearch.recipe.candidate import Candidate, Sampler, denoise
 from raysearch.recipe.digests import digest, noise_key
-from raysearch.recipe.origins import Obstacle, Push, Recording
+from raysearch.recipe.origins import (
+    Branch,
+    Jitter,
+    Lookahead,
+    Neighbour,
+    Obstacle,
+    Perturb,
+    Push,
+    Recording,
+    Renoise,
+    grouped,
+)
 from raysearch.recipe.reward import Reward, Score
 from raysearch.search.context import Context
 from raysearch.search.obstacles import Barrier
@@ -75,25 +86,27 @@ class Interpreter:
                 noise = torch.tensor(normal(noise_key(digest(o.lineage, c.step - 1), "step"))).float().view_as(x)
             return solver.step(state, self.velocity(x, c.sampler.sigmas[c.step - 1]), x, noise)
         noise = torch.tensor(normal(o.key)).float().view(1, 2, 1, 1, 1)
-        kind = o.describe()["kind"]
-        if kind == "noise":
+        if o.parent is None:
             return noise, solver.start(0)
         x, state = self.state(o.parent)
-        if kind == "branch":
-            return x, state
-        made = {
-            "lookahead": lambda: x,
-            "perturb": lambda: (1 - o.beta**2) ** 0.5 * x + o.beta * noise,
-            "jitter": lambda: x + o.std * noise,
-            "neighbour": lambda: solvers.neighbour(x, o.cosine, noise),
-            "renoise": lambda: solver.renoise(x, o.parent.step, o.to_step, noise),
-            "push": lambda: x + self.push(x, o),
-        }[kind]()
+        match o.how:
+            case Branch():
+                return x, state
+            case Lookahead():
+                made = x
+            case Perturb(beta):
+                made = (1 - beta**2) ** 0.5 * x + beta * noise
+            case Jitter(std):
+                made = x + std * noise
+            case Neighbour(cosine):
+                made = solvers.neighbour(x, cosine, noise)
+            case Renoise(to_step):
+                made = solver.renoise(x, o.parent.step, to_step, noise)
+            case Push(eta, reach, h, layout):
+                x0 = x - o.parent.sigma * self.velocity(x, o.parent.sigma)
+                obstacles = [self.points(p) for p in grouped(layout, o.reads)]
+                made = x + potential.push(x0, obstacles, eta, reach, h)
         return made, solver.start(o.step)
-
-    def push(self, x: torch.Tensor, o: Push) -> torch.Tensor:
-        x0 = x - o.parent.sigma * self.velocity(x, o.parent.sigma)
-        return potential.push(x0, [self.points(p) for p in o.obstacles], o.eta, o.reach, o.h)
 
     def estimate(self, c: Candidate) -> np.ndarray:
         """x0 at the candidate's own point, (2,)."""

@@ -18,6 +18,8 @@ from safetensors.numpy import load_file
 from actors.backend import Backend
 from actors.workers import worker
 from raysearch.config import config as configuration
+from raysearch.engine.protocol import Denoise, Start, Text
+from raysearch.recipe.origins import Noise
 from raysearch.session.session import Session
 
 PROMPT = "a red circle moving left"
@@ -68,19 +70,17 @@ def workers(folder: Path):
     return plan.arms[0].sampler, worker.build("encoder", c, plan), worker.build("denoiser", c, plan)
 
 
-FIRST = {"kind": "noise", "key": 1}
+FIRST = Start(Noise(1, 0), key=1)
 
 
-def leg_of(sampler, until: int, *, origin=FIRST, step: int = 0, velocity: bool = False) -> dict:
-    """The arguments of a denoiser's call."""
-    return {
-        "sampler": sampler,
-        "lineage": b"",
-        "origin": origin,
-        "step": step,
-        "until": until,
-        "velocity": velocity,
-    }
+def leg_of(sampler, until: int, *, start: Start | None = FIRST, step: int = 0, velocity: bool = False) -> Denoise:
+    """What a denoiser is asked."""
+    return Denoise(sampler, b"", step, until, velocity, start)
+
+
+def embedded(encoder, *texts: str) -> list[np.ndarray]:
+    """The embeddings of captions."""
+    return [encoder.encode(Text(t, 40), {}) for t in texts]
 
 
 def image_to_video(folder: Path) -> WanImageToVideoPipeline:

@@ -36,7 +36,7 @@ def context(
         s,
         seed,
         reward=reward,
-        meter=Meter(Budget(**budget), Ledger(preview=True, decodes=decodes)),
+        meter=Meter(Budget(**budget), Ledger(needs_velocity=True, decodes=decodes)),
         answer=world.answer,
         rng_key=("test",),
         at_steps=at_steps or (lambda n: sampler(n, s.name)),

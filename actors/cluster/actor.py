@@ -16,6 +16,7 @@ from actors.cluster.placement import Tenant
 from actors.workers import gang
 from actors.workers.worker import Worker, shard
 from raysearch.config.config import Config
+from raysearch.engine.protocol import Reply, Request
 from raysearch.session.plan import Plan
 
 
@@ -41,13 +42,15 @@ class Actor:
         return os.getpid()
 
     @ray.method(num_returns=2)  # type: ignore[misc]
-    async def run(self, item: int, method: str, arguments: dict[str, Any], *inputs: Any) -> tuple[Any, Any]:
+    async def run(self, item: int, request: Request, names: tuple[str, ...], *inputs: Any) -> tuple[Reply, Any]:
+        """Ray resolves references only as arguments of their own, so the inputs follow their names."""
         try:
-            meta, payload = await asyncio.wrap_future(self._worker.submit(item, method, arguments, inputs))
+            named = dict(zip(names, inputs, strict=True))
+            reply, made = await asyncio.wrap_future(self._worker.submit(item, request, named))
         except torch.AcceleratorError:  # its device fails whatever follows, until the process is another one
             os._exit(1)
             raise
-        return meta, payload
+        return reply, made
 
     async def cancel(self, item: int) -> None:
         self._worker.cancel(item)

@@ -1,8 +1,9 @@
-"""The replicas of a run on Ray: where they are, which of them serve, and those that are yet to come.
+"""The replicas of a run on Ray: which of them serve, and which are expected to join.
 
-Each replica has a placement group (`actors.cluster.placement` says which), and each actor in it pins one worker to
-its own share of a device. Groups that the cluster has no room for stay pending: they are what makes an autoscaler add
-nodes, and their replicas join when there is room. Ray brings groups and actors of a lost node back where it can.
+Each replica has a placement group, alone or with others (`actors.cluster.placement` says which), and each actor in the
+group pins one worker to its share of a device. A group that the cluster has no room for stays pending: pending groups
+make an autoscaler add nodes, and a group's replicas join when it has room. Ray places the groups and actors of a lost
+node elsewhere, if it can.
 """
 
 import asyncio
@@ -22,18 +23,22 @@ from actors.cluster import placement
 from actors.cluster.actor import launch
 from actors.cluster.placement import Home, Node, Tenant
 from actors.cluster.replica import RayGang, RayReplica, first_line, mapped
+from actors.workers.state import State
 from actors.workers.worker import Worker
 from raysearch.config.config import Config
-from raysearch.engine.engine import gather
+from raysearch.engine.sharing import gather
 from raysearch.errors import ConfigError, NoReplica, ReplicaDied
 from raysearch.session.plan import Plan
 
-PLACING_S = 30.0  # Ray needs moments, and so does a run that has just ended to give its share back
-BEAT_S = 10.0  # between two looks at an actor
+PLACING_S = 30.0  # seconds: the least time for placing; Ray needs some, and so does a run that has just ended
+BEAT_S = 10.0  # seconds between two checks of an actor
 
 
 class RayFleet:
-    """The replicas that serve, and those that are expected to."""
+    """The replicas in service, and those that are expected to join; the engine's `Fleet` on Ray.
+
+    `timeout` is fleet.timeout_s, in seconds; `report` takes lines for the user.
+    """
 
     def __init__(self, timeout: float, tasks: asyncio.TaskGroup, report: Callable[[str], None]) -> None:
         self.timeout, self.report = timeout, report
@@ -42,10 +47,10 @@ class RayFleet:
         self._background: list[asyncio.Task[None]] = []
         self._arrived: asyncio.Queue[RayReplica] = asyncio.Queue()
         self._serving: dict[str, set[str]] = defaultdict(set)  # by kind
-        self._deserted: dict[str, float] = defaultdict(time.monotonic)  # kind -> since when it has nobody in service
+        self._deserted: dict[str, float] = defaultdict(time.monotonic)  # kind -> the time when its last replica left
 
     async def start(self, needed: Sequence[RayReplica], elastic: Sequence[RayReplica]) -> None:
-        """Until all that are needed serve; the elastic ones arrive later."""
+        """Wait until all `needed` replicas serve; `elastic` replicas join later, if they can. Raises ReplicaDied."""
         await gather((r.ready() for r in needed), len(needed))
         self.replicas += needed
         for r in (*needed, *elastic):
@@ -59,37 +64,47 @@ class RayFleet:
             self.expect(r)
 
     def expect(self, r: RayReplica) -> None:
-        """It joins when it has a place and is loaded, if ever."""
+        """Let a replica join when it is placed and loaded, if that ever happens."""
         self._run(self._arrive(r))
 
     async def arrivals(self) -> AsyncIterator[RayReplica]:
+        """Replicas, each as it joins; endless."""
         while True:
             yield await self._arrived.get()
 
     async def fetch(self, ref: Any) -> dict[str, Any]:
+        """The value of a reference. Raises InputLost or ReplicaDied if it is lost."""
         try:
-            return dict(await ref)
+            found = await ref
+            return found.plain() if isinstance(found, State) else dict(found)
         except RayError as error:
             raise mapped(error) from error
 
-    def put(self, value: dict[str, Any]) -> Any:
-        return ray.put(value)
+    def put(self, arrays: dict[str, Any]) -> Any:
+        """A reference to a finished state of these arrays in the object store."""
+        return ray.put(State(**arrays))
 
     def serving(self, r: RayReplica) -> None:
+        """Count a replica among those in service."""
         self._serving[r.kind].add(r.id)
 
     def left(self, r: RayReplica) -> None:
+        """Count a replica among those in service no longer."""
         if r.id in self._serving[r.kind]:
             self._serving[r.kind].remove(r.id)
             self._deserted[r.kind] = time.monotonic()
 
     def patience(self, kind: str) -> float:
-        """For how long to wait for a replica of the kind: as long as others serve, and timeout_s from then on."""
+        """The seconds to wait for a replica of the kind: fleet.timeout_s.
+
+        While no replica of the kind serves, they count from when the last one left.
+        """
         if self._serving[kind]:
             return self.timeout
         return self._deserted[kind] + self.timeout - time.monotonic()
 
     def stop(self) -> None:
+        """Cancel the tasks that watch replicas and wait for them."""
         for task in self._background:
             task.cancel()
 
@@ -106,48 +121,53 @@ class RayFleet:
         self._arrived.put_nowait(r)
 
     async def _watch(self, r: RayReplica) -> None:
-        """Kill it whenever it hangs: its items are then done elsewhere, and Ray starts it again."""
+        """Kill a replica's actor whenever it hangs: other replicas then do its items, and Ray starts it again."""
         while True:
             await asyncio.sleep(min(BEAT_S, self.timeout / 4))
             if r.id not in self._serving[r.kind]:
                 continue
-            actor = r.actor  # a gang may have another one, or none, when this one is found to hang
+            actor = r.actor  # a gang may have replaced this actor by the time it is found to hang
             if await r.hangs():
                 self.report(f"{r.id} has hung for {self.timeout:g} s (fleet.timeout_s): started again")
                 ray.kill(actor, no_restart=False)
 
 
 def cluster_nodes() -> list[Node]:
+    """The nodes of the cluster that are alive, with all their resources."""
     return [Node(n["Resources"], n["Labels"]) for n in ray.nodes() if n["Alive"]]
 
 
 def joined(address: str | None, key: str = "address") -> None:
-    """Connect to a cluster, or start one here, unless this process is connected."""
+    """Connect to the cluster at `address`, or start one on this machine, unless this process is connected.
+
+    Raises ConfigError, which names `key`, if no cluster answers; NoReplica if Ray does not start here.
+    """
     if ray.is_initialized():
         return
     address = address or os.environ.get("RAY_ADDRESS")
     try:
         ray.init(
-            address=address or "local",  # else a cluster that was killed, and left a note of itself, is waited for
+            address=address or "local",  # without it Ray waits for a killed cluster whose address file is left
             include_dashboard=None if address else False,
             logging_level="ERROR",
             log_to_driver=False,
         )
-    except (ConnectionError, ValueError) as error:  # ValueError: it is no address
+    except (ConnectionError, ValueError) as error:  # ValueError: the address is malformed
         raise ConfigError(f"{key}: no Ray cluster answers at {address!r} ({first_line(error)})") from error
-    except Exception as error:  # Ray's own have no type: a node that does not come up in time, on a busy machine
+    except Exception as error:  # untyped errors of Ray: on a busy machine a node may not start in time
         raise NoReplica(f"Ray does not start: {first_line(error)}") from error
 
 
 def connect(config: Config) -> None:
-    """Connect to the configured cluster, or start one here, and check that it can hold the fleet."""
+    """Connect to the configured cluster, or start one here. Raises ConfigError unless it can hold the fleet."""
     joined(config.fleet.address, "fleet.address")
     placement.homes(config)
-    if not config.fleet.wait_s:  # otherwise nodes may be yet to come
+    if not config.fleet.wait_s:  # with fleet.wait_s, nodes may join later
         placement.check_cluster(config, cluster_nodes())
 
 
 def reserve(home: Home) -> PlacementGroup:
+    """Ask for a home's placement group, which may stay pending. Raises ConfigError for labels that Ray refuses."""
     try:
         return placement_group(
             home.bundles,
@@ -159,7 +179,7 @@ def reserve(home: Home) -> PlacementGroup:
 
 
 async def placed(home: Home, group: PlacementGroup, deadline: float, report: Callable[[str], None]) -> None:
-    """Wait for a needed home's room. Raises ConfigError at the deadline."""
+    """Wait until a needed home's group has room. Raises ConfigError at `deadline`, a time of `time.monotonic`."""
     waiting = False
     while not await asyncio.to_thread(group.wait, 1):
         if time.monotonic() > deadline:
@@ -171,12 +191,13 @@ async def placed(home: Home, group: PlacementGroup, deadline: float, report: Cal
 
 
 def replica(tenant: Tenant, group: PlacementGroup, fleet: RayFleet, *arguments: Any) -> RayReplica:
+    """The replica of a tenant in its home's group; a gang if it has several shards. `arguments` go to `launch`."""
     made = RayReplica if tenant.pool.shards == 1 else RayGang
     return made(tenant.id, tenant.kind, tenant.pool.slots, partial(launch, tenant, group, *arguments), fleet)
 
 
 def _without_search(plan: Plan) -> Plan:
-    """Workers need no policies, and a policy of the user's may not be importable there."""
+    """The plan without its arms: workers need no policies, and may not be able to import a user's policy."""
     return Plan((), plan.details)
 
 
@@ -184,13 +205,17 @@ def _without_search(plan: Plan) -> Plan:
 async def ray_fleet(
     config: Config, plan: Plan, report: Callable[[str], None], make: Callable[..., Worker] = Worker
 ) -> AsyncIterator[RayFleet]:
+    """A fleet whose needed replicas serve. Leaving the context ends all replicas and gives their room back.
+
+    `make` builds the worker inside an actor. Raises ConfigError if the needed replicas find no room in time.
+    """
     homes = placement.homes(config)
     groups: list[PlacementGroup] = []
     replicas: list[RayReplica] = []
     try:
         deadline = time.monotonic() + max(config.fleet.wait_s, PLACING_S)
         needed = [h for h in homes if h.needed]
-        for home in needed:  # one at a time, so that those before one that is refused are known, and given back
+        for home in needed:  # one at a time, so that groups before a refused one are removed at the end
             groups.append(reserve(home))
         for home, group in zip(needed, groups, strict=True):
             await placed(home, group, deadline, report)

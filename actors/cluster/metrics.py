@@ -1,6 +1,6 @@
-"""A run's numbers as Ray metrics, which every node exports to Prometheus; the README has the table.
+"""A run's numbers as Ray metrics, which every node exports to Prometheus; a table in the guides lists them.
 
-Each has the tag `run` (the run folder's name), some have `kind` (denoiser, scorer, encoder) or `arm`.
+Each metric has the tag `run`, the run folder's name; some have `kind` (denoiser, scorer, encoder) or `arm`.
 """
 
 from collections.abc import Callable
@@ -10,7 +10,7 @@ from ray.util.metrics import Counter, Gauge
 
 from raysearch.session.snapshot import FleetStatus, Snapshot
 
-# Name, what it is, tag, and a number (None: not known yet) or a number for each value of the tag.
+# Name, description, tag, and how to read the value: a number (None: not known yet), or one for each value of the tag.
 GAUGES: list[tuple[str, str, str | None, Callable[[Snapshot, FleetStatus], Any]]] = [
     ("queue_depth", "Items that wait for a slot", "kind", lambda s, f: f.waiting),
     ("slots", "Slots in service", "kind", lambda s, f: f.slots),
@@ -39,7 +39,7 @@ COUNTERS: list[tuple[str, str, Callable[[FleetStatus], int]]] = [
 
 
 class Metrics:
-    """Of one run, from its driver."""
+    """The metrics of one run, set by its driver."""
 
     def __init__(self) -> None:
         self._gauges = [
@@ -52,14 +52,15 @@ class Metrics:
         self._counted = [0] * len(self._counters)
 
     def publish(self, s: Snapshot) -> None:
+        """Set all metrics from a snapshot; a snapshot without a fleet sets none."""
         if s.fleet is None:
             return
         run = {"run": s.run}
         for gauge, tag, value in self._gauges:
             numbers = value(s, s.fleet)
             for name, number in numbers.items() if tag else [("", numbers)]:
-                gauge.set(number, run | ({tag: name} if tag else {}))  # of None it takes no notice
+                gauge.set(number, run | ({tag: name} if tag else {}))  # None leaves the gauge as it is
         for i, (counter, total) in enumerate(self._counters):
-            if total(s.fleet) > self._counted[i]:  # it cannot be raised by nothing
+            if total(s.fleet) > self._counted[i]:  # Ray refuses an increment of 0
                 counter.inc(total(s.fleet) - self._counted[i], run)
                 self._counted[i] = total(s.fleet)

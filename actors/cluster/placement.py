@@ -1,7 +1,8 @@
-"""What a fleet needs of a cluster, and whether the cluster can ever hold it. Knows no Ray: nodes are what they offer.
+"""The resources that a fleet needs of a cluster, and whether the cluster can ever hold it. Knows no Ray.
 
-A home is a placement group: a bundle of resources per shard of a replica, the first of them also for the scorers that
-share the replica's GPU. The homes of the fewest replicas that a config asks for come first; the others are elastic.
+A home is a placement group: a bundle of resources for each shard of a replica. The first bundle also holds the scorers
+that share the replica's GPU. The homes of the fewest replicas that a config allows are needed; the others are elastic:
+their replicas join when the cluster has room.
 """
 
 import re
@@ -15,50 +16,55 @@ from raysearch.errors import ConfigError, check
 if TYPE_CHECKING:
     from actors.training.config import WorkersConfig
 
-ROOM = 0.8  # of the object store may hold latents; the rest is for what is on its way
+ROOM = 0.8  # of the object store may hold latents; the rest is for results on their way
 WHOLE = "a whole number, or below 1"
-SMALLEST = 1e-4  # Ray counts resources in these
+SMALLEST = 1e-4  # Ray counts resources in multiples of this
 LABEL = "[a-zA-Z0-9]([a-zA-Z0-9_.-]{0,61}[a-zA-Z0-9])?"
 SELECTOR = rf"!?({LABEL}|in\( *{LABEL} *(, *{LABEL} *)*\))"
 
 
 @dataclass(frozen=True)
 class Node:
+    """All that a node offers: resources by Ray's names ("CPU", "GPU", "object_store_memory" in bytes), and labels."""
+
     resources: dict[str, float]
     labels: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Tenant:
-    kind: str
-    id: str
+    """One replica in a home."""
+
+    kind: str  # "denoiser", "scorer" or "encoder"
+    id: str  # kind and number, "denoiser-0"
     pool: PoolConfig
 
 
 @dataclass(frozen=True)
 class Home:
-    """`tenants[0]` owns it; the others are scorers that share it."""
+    """A placement group: `tenants[0]` owns it, and the other tenants are scorers that share its GPU."""
 
     tenants: tuple[Tenant, ...]
     needed: bool  # the run does not start without it
 
     @property
     def owner(self) -> Tenant:
+        """The replica that the home is sized for."""
         return self.tenants[0]
 
     @property
     def choosy(self) -> bool:
-        """Not any node will do, so it comes before those that can go elsewhere."""
+        """True if only some nodes will do; a choosy home is placed before homes that fit anywhere."""
         return bool(self.owner.pool.labels or self.owner.pool.accelerator)
 
     @property
     def labels(self) -> dict[str, str]:
-        """Without spaces: Ray takes those of `in(a, b)` for part of b."""
+        """The label selectors of the owner's pool without spaces: Ray takes the one in `in(a, b)` for a part of b."""
         return {k: v.replace(" ", "") for k, v in self.owner.pool.labels.items()}
 
     @property
     def bundles(self) -> list[dict[str, float]]:
-        """Of every shard of the owner, on any node each."""
+        """The resources of each shard of the owner; each bundle may be on any node."""
         pool = self.owner.pool
         return [_bundle([t.pool for t in self.tenants]), *[_bundle([pool])] * (pool.shards - 1)]
 
@@ -72,7 +78,7 @@ class Home:
 
 
 def homes(config: Config) -> list[Home]:
-    """Of all replicas, those that are needed first, and of these the choosy ones. Raises ConfigError."""
+    """The homes of all replicas: needed before elastic, then choosy before others. Raises ConfigError."""
     fleet = config.fleet
     owners = [
         (Tenant(kind, f"{kind}-{i}", pool), i < pool.fewest)
@@ -83,7 +89,7 @@ def homes(config: Config) -> list[Home]:
     guests: dict[str, list[Tenant]] = {}
     if fleet.scorers.share_gpus:
         d, s = fleet.denoisers, fleet.scorers
-        for i in range(s.most):  # scorers beyond min live with denoisers beyond min, so that these alone may be missing
+        for i in range(s.most):  # elastic scorers share with elastic denoisers: only elastic homes may be missing
             host = i % d.fewest if i < s.fewest else d.fewest + (i - s.fewest) % (d.most - d.fewest)
             guests.setdefault(f"denoiser-{host}", []).append(Tenant("scorer", f"scorer-{i}", s))
     found = [Home((owner, *guests.get(owner.id, ())), needed) for owner, needed in owners]
@@ -121,7 +127,7 @@ def _bundle(pools: Sequence[PoolConfig]) -> dict[str, float]:
 
 
 def check_cluster(config: Config, nodes: Sequence[Node]) -> None:
-    """Raise ConfigError unless the nodes can hold what is needed, choosy and dear replicas first, and their latents."""
+    """Raise ConfigError unless the nodes can hold the needed homes (choosy and large ones first) and their latents."""
     free = [_Free(n) for n in nodes]
     needed = [h for h in homes(config) if h.needed]
     for home in sorted(needed, key=lambda h: [not h.choosy, *(-h.bundles[0].get(k, 0) for k in ("GPU", "CPU"))]):
@@ -132,7 +138,7 @@ def check_cluster(config: Config, nodes: Sequence[Node]) -> None:
 
 
 def check_workers(w: "WorkersConfig", nodes: Sequence[Node]) -> None:
-    """Raise ConfigError unless the nodes can hold a training's workers."""
+    """Raise ConfigError unless the nodes can hold the workers of a training."""
     check(_can_be(w.num_gpus), "workers.num_gpus", w.num_gpus, WHOLE)
     free, bundle = [_Free(n) for n in nodes], _bundle([PoolConfig(num_gpus=w.num_gpus, num_cpus=w.num_cpus)])
     held = ", ".join(_offer(n) for n in nodes)
@@ -142,7 +148,7 @@ def check_workers(w: "WorkersConfig", nodes: Sequence[Node]) -> None:
 
 
 def check_store(config: Config, nodes: Sequence[Node]) -> None:
-    """Raise ConfigError if the latents of a run could fill the object stores of the nodes on which they are made."""
+    """Raise ConfigError if a run's latents could fill the object stores of the nodes that can hold denoisers."""
     home = next(h for h in homes(config) if h.owner.kind == "denoiser")
     makers = [n for n in nodes if _Free(n).take(home.bundles[0], home.labels)]
     largest = sorted((n.resources.get("object_store_memory", 0) for n in makers), reverse=True)
@@ -158,6 +164,7 @@ def check_store(config: Config, nodes: Sequence[Node]) -> None:
 
 
 def no_room(home: Home, nodes: Sequence[Node], why: str = "do not fit beside the rest of the fleet") -> str:
+    """The message that a home has no room, with what the nodes offer."""
     kind, pool = home.owner.kind, home.owner.pool
     seen = ", ".join(_node_text(n, home) for n in nodes) or "no nodes"
     return f"fleet.{kind}s: {pool.fewest} replicas of {home} {why}; the cluster's nodes have {seen}"
@@ -180,7 +187,7 @@ def _text(labels: dict[str, str]) -> str:
 
 
 class _Free:
-    """What is left of a node."""
+    """The resources of a node that are not taken; a GPU counts 1, or the fraction of it that is left."""
 
     def __init__(self, node: Node) -> None:
         self._labels = node.labels
@@ -188,7 +195,7 @@ class _Free:
         self._gpus = int(node.resources.get("GPU", 0)) * [1.0]
 
     def take(self, bundle: dict[str, float], labels: dict[str, str]) -> bool:
-        """Take a bundle's resources away; False, and nothing is taken, if they are not all there."""
+        """Take a bundle's resources; False, and none is taken, unless the node has them all and fits the labels."""
         gpus = _without(self._gpus, bundle.get("GPU", 0))
         plain = {k: v for k, v in bundle.items() if k not in ("GPU", "memory")}
         enough = all(self._amounts.get(k, 0) >= v - 1e-9 for k, v in plain.items())
@@ -201,7 +208,7 @@ class _Free:
 
 
 def _without(gpus: list[float], amount: float) -> list[float] | None:
-    """What is left of a node's GPUs, or None if they cannot give `amount`; a fraction must come from one of them."""
+    """The GPUs left after taking `amount`, or None if they cannot give it; a fraction must come from one GPU."""
     if amount >= 1:
         idle = [g for g in gpus if g == 1]
         rest = [g for g in gpus if g < 1]
@@ -213,7 +220,7 @@ def _without(gpus: list[float], amount: float) -> list[float] | None:
 
 
 def matches(labels: dict[str, str], selector: dict[str, str]) -> bool:
-    """Ray's label selectors: a value, `!value`, `in(a, b)` or `!in(a, b)` for each key."""
+    """True if a node's labels fit Ray's selectors: a value, `!value`, `in(a, b)` or `!in(a, b)` for each label."""
     for key, wanted in selector.items():
         several = re.fullmatch(r"!?in\((.*)\)", wanted)
         values = several[1].split(",") if several else [wanted.removeprefix("!")]

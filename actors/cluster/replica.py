@@ -1,7 +1,7 @@
 """One replica of a run: the Ray actors that are it, and the driver's end, where Ray's errors become ours.
 
-Latents stay in the object store: a call returns (metadata, payload) as two objects and the driver awaits only the
-first. Ray's own task retries are off; recomputation is ours.
+States stay in the object store: a call returns a reply and the state as two objects, and the driver awaits only the
+reply. Ray's own task retries are off; recomputation is ours.
 """
 
 import asyncio
@@ -56,14 +56,14 @@ class RayReplica:
         self._items += 1
         item, actor = self._items, self.actor
         try:
-            made = actor.run.remote(item, call.method, call.arguments, *call.inputs)
-            meta = await made[0]
+            made = actor.run.remote(item, call.request, tuple(call.inputs), *call.inputs.values())
+            reply = await made[0]
         except asyncio.CancelledError:
             actor.cancel.remote(item)
             raise
         except RayError as error:
             raise mapped(error) from error
-        return Answer(meta, made[1])
+        return Answer(reply, made[1])
 
     async def ping(self) -> None:
         try:

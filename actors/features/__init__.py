@@ -1,6 +1,6 @@
-"""What frames look like, one vector each, of length one: `find(name)` gives a class, its instances map frames to it.
+"""Features of frames, one file per kind: a unit vector for each frame, so that a dot product says how alike two are.
 
-They say how alike two frames are, by their product. One file each.
+The letters of shapes are in `actors/__init__.py`.
 """
 
 import importlib
@@ -21,7 +21,7 @@ NAMES = {
 
 
 class Features(Protocol):
-    """Made of a `path`, the folder of its weights, or None for those that need none or have their own."""
+    """Maps frames to unit vectors. Built from `path`, its weights' folder; None for a kind that needs no folder."""
 
     @staticmethod
     def files(path: Path | None) -> list[Path]:
@@ -29,14 +29,16 @@ class Features(Protocol):
         ...
 
     def __call__(self, frames: np.ndarray) -> np.ndarray:
-        """uint8 (T, H, W, 3) -> float32 (T, D), rows of length 1, each of its own frame alone."""
+        """Features float32 (T, D) of frames uint8 (T, H, W, 3): rows of norm 1, each from its own frame alone."""
         ...
 
-    def to(self, device: str) -> None: ...
+    def to(self, device: str) -> None:
+        """Moves the weights to a device."""
+        ...
 
 
 def find(name: str) -> Callable[[Path | None], Features]:
-    """The class of features that ship. Raises ConfigError."""
+    """The class of a shipped kind of features, by its name. Raises ConfigError."""
     if name not in NAMES:
         raise ConfigError.of("features", name, f"one of {', '.join(NAMES)}")
     module, _, attribute = NAMES[name].partition(":")
@@ -44,5 +46,5 @@ def find(name: str) -> Callable[[Path | None], Features]:
 
 
 def unit(x: np.ndarray) -> np.ndarray:
-    """Rows of length 1, float32."""
+    """The rows of x (T, D) scaled to norm 1, float32; a row of zeros stays zero."""
     return (x / np.linalg.norm(x, axis=1, keepdims=True).clip(1e-12)).astype(np.float32)  # type: ignore[no-any-return]

@@ -1,4 +1,4 @@
-"""Features of vision transformers from a local folder, through transformers' own classes: DINO, DINOv2 and CLIP."""
+"""Features of vision transformers in a local folder, by transformers' own classes: DINO, DINOv2 and CLIP."""
 
 import json
 from pathlib import Path
@@ -13,21 +13,21 @@ from transformers import AutoConfig, AutoModel
 from actors.features import unit
 from raysearch.errors import ConfigError, check
 
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, where a folder has none of its own
-BATCH = 32  # frames of a forward
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, for a folder without its own
+BATCH = 32  # frames in one forward pass
 
 
 class _Vision:
-    """A frame is stretched to the model's size and normalised as the folder's preprocessor_config.json says."""
+    """Resizes frames to the model's input size and normalises them as the folder's preprocessor_config.json says."""
 
-    kinds: tuple[str, ...]
+    kinds: tuple[str, ...]  # the model types of config.json that the class accepts
 
     def __init__(self, path: Path | None) -> None:
         assert path is not None
         self._model, loading = AutoModel.from_pretrained(
             path, use_safetensors=True, local_files_only=True, output_loading_info=True
         )
-        missing = sorted(k for k in loading["missing_keys"] if "pooler" not in k)  # which is not looked at
+        missing = sorted(k for k in loading["missing_keys"] if "pooler" not in k)  # its output is not used
         check(not missing, "path", str(path), f"a folder whose weights are whole; these are missing: {missing[:3]}")
         self._model.eval().requires_grad_(False)
         given = path / "preprocessor_config.json"
@@ -41,6 +41,7 @@ class _Vision:
 
     @classmethod
     def files(cls, path: Path | None) -> list[Path]:
+        """The files of the folder that features depend on. Raises ConfigError unless it holds such a model."""
         check(path is not None, "path", None, "given: a folder with config.json and model.safetensors")
         assert path is not None
         found = [path / n for n in ("config.json", "model.safetensors")]
@@ -68,32 +69,35 @@ class _Vision:
         return [*found, given]
 
     def to(self, device: str) -> None:
+        """Moves the model to a device."""
         self._model.to(device)
 
     @torch.inference_mode()
     def __call__(self, frames: np.ndarray) -> np.ndarray:
+        """Features float32 (T, D), rows of norm 1, of frames uint8 (T, H, W, 3)."""
         x = torch.tensor(frames).permute(0, 3, 1, 2).float() / 255
         x = F.interpolate(x, (self._side, self._side), mode="bicubic", antialias=True, align_corners=False).clamp(0, 1)
         x = ((x - self._mean) / self._std).to(self._model.device)
-        return unit(torch.cat([self._seen(part) for part in x.split(BATCH)]).float().cpu().numpy())
+        return unit(torch.cat([self._embed(part) for part in x.split(BATCH)]).float().cpu().numpy())
 
-    def _seen(self, x: torch.Tensor) -> torch.Tensor:
+    def _embed(self, x: torch.Tensor) -> torch.Tensor:
+        """Features (B, D) of normalised images (B, 3, H, W)."""
         raise NotImplementedError
 
 
 class Dino(_Vision):
-    """The class token's last state (DINO 2104.14294, DINOv2 2304.07193); VBench's subject consistency looks at it."""
+    """The class token's last state (DINO 2104.14294, DINOv2 2304.07193), as in VBench's subject consistency."""
 
     kinds = ("vit", "dinov2")
 
-    def _seen(self, x: torch.Tensor) -> torch.Tensor:
+    def _embed(self, x: torch.Tensor) -> torch.Tensor:
         return self._model(x).last_hidden_state[:, 0]  # type: ignore[no-any-return]
 
 
 class Clip(_Vision):
-    """CLIP's image embedding; VBench's background consistency looks at it."""
+    """CLIP's image embedding (2103.00020), as in VBench's background consistency."""
 
     kinds = ("clip",)
 
-    def _seen(self, x: torch.Tensor) -> torch.Tensor:
+    def _embed(self, x: torch.Tensor) -> torch.Tensor:
         return self._model.get_image_features(pixel_values=x).pooler_output  # type: ignore[no-any-return]

@@ -1,4 +1,7 @@
-"""Rewards: one file each. A reward is a class with keyword-only arguments whose instances score views of candidates."""
+"""Rewards, one file each. A reward is a class with keyword-only arguments; its instances score views of candidates.
+
+The letters of shapes are in `actors/__init__.py`.
+"""
 
 import importlib
 import importlib.metadata
@@ -38,47 +41,47 @@ NEEDS = ("latent", "estimate", "frames")
 
 @dataclass(frozen=True)
 class View:
-    """What a reward may look at: the noisy latent at noise level `sigma`, the x0 estimate, or that one decoded.
+    """What a reward may read of one candidate. Tensors are float32 on the CPU; a field that no reward needs is None.
 
-    latent and estimate are float32 (1, C, T, H, W) on the CPU, frames uint8 (T, H, W, 3); what no reward needs is None.
-    Beside it, the latents of the arm's obstacles, for a reward that meets them, and the caption's embedding, float32
-    (1, length, dim), for one that `reads_text`. `first`: how many of the latent's first frames are given, clean ones.
-
-    In a long video `before` are the frames of the chunk before this one and `opening` those of the first, for a reward
-    that `reads_earlier`; frames begin with those that this chunk shares with the one before it.
+    In a long video a view shows one chunk, whose frames begin with those that it shares with the chunk before.
     """
 
-    prompt: str
-    sigma: float
-    latent: torch.Tensor | None = None
-    estimate: torch.Tensor | None = None
-    frames: np.ndarray | None = None
-    obstacles: tuple[Points, ...] = ()
-    text: torch.Tensor | None = None
-    first: int = 0
-    before: np.ndarray | None = None
-    opening: np.ndarray | None = None
+    prompt: str  # the caption
+    sigma: float  # the noise level of `latent`
+    latent: torch.Tensor | None = None  # the noisy latent, (1, C, T, H, W)
+    estimate: torch.Tensor | None = None  # the x0 prediction at the candidate's own point, (1, C, T, H, W)
+    frames: np.ndarray | None = None  # the x0 prediction decoded, uint8 (T, H, W, 3)
+    obstacles: tuple[Points, ...] = ()  # the arm's obstacles, for a reward that `meets_obstacles`
+    text: torch.Tensor | None = None  # the caption's embedding, (1, L, D), for a reward that `reads_text`
+    first: int = 0  # how many of the latent's first frames are given and clean
+    before: np.ndarray | None = None  # frames of the chunk before this one, for a reward that `reads_earlier`
+    opening: np.ndarray | None = None  # frames of the video's first chunk, for a reward that `reads_earlier`
 
 
 class Reward(Protocol):
-    """`weights` (optional) gives the default weight of each component, 1 where it is missing; `files` (optional, a
-    static method of the constructor's arguments) the files whose content the reward depends on; `meets_obstacles`
-    (optional) says that its views show the arm's obstacles, `reads_text` (optional) that they show the caption's
-    embedding, `reads_earlier` (optional) the earlier chunks of a long video, an instance's maybe which of
-    `before` and `opening`; `fits` (optional, a static method of a
-    latent's shape (1, C, T, H, W), the width of captions' embeddings or None, and the constructor's arguments) raises
-    ConfigError before anything is loaded; `to` (optional) moves it to a device."""
+    """Scores views of candidates. The class may have these members, too:
 
-    components: tuple[str, ...]
-    needs: Literal["latent", "estimate", "frames"]
+    weights: dict[str, float]     default weights of components; 1 for a component without
+    meets_obstacles: bool         its views hold the arm's obstacles
+    reads_text: bool              its views hold the caption's embedding
+    reads_earlier: bool or names  its views hold `before` and `opening`; an instance may name one of the two
+    files(**arguments)            static: the files whose content the reward depends on, a list of paths
+    fits(shape, text_dim, **arguments)
+        static: raises ConfigError, before any weights are loaded, unless the reward takes latents of this shape
+        (1, C, T, H, W) and captions' embeddings of this width (None is any)
+    to(device)                    moves its weights to a device
+    """
+
+    components: tuple[str, ...]  # the names of a score's numbers, which become columns of candidates.parquet
+    needs: Literal["latent", "estimate", "frames"]  # the field of a view that it reads; estimate is the x0 prediction
 
     def __call__(self, views: Sequence[View]) -> np.ndarray:
-        """(len(views), len(components)); row i depends on view i alone."""
+        """Scores, (len(views), len(components)); row i depends on view i alone."""
         ...
 
 
 def find(name: str) -> Callable[..., Reward]:
-    """The class of a shipped reward's name, or of `module:Class`. Raises ConfigError."""
+    """The class of a shipped reward, by its name, or of a user's, as `module:Class`. Raises ConfigError."""
     target = NAMES.get(name, name)
     module, colon, attribute = target.partition(":")
     if not (colon and module and attribute):
@@ -93,28 +96,29 @@ def find(name: str) -> Callable[..., Reward]:
 
 
 def earlier(reward: Reward) -> tuple[str, ...]:
-    """What a reward reads of the earlier chunks of a long video."""
+    """The fields of a view, out of `before` and `opening`, that a reward reads in a long video."""
     read = getattr(reward, "reads_earlier", ())
     return ("before", "opening") if read is True else tuple(read or ())
 
 
 def files(reward: Callable[..., Reward], arguments: dict[str, Any]) -> list[Path]:
+    """The files whose content a reward of these arguments depends on."""
     lister = getattr(reward, "files", None)
     return list(lister(**arguments)) if lister else []
 
 
 @dataclass(frozen=True)
 class RewardSpec:
-    """A reward to build: `key` names it in calls."""
+    """How a scorer builds a reward."""
 
-    key: str
-    name: str
-    arguments: dict[str, Any]
+    key: str  # its name in requests, which covers the arguments
+    name: str  # a shipped reward's, or `module:Class`
+    arguments: dict[str, Any]  # the constructor's, checked and complete
 
 
 @contextmanager
 def under(key: str) -> Iterator[None]:
-    """A ConfigError within names its key under this one."""
+    """A ConfigError raised within this context names its key below `key`."""
     try:
         yield
     except ConfigError as error:
@@ -122,7 +126,7 @@ def under(key: str) -> Iterator[None]:
 
 
 def weights_of(key: str, given: Any, components: Sequence[str]) -> dict[str, float]:
-    """Checked weights of a reward's components. Raises ConfigError."""
+    """The weights that a config gives to components, checked. Raises ConfigError."""
     check(isinstance(given, dict), key, given, f"a mapping of {', '.join(components)} to numbers")
     for component, weight in given.items():
         check(component in components, key, component, f"one of {', '.join(components)}")
@@ -139,9 +143,10 @@ def reward(
     shape: tuple[int, ...],
     text_dim: int | None = None,
 ) -> recipes.Reward:
-    """A checked reward of a config block, for latents of a shape (1, C, T, H, W), in an arm with these obstacles.
+    """The reward of a config block, checked, as recipes see it. Raises ConfigError.
 
-    `text_dim` is the width of captions' embeddings. Its spec is added to `specs`.
+    `key` is the block's place in the config; `obstacles` are those of the arm; `shape` is a latent's, (1, C, T, H, W);
+    `text_dim` is the width D of captions' embeddings. What a scorer needs to build the reward is added to `specs`.
     """
     name = block.get("name")
     check(isinstance(name, str) and bool(name), f"{key}.name", name, "a reward's name")
@@ -161,7 +166,7 @@ def reward(
         content = files(build, arguments)
     for file in content:
         check(file.exists(), key, str(file), "an existing file")
-    # Files are what they hold: a job finds the checkout in another place whenever it is submitted.
+    # A file counts by its content, not by its path: every job has the checkout in another folder.
     plain = {k: content_digest([v]).hex() if isinstance(v, Path) else v for k, v in arguments.items()}
     spec_key = f"{name}-{digest(canonical_json(plain)).hex()[:8]}"
     specs[spec_key] = RewardSpec(spec_key, str(name), arguments)
@@ -174,7 +179,7 @@ def reward(
     else:
         check(bool(obstacles), f"{key}.name", name, "given together with obstacles: a text, an image or a video")
         with under(key):
-            build(**arguments)  # it is cheap to make, and checks its arguments
+            build(**arguments)  # cheap to build, and its constructor checks the arguments
         identity = digest(identity, *(o.identity for o in obstacles))
     totals = tuple(weights[c] for c in components)
     reads = (bool(getattr(build, k, False)) for k in ("reads_text", "reads_earlier"))

@@ -1,6 +1,7 @@
 """The folder of a learned latent reward: config.json, which names its architecture, and model.safetensors.
 
-Nothing in it is executed: whatever is no safetensors file of that architecture is one clear error.
+Reading a folder executes no code from it. A folder without a reward of the architecture is a ConfigError, whose `key`
+names the config's key for the folder.
 """
 
 import json
@@ -23,7 +24,7 @@ NONE = "no such tensor"
 def save(
     weights: dict[str, torch.Tensor], folder: Path, architecture: str, config: dict[str, Any], *, half: bool = True
 ) -> None:
-    """Write a reward, its weights as float16 if `half`."""
+    """Write a net's weights, as float16 if `half`, and its config to a folder."""
     folder.mkdir(parents=True, exist_ok=True)
     state = {k: v.half() if half and v.is_floating_point() else v for k, v in weights.items()}
     (folder / FILES[0]).write_text(json.dumps({"architecture": architecture, **config}, indent=2) + "\n")
@@ -31,7 +32,7 @@ def save(
 
 
 def config_of(folder: Path, architecture: str, key: str = "folder") -> dict[str, Any]:
-    """The config of a folder. Raises ConfigError unless it holds a reward of this architecture."""
+    """A folder's config, without the architecture. Raises ConfigError unless it holds a reward of that architecture."""
     for name in FILES:
         check((folder / name).is_file(), key, str(folder), f"a folder with {name}")
     try:
@@ -50,7 +51,10 @@ def config_of(folder: Path, architecture: str, key: str = "folder") -> dict[str,
 
 @contextmanager
 def described(folder: Path, what: str, key: str = "folder") -> Iterator[None]:
-    """Raises ConfigError where a folder's config makes no net; what libraries raise of it is of many types."""
+    """Turns any error of building a net from a folder's config into a ConfigError; `what` names the net.
+
+    Libraries raise errors of many types for a wrong config.
+    """
     try:
         yield
     except Exception as error:
@@ -59,7 +63,7 @@ def described(folder: Path, what: str, key: str = "folder") -> Iterator[None]:
 
 
 def compare(weights: dict[str, torch.Tensor], folder: Path, key: str = "folder") -> None:
-    """Raises ConfigError where names, shapes or types of the folder's weights are not those of a net; loads none."""
+    """Raises ConfigError unless names, shapes and types of a folder's weights fit those of a net; loads no tensor."""
     with safe_open(folder / FILES[1], framework="pt") as file:
         slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
         shapes = {name: tuple(s.get_shape()) for name, s in slices.items()}
@@ -73,7 +77,7 @@ def compare(weights: dict[str, torch.Tensor], folder: Path, key: str = "folder")
 
 
 def fill(weights: dict[str, torch.Tensor], folder: Path, key: str = "folder") -> None:
-    """Load the folder's weights into those of a net. Raises ConfigError where they do not fit, or are not finite."""
+    """Copies a folder's weights into a net's. Raises ConfigError unless they fit and are finite."""
     compare(weights, folder, key)
     with safe_open(folder / FILES[1], framework="pt") as file, torch.no_grad():
         for name, value in weights.items():

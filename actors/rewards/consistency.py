@@ -1,4 +1,4 @@
-"""The anchor reward of ScalingNoise (2503.16400, Eq. 7): how alike a chunk's frames are, and to an earlier frame."""
+"""The anchor reward of ScalingNoise (2503.16400, Eq. 7): how alike frames are to an earlier frame and to each other."""
 
 import inspect
 from collections.abc import Sequence
@@ -15,10 +15,11 @@ if TYPE_CHECKING:
 
 
 class Consistency:
-    """anchor: mean <d_a, d_i>; local: mean <d_i, d_{i-1}>; over the frames i after the first, half and half.
+    """Components anchor, the mean of <d_a, d_i>, and local, the mean of <d_i, d_{i-1}>, over frames i = 2..T.
 
-    d are unit features of frames, `features` (at `path`) says which. The anchor is the first frame of the chunk before
-    (`before`) or of the video (`opening`), clean in either case; a video's first chunk has its own first frame.
+    d_i are unit features of frames, of the kind `features` with weights at `path`, so each component is in [-1, 1]; d_a
+    is the anchor's. The anchor is the first frame of the chunk before (`anchor=before`) or of the video (`opening`); in
+    a video's first chunk it is that chunk's first frame. By default each component weighs 0.5.
     """
 
     components: tuple[str, ...] = ("anchor", "local")
@@ -34,17 +35,21 @@ class Consistency:
 
     @staticmethod
     def files(*, features: str, path: Path | None, anchor: str) -> list[Path]:
+        """The source of the features' class and its weights. Raises ConfigError."""
         kind = kinds.find(features)
         return [Path(str(inspect.getsourcefile(kind))), *kind.files(path)]  # type: ignore[attr-defined,arg-type]
 
     @staticmethod
     def fits(shape: tuple[int, ...], text_dim: int | None, *, features: str, path: Path | None, anchor: str) -> None:
+        """Raises ConfigError for a latent of one frame."""
         check(shape[2] > 1, "model.num_frames", 1, "that of a video: one frame is alike to no other")
 
     def to(self, device: str) -> None:
+        """Moves the features' weights to a device."""
         self.features.to(device)
 
     def __call__(self, views: "Sequence[View]") -> np.ndarray:
+        """Scores, float64 (len(views), 2): anchor and local."""
         rows = []
         for view in views:
             assert view.frames is not None

@@ -1,11 +1,11 @@
 """LatSearch's latent reward model: VQ, MQ and TA of a noisy latent, which is never decoded.
 
-A Qwen2-VL whose patch embedding reads latent channels: an embedding of the noise level is added to every patch, the
-vision encoder's tokens go to the language model before an instruction and the caption, as a video's do in Qwen2-VL, and
-a linear head scores the last hidden states of three learned query tokens [VQ], [MQ], [TA] behind them. All of it is
-transformers' own Qwen2-VL; there is either a small one of any size, or a pre-trained one whose language model stays as
-it is.
-`actors/tiny/training/latent_backbone.py` trained the small one's first weights.
+The model is transformers' Qwen2-VL with a patch embedding that reads latent channels. An embedding of the noise level
+is added to every patch. The vision encoder's tokens go to the language model before an instruction and the caption, as
+a video's tokens do in Qwen2-VL. A linear head scores the last hidden states of three learned query tokens [VQ], [MQ],
+[TA] at the end. The Qwen2-VL is either a small one of any size, or a pre-trained one whose language model stays frozen.
+
+`actors/tiny/training/latent_backbone.py` trained the small one's first weights. Shapes: see `actors/__init__.py`.
 """
 
 import json
@@ -40,12 +40,14 @@ _VIDEO = 2  # the kind of a token for `get_rope_index`; 0 is text
 
 @dataclass(frozen=True, kw_only=True)
 class LatentRewardConfig:
+    """The sizes of a `LatentRewardNet`, as its config.json has them; those from `vocabulary` on are the small one's."""
+
     shape: tuple[int, int, int, int]  # of a latent: C, T, H, W
-    patch: tuple[int, int] = (1, 2)  # latent frames; rows and columns
+    patch: tuple[int, int] = (1, 2)  # of a latent: frames; rows, which are as many as columns
     instruction: str = "rate the video :"
-    backbone: str | None = None  # a folder with a Qwen2-VL and its tokenizer; None is one of the sizes below
+    backbone: str | None = None  # a folder with a Qwen2-VL and its tokenizer; None is the small one
     vocabulary: tuple[str, ...] = ()  # every word of a caption
-    merge: int = 1  # patches that become one token, along rows and along columns
+    merge: int = 1  # patches along rows, and along columns, that become one token
     vision_layers: int = 4
     vision_width: int = 160
     vision_heads: int = 4
@@ -56,7 +58,7 @@ class LatentRewardConfig:
 
 
 def build(c: LatentRewardConfig) -> tuple[Qwen2VLModel, Any]:
-    """A config's Qwen2-VL, and its tokenizer. Raises ConfigError for a folder without one."""
+    """A config's Qwen2-VL, untrained or from its folder, and its tokenizer. Raises ConfigError for other folders."""
     if c.backbone is not None:
         try:
             found = json.loads((Path(c.backbone) / "config.json").read_text()).get("model_type")
@@ -106,14 +108,17 @@ def build(c: LatentRewardConfig) -> tuple[Qwen2VLModel, Any]:
 
 
 def sinusoid(t: torch.Tensor, width: int) -> torch.Tensor:
-    """(n,) -> (n, width): cosines, then sines, of wavelengths from 2 pi to 2 pi 10^4."""
+    """The embedding (B, width) of numbers t (B,): cosines, then sines, of wavelengths from 2 pi to 2 pi 10^4."""
     rates = torch.exp(-math.log(1e4) * torch.arange(width // 2, device=t.device) / (width // 2))
     angles = t.float()[:, None] * rates
     return torch.cat([angles.cos(), angles.sin()], -1)
 
 
 class LatentRewardNet(nn.Module):
-    """Scores (n, 3) for VQ, MQ, TA, of latents (n, C, T, H, W) at noise levels `sigmas` (n,) in [0, 1], and prompts."""
+    """Scores (B, 3) for VQ, MQ, TA of latents (B, C, T, H, W) at noise levels `sigmas` (B,) with B prompts.
+
+    Raises ConfigError for a shape that patches do not fill, or a backbone folder without a Qwen2-VL.
+    """
 
     def __init__(self, config: LatentRewardConfig) -> None:
         super().__init__()
@@ -143,11 +148,11 @@ class LatentRewardNet(nn.Module):
     def forward(
         self, latents: torch.Tensor, sigmas: torch.Tensor, prompts: Sequence[str], first: Any = None
     ) -> torch.Tensor:
-        """`first`, which other rewards look at, changes nothing here."""
+        """Scores (B, 3). `first`, which PAVRM reads, has no effect here."""
         return self.judge(self.look(latents, sigmas), prompts)
 
     def look(self, latents: torch.Tensor, sigmas: torch.Tensor) -> torch.Tensor:
-        """A latent's tokens, whatever its prompt: (n, tokens, width)."""
+        """A latent's tokens, (B, L, D); no prompt is read."""
         n, (t, h, w) = len(latents), self.grid
         frames, rows = self.config.patch
         m = self.merge
@@ -159,15 +164,18 @@ class LatentRewardNet(nn.Module):
         return self.model.visual(x.flatten(0, 1), grid_thw=grid).pooler_output.unflatten(0, (n, -1))
 
     def judge(self, seen: torch.Tensor, prompts: Sequence[str]) -> torch.Tensor:
-        """Scores (n, 3) of tokens that `look` gave."""
+        """Scores (B, 3) of the tokens that `look` returned, with B prompts."""
         return self.scores(self.attend(seen, *self.read(prompts)))
 
     def scores(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Scores (B, 3) of hidden states (B, L, D) that end with those of the three queries."""
         return self.head(hidden[:, -3:])[..., 0]
 
     def attend(self, seen: torch.Tensor, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """Last hidden states, float32, of text (n, length) behind a latent's tokens, and of the queries behind both:
-        (n, length + 3, width)."""
+        """The last hidden states of the text and of the queries behind it, float32 (B, length + 3, D).
+
+        `seen` (B, L, D) are the latent's tokens; token ids and mask, (B, length), are those of `read`.
+        """
         language, config = self.model.language_model, self.model.config
         n, length = ids.shape
         ids, mask = ids.to(seen.device), mask.to(seen.device)
@@ -179,14 +187,16 @@ class LatentRewardNet(nn.Module):
         kinds = torch.zeros_like(mask)
         kinds[:, 1 : seen.shape[1] + 1] = _VIDEO
         grid = torch.tensor(self.grid).expand(n, 3)
-        # The first argument is looked at for its shape alone.
+        # Only the shape of the first argument is read.
         positions, _ = self.model.get_rope_index(mask, kinds, video_grid_thw=grid, attention_mask=mask)
         out = language(inputs_embeds=x.to(language.dtype), attention_mask=mask, position_ids=positions, use_cache=False)
         return out.last_hidden_state[:, -length - 3 :].float()
 
     def read(self, prompts: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Token ids of instruction and prompt, and their mask, (n, length), padded behind. Raises ValueError for words
-        that the small backbone has not learnt."""
+        """Token ids of instruction and prompt, and their mask, both (B, length), padded at the end.
+
+        Raises ValueError for a word that the small backbone has not learned.
+        """
         if self.config.backbone is None:
             for prompt in prompts:
                 if unknown := [w for w in prompt.split() if w not in self.config.vocabulary]:
@@ -200,17 +210,18 @@ class LatentRewardNet(nn.Module):
 
 
 def weights(net: LatentRewardNet) -> dict[str, torch.Tensor]:
-    """What is saved of a net: not the language model of a pre-trained backbone."""
+    """The weights of a net that its folder holds: all but the language model of a pre-trained backbone."""
     left_out = "model.language_model." if net.config.backbone is not None else ()
     return {k: v for k, v in net.state_dict().items() if not k.startswith(left_out)}
 
 
 def save(net: LatentRewardNet, folder: Path) -> None:
+    """Write a net's config and weights to a folder, weights as float16."""
     checkpoint.save(weights(net), folder, ARCHITECTURE, asdict(net.config))
 
 
 def read_config(folder: Path, key: str = "folder") -> LatentRewardConfig:
-    """Raises ConfigError."""
+    """The config of a folder. Raises ConfigError unless the folder holds a latent reward."""
     found = checkpoint.config_of(folder, ARCHITECTURE, key)
     with checkpoint.described(folder, "latent reward", key):
         return LatentRewardConfig(**bind(LatentRewardConfig, found, "a latent reward", "config"))
@@ -226,13 +237,17 @@ def load(folder: Path, key: str = "folder") -> LatentRewardNet:
 
 
 class LatentReward:
-    """The learned VQ, MQ and TA of a noisy latent, one at a time."""
+    """The learned VQ, MQ and TA of a noisy latent, without unit: only their order and differences mean something.
+
+    A call raises ValueError for a latent of another shape, and for a prompt with a word that the net has not learned.
+    """
 
     components: tuple[str, ...] = COMPONENTS
     needs: Literal["latent", "estimate", "frames"] = "latent"
 
     @staticmethod
     def files(*, folder: Path = ASSETS) -> list[Path]:
+        """The net's config and weights, and the files of its pre-trained backbone. Raises ConfigError."""
         own = [folder / name for name in checkpoint.FILES]
         backbone = read_config(folder).backbone if own[0].exists() else None
         if backbone is None:
@@ -242,7 +257,7 @@ class LatentReward:
 
     @staticmethod
     def fits(shape: Sequence[int], text_dim: int | None = None, *, folder: Path = ASSETS) -> None:
-        """Raises ConfigError unless the folder holds a reward for such latents."""
+        """Raises ConfigError unless the folder holds a latent reward for latents of `shape`, (1, C, T, H, W)."""
         own = read_config(folder).shape
         check(own == tuple(shape[1:]), "folder", str(folder), f"a reward for latents {tuple(shape[1:])}, not {own}")
 
@@ -250,10 +265,12 @@ class LatentReward:
         self.net = load(folder)
 
     def to(self, device: str) -> None:
+        """Moves the net to a device."""
         self.net.to(device)
 
     @torch.inference_mode()
     def __call__(self, views: "Sequence[View]") -> np.ndarray:
+        """Scores, float64 (len(views), 3): VQ, MQ and TA."""
         wanted = (1, *self.net.config.shape)
         rows = []
         for view in views:

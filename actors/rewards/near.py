@@ -1,4 +1,4 @@
-"""Nearness to a point, for the Gaussian mixture: a reward whose best answer is known."""
+"""Nearness to a point, for the Gaussian mixture model: a reward whose maximum is known."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 class Near:
-    """Minus the distance of the x0 estimate to `point`, in the latent's own units."""
+    """Minus the Euclidean distance of the x0 prediction to `point`, in the latent's own units; at most 0."""
 
     components: tuple[str, ...] = ("nearness",)
     needs: Literal["latent", "estimate", "frames"] = "estimate"
@@ -19,6 +19,7 @@ class Near:
         self.point = np.array(point, dtype=float)
 
     def __call__(self, views: "Sequence[View]") -> np.ndarray:
+        """Scores, float64 (len(views), 1). Raises ValueError for a latent without as many numbers as `point`."""
         rows = []
         for view in views:
             assert view.estimate is not None

@@ -1,7 +1,8 @@
-"""PAVRM (Mi et al., "Video Generation Models Are Good Latent Reward Models"): the video model judges its own latents.
+"""PAVRM (Mi et al., "Video Generation Models Are Good Latent Reward Models"): the video model scores its own latents.
 
-The noisy latent, its timestep and the caption's embedding go through a fine-tuned copy of the model's first blocks; one
-learned query attends to the tokens (eight heads, the query added to what it found), and an MLP scores that.
+The noisy latent, its timestep and the caption's embedding go through a fine-tuned copy of the model's first blocks. One
+learned query attends to the tokens, with eight heads; the query is added to the result, and an MLP scores the sum.
+Shapes: see `actors/__init__.py`.
 """
 
 from collections.abc import Sequence
@@ -32,16 +33,16 @@ COMPONENTS = ("VQ", "MQ", "TA")
 
 @dataclass(frozen=True, kw_only=True)
 class PavrmConfig:
-    """`transformer` is the config of a `WanTransformer3DModel` of only the blocks that are used."""
+    """The sizes of a `PavrmNet`, as its config.json has them."""
 
-    transformer: dict[str, Any]
-    heads: int = 8
-    widths: tuple[int, ...] = (1024, 512)
+    transformer: dict[str, Any]  # the config of a `WanTransformer3DModel` with only the blocks that are used
+    heads: int = 8  # of the query's attention
+    widths: tuple[int, ...] = (1024, 512)  # of the MLP's hidden layers
     components: tuple[str, ...] = COMPONENTS
 
 
 class AttentionPool(nn.Module):
-    """One learned query over tokens (n, length, width) -> (n, width)."""
+    """Attention of one learned query to tokens (B, L, D); its output with the query added, (B, D)."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -49,11 +50,14 @@ class AttentionPool(nn.Module):
         self.attention = nn.MultiheadAttention(width, heads, batch_first=True)
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        """The pooled tokens, (B, D)."""
         query = self.query.expand(len(tokens), -1, -1)
         return (query + self.attention(query, tokens, tokens, need_weights=False)[0])[:, 0]
 
 
 class PavrmNet(nn.Module):
+    """Scores (B, components) of noisy latents; `transformer` is used as it is, or built untrained from the config."""
+
     def __init__(self, config: PavrmConfig, transformer: WanTransformer3DModel | None = None) -> None:
         super().__init__()
         self.config = c = config
@@ -70,10 +74,10 @@ class PavrmNet(nn.Module):
     def features(
         self, latents: torch.Tensor, sigmas: torch.Tensor, text: torch.Tensor, first: torch.Tensor | None = None
     ) -> list[torch.Tensor]:
-        """Tokens (n, length, width) after each block.
+        """Tokens (B, L, D) after each block.
 
-        latents (n, C, T, H, W), sigmas (n,) in [0, 1], text (n, length, dim); `first` (n,) says how many
-        of a latent's first frames are given, clean ones.
+        latents are (B, C, T, H, W), sigmas (B,) in [0, 1], text, the captions' embeddings, (B, L, D); `first` (B,) says
+        how many of a latent's first frames are given and clean.
         """
         timesteps = 1000 * sigmas
         if first is not None and first.any():
@@ -91,7 +95,7 @@ class PavrmNet(nn.Module):
     def forward(
         self, latents: torch.Tensor, sigmas: torch.Tensor, text: torch.Tensor, first: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """Scores (n, components); arguments as of `features`."""
+        """Scores (B, components); the arguments are those of `features`."""
         return self.mlp(self.pool(self.features(latents, sigmas, text, first)[-1]))
 
 
@@ -100,7 +104,10 @@ def _keep(tokens: list[torch.Tensor], _module: nn.Module, _inputs: Any, output: 
 
 
 def check_model(folder: Path, blocks: int, heads: int) -> dict[str, Any]:
-    """The config of a Wan model's transformer. Raises ConfigError where it has fewer blocks, or other heads."""
+    """The config of a Wan model's transformer.
+
+    Raises ConfigError if it has fewer than `blocks` blocks, or if `heads` does not divide its width.
+    """
     found: dict[str, Any] = WanTransformer3DModel.load_config(folder / "transformer")
     has, width = found["num_layers"], found["num_attention_heads"] * found["attention_head_dim"]
     check(1 <= blocks <= has, "reward.blocks", blocks, f"from 1 to {has}, the blocks of {folder}")
@@ -127,11 +134,12 @@ def of_model(
 
 
 def save(net: PavrmNet, folder: Path, *, half: bool = True) -> None:
+    """Write a net's config and weights to a folder, weights as float16 if `half`."""
     checkpoint.save(net.state_dict(), folder, ARCHITECTURE, asdict(net.config), half=half)
 
 
 def outline(folder: Path, key: str = "folder") -> PavrmNet:
-    """A folder's net without its weights, of which names and shapes are checked. Raises ConfigError."""
+    """A folder's net on the meta device, without weights. Raises ConfigError unless the folder's weights fit it."""
     found = checkpoint.config_of(folder, ARCHITECTURE, key)
     with checkpoint.described(folder, "PAVRM", key), torch.device("meta"):
         config = PavrmConfig(**bind(PavrmConfig, found, "a PAVRM", "config"))
@@ -145,14 +153,14 @@ def outline(folder: Path, key: str = "folder") -> PavrmNet:
 
 
 def load(folder: Path, key: str = "folder") -> PavrmNet:
-    """A trained PAVRM. Raises ConfigError."""
+    """The net of a folder, in evaluation mode, without gradients. Raises ConfigError for a folder without a PAVRM."""
     net = PavrmNet(outline(folder, key).config)
     checkpoint.fill(net.state_dict(), folder, key)
     return net.eval().requires_grad_(False)
 
 
 def check_inputs(net: PavrmNet, folder: Path, channels: int, text_dim: int | None, key: str = "folder") -> None:
-    """Raises ConfigError where a net takes other latents, or other embeddings of captions; None is any."""
+    """Raises ConfigError unless a net takes latents of `channels` and captions' embeddings of width `text_dim`."""
     c = net.transformer.config
     fits = f"a reward for latents of {channels} channels, not {c.in_channels}"
     check(c.in_channels == channels, key, str(folder), fits)
@@ -161,7 +169,7 @@ def check_inputs(net: PavrmNet, folder: Path, channels: int, text_dim: int | Non
 
 
 class Pavrm:
-    """Scores of the noisy latent itself; without unit, only their order and differences mean something."""
+    """PAVRM's scores of the noisy latent, without unit: only their order and differences mean something."""
 
     components: tuple[str, ...] = COMPONENTS
     needs: Literal["latent", "estimate", "frames"] = "latent"
@@ -169,13 +177,14 @@ class Pavrm:
 
     @staticmethod
     def files(*, folder: Path = ASSETS, dtype: str = "float32") -> list[Path]:
+        """The net's config and weights."""
         return [folder / name for name in checkpoint.FILES]
 
     @staticmethod
     def fits(
         shape: Sequence[int], text_dim: int | None = None, *, folder: Path = ASSETS, dtype: str = "float32"
     ) -> None:
-        """Raises ConfigError unless the folder holds a PAVRM for latents of that many channels, and such texts."""
+        """Raises ConfigError unless the folder holds a PAVRM for these latents and captions' embeddings."""
         check(dtype in DTYPES, "dtype", dtype, f"one of {', '.join(DTYPES)}")
         net = outline(folder)
         own = net.config.components
@@ -186,10 +195,12 @@ class Pavrm:
         self.net = load(folder).to(DTYPES[dtype])
 
     def to(self, device: str) -> None:
+        """Moves the net to a device."""
         self.net.to(device)
 
     @torch.inference_mode()
     def __call__(self, views: "Sequence[View]") -> np.ndarray:
+        """Scores, float64 (len(views), 3): VQ, MQ and TA."""
         like = self.net.pool.query
         rows = []
         for view in views:

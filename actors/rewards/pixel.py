@@ -1,9 +1,11 @@
-"""The learned pixel reward: a small network that looks at decoded frames and reads the caption.
+"""The learned pixel reward: a small network that reads decoded frames and the caption.
 
-It knows nothing of the world but what training on the verifier's grades taught it. Words are embedded, a convolution
-over five words at a time makes one query of each phrase, the queries attend to what convolutions over space and time
-saw, and what they found is held against the phrase, feature by feature. `actors/tiny/training/pixel_reward.py` trained
-the weights in `actors/assets/pixel-reward`.
+Its knowledge of the toy world comes from training on the verifier's grades. Convolutions over space and time turn a
+clip into tokens, one per place. A convolution over the five words of each phrase makes one query per phrase. Queries
+attend to the clip's tokens; the result is scaled feature by feature by a linear map of the query, and linear heads
+score it. `actors/tiny/training/pixel_reward.py` trained the weights in `actors/assets/pixel-reward`.
+
+Shapes have the letters of `actors/__init__.py` and P phrases of a caption, K captions of a clip.
 """
 
 import json
@@ -27,20 +29,22 @@ ASSETS = Path(__file__).parents[1] / "assets" / "pixel-reward"
 
 @dataclass(frozen=True, kw_only=True)
 class PixelConfig:
+    """The sizes of a `PixelNet`, as its config.json has them."""
+
     vocabulary: tuple[str, ...]
-    phrase: int = 5  # words
-    frames: int = 17  # clips of another length are resampled to it
-    size: int = 32
-    lag: int = 4  # frames, between the two whose difference shows motion
-    stem: int = 32
-    mid: int = 48
-    width: int = 96
+    phrase: int = 5  # words of a phrase
+    frames: int = 17  # clips of another length are resampled to this many
+    size: int = 32  # pixels, height and width of a frame
+    lag: int = 4  # frames between the two whose difference shows motion
+    stem: int = 32  # channels of the first convolutions
+    mid: int = 48  # channels of the next
+    width: int = 96  # D of tokens and queries
     heads: int = 4
     blocks: int = 2
 
 
 class Block(nn.Module):
-    """Queries attend to what was seen, then to those of the same caption, then pass an MLP; norms first."""
+    """Queries attend to a clip's tokens, then to the queries of the same caption, then pass an MLP (norms first)."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -50,7 +54,7 @@ class Block(nn.Module):
         self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(3))
 
     def forward(self, q: torch.Tensor, seen: torch.Tensor, absent: torch.Tensor) -> torch.Tensor:
-        """q (b, captions, queries, width), seen (b, places, width), absent (b * captions, queries)."""
+        """Queries of the shape of q (B, K, P + 1, D). seen is (B, L, D); absent (B K, P + 1) marks missing phrases."""
         h = self.seen(self.norms[0](q).flatten(1, 2), seen, seen, need_weights=False)[0]
         q = q + h.view_as(q)
         h = self.norms[1](q).flatten(0, 1)
@@ -59,10 +63,9 @@ class Block(nn.Module):
 
 
 class PixelNet(nn.Module):
-    """VQ, MQ and TA in [0, 1], (b, captions, 3), of frames (b, 3, t, h, w) in [-1, 1] and words (b, captions, length).
+    """VQ, MQ and TA in [0, 1], (B, K, 3), for frames (B, 3, T, H, W) in [-1, 1] and words (B, K, P (phrase + 1) - 1).
 
-    Words are indices, 0 where absent. A caption's phrases are `phrase` words each and joined by one, so that `length`
-    is phrases * (phrase + 1) - 1.
+    Words are indices into the vocabulary plus 1, 0 where absent. Each phrase has `phrase` words; one word joins two.
     """
 
     def __init__(self, config: PixelConfig) -> None:
@@ -97,10 +100,10 @@ class PixelNet(nn.Module):
         self.norm = nn.LayerNorm(c.width)
         self.held_against = nn.Linear(c.width, c.width)
         self.of_phrase = nn.Linear(c.width, 2)  # MQ, TA
-        self.of_whole = nn.Linear(c.width, 2)  # VQ, and what is left of TA when the clip shows more than was told
+        self.of_whole = nn.Linear(c.width, 2)  # VQ, and a factor of TA for clips that show more than the caption says
 
     def look(self, x: torch.Tensor) -> torch.Tensor:
-        """What a clip shows, whatever its caption: (b, places, width)."""
+        """A clip's tokens, (B, L, D), for frames (B, 3, T, H, W) in [-1, 1]; no caption is read."""
         b, _, t = x.shape[:3]
         change = x[:, :, self.config.lag :] - x[:, :, : -self.config.lag]
         x = torch.cat([x, F.pad(change, (0, 0, 0, 0, self.config.lag, 0))], 1)
@@ -108,14 +111,16 @@ class PixelNet(nn.Module):
         return self.seen_norm((self.trunk(h) + self.places).flatten(2).transpose(1, 2))
 
     def read(self, words: torch.Tensor) -> torch.Tensor:
-        """A query for each phrase: (b, captions, phrases, width)."""
+        """A query for each phrase, (B, K, P, D)."""
         b = len(words)
         return self.phrases(self.words(words).flatten(0, 1).transpose(1, 2)).transpose(1, 2).unflatten(0, (b, -1))
 
     def forward(self, x: torch.Tensor, words: torch.Tensor) -> torch.Tensor:
+        """Scores, (B, K, 3), of frames and words as the class says."""
         return self.judge(self.look(x), words)
 
     def judge(self, seen: torch.Tensor, words: torch.Tensor) -> torch.Tensor:
+        """Scores, (B, K, 3), of the tokens that `look` returned."""
         q = self.read(words)
         absent = words[..., :: self.config.phrase + 1] == 0
         present = (~absent).to(q.dtype)[..., None]
@@ -130,7 +135,7 @@ class PixelNet(nn.Module):
 
 
 def spell(caption: str, config: PixelConfig, *, phrases: int = 2) -> list[int]:
-    """The indices of a caption's words, 0 where it has none. Raises ValueError for words the reward has not learnt."""
+    """The word indices of a caption, padded with 0 to `phrases` phrases. Raises ValueError for other captions."""
     words = caption.split()
     length = phrases * (config.phrase + 1) - 1
     unknown = [w for w in words if w not in config.vocabulary]
@@ -143,22 +148,24 @@ def spell(caption: str, config: PixelConfig, *, phrases: int = 2) -> list[int]:
 
 
 def resample(frames: np.ndarray, n: int) -> np.ndarray:
-    """`n` frames evenly spread over a clip, the nearest ones."""
+    """`n` frames (n, H, W, 3) of a clip (T, H, W, 3): those nearest to n evenly spaced times."""
     return frames if len(frames) == n else frames[np.rint(np.linspace(0, len(frames) - 1, n)).astype(int)]
 
 
 def to_input(frames: np.ndarray) -> torch.Tensor:
-    """uint8 (..., t, h, w, 3) -> float32 (..., 3, t, h, w) in [-1, 1]."""
+    """Frames uint8 (..., T, H, W, 3) as float32 (..., 3, T, H, W) in [-1, 1]."""
     return torch.from_numpy(np.ascontiguousarray(frames)).movedim(-1, -4).float().div(127.5).sub(1)
 
 
 def save(net: PixelNet, folder: Path) -> None:
+    """Write a net's config.json and model.safetensors to a folder."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(asdict(net.config), indent=2) + "\n")
     (folder / "model.safetensors").write_bytes(dump({k: v.contiguous() for k, v in net.state_dict().items()}))
 
 
 def load(folder: Path) -> PixelNet:
+    """The net of a folder, in evaluation mode, without gradients. Raises OSError if a file is missing."""
     fields = json.loads((folder / "config.json").read_text())
     net = PixelNet(PixelConfig(**{**fields, "vocabulary": tuple(fields["vocabulary"])}))
     net.load_state_dict(load_file(folder / "model.safetensors"))
@@ -166,13 +173,17 @@ def load(folder: Path) -> PixelNet:
 
 
 class PixelReward:
-    """The learned VQ, MQ and TA of decoded frames, one clip at a time."""
+    """The learned VQ, MQ and TA of decoded frames, each in [0, 1].
+
+    A call raises ValueError for frames of another size, and for captions with words that the net has not learned.
+    """
 
     components: tuple[str, ...] = ("VQ", "MQ", "TA")
     needs: Literal["latent", "estimate", "frames"] = "frames"
 
     @staticmethod
     def files(*, folder: str | Path = ASSETS) -> list[Path]:
+        """The net's config and weights."""
         return [Path(folder) / "config.json", Path(folder) / "model.safetensors"]
 
     def __init__(self, *, folder: str | Path = ASSETS) -> None:
@@ -180,6 +191,7 @@ class PixelReward:
 
     @torch.inference_mode()
     def __call__(self, views: "Sequence[View]") -> np.ndarray:
+        """Scores, float64 (len(views), 3): VQ, MQ and TA."""
         c = self.net.config
         rows = []
         for view in views:

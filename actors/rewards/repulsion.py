@@ -1,6 +1,6 @@
-"""Rewards of what a video keeps away from, for any policy: -U_rep of the arm's obstacles, and the distance itself.
+"""Rewards for keeping away from the arm's obstacles, for any policy: -U_rep, and the distance D itself.
 
-Classifiers among the obstacles have no distance in latent space and are left out.
+Obstacles that are classifiers have no distance in latent space and are left out.
 """
 
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Repulsion:
-    """-U_rep of the x0 estimate, summed over obstacles: 0 where it is farther than `reach` (Q*) from all."""
+    """-U_rep of the x0 prediction, summed over obstacles; 0 if it is farther than `reach` (Q*) from every obstacle."""
 
     components = ("repulsion",)
     needs: Literal["estimate"] = "estimate"
@@ -28,20 +28,23 @@ class Repulsion:
         self._eta, self._reach = eta, reach
 
     def __call__(self, views: "Sequence[View]") -> np.ndarray:
+        """Scores, float64 (len(views), 1)."""
         return np.array([[-sum(potential(d, self._eta, self._reach) for d in distances(v))] for v in views])
 
 
 class Distance:
-    """The distance of the x0 estimate to the nearest obstacle."""
+    """The distance D of the x0 prediction to the nearest obstacle, a root mean square over its elements."""
 
     components = ("distance",)
     needs: Literal["estimate"] = "estimate"
     meets_obstacles = True
 
     def __call__(self, views: "Sequence[View]") -> np.ndarray:
+        """Scores, float64 (len(views), 1)."""
         return np.array([[min(distances(v))] for v in views])
 
 
 def distances(view: "View") -> list[float]:
+    """The distance D of a view's x0 prediction to each obstacle."""
     assert view.estimate is not None
     return [float(distance(view.estimate.double(), o)) for o in view.obstacles]

@@ -1,1 +1,1 @@
-"""Solvers of the diffusion model's equations, and the repulsive potential."""
+"""Solvers of the diffusion ODE and SDE, and the repulsive potential of obstacles."""

@@ -1,8 +1,11 @@
-"""diffusers' schedulers as functions of (state, velocity, latent, noise): capture, restore, step; forward kernel; SDEs.
+"""Solvers: diffusers' schedulers as functions of (state, velocity, latent, noise), the forward kernel, and SDE steps.
 
-One scheduler object serves any number of interleaved candidates. What changes between its steps is captured into a
-plain dict and put back; the multistep history thus belongs to the candidate, not to the object. Stochastic steps get
-their noise from the caller, who draws it from the recipe.
+One scheduler object serves any number of interleaved candidates. The fields that a scheduler changes in a step are
+captured into a plain dict and put back before the next, so the multistep history belongs to the candidate, not to the
+object. Stochastic steps get their noise from the caller, who draws it from the recipe.
+
+In all formulas s is the noise level sigma, alpha = 1 - s on a flow's path and sqrt(1 - s^2) on a variance-preserving
+one, v the velocity with x0 = x - s v. Latents, velocities and noises are float32 (1, C, T, H, W).
 """
 
 import json
@@ -22,14 +25,17 @@ from diffusers import (
 
 from raysearch.recipe.candidate import Sampler
 
-State: TypeAlias = dict[str, Any]
+State: TypeAlias = dict[str, Any]  # a solver's memory between steps: the step's index and the multistep history
 
-# Everything that the supported schedulers change in step(), UniPC, DPM++ and Euler together.
+# All fields that UniPC, DPM++ and Euler schedulers change in step().
 CHANGING = ("_step_index", "model_outputs", "timestep_list", "last_sample", "lower_order_nums", "this_order")
 
 
 def scheduler(config: dict[str, Any], name: str, flow_shift: float | None) -> Any:
-    """A diffusers scheduler by our name for it; `config` is that of the model's own scheduler."""
+    """The diffusers scheduler of a sampler's `name`; `config` is that of the model's own scheduler.
+
+    `flow_shift` None takes the shift of that config. Raises ValueError for an unknown name.
+    """
     config = {k: v for k, v in config.items() if not k.startswith("_")}
     shift = float(flow_shift if flow_shift is not None else config.get("flow_shift", config.get("shift", 1.0)))
     train = config.get("num_train_timesteps", 1000)
@@ -46,7 +52,7 @@ def scheduler(config: dict[str, Any], name: str, flow_shift: float | None) -> An
 
 
 def solver(config: dict[str, Any], sampler: Sampler, device: str = "cpu") -> "Solver":
-    """The solver of a recipe's sampler, for a model with this scheduler config; a queue has that of whole clips."""
+    """The solver of a recipe's sampler for a model with this scheduler config; a queue has that of an ordinary clip."""
     sampler = sampler.whole
     if sampler.path == "vp":
         return Ddim(config, sampler.sigmas, device)
@@ -63,14 +69,14 @@ def solver(config: dict[str, Any], sampler: Sampler, device: str = "cpu") -> "So
 
 
 def ddim(config: dict[str, Any]) -> DDIMScheduler:
-    """diffusers' DDIM scheduler of a model's config; Stable Diffusion's noise schedule where that says nothing."""
+    """diffusers' DDIM scheduler, with the noise schedule of a model's config or, if it has none, Stable Diffusion's."""
     schedule = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
     own = {k: v for k, v in config.items() if k in (*schedule, "num_train_timesteps", "trained_betas")}
     return DDIMScheduler.from_config(schedule | own | {"timestep_spacing": "trailing", "clip_sample": False})
 
 
 def grid(config: dict[str, Any], name: str, flow_shift: float | None, num_steps: int) -> tuple[float, ...]:
-    """The noise levels of a sampler, num_steps + 1, from noise to 0."""
+    """The noise levels of a sampler's grid, num_steps + 1 of them, from noise down to 0."""
     if name != "ddim":
         return tuple(float(s) for s in Solver(scheduler(config, name, flow_shift), num_steps).sigmas)
     steps = ddim(config)
@@ -79,14 +85,18 @@ def grid(config: dict[str, Any], name: str, flow_shift: float | None, num_steps:
 
 
 def scheduler_config(folder: Path) -> dict[str, Any]:
-    """That of the model's own scheduler; a family whose models have none says nothing of it."""
+    """The config of the scheduler in a model's folder; empty for a model without a scheduler."""
     path = folder / "scheduler" / "scheduler_config.json"
     config: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
     return config
 
 
 class Solver:
-    """One grid of one scheduler. Steps are indices into the grid, never timestep values."""
+    """One scheduler on one grid of `num_steps` steps, with the given `sigmas` (num_steps + 1) or its own.
+
+    A step is an index into the grid, never a timestep's value. Raises ValueError for a scheduler that needs another
+    number of evaluations.
+    """
 
     def __init__(
         self, scheduler: Any, num_steps: int, device: str = "cpu", sigmas: Sequence[float] | None = None
@@ -104,13 +114,16 @@ class Solver:
             )
 
     def start(self, step: int) -> State:
-        """Fresh state at a step: no history, as a scheduler that begins there."""
+        """The state at a step without history, as if the solver began there."""
         return {k: list(v) if isinstance(v, list) else v for k, v in self._blank.items()} | {"_step_index": step}
 
     def step(
         self, state: State, velocity: torch.Tensor, latent: torch.Tensor, noise: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, State]:
-        """One solver step from `state`, which is left as it was; standard normal `noise` for a stochastic one."""
+        """One solver step: the next latent and the next state; `state` is not changed.
+
+        A stochastic solver needs `noise`, standard normal.
+        """
         for k, v in state.items():
             setattr(self._scheduler, k, list(v) if isinstance(v, list) else v)
         timestep = self.timesteps[state["_step_index"]]
@@ -119,15 +132,18 @@ class Solver:
         return latent, self._capture()
 
     def alpha(self, sigma: torch.Tensor) -> torch.Tensor:
-        """How much a clean latent counts at a level."""
+        """alpha of a noise level: the factor of x0 in a noisy latent."""
         return 1 - sigma
 
     def velocity(self, output: torch.Tensor, latent: torch.Tensor, step: int) -> torch.Tensor:
-        """Of a model's output at a step: what the x0 estimate is the latent less sigma times."""
+        """Convert model output to v such that x0 = x - sigma v; same shape as `latent`."""
         return output
 
     def renoise(self, latent: torch.Tensor, step: int, to_step: int, noise: torch.Tensor) -> torch.Tensor:
-        """The forward kernel from the level of `step` up to that of `to_step`."""
+        """The forward kernel from the level s of `step` up to the level s' of `to_step`, of the shape of `latent`.
+
+        x' = (a'/a) x + sqrt(s'^2 - (a'/a)^2 s^2) eps, where a is alpha and eps the standard normal `noise`.
+        """
         s, s_to = self.sigmas[step].double(), self.sigmas[to_step].double()
         ratio = self.alpha(s_to) / self.alpha(s) if s < 1 else torch.ones((), dtype=torch.float64)
         spread = (s_to.square() - (ratio * s).square()).clamp(min=0).sqrt()
@@ -139,7 +155,7 @@ class Solver:
 
 
 class Inversion(Solver):
-    """Euler steps of the ODE along a grid that rises from clean to noise (DDIM inversion)."""
+    """Euler steps of the ODE up a grid from clean to noise (DDIM inversion); `sigmas` are its levels, rising."""
 
     def __init__(self, sigmas: Sequence[float], device: str = "cpu") -> None:
         self.num_steps, self.sigmas = len(sigmas) - 1, torch.tensor(sigmas, device=device)
@@ -149,20 +165,21 @@ class Inversion(Solver):
     def step(
         self, state: State, velocity: torch.Tensor, latent: torch.Tensor, noise: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, State]:
+        """The latent one level up the grid, and the next state."""
         i = state["_step_index"]
         s, s_next = self.sigmas[i : i + 2].double()
         return (latent.double() + (s_next - s) * velocity.double()).float(), {"_step_index": i + 1}
 
 
 class Ddim(Solver):
-    """Deterministic DDIM (2010.02502) between any levels of a variance-preserving path, up or down.
+    """Deterministic DDIM (2010.02502) along levels of a variance-preserving path, up or down.
 
-    A level's timestep is the nearest of the model's training.
+    The timestep of a level is the one of the model's training whose level is nearest.
     """
 
     def __init__(self, config: dict[str, Any], sigmas: Sequence[float], device: str = "cpu") -> None:
         trained = (1 - ddim(config).alphas_cumprod.double()).sqrt()
-        # A clean latent is taken to be at the lowest level of all: at 0 nothing says what its noise was.
+        # A clean latent counts as one at the lowest trained level: at level 0 its noise is undefined.
         self._levels = torch.tensor(sigmas, dtype=torch.float64).clamp(min=float(trained[0]))
         self.num_steps, self.sigmas = len(sigmas) - 1, torch.tensor(sigmas, device=device)
         nearest = (trained[None] - self._levels[:-1, None]).abs().argmin(1)
@@ -170,9 +187,11 @@ class Ddim(Solver):
         self._blank: State = {}
 
     def alpha(self, sigma: torch.Tensor) -> torch.Tensor:
+        """alpha of a noise level, sqrt(1 - sigma^2)."""
         return (1 - sigma.square()).sqrt()
 
     def velocity(self, output: torch.Tensor, latent: torch.Tensor, step: int) -> torch.Tensor:
+        """Convert the predicted noise `output` to v such that x0 = x - sigma v; same shape as `latent`."""
         s = self._levels[step]
         x0 = (latent.double() - s * output.double()) / self.alpha(s)
         return ((latent.double() - x0) / s).float()
@@ -180,6 +199,7 @@ class Ddim(Solver):
     def step(
         self, state: State, velocity: torch.Tensor, latent: torch.Tensor, noise: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, State]:
+        """alpha' x0 + s' eps at the next level s', with the predicted x0 and noise; and the next state."""
         i = state["_step_index"]
         s, s_next = self._levels[i], self.sigmas[i + 1].double()
         x0 = latent.double() - s * velocity.double()
@@ -188,12 +208,12 @@ class Ddim(Solver):
 
 
 class EulerMaruyama(Solver):
-    """Steps of the reverse SDE with diffusion g, dx = (v - g^2/2 score) dt + g dw, which has the ODE's marginals.
+    """Euler-Maruyama steps of the reverse SDE dx = (v - g^2/2 score) dt + g dw, which has the ODE's marginals.
 
-    The score is that of the velocity, -(x + (1 - s) v) / s. With `vp`, steps are taken along the variance-preserving
-    path cos(phi) x0 + sin(phi) eps, phi = pi r / 2, which is the linear one scaled by c = cos + sin and with another
-    clock, tan(phi) = s / (1 - s) (Kim et al. 2503.19385); between steps latents are on the linear path all the same.
-    The last step is the ODE's.
+    `diffusion` is g, and score = -(x + (1 - s) v) / s. With `vp`, steps follow the variance-preserving path
+    cos(phi) x0 + sin(phi) eps with phi = pi r / 2 (Kim et al. 2503.19385): the linear path scaled by c = cos(phi) +
+    sin(phi), with a time r such that tan(phi) = s / (1 - s). Latents between steps are on the linear path in either
+    case. The last step is the ODE's, without noise.
     """
 
     def __init__(
@@ -206,6 +226,7 @@ class EulerMaruyama(Solver):
     def step(
         self, state: State, velocity: torch.Tensor, latent: torch.Tensor, noise: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, State]:
+        """The next latent and state; every step but the last needs `noise`, standard normal."""
         i = state["_step_index"]
         s, s_next = self._levels[i : i + 2]
         x, v = latent.double(), velocity.double()
@@ -222,7 +243,7 @@ class EulerMaruyama(Solver):
         return x.float(), {**state, "_step_index": i + 1}
 
     def _path(self, s: float) -> tuple[float, float, float, float]:
-        """Of the linear path's level s: the time r, the scale c, and dc/dr, ds/dr."""
+        """At level s of the linear path: the time r, the scale c, dc/dr and ds/dr."""
         if not self._vp:
             return s, 1.0, 0.0, 1.0
         phi = atan2(s, 1 - s)
@@ -230,7 +251,7 @@ class EulerMaruyama(Solver):
         return 2 * phi / pi, c, pi / 2 * (cos(phi) - sin(phi)), pi / 2 / c**2
 
 
-# Diffusions g of (time, the same kept off 1) for a strength eta.
+# The diffusion g(t, off) for a strength eta; `off` is the time t, but below 1, where flow-sde is singular.
 EULER_MARUYAMA: dict[str, Callable[[float], Callable[[float, float], float]]] = {
     "flow-sde": lambda eta: lambda t, off: eta * (off / (1 - off)) ** 0.5,  # Flow-GRPO 2505.05470
     "score-sde": lambda eta: lambda t, off: eta * t**2,  # Kim et al. 2503.19385
@@ -238,17 +259,17 @@ EULER_MARUYAMA: dict[str, Callable[[float], Callable[[float, float], float]]] = 
 
 
 def neighbour(latent: torch.Tensor, cosine: float, noise: torch.Tensor) -> torch.Tensor:
-    """The latent of the same norm at `cosine`, towards the part of `noise` that is orthogonal to it (2501.09732)."""
+    """A latent with the norm of `latent` and this cosine to it, turned towards `noise` (2501.09732); same shape."""
     x, w = latent.double(), noise.double()
     w = w - (w * x).sum() / x.square().sum() * x
     return (cosine * x + (1 - cosine**2) ** 0.5 * x.norm() / w.norm() * w).float()
 
 
 def frequency_mix(latent: torch.Tensor, noise: torch.Tensor, cutoff: float, dims: int) -> torch.Tensor:
-    """`latent` (..., T, H, W) below a cutoff, `noise` above it (FreeInit 2312.07537; ScalingNoise 2503.16400, Eq. 8).
+    """Low frequencies of `latent` with high ones of `noise` (FreeInit 2312.07537; ScalingNoise 2503.16400, Eq. 8).
 
-    The low-pass is a Gaussian, exp(-d^2 / (2 cutoff^2)), d the distance from frequency 0 with the highest of each axis
-    at 1; over height and width (`dims` 2) or time as well (3).
+    Both are (..., T, H, W), as is the result, float32. The low-pass filter is exp(-d^2 / (2 cutoff^2)), where d is the
+    distance from frequency 0 and 1 the highest frequency of each axis: H and W (`dims` 2), or T as well (3).
     """
     if not cutoff:
         return noise
@@ -263,11 +284,12 @@ def frequency_mix(latent: torch.Tensor, noise: torch.Tensor, cutoff: float, dims
 
 
 def pack(state: State) -> State:
-    """Tensors to contiguous numpy, for the object store."""
+    """A state with contiguous numpy arrays in place of tensors, for the object store."""
     return {k: [_packed(i) for i in v] if isinstance(v, list) else _packed(v) for k, v in state.items()}
 
 
 def unpack(state: State, device: str) -> State:
+    """A packed state with tensors on a device in place of arrays."""
     return {
         k: [_unpacked(i, device) for i in v] if isinstance(v, list) else _unpacked(v, device) for k, v in state.items()
     }

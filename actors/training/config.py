@@ -1,39 +1,35 @@
-"""`raysearch train`: what a latent reward is trained on, and how; its curves. No torch and no Ray here.
+"""The config of `raysearch train`, which trains a latent reward, and the keys that every training
+has. No torch and no Ray here: both take seconds to import.
 
     reward: {name: pavrm, model: actors/assets/tiny-wan, blocks: 6}
     dataset: runs/collect/dataset
     loss: {preference: 1.0}
     steps: 2000
 
-A killed training goes on from its last checkpoint when the same command is given again.
+A training that was killed goes on from its last checkpoint when the same command is given again. In shapes, latents
+have C channels, T frames, H x W.
 """
 
-import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from math import isfinite
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from matplotlib.figure import Figure
 from omegaconf import MISSING, OmegaConf
 
 from raysearch.config import config as configuration
 from raysearch.config.config import DTYPES, RESUME
 from raysearch.errors import ConfigError, check
-from raysearch.files import write
 from raysearch.recipe.digests import digest
 from raysearch.session.dataset import SPLITS, shards_of
-from raysearch.session.tables import write_table
 
-METRICS = pa.schema([("step", pa.int64()), ("metric", pa.string()), ("value", pa.float64())])
-PROGRESS = "progress.json"
-KEPT, CHECKPOINTS = "metrics.parquet", "checkpoints"  # the first is written just before a checkpoint
-REWARD = "reward"  # the folder of what was trained
+PROGRESS = "progress.json"  # of the run directory: how far a training is
+METRICS, CHECKPOINTS = "metrics.parquet", "checkpoints"  # metrics are written just before each checkpoint
+REWARD = "reward"  # the folder, in the run directory, of the trained reward
 TEXTS, FLAGS, NUMBERS, LATENTS = "texts", "booleans", "floating numbers", "floating tensors (C, T, H, W)"
 KINDS: dict[str, Callable[[pa.DataType], bool]] = {
     TEXTS: lambda kind: pa.types.is_string(kind) or pa.types.is_large_string(kind),
@@ -47,27 +43,12 @@ COLUMNS = {"prompt": TEXTS, "sigma": NUMBERS, "first": FLAGS, "latent": LATENTS,
 
 
 @dataclass(frozen=True)
-class Panel:
-    """A picture's part: its title, what its axis shows, and which metrics."""
-
-    title: str
-    label: str
-    metrics: tuple[str, ...]
-
-
-PANELS = (
-    Panel("losses", "loss", ("loss", "preference", "regression", "binary")),
-    Panel("pairs of the test split ordered rightly, by the sum", "accuracy", ("accuracy",)),
-)
-
-
-@dataclass(frozen=True)
 class LossConfig:
-    """Weights of the losses: 0 leaves one out.
+    """Weights of the losses; 0 leaves a loss out.
 
-    `preference` is the cross-entropy of score differences within a caption (Bradley-Terry), of pairs whose grades are
-    more than `margin` apart; `regression` the squared error to grade x similarity; `binary` the cross-entropy against
-    "the grade exceeds `threshold`".
+    `preference` is the cross-entropy of score differences between latents of one caption (Bradley-Terry), over pairs
+    whose grades are more than `margin` apart. `regression` is the squared error to grade x similarity. `binary` is the
+    cross-entropy against whether the grade exceeds `threshold`.
     """
 
     preference: float = 1.0
@@ -79,28 +60,34 @@ class LossConfig:
 
 @dataclass(frozen=True)
 class WorkersConfig:
-    """Of Ray Train: each holds a copy of the reward and sees its share of the data."""
+    """Ray Train's workers: each holds a copy of the net and sees its share of the dataset."""
 
     number: int = 1
-    num_gpus: float = 0
-    num_cpus: float = 1
-    threads: int = 1  # of torch, where there is no GPU
-    wait: bool = False  # for nodes that an autoscaler is to bring
+    num_gpus: float = 0  # of each worker
+    num_cpus: float = 1  # of each worker
+    threads: int = 1  # of torch in a worker without a GPU
+    wait: bool = False  # for nodes that an autoscaler brings, instead of refusing more workers than the cluster holds
 
 
 @dataclass(frozen=True)
-class Settings:
-    """What all trainings have."""
+class Schedule:
+    """How many steps a training takes, and how large they are."""
 
     steps: int = 2000
-    batch: int = 64  # latents a step and worker
-    shuffle: int = 512  # rows of the data that a worker holds, to draw its batches from
-    learning_rate: float = 1e-4
-    warm_up: int = 100
+    learning_rate: float = 1e-4  # at its peak
+    warm_up: int = 100  # steps until the peak
     weight_decay: float = 0.01
-    ema: float = 0.999
+    ema: float = 0.999  # decay a step of the moving average of the weights; 0 keeps no average
     seed: int = 0
-    every: int = 250  # steps between checkpoints, each with a look at the test split
+    every: int = 250  # steps between checkpoints
+
+
+@dataclass(frozen=True)
+class Settings(Schedule):
+    """The keys that every training on Ray has."""
+
+    batch: int = 64  # latents a step and worker
+    shuffle: int = 512  # rows of the dataset that a worker holds, to draw its batches from
     workers: WorkersConfig = field(default_factory=WorkersConfig)
     address: str | None = None  # of a Ray cluster
     run_dir: str | None = None
@@ -109,17 +96,19 @@ class Settings:
 
 @dataclass(frozen=True)
 class TrainConfig(Settings):
+    """The config of `raysearch train`. At every checkpoint the reward is also measured on the dataset's test split."""
+
     reward: dict[str, Any] = MISSING  # {name: pavrm, model, blocks} or {name: latent, start: a folder of weights}
     dataset: str = MISSING  # a folder that `collect` made
     components: list[str] = field(default_factory=lambda: ["VQ", "MQ", "TA"])
     loss: LossConfig = field(default_factory=LossConfig)
     group: int = 4  # latents of one caption and noise level, all pairs of which are compared
-    dtype: str = "float32"  # of the forward's arithmetic; weights stay float32
+    dtype: str = "float32"  # of the arithmetic in a forward; weights stay float32
     max_sequence_length: int = 512  # of captions' embeddings, as in sampling
 
 
 def load(path: Path, overrides: Sequence[str] = ()) -> TrainConfig:
-    """The training of a file with `key=value` overrides. Raises ConfigError."""
+    """The config in a file, with `key=value` overrides. Raises ConfigError."""
     c: TrainConfig = configuration.structured(TrainConfig, configuration.read(path, overrides))
     check(isinstance(c.reward.get("name"), str), "reward.name", c.reward.get("name"), "pavrm or latent")
     check(len(set(c.components)) == len(c.components) > 0, "components", c.components, "at least one, each once")
@@ -138,7 +127,7 @@ def load(path: Path, overrides: Sequence[str] = ()) -> TrainConfig:
 
 
 def check_settings(c: Settings) -> None:
-    """Raises ConfigError where what all trainings have is out of bounds."""
+    """Raise ConfigError where a key that every training has is out of bounds."""
     for key in ("steps", "batch", "shuffle", "every"):
         check(getattr(c, key) >= 1, key, getattr(c, key), "at least 1")
     for key in ("warm_up", "weight_decay"):
@@ -155,14 +144,14 @@ def check_settings(c: Settings) -> None:
 
 
 def columns(c: TrainConfig) -> pa.Schema:
-    """The dataset's columns. Raises ConfigError where some are missing or of another kind."""
+    """The schema of the dataset. Raises ConfigError where a column that is needed is missing or of another kind."""
     for name in c.components:
         check(name not in COLUMNS, "components", name, f"a grade, not one of {', '.join(COLUMNS)}")
     return schema_of(c.dataset, COLUMNS | dict.fromkeys(c.components, NUMBERS))
 
 
 def check_numbers(c: TrainConfig) -> None:
-    """Raises ConfigError where the dataset's columns of numbers hold one that is not finite."""
+    """Raise ConfigError where a column of numbers in the dataset holds a number that is not finite."""
     numbers = ["sigma", "similarity", *c.components]
     for shard in shards_of(Path(c.dataset), *SPLITS):
         for name, values in zip(numbers, pq.read_table(shard, columns=numbers), strict=True):
@@ -171,7 +160,11 @@ def check_numbers(c: TrainConfig) -> None:
 
 
 def schema_of(folder: str, needed: Mapping[str, str]) -> pa.Schema:
-    """The columns that all shards of a dataset have. Raises ConfigError unless each that is needed is of its kind."""
+    """The schema that all shards of a dataset share.
+
+    `needed` maps the columns that must be there to their kinds, keys of KINDS. Raises ConfigError where the folder
+    holds no such dataset.
+    """
     train, test = (shards_of(Path(folder), s) for s in SPLITS)
     check(len(train) > 0, "dataset", folder, "a folder of shards train-*.parquet")
     footers = {p: _footer(p) for p in (*train, *test)}
@@ -194,54 +187,23 @@ def _footer(shard: Path) -> pq.FileMetaData:
 
 
 def latent_shape(schema: pa.Schema) -> tuple[int, ...]:
-    """(C, T, H, W) of the dataset's latents."""
+    """The shape (C, T, H, W) of each latent of a dataset."""
     return tuple(schema.field("latent").type.shape)
 
 
 def check_rows(c: Settings, folder: str) -> None:
-    """Raises ConfigError where a worker's share of a dataset is less than a batch."""
+    """Raise ConfigError where a worker's share of a dataset is less than a batch."""
     rows = sum(_footer(p).num_rows for p in shards_of(Path(folder), "train"))
     share = rows // c.workers.number
     check(c.batch <= share, "batch", c.batch, f"at most {share}, a worker's share of the {rows} rows in {folder}")
 
 
 def content_of(folder: str) -> bytes:
-    """A digest of a dataset's shards: their names and metadata, sizes and bounds of columns included."""
+    """A digest of the shards of a dataset: their names, and their metadata with the sizes and bounds of columns."""
     shards = shards_of(Path(folder), *SPLITS)
     return digest(*(x for p in shards for x in (p.name, repr(_footer(p).to_dict()))))
 
 
 def resolved(c: Settings) -> str:
+    """The whole config as YAML, defaults included."""
     return OmegaConf.to_yaml(OmegaConf.structured(c))
-
-
-def record(run_dir: Path, rows: Sequence[dict[str, Any]], panels: Sequence[Panel]) -> None:
-    """Write metrics.parquet: a row a step and metric; and their curves."""
-    write_table(run_dir / KEPT, pa.Table.from_pylist(list(rows), schema=METRICS))
-    write(run_dir / "curves.png", curves(rows, panels))
-
-
-def recorded(run_dir: Path, until: int) -> list[dict[str, Any]]:
-    """The metrics of the steps before a checkpoint."""
-    path = run_dir / KEPT
-    rows: list[dict[str, Any]] = pq.read_table(path).to_pylist() if path.exists() else []
-    return [r for r in rows if r["step"] <= until]
-
-
-def curves(rows: Sequence[dict[str, Any]], panels: Sequence[Panel]) -> bytes:
-    """A picture of the metrics, each in the panel that names it, or the group of metrics that its name begins with."""
-    matplotlib.use("agg")
-    figure = Figure(figsize=(5 * len(panels), 4), layout="constrained")
-    axes = figure.subplots(1, len(panels), squeeze=False)[0]
-    for axis, panel in zip(axes, panels, strict=True):
-        axis.set(xlabel="step", ylabel=panel.label, title=panel.title)
-        for name in dict.fromkeys(r["metric"] for r in rows):
-            group = next((m for m in panel.metrics if name == m or name.startswith(m + " ")), None)
-            if group is not None:
-                points = [(r["step"], r["value"]) for r in rows if r["metric"] == name]
-                axis.plot(*zip(*points, strict=True), label=name.removeprefix(group + " "))
-        if axis.lines:
-            axis.legend(fontsize=7)
-    picture = io.BytesIO()
-    figure.savefig(picture, format="png", dpi=110)
-    return picture.getvalue()

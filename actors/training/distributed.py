@@ -1,12 +1,12 @@
-"""What trainings on Ray Train share: a worker's loop with checkpoints, its batches from Ray Data, the driver's call.
+"""A training on Ray: its batches from Ray Data, its checkpoints and metrics in the run directory, its workers.
 
-Step k of a run with seed s sees the same batch and draws the same random numbers however often it was killed before.
+Every worker runs the loop of `actors.training.loop`; the first one also keeps checkpoints and writes metrics. A worker
+that is started anew goes on from the last checkpoint, with the same batches.
 """
 
 import json
 import os
 import tempfile
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache
@@ -23,87 +23,49 @@ from ray.train.torch import TorchTrainer
 from torch import nn
 
 from actors.models import DTYPES
-from actors.tiny.training.loop import hash_of, learning_rate
-from actors.training.config import CHECKPOINTS, PROGRESS, Panel, Settings, record, recorded
+from actors.training.config import CHECKPOINTS, PROGRESS, Settings
+from actors.training.loop import Loss, Training, seed_of
+from actors.training.metrics import Panel, record, recorded
 from raysearch.errors import ConfigError, RaysearchError
 from raysearch.files import write
 
-
-class Parts:
-    """Means of what was added under each name since the last look."""
-
-    def __init__(self) -> None:
-        self.sums: dict[str, float] = {}
-        self.counts: dict[str, int] = {}
-
-    def add(self, values: dict[str, float]) -> None:
-        for k, v in values.items():
-            self.sums[k] = self.sums.get(k, 0.0) + v
-            self.counts[k] = self.counts.get(k, 0) + 1
-
-    def means(self) -> dict[str, float]:
-        return {k: v / self.counts[k] for k, v in self.sums.items()}
-
-
-class Average:
-    """The exponential moving average of the parameters that are trained; within it, the net has those."""
-
-    def __init__(self, net: nn.Module, decay: float) -> None:
-        self.net, self.decay = net, decay
-        self.values = {k: p.detach().clone() for k, p in self._learnt()}
-
-    def _learnt(self) -> list[tuple[str, nn.Parameter]]:
-        return [(k, p) for k, p in self.net.named_parameters() if p.requires_grad]
-
-    @torch.no_grad()
-    def update(self, step: int) -> None:
-        decay = min(self.decay, (1 + step) / (10 + step))
-        for k, p in self._learnt():
-            self.values[k].lerp_(p, 1 - decay)
-
-    @torch.no_grad()
-    def _swap(self) -> None:
-        for k, p in self._learnt():
-            own = p.clone()
-            p.copy_(self.values[k])
-            self.values[k] = own
-
-    def __enter__(self) -> None:
-        self._swap()
-        self.net.eval()
-
-    def __exit__(self, *_: object) -> None:
-        self._swap()
-        self.net.train()
+STATE = "state.pt"  # in a checkpoint's folder
+PROGRESS_EVERY = 10  # steps
 
 
 def embedder(encoder: Callable[[str, int], np.ndarray], length: int) -> Callable[[Sequence[str]], torch.Tensor]:
-    """Embeddings (n, length, dim) of texts, the latest of which are kept."""
+    """A function from n texts to their embeddings (n, length, dim), float32; it remembers the latest 256 texts.
+
+    `encoder` maps a text and a length to one embedding (1, length, dim).
+    """
     embed = lru_cache(256)(lambda text: torch.tensor(encoder(text, length)))
     return lambda texts: torch.cat([embed(t) for t in texts])
 
 
 def precision(device: torch.device, dtype: str) -> AbstractContextManager[Any]:
-    """Within it, forwards are done in `dtype`; weights stay what they are."""
+    """A context in which forwards compute in `dtype`; weights stay as they are."""
     return torch.autocast(device.type, DTYPES[dtype]) if dtype != "float32" else nullcontext()
 
 
 def rank() -> int:
+    """This worker's number; the first is 0."""
     return ray.train.get_context().get_world_rank()
 
 
 def begin(c: Settings) -> torch.device:
-    """Prepare this worker's torch; its device."""
-    device = ray.train.torch.get_device()
+    """Set up torch in this worker, and return the worker's device."""
+    device: torch.device = ray.train.torch.get_device()
     if device.type == "cpu":
         torch.set_num_threads(c.workers.threads)
-    torch.set_flush_denormal(True)  # second moments of near-dead weights slow a CPU down otherwise
     torch.manual_seed(c.seed)
     return device
 
 
 def batches(c: Settings, size: int, start: int, rows: str = "rows") -> Iterator[dict[str, np.ndarray]]:
-    """Endless batches of `size` of this worker's rows, from that of step `start` on."""
+    """Endless batches of `size` rows of this worker's share of the dataset, beginning with that of step `start`.
+
+    `rows` is what an error calls them. Raises ConfigError where the share is smaller than a batch.
+    """
     shard = ray.train.get_dataset_shard("train")
     step = 0
     for epoch in count():
@@ -113,98 +75,73 @@ def batches(c: Settings, size: int, start: int, rows: str = "rows") -> Iterator[
             batch_format="numpy",
             drop_last=True,
             local_shuffle_buffer_size=c.shuffle,
-            local_shuffle_seed=hash_of(c.seed, epoch) % 2**32,
+            local_shuffle_seed=seed_of(c.seed, epoch) % 2**32,
         )
         for batch in found:
             step += 1
             if step > start:
                 yield batch
         if step == before:
-            raise ConfigError.of("batch", c.batch, f"smaller: a worker's share has not {size} {rows}")
+            raise ConfigError.of("batch", c.batch, f"smaller: a worker's share of the dataset has not {size} {rows}")
 
 
 def train(
     c: Settings,
     net: nn.Module,
-    loss: Callable[[int, Any, Parts], torch.Tensor],
+    loss: Loss,
     *,
     batches: Callable[[int], Iterable[Any]],
     test: Callable[[], dict[str, float]],
     save: Callable[[], None],
     panels: Sequence[Panel],
     max_grad_norm: float = 1.0,
-    norm: Callable[[int], str] = lambda step: "gradient norm",
+    norm_name: Callable[[int], str] = lambda step: "gradient norm",
 ) -> None:
-    """The loop of a worker: `loss(step, batch, parts)` is minimised over what of `net` is not frozen.
+    """Train `net` in this worker up to `c.steps`, from the last checkpoint.
 
-    Every so often, with the averaged weights, `test()` looks at them; `save()` keeps them at the end. `norm` names the
-    gradient norm of a step.
+    `batches(step)` gives the batches from that of a step on. At every checkpoint, the first worker calls `test`, which
+    returns metrics of the net with its averaged weights; after the last step it calls `save`, which writes those.
+    `norm_name` names the metric of a step's gradient norm. Raises FloatingPointError where a loss is not finite.
     """
     run_dir, first = Path(str(c.run_dir)), rank() == 0
-    learnt = [p for p in net.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(learnt, lr=c.learning_rate, betas=(0.9, 0.99), weight_decay=c.weight_decay)
-    average, start, spent = Average(net, c.ema) if c.ema else None, 0, 0.0
+    training = Training(net, c, rank=rank(), max_grad_norm=max_grad_norm)
     if checkpoint := ray.train.get_checkpoint():
         with checkpoint.as_directory() as folder:
-            state = torch.load(Path(folder) / "state.pt", weights_only=True, map_location=learnt[0].device)
-        net.load_state_dict(state["net"], strict=False)  # what is not trained is there already
-        optimizer.load_state_dict(state["optimizer"])
-        start, spent = state["step"], state["seconds"]
-        if average:
-            average.values = state["average"]
-    rows, began, parts = recorded(run_dir, start) if first else [], time.monotonic() - spent, Parts()
-    net.train()
-    for step, batch in zip(range(start, c.steps), batches(start), strict=False):
-        torch.manual_seed(hash_of(c.seed, step, rank()))
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, c.steps, peak=c.learning_rate, warm_up=c.warm_up)
-        value = loss(step, batch, parts)
-        if not torch.isfinite(value):
-            raise FloatingPointError(f"the loss is {value.item()} at step {step}")
-        optimizer.zero_grad(set_to_none=True)
-        value.backward()
-        parts.add({norm(step): nn.utils.clip_grad_norm_(learnt, max_grad_norm).item()})
-        optimizer.step()
-        if average:
-            average.update(step)
-        done, looks = step + 1, (step + 1) % c.every == 0 or step + 1 == c.steps
-        if first and (done % 10 == 0 or looks):
-            write(run_dir / PROGRESS, json.dumps(progress(c, done, time.monotonic() - began, parts)).encode())
-        if not looks:
+            device = next(net.parameters()).device
+            training.resume(torch.load(Path(folder) / STATE, weights_only=True, map_location=device))
+    rows, means = recorded(run_dir, until=training.step) if first else [], training.means
+    for norm in training.run(loss, batches(training.step)):
+        done = training.step
+        means.add({norm_name(done - 1): norm})
+        kept = done % c.every == 0 or done == c.steps
+        if first and (done % PROGRESS_EVERY == 0 or kept):
+            progress = {"step": done, "steps": c.steps, "seconds": training.seconds, **means.values()}
+            write(run_dir / PROGRESS, json.dumps(progress).encode())
+        if not kept:
             continue
         if first:
-            with average or nullcontext():
+            with training.averaged():
                 found = test()
                 if done == c.steps:
                     save()
-            rows += [{"step": done, "metric": k, "value": v} for k, v in {**parts.means(), **found}.items()]
+            rows += [{"step": done, "metric": k, "value": v} for k, v in {**means.values(), **found}.items()]
             record(run_dir, rows, panels)
             with tempfile.TemporaryDirectory() as folder:
-                state = {
-                    "net": {k: p for k, p in net.named_parameters() if p.requires_grad},
-                    "optimizer": optimizer.state_dict(),
-                    "average": average.values if average else {},
-                    "step": done,
-                    "seconds": time.monotonic() - began,
-                }
-                torch.save(state, Path(folder) / "state.pt")
+                torch.save(training.state(), Path(folder) / STATE)
                 ray.train.report(found, checkpoint=Checkpoint.from_directory(folder))
         else:
             ray.train.report({})
-        parts = Parts()
-
-
-def progress(c: Settings, done: int, seconds: float, parts: Parts) -> dict[str, Any]:
-    return {"step": done, "steps": c.steps, "seconds": seconds, **parts.means()}
+        means.clear()
 
 
 def fit(c: Settings, work: Callable[[Any], None], data: dict[str, ray.data.Dataset]) -> None:
-    """Run workers on the Ray cluster that this process is connected to, from the last checkpoint in run_dir.
+    """Run workers, each `work(c)`, on the Ray cluster that this process is connected to.
 
-    Raises what a worker raised if it is one of ours, else RaysearchError.
+    They go on from the last checkpoint in the run directory. `data` are datasets by split, of which "train" is shared
+    out among the workers. Raises what a worker raised if it is a RaysearchError, else RaysearchError.
     """
     w = c.workers
-    os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"  # relative paths are the checkout's
+    os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"  # so that relative paths are those of the checkout
     ray.data.DataContext.get_current().execution_options.preserve_order = True  # batches are the same every time
     trainer = TorchTrainer(
         work,

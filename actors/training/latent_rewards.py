@@ -1,6 +1,8 @@
-"""Trains a latent reward on Ray Train: workers read the shards that `collect` wrote through Ray Data, a row a group.
+"""Trains a latent reward on Ray: workers read the shards that `collect` wrote through Ray Data, a row a group.
 
-A group is some rollouts of one caption at one noise level, all pairs of which are compared.
+A group is a few rollouts of one caption at one noise level; its latents are compared in all pairs.
+
+Shapes: a batch has n groups of k latents; each latent has C channels, T frames, H x W.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,21 +19,38 @@ from torch import nn
 
 from actors.models import family, model_folder
 from actors.rewards import latent_reward, pavrm
-from actors.tiny.training.pipeline import use_fast_attention
-from actors.training import config as train
 from actors.training import distributed, losses
-from actors.training.config import TrainConfig
-from actors.training.distributed import Parts
+from actors.training.attention import use_fast_attention
+from actors.training.config import (
+    COLUMNS,
+    REWARD,
+    TrainConfig,
+    check_rows,
+    columns,
+    content_of,
+    latent_shape,
+)
+from actors.training.loop import Means
+from actors.training.metrics import Panel
 from actors.training.pairs import accuracy, agreement, grouped
 from raysearch.config.binding import bind
 from raysearch.errors import check
 from raysearch.files import content_digest, replacing
 from raysearch.session.dataset import SPLITS, shards_of
 
+PANELS = (
+    Panel("losses", "loss", ("loss", "preference", "regression", "binary")),
+    Panel("pairs of the test split ordered rightly, by the sum", "accuracy", ("accuracy",)),
+)
+
 
 @dataclass(frozen=True)
 class Trainee:
-    """A reward in training; `captions` gives what its net takes of captions, `save` writes it."""
+    """A reward in training.
+
+    `captions` turns texts into the input that the net takes for them: embeddings (n, length, dim), or the texts
+    themselves. `save` writes the reward to a folder.
+    """
 
     net: nn.Module
     captions: Callable[[Sequence[str]], Any]
@@ -42,7 +61,7 @@ class Trainee:
 
 
 def of_pavrm(c: TrainConfig, *, model: str, blocks: int = 8, heads: int = 8) -> Trainee:
-    """Over a model's first blocks, with the captions' embeddings of its own text encoder."""
+    """An untrained PAVRM over the first blocks of a model, which embeds captions by the model's own text encoder."""
     folder = model_folder(model)
     pictured = family(folder).Geometry.of(folder).pictured
     check(not pictured, "reward.model", model, "a model whose transformer takes latents alone")
@@ -56,7 +75,7 @@ def of_pavrm(c: TrainConfig, *, model: str, blocks: int = 8, heads: int = 8) -> 
 
 
 def of_latent(c: TrainConfig, *, start: str) -> Trainee:
-    """From a folder of weights: a pre-trained backbone, or a reward that is trained on."""
+    """A latent reward that begins with the weights of a folder: a pre-trained backbone, or a trained reward."""
     net = latent_reward.load(Path(start))
     if not c.workers.num_gpus:
         net.model.language_model.set_attn_implementation("eager")  # the fastest on a CPU
@@ -67,40 +86,47 @@ Start = tuple[tuple[int | None, ...], list[Path]]
 
 
 def start_of_pavrm(c: TrainConfig, *, model: str, blocks: int = 8, heads: int = 8) -> Start:
-    """The latents that the reward takes, (C, T, H, W), None for any; and what it begins with. Raises ConfigError."""
+    """The shape (C, T, H, W) of the latents that a PAVRM takes, None for any size; and the files it begins with.
+
+    Raises ConfigError where the model does not fit.
+    """
     folder = model_folder(model)
     return (pavrm.check_model(folder, blocks, heads)["in_channels"], None, None, None), [folder]
 
 
 def start_of_latent(c: TrainConfig, *, start: str) -> Start:
+    """The same of a latent reward. Raises ConfigError."""
     config = latent_reward.read_config(Path(start), "reward.start")
     own = list(latent_reward.COMPONENTS)
     check(c.components == own, "components", c.components, f"{own}, which the reward of {start} has")
     return config.shape, latent_reward.LatentReward.files(folder=Path(start))
 
 
-REWARDS = {"pavrm": (of_pavrm, start_of_pavrm), "latent": (of_latent, start_of_latent)}
+REWARDS: dict[str, tuple[Callable[..., Trainee], Callable[..., Start]]] = {
+    "pavrm": (of_pavrm, start_of_pavrm),
+    "latent": (of_latent, start_of_latent),
+}
 
 
 def check_reward(c: TrainConfig) -> dict[str, bytes]:
-    """Digests of what a config only names.
+    """Digests of the files that a config names, each under its description. Loads no weights.
 
-    Raises ConfigError where the reward's block is wrong, or the dataset does not fit it; loads no weights.
+    Raises ConfigError where the keys of `reward` are wrong, or the dataset does not fit it.
     """
     name, given = c.reward["name"], {k: v for k, v in c.reward.items() if k != "name"}
     check(name in REWARDS, "reward.name", name, f"one of {', '.join(REWARDS)}")
     build, start = REWARDS[name]
     wanted, files = start(c, **bind(build, given, f"reward {name}", "reward"))
-    shape = train.latent_shape(train.columns(c))
+    shape = latent_shape(columns(c))
     fits = len(wanted) == len(shape) and all(w in (None, s) for w, s in zip(wanted, shape, strict=True))
     shown = "(" + ", ".join("any" if w is None else str(w) for w in wanted) + ")"
     check(fits, "dataset", c.dataset, f"one of latents {shown}, which the reward takes: these are {shape}")
-    train.check_rows(c, c.dataset)
-    return {"the reward's first weights": content_digest(files), "the dataset's shards": train.content_of(c.dataset)}
+    check_rows(c, c.dataset)
+    return {"the reward's first weights": content_digest(files), "the dataset's shards": content_of(c.dataset)}
 
 
 def trainee(c: TrainConfig) -> Trainee:
-    """What the config's `reward` block describes."""
+    """The reward that the config's `reward` key describes, with its first weights."""
     build, _ = REWARDS[c.reward["name"]]
     return build(c, **{k: v for k, v in c.reward.items() if k != "name"})
 
@@ -109,30 +135,31 @@ def trainee(c: TrainConfig) -> Trainee:
 
 
 def work(c: TrainConfig) -> None:
-    """Ray Train's worker: trains until `steps`, and leaves the averaged weights in run_dir/reward."""
+    """What every worker of Ray Train runs: trains up to `c.steps`; the first leaves the reward in run_dir/reward."""
     device = distributed.begin(c)
     t = trainee(c)
     model = ray.train.torch.prepare_model(t.net)
     distributed.train(
         c,
         t.net,
-        lambda step, batch, parts: loss_of(c, model, t, batch, device, parts),
+        lambda step, batch, means: loss_of(c, model, t, batch, device, means),
         batches=lambda start: distributed.batches(c, c.batch // c.group, start, "groups"),
-        test=lambda: test(c, t, device),
+        test=lambda: accuracies(c, t, device),
         save=lambda: keep(t, Path(str(c.run_dir))),
-        panels=train.PANELS,
+        panels=PANELS,
     )
 
 
 def keep(t: Trainee, run_dir: Path) -> None:
-    with replacing(run_dir / train.REWARD) as folder:
+    """Write the reward to its folder in the run directory, whole or not at all."""
+    with replacing(run_dir / REWARD) as folder:
         t.save(folder)
 
 
 def loss_of(
-    c: TrainConfig, model: nn.Module, t: Trainee, batch: dict[str, np.ndarray], device: torch.device, parts: Parts
+    c: TrainConfig, model: nn.Module, t: Trainee, batch: dict[str, np.ndarray], device: torch.device, means: Means
 ) -> torch.Tensor:
-    """The weighted losses of a batch of groups."""
+    """The weighted sum of the losses of a batch of groups, a scalar; each loss is added to `means`."""
     n, size = batch["latent"].shape[:2]
     grades = torch.tensor(batch["grades"], dtype=torch.float32, device=device)
     scores = scored(c, model, t, batch, device).view(n, size, -1)
@@ -145,14 +172,14 @@ def loss_of(
     values = {name: loss() for name, loss in found.items() if getattr(c.loss, name)}
     total = sum(getattr(c.loss, name) * value for name, value in values.items())
     assert isinstance(total, torch.Tensor)
-    parts.add({"loss": total.item(), **{k: v.item() for k, v in values.items()}})
+    means.add({"loss": total.item(), **{k: v.item() for k, v in values.items()}})
     return total
 
 
 def scored(
     c: TrainConfig, model: nn.Module, t: Trainee, batch: dict[str, np.ndarray], device: torch.device
 ) -> torch.Tensor:
-    """Scores (groups x size, components) of a batch of groups."""
+    """Scores (n k, components) of a batch of groups, float32."""
     size = batch["latent"].shape[1]
     latents = torch.tensor(batch["latent"], dtype=torch.float32).flatten(0, 1).to(device)
     sigmas = torch.tensor(batch["sigma"], dtype=torch.float32).repeat_interleave(size).to(device)
@@ -166,8 +193,8 @@ def scored(
 
 
 @torch.no_grad()
-def test(c: TrainConfig, t: Trainee, device: torch.device) -> dict[str, float]:
-    """How often the sum of scores orders a pair of the test split rightly, by noise level."""
+def accuracies(c: TrainConfig, t: Trainee, device: torch.device) -> dict[str, float]:
+    """For each noise level, the share of pairs of the test split that the sum of the scores orders as the grades do."""
     keys: list[tuple[str, float]] = []
     sums: list[np.ndarray] = []
     for batch in ray.train.get_dataset_shard("test").iter_batches(batch_size=c.batch // c.group, batch_format="numpy"):
@@ -177,7 +204,8 @@ def test(c: TrainConfig, t: Trainee, device: torch.device) -> dict[str, float]:
         sums.append(np.stack([scores, batch["grades"].sum(-1).ravel()]))
     if not sums:
         return {}
-    counts = agreement(*np.concatenate(sums, 1), keys)
+    scored_sums, grade_sums = np.concatenate(sums, 1)
+    counts = agreement(scored_sums, grade_sums, keys)
     return {
         f"accuracy {sigma:.2f}": accuracy([n for (_, s), n in counts.items() if s == sigma])
         for sigma in sorted({s for _, s in keys}, reverse=True)
@@ -188,9 +216,12 @@ def test(c: TrainConfig, t: Trainee, device: torch.device) -> dict[str, float]:
 
 
 def fit(c: TrainConfig) -> None:
-    """Train on the Ray cluster that this process is connected to; goes on from the last checkpoint in run_dir."""
+    """Train on the Ray cluster that this process is connected to, from the last checkpoint in the run directory.
+
+    Raises RaysearchError where the training fails.
+    """
     shards = {s: [str(p.resolve()) for p in shards_of(Path(c.dataset), s)] for s in SPLITS}
-    kept = [*train.COLUMNS, *c.components]
+    kept = [*COLUMNS, *c.components]
     how = {"size": c.group, "components": tuple(c.components), "seed": c.seed}
     data = {
         split: ray.data.read_parquet(files).select_columns(kept).map_batches(grouped, batch_size=None, fn_kwargs=how)

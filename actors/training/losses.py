@@ -1,4 +1,7 @@
-"""Losses of learned rewards, as functions of scores: LatSearch's regression and preference, PAVRM's cross-entropy."""
+"""Losses of learned rewards, as functions of scores: LatSearch's regression and preference, PAVRM's cross-entropy.
+
+Shapes: n latents, k components. Scores are a net's output, grades those of the final videos; each loss is a scalar.
+"""
 
 import torch
 from torch import Tensor
@@ -6,16 +9,19 @@ from torch.nn import functional as F
 
 
 def regression(scores: Tensor, targets: Tensor) -> Tensor:
-    """Mean squared error to LatSearch's targets: a final video's grades, each times its noisy latent's similarity."""
+    """Mean squared error of scores to targets of the same shape (LatSearch).
+
+    A target is a final video's grade times the similarity, in [0, 1], of its noisy latent to its final latent.
+    """
     return F.mse_loss(scores, targets)
 
 
 def preference(scores: Tensor, grades: Tensor, group: Tensor | None = None, *, margin: float = 0.0) -> Tensor:
-    """Binary cross-entropy of score differences against whose final grade is higher, the mean over pairs.
+    """The mean over pairs of the binary cross-entropy of a score difference against whose grade is higher (LatSearch).
 
-    Also the Bradley-Terry loss, -log sigmoid(winner - loser). scores and grades (..., n, k): pairs are made along n,
-    for each component alone, within rows of the same `group` (n,) if it is given. Ties, and grades no further apart
-    than `margin`, give no term; without a pair it is 0.
+    That is the Bradley-Terry loss, -log sigmoid(winner - loser). Scores and grades are (..., n, k): pairs are made
+    along n, for each component alone, within rows of the same `group` (n,) if one is given. Pairs whose grades are no
+    further apart than `margin` do not count; without any pair the loss is 0.
     """
     n = scores.shape[-2]
     i, j = torch.triu_indices(n, n, 1)
@@ -29,5 +35,5 @@ def preference(scores: Tensor, grades: Tensor, group: Tensor | None = None, *, m
 
 
 def binary(scores: Tensor, grades: Tensor, *, threshold: float = 0.5) -> Tensor:
-    """PAVRM's cross-entropy of logits against whether a grade exceeds the threshold."""
+    """The mean binary cross-entropy of scores, as logits, against whether a grade exceeds the threshold (PAVRM)."""
     return F.binary_cross_entropy_with_logits(scores, (grades > threshold).to(scores.dtype))

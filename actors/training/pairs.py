@@ -1,22 +1,26 @@
-"""Rollouts of one caption: groups of them to train on, and how often a reward says rightly which became the better one.
+"""Rollouts of one caption: groups of them to train on, and how often scores order a pair of them as the grades do.
 
 Ray Data's workers import this file alone, so it knows no torch.
 """
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
+from typing import TypeVar
 
 import numpy as np
 
 from raysearch.errors import check
 from raysearch.recipe.digests import digest
 
-MARGIN = 0.1  # grades that are closer than this are a tie
+G = TypeVar("G", bound=Hashable)
+MARGIN = 0.1  # two grades that are closer than this are a tie
 
 
 def grouped(rows: dict[str, np.ndarray], *, size: int, components: Sequence[str], seed: int) -> dict[str, np.ndarray]:
-    """Rows of whole captions -> a row for each `size` of them that share caption and noise level; the rest is left.
+    """Join the rows of a dataset into groups of `size` rows that share caption and noise level.
 
-    Raises ConfigError where a number is not finite.
+    `rows` maps each column to an array with one entry a row, the result one with an entry a group: `latent` becomes
+    (groups, size, C, T, H, W), `similarity` (groups, size), and the components become `grades` (groups, size,
+    components). Rows that fill no group are left out. Raises ConfigError where a number is not finite.
     """
     for name in ("sigma", "latent", "similarity", *components):
         check(np.isfinite(rows[name]).all(), "dataset", name, "a column of finite numbers in every row")
@@ -40,22 +44,25 @@ def grouped(rows: dict[str, np.ndarray], *, size: int, components: Sequence[str]
 
 
 def ordered(scores: np.ndarray, grades: np.ndarray, *, margin: float = MARGIN) -> tuple[np.ndarray, np.ndarray]:
-    """All pairs along the last axis: 1 where the scores order it as the grades do, 0.5 where they are equal, else 0;
-    and whether the grades differ."""
+    """Compare all pairs along the last axis of scores and grades (..., n); returns two arrays (..., n (n - 1) / 2).
+
+    The first is 1 where the scores order a pair as the grades do, 0.5 where the scores are equal, else 0; the second
+    says whether the grades are at least `margin` apart.
+    """
     i, j = np.triu_indices(scores.shape[-1], 1)
     a, b = scores[..., i] - scores[..., j], grades[..., i] - grades[..., j]
     return np.where(a == 0, 0.5, (a > 0) == (b > 0)), np.abs(b) >= margin
 
 
 def agreement(
-    scores: np.ndarray, grades: np.ndarray, groups: Sequence[object], *, margin: float = MARGIN
-) -> dict[object, tuple[float, int, int]]:
-    """For each group of (n,) scores and grades: pairs ordered rightly, pairs whose grades differ, and ties.
+    scores: np.ndarray, grades: np.ndarray, groups: Sequence[G], *, margin: float = MARGIN
+) -> dict[G, tuple[float, int, int]]:
+    """For each group of scores and grades (n,): pairs ordered rightly, pairs whose grades differ, and ties.
 
-    Equal scores of a pair that differs count as half right.
+    `groups` has the group of each entry. Equal scores of a pair whose grades differ count as half right.
     """
-    found: dict[object, tuple[float, int, int]] = {}
-    order: dict[object, list[int]] = {}
+    found: dict[G, tuple[float, int, int]] = {}
+    order: dict[G, list[int]] = {}
     for i, g in enumerate(groups):
         order.setdefault(g, []).append(i)
     for g, members in order.items():
@@ -65,6 +72,6 @@ def agreement(
 
 
 def accuracy(counts: Sequence[tuple[float, int, int]]) -> float:
-    """The share of pairs ordered rightly; NaN without any."""
+    """The share of pairs ordered rightly in the counts of `agreement`; NaN without any pair."""
     right, pairs = sum(c[0] for c in counts), sum(c[1] for c in counts)
     return right / pairs if pairs else float("nan")

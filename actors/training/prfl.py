@@ -1,8 +1,10 @@
 """PRFL (Mi et al., "Video Generation Models Are Good Latent Reward Models"): a generator learns from PAVRM's scores.
 
-A reward step denoises without gradient to a step m, takes one more with it, and what that gives is scored where it is,
-on the noisy latent. Steps of flow matching on true clips' latents in between keep the model a model of videos. Nothing
-is decoded: `Decodes` counts.
+A reward step denoises noise without gradient to a step m and takes one more solver step with gradient; PAVRM scores
+the noisy latent that comes out. In between, steps of flow matching on latents of true clips keep the generator a model
+of videos. No latent is decoded, which `Decodes` counts.
+
+Shapes: n latents of C channels, T frames, H x W; texts of `length` tokens and `dim` numbers each.
 """
 
 import copy
@@ -25,44 +27,56 @@ from diffusers.models.autoencoders.autoencoder_kl_wan import WanDecoder3d
 from torch import nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 
-from actors.models import family, model_folder, wan, with_first
+from actors.models import Given, family, model_folder, wan, with_first
 from actors.rewards import pavrm, weights_of
 from actors.sampling.solvers import Solver, State, grid, scheduler, scheduler_config
-from actors.tiny.training.pipeline import use_fast_attention
 from actors.training import distributed
-from actors.training import prfl_config as prfl
+from actors.training.attention import use_fast_attention
 from actors.training.config import check_rows, content_of
-from actors.training.distributed import Parts
-from actors.training.prfl_config import LoraConfig, PrflConfig
+from actors.training.loop import Means
+from actors.training.metrics import Panel
+from actors.training.prfl_config import ADAPTER, MODEL, LoraConfig, PrflConfig, captions, schema
 from raysearch.config.config import SamplerConfig
 from raysearch.errors import check
 from raysearch.files import content_digest, replacing
 from raysearch.recipe.digests import digest
 from raysearch.session.dataset import shards_of
 
+PANELS = (
+    Panel("losses", "loss", ("reward loss", "flow loss")),
+    Panel("the reward of noisy latents", "mean reward", ("reward",)),
+    Panel("before clipping", "gradient norm", ("gradient norm",)),
+)
+
 # -- one solver step of a batch --------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class Given:
-    """What a batch is conditioned on: texts (n, length, dim), under guidance those of the negative prompt; first
-    frames, clean latents (1, C, 1, H, W) or None."""
+class Conditions:
+    """The conditions of a batch.
+
+    `text` holds the embeddings (n, length, dim) of the captions, `negative` those of the negative prompt, None without
+    guidance. `first` has a clean first latent frame (1, C, 1, H, W), or None, for each latent.
+    """
 
     text: torch.Tensor
     negative: torch.Tensor | None
-    first: list[torch.Tensor | None]
+    first: list[Given]
 
     @property
     def has_first(self) -> torch.Tensor:
+        """Whether each latent has a clean first frame, bool (n,)."""
         return torch.tensor([f is not None for f in self.first], device=self.text.device)
 
     def clean(self, latents: torch.Tensor) -> torch.Tensor:
-        """Latents as the model and the reward see them: a given first frame stays clean."""
+        """Latents (n, C, T, H, W) with the clean first frames in place, as the model and the reward see them."""
         return torch.cat([with_first(x, f) for x, f in zip(latents.split(1), self.first, strict=True)])
 
 
-def velocity(model: wan.Transformer, x: torch.Tensor, t: torch.Tensor, given: Given, s: SamplerConfig) -> torch.Tensor:
-    """Velocities (n, C, T, H, W) at a timestep, with guidance and gradient."""
+def velocity(
+    model: wan.Transformer, x: torch.Tensor, t: torch.Tensor, given: Conditions, s: SamplerConfig
+) -> torch.Tensor:
+    """Velocities (n, C, T, H, W) of latents x at a timestep t, a scalar, with guidance; float32, with gradient."""
     t = t.expand(len(x))
     if given.negative is None:
         return model.velocity(x, t, given.text, given.first).float()
@@ -78,9 +92,9 @@ def velocity(model: wan.Transformer, x: torch.Tensor, t: torch.Tensor, given: Gi
 
 @torch.no_grad()
 def rollout(
-    model: wan.Transformer, solver: Solver, noise: torch.Tensor, m: int, given: Given, s: SamplerConfig
+    model: wan.Transformer, solver: Solver, noise: torch.Tensor, m: int, given: Conditions, s: SamplerConfig
 ) -> tuple[torch.Tensor, State]:
-    """Latents at step m and the solver's state there."""
+    """Denoise noise (n, C, T, H, W) to step m; returns the latents there and the solver's state."""
     x, state = noise, solver.start(0)
     for i in range(m):
         x, state = solver.step(state, velocity(model, x, solver.timesteps[i], given, s), x)
@@ -88,12 +102,15 @@ def rollout(
 
 
 def hinge(rewards: torch.Tensor, *, target: float = 2.0, weight: float = 0.1) -> torch.Tensor:
-    """weight * relu(target - r), the mean over a batch."""
+    """PRFL's loss: the mean over rewards r (n,) of weight * relu(target - r)."""
     return weight * torch.relu(target - rewards).mean()
 
 
-def flow_loss(model: wan.Transformer, z: torch.Tensor, given: Given, sigma: torch.Tensor) -> torch.Tensor:
-    """Squared error of the predicted flow, noise - z, at levels `sigma` (n,), over the frames that are not given."""
+def flow_loss(model: wan.Transformer, z: torch.Tensor, given: Conditions, sigma: torch.Tensor) -> torch.Tensor:
+    """The mean squared error of the predicted flow, noise - z, of clean latents z noised to levels `sigma` (n,).
+
+    Clean first frames do not count.
+    """
     noise = torch.randn_like(z)
     flow = model.velocity(torch.lerp(z, noise, sigma.view(-1, 1, 1, 1, 1)), 1000 * sigma, given.text, given.first)
     error = (flow.float() - (noise - z)).square().mean((1, 3, 4))  # (n, frames)
@@ -103,13 +120,13 @@ def flow_loss(model: wan.Transformer, z: torch.Tensor, given: Given, sigma: torc
 
 
 def levels(rng: np.random.Generator, n: int, shift: float) -> torch.Tensor:
-    """Noise levels (n,) in [0, 1]: stratified over the batch, shifted as in sampling."""
+    """Draw noise levels (n,) in [0, 1]: stratified over the batch, shifted as in sampling."""
     u = torch.from_numpy((rng.permutation(n) + rng.random(n)) / n).float()
     return shift * u / (1 + (shift - 1) * u)
 
 
 class Decodes:
-    """Counts how often an autoencoder's decoder runs in this process while it lasts."""
+    """Within it, `n` counts how often the decoder of an autoencoder runs in this process."""
 
     def __enter__(self) -> "Decodes":
         self.n = 0
@@ -127,7 +144,10 @@ class Decodes:
 
 
 class Prfl:
-    """A generator in training, the frozen reward, and what both take; `wrap` makes a worker's net one of many."""
+    """A generator in training and the frozen reward that judges it, on one device.
+
+    `rank` tells the workers' random numbers apart; `wrap` joins a worker's net to those of the other workers.
+    """
 
     def __init__(
         self,
@@ -143,7 +163,7 @@ class Prfl:
         self.net: WanTransformer3DModel = self.model.model
         adapt(self.net, c.lora)
         self.prepare(self.net)
-        self.trained = copy.copy(self.model)  # through which gradients go
+        self.trained = copy.copy(self.model)  # the same weights, through which gradients go
         self.trained.model = wrap(self.net)
         steps = scheduler(scheduler_config(folder), c.sampler.name, c.sampler.flow_shift)
         self.shift = float(steps.config.get("flow_shift", steps.config.get("shift")))
@@ -152,16 +172,18 @@ class Prfl:
         self.shape = g.latent_shape(num_frames=c.model.num_frames, height=c.model.height, width=c.model.width)[1:]
         encoder = wan.TextEncoder(folder, dtype=c.model.dtype, device=str(device))
         self._embedder = distributed.embedder(encoder, c.model.max_sequence_length)
-        self.captions = prfl.captions(c)
+        self.captions = captions(c)
         self.load_reward()
 
     def prepare(self, net: WanTransformer3DModel) -> None:
+        """Have a transformer save memory, and attend fast, where the config and the device ask for it."""
         if self.c.gradient_checkpointing:
             net.enable_gradient_checkpointing()
         if self.device.type == "cpu" and self.c.model.dtype == "bfloat16":
             use_fast_attention(net)
 
     def load_reward(self) -> None:
+        """Load the reward and the weights of its components. Raises ConfigError."""
         self.reward = pavrm.load(Path(self.c.reward.folder), "reward.folder").to(self.device)
         self.prepare(self.reward.transformer)
         components = self.reward.config.components
@@ -169,50 +191,59 @@ class Prfl:
         self.weights = torch.tensor(list(weights.values()), device=self.device)
 
     def embed(self, texts: Sequence[str]) -> torch.Tensor:
+        """Embeddings (n, length, dim) of n texts."""
         return self._embedder(texts).to(self.device)
 
-    def loss(self, step: int, batch: dict[str, np.ndarray] | None, parts: Parts) -> torch.Tensor:
-        """That of a step: after each of the reward, `flow_steps` of flow matching."""
+    def loss(self, step: int, batch: dict[str, np.ndarray] | None, means: Means) -> torch.Tensor:
+        """The loss of a step, a scalar: one step of the reward, then `flow_steps` steps of flow matching, and so on.
+
+        `batch` has the columns `prompt` (n,) and `latent` (n, C, T, H, W); None without a dataset.
+        """
         rng = np.random.default_rng([self.c.seed, step, self.rank])
         with self.precision():
-            return (self.reward_loss if of_reward(self.c, step) else self.flow_loss)(batch, rng, parts)
+            return (self.reward_loss if of_reward(self.c, step) else self.flow_loss)(batch, rng, means)
 
     def precision(self) -> AbstractContextManager[Any]:
+        """A context in which forwards compute in the config's dtype."""
         return distributed.precision(self.device, self.c.model.dtype)
 
-    def reward_loss(self, batch: dict[str, np.ndarray] | None, rng: np.random.Generator, parts: Parts) -> torch.Tensor:
-        """The paper's: m uniform in [0, T - 2], one solver step with gradient, 0.1 relu(target - r) at its end."""
+    def reward_loss(self, batch: dict[str, np.ndarray] | None, rng: np.random.Generator, means: Means) -> torch.Tensor:
+        """The loss of a reward step: `hinge` after one solver step with gradient at m, uniform in [0, T - 2].
+
+        T is the number of solver steps, as in the paper.
+        """
         c = self.c
         m = int(rng.integers(c.sampler.num_steps - 1))
-        given = self.asked(batch, rng)
+        given = self.draw_conditions(batch, rng)
         noise = torch.randn(c.batch, *self.shape).to(self.device)
         x, state = rollout(self.model, self.solver, noise, m, given, c.sampler)
         r = self.rewards(x, state, m, given)
         loss = hinge(r, target=c.target, weight=c.weight)
-        parts.add({"reward loss": loss.item(), "reward": r.mean().item()})
+        means.add({"reward loss": loss.item(), "reward": r.mean().item()})
         return loss
 
-    def rewards(self, x: torch.Tensor, state: State, m: int, given: Given) -> torch.Tensor:
-        """Rewards (n,) of what one solver step makes of latents at step m, with gradient."""
+    def rewards(self, x: torch.Tensor, state: State, m: int, given: Conditions) -> torch.Tensor:
+        """Rewards (n,) of the latents after one solver step from step m, with gradient."""
         v = velocity(self.trained, x, self.solver.timesteps[m], given, self.c.sampler)
         x, _ = self.solver.step(state, v, x)
         sigma = self.solver.sigmas[m + 1].to(self.device, torch.float32).expand(len(x))
         scores = self.reward(given.clean(x), sigma, given.text, given.has_first)
         return (scores.float() * self.weights).sum(-1)
 
-    def asked(self, batch: dict[str, np.ndarray] | None, rng: np.random.Generator) -> Given:
-        """What a reward step's batch is to show: captions, or a share of first frames with theirs."""
+    def draw_conditions(self, batch: dict[str, np.ndarray] | None, rng: np.random.Generator) -> Conditions:
+        """Draw the conditions of a reward step: captions, and for a share of them a first frame with its caption."""
         n = self.c.batch
         texts = [self.captions[i] for i in rng.integers(len(self.captions), size=n)]
-        first: list[torch.Tensor | None] = [None] * n
+        first: list[Given] = [None] * n
         for i in np.flatnonzero(rng.random(n) < self.c.image_share):
             assert batch is not None
             texts[i], first[i] = str(batch["prompt"][i]), self.clean(batch["latent"][i : i + 1])[:, :, :1]
         guided = self.c.sampler.guidance_scale > 1
         negative = self.embed([self.c.sampler.negative_prompt]).expand(n, -1, -1) if guided else None
-        return Given(self.embed(texts), negative, first)
+        return Conditions(self.embed(texts), negative, first)
 
-    def flow_loss(self, batch: dict[str, np.ndarray] | None, rng: np.random.Generator, parts: Parts) -> torch.Tensor:
+    def flow_loss(self, batch: dict[str, np.ndarray] | None, rng: np.random.Generator, means: Means) -> torch.Tensor:
+        """The loss of a step of flow matching on the dataset's clean latents, some without caption."""
         assert batch is not None
         z, n = self.clean(batch["latent"]), self.c.batch
         dropped = rng.random(n) < self.c.caption_dropout
@@ -220,28 +251,32 @@ class Prfl:
         images = rng.random(n) < self.c.image_share
         first = [x[:, :, :1] if i else None for x, i in zip(z.split(1), images, strict=True)]
         sigma = levels(rng, n, self.shift).to(self.device)
-        loss = flow_loss(self.trained, z, Given(self.embed(texts), None, first), sigma)
-        parts.add({"flow loss": loss.item()})
+        loss = flow_loss(self.trained, z, Conditions(self.embed(texts), None, first), sigma)
+        means.add({"flow loss": loss.item()})
         return loss
 
     def clean(self, latents: np.ndarray) -> torch.Tensor:
+        """Latents of the dataset as float32 on the device."""
         return torch.tensor(latents, dtype=torch.float32, device=self.device)
 
     def save(self, run_dir: Path) -> None:
-        """The pipeline with the trained transformer in it, adapters merged; and the adapters alone."""
+        """Write the pipeline with the trained transformer, adapters merged into it, to run_dir/model.
+
+        Adapters are also written alone, to run_dir/lora.
+        """
         net = self.net
         if self.c.lora.rank:
             import peft
 
             WanPipeline.save_lora_weights(
-                run_dir / prfl.ADAPTER,
+                run_dir / ADAPTER,
                 peft.get_peft_model_state_dict(net),
                 transformer_lora_adapter_metadata=net.peft_config["default"].to_dict(),
             )
-            net = copy.deepcopy(net)  # the training's own stays apart from its adapters
+            net = copy.deepcopy(net)  # the net in training keeps its adapters apart
             net.fuse_lora()
             net.unload_lora()
-        with replacing(run_dir / prfl.MODEL) as folder:
+        with replacing(run_dir / MODEL) as folder:
             shutil.copy(self.folder / "model_index.json", folder)
             for part in wan.PARTS:
                 if part != "transformer":
@@ -250,17 +285,17 @@ class Prfl:
 
 
 def of_reward(c: PrflConfig, step: int) -> bool:
-    """Whether a step is of the reward; the others are of flow matching."""
+    """Whether a step is one of the reward; the others are of flow matching."""
     return step % (1 + c.flow_steps) == 0
 
 
 def adapt(net: WanTransformer3DModel, lora: LoraConfig) -> None:
-    """Freeze the weights and put adapters beside them (Hu et al. 2106.09685), where a rank is given."""
+    """Where a rank is given, freeze the weights and put low-rank adapters beside them (LoRA, Hu et al. 2106.09685)."""
     if lora.rank:
         import peft
 
         net.requires_grad_(False)
-        alpha = lora.rank if lora.alpha is None else lora.alpha
+        alpha: Any = lora.rank if lora.alpha is None else lora.alpha  # peft says int, and takes any number
         net.add_adapter(peft.LoraConfig(r=lora.rank, lora_alpha=alpha, target_modules=list(lora.targets)))
 
 
@@ -268,7 +303,7 @@ def adapt(net: WanTransformer3DModel, lora: LoraConfig) -> None:
 
 
 def work(c: PrflConfig) -> None:
-    """Ray Train's worker: trains until `steps`, and leaves the pipeline in run_dir/model."""
+    """What every worker of Ray Train runs: trains up to `c.steps`; the first leaves the pipeline in run_dir/model."""
     device = distributed.begin(c)
     p = Prfl(c, device, rank=distributed.rank(), wrap=ray.train.torch.prepare_model)
     with Decodes() as decodes:
@@ -279,14 +314,17 @@ def work(c: PrflConfig) -> None:
             batches=lambda start: distributed.batches(c, c.batch, start) if c.dataset else repeat(None),
             test=lambda: {"decodes": float(decodes.n)},
             save=lambda: p.save(Path(str(c.run_dir))),
-            panels=prfl.PANELS,
+            panels=PANELS,
             max_grad_norm=c.max_grad_norm,
-            norm=lambda step: "gradient norm " + ("reward" if of_reward(c, step) else "flow"),
+            norm_name=lambda step: "gradient norm " + ("reward" if of_reward(c, step) else "flow"),
         )
 
 
 def fit(c: PrflConfig) -> None:
-    """Fine-tune on the Ray cluster that this process is connected to; goes on from the last checkpoint in run_dir."""
+    """Fine-tune on the Ray cluster that this process is connected to, from the last checkpoint in the run directory.
+
+    Raises RaysearchError where the training fails.
+    """
     data = {}
     if c.dataset:
         files = [str(p.resolve()) for p in shards_of(Path(c.dataset), "train")]
@@ -298,9 +336,9 @@ TEXT_TO_VIDEO = "a Wan model that makes videos of texts: its transformer takes l
 
 
 def check_parts(c: PrflConfig) -> dict[str, bytes]:
-    """Digests of what a config only names.
+    """Digests of the files that a config names, each under its description. Loads no weights.
 
-    Raises ConfigError where model, reward, dataset and adapters do not fit together; loads no weights.
+    Raises ConfigError where model, reward, dataset and adapters do not fit together.
     """
     m = c.model
     folder = model_folder(m.path)
@@ -316,7 +354,7 @@ def check_parts(c: PrflConfig) -> dict[str, bytes]:
     weights_of("reward.weights", c.reward.weights, judge.config.components)
     if c.dataset:
         check_rows(c, c.dataset)
-        shape = tuple(prfl.schema(c.dataset).field("latent").type.shape)
+        shape = tuple(schema(c.dataset).field("latent").type.shape)
         wanted = g.latent_shape(num_frames=m.num_frames, height=m.height, width=m.width)[1:]
         check(
             shape == wanted, "dataset", c.dataset, f"one of latents {wanted}, which the model makes: these are {shape}"
@@ -331,7 +369,7 @@ def check_parts(c: PrflConfig) -> dict[str, bytes]:
             found = any(name == target or name.endswith(f".{target}") for name in layers)
             check(found, "lora.targets", target, "how names of the transformer's linear layers end, such as to_q")
     return {
-        "the prompts": digest(*prfl.captions(c)),
+        "the prompts": digest(*captions(c)),
         "the model's weights": content_digest([folder]),
         "the reward's weights": content_digest(pavrm.Pavrm.files(folder=Path(c.reward.folder))),
         "the dataset's shards": content_of(c.dataset) if c.dataset else b"",

@@ -1,4 +1,4 @@
-"""`raysearch prfl`: what a generator is fine-tuned with, on the scores of a latent reward. No torch and no Ray here.
+"""The config of `raysearch prfl`, which fine-tunes a generator on the scores of a latent reward. No torch, no Ray here.
 
     model: {path: actors/assets/tiny-wan, height: 32, width: 32, num_frames: 17, max_sequence_length: 80}
     sampler: {name: unipc, num_steps: 30, guidance_scale: 2.0}
@@ -6,7 +6,8 @@
     prompts_file: configs/training_two.txt
     dataset: runs/clean
 
-A killed training goes on from its last checkpoint when the same command is given again.
+A training that was killed goes on from its last checkpoint when the same command is given again. In shapes, latents
+have C channels, T frames, H x W.
 """
 
 from collections.abc import Sequence
@@ -17,29 +18,26 @@ from typing import Any
 
 import pyarrow as pa
 
-from actors.training.config import LATENTS, TEXTS, Panel, Settings, check_settings, schema_of
+from actors.training.config import LATENTS, TEXTS, Settings, check_settings, schema_of
 from raysearch.config import config as configuration
 from raysearch.config import prompts
 from raysearch.config.config import DTYPES, MOST_STEPS, ODE, ModelConfig, SamplerConfig
 from raysearch.errors import check
 
-MODEL, ADAPTER = "model", "lora"  # folders of what was trained
-PANELS = (
-    Panel("losses", "loss", ("reward loss", "flow loss")),
-    Panel("the reward of noisy latents", "mean reward", ("reward",)),
-    Panel("before clipping", "gradient norm", ("gradient norm",)),
-)
+MODEL, ADAPTER = "model", "lora"  # the folders, in the run directory, of the trained model and its adapters alone
 
 
 @dataclass(frozen=True)
 class RewardConfig:
+    """The latent reward that judges: a PAVRM."""
+
     folder: str = "actors/assets/pavrm"
-    weights: dict[str, Any] = field(default_factory=dict)  # of the components in their sum; 1 where none is given
+    weights: dict[str, Any] = field(default_factory=dict)  # of its components in their sum; 1 for those left out
 
 
 @dataclass(frozen=True)
 class LoraConfig:
-    """Adapters of low rank in place of the weights themselves; rank 0 trains all weights."""
+    """Low-rank adapters, which are trained instead of the model's own weights; rank 0 trains all weights."""
 
     rank: int = 0
     alpha: float | None = None  # None: the rank
@@ -48,7 +46,7 @@ class LoraConfig:
 
 @dataclass(frozen=True)
 class PrflConfig(Settings):
-    """`model.dtype` is that of the forward's arithmetic; weights stay float32."""
+    """The config of `raysearch prfl`. `model.dtype` is that of a forward's arithmetic; weights stay float32."""
 
     model: ModelConfig = field(default_factory=ModelConfig)
     sampler: SamplerConfig = field(default_factory=lambda: SamplerConfig(num_steps=40))
@@ -56,24 +54,24 @@ class PrflConfig(Settings):
     prompts: list[Any] | None = None
     prompts_file: str | None = None
     dataset: str | None = None  # a folder of clean latents with their captions
-    target: float = 2.0  # a reward above it is good enough
+    target: float = 2.0  # rewards above it are good enough: they give no loss
     weight: float = 0.1  # of the reward's loss
-    flow_steps: int = 1  # of flow matching on the dataset after each of the reward
-    image_share: float = 0.0  # of samples whose first latent frame is a given, clean one of the dataset
-    caption_dropout: float = 0.1  # share of flow matching without captions, for guidance
+    flow_steps: int = 1  # steps of flow matching on the dataset after each step of the reward
+    image_share: float = 0.0  # share of samples whose first latent frame is a clean frame of the dataset
+    caption_dropout: float = 0.1  # share of samples without their caption in flow matching, for guidance
     max_grad_norm: float = 1.0
     lora: LoraConfig = field(default_factory=LoraConfig)
     gradient_checkpointing: bool = False
-    steps: int = 1000  # reward and flow matching together
+    steps: int = 1000  # of the reward and of flow matching together
     batch: int = 8  # videos a step and worker
     learning_rate: float = 1e-5
     warm_up: int = 10
-    ema: float = 0.0  # 0 keeps no average
+    ema: float = 0.0
     every: int = 100
 
 
 def load(path: Path, overrides: Sequence[str] = ()) -> PrflConfig:
-    """The fine-tuning of a file with `key=value` overrides. Raises ConfigError."""
+    """The config in a file, with `key=value` overrides. Raises ConfigError."""
     values = configuration.read(path, overrides)
     if isinstance(reward := values.get("reward"), dict):  # OmegaConf would not name the key
         weights = reward.get("weights", {})
@@ -108,14 +106,14 @@ def load(path: Path, overrides: Sequence[str] = ()) -> PrflConfig:
 
 
 def schema(dataset: str) -> pa.Schema:
-    """Columns of a dataset of clean latents: `prompt`, and `latent`, tensors (C, T, H, W). Raises ConfigError."""
+    """The schema of a dataset of clean latents: `prompt`, and `latent` of tensors (C, T, H, W). Raises ConfigError."""
     found = schema_of(dataset, {"prompt": TEXTS, "latent": LATENTS})
     check("sigma" not in found.names, "dataset", dataset, "one of clean latents, without a column 'sigma'")
     return found
 
 
 def captions(c: PrflConfig) -> list[str]:
-    """Those of the reward's steps. Raises ConfigError."""
+    """The captions that steps of the reward draw from. Raises ConfigError."""
     found = prompts.read(c.prompts, c.prompts_file)
     for p in found:
         check(p.image is None, "prompts", p.image, "texts alone: first frames come from the dataset (image_share)")

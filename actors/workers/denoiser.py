@@ -8,7 +8,7 @@ import queue
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,20 +22,36 @@ from actors.sampling import potential, solvers
 from actors.workers import memory
 from actors.workers.gang import Gang
 from actors.workers.pulse import Pulse
-from actors.workers.scorer import finished, preview
 from actors.workers.slot import Clip, Reel, Row
+from actors.workers.state import State, finished
+from raysearch.engine.protocol import Denoise, Denoised, series
 from raysearch.errors import OutOfMemory
 from raysearch.recipe.candidate import Sampler
+from raysearch.recipe.origins import (
+    Branch,
+    Extend,
+    Invert,
+    Jitter,
+    Lookahead,
+    Neighbour,
+    Noise,
+    Perturb,
+    Push,
+    Renoise,
+    Slide,
+)
 
 Slot: TypeAlias = Clip | Reel
 
 
 @dataclass
-class Request:
+class Item:
+    """A leg that waits for a slot, or has one; `done` resolves to (Denoised, State)."""
+
     id: int
-    arguments: dict[str, Any]
-    inputs: tuple[Any, ...]
-    done: "Future[tuple[dict[str, Any], dict[str, Any]]]" = field(default_factory=Future)
+    request: Denoise
+    inputs: Mapping[str, Any]
+    done: "Future[tuple[Denoised, State]]" = field(default_factory=Future)
 
 
 class Denoiser:
@@ -47,24 +63,24 @@ class Denoiser:
         self._geometry = models.Geometry.of(Path(folder))
         self._scheduler_config = solvers.scheduler_config(Path(folder))
         self._solvers: OrderedDict[bytes, solvers.Solver] = OrderedDict()
-        self._requests: queue.SimpleQueue[Request | None] = queue.SimpleQueue()
+        self._items: queue.SimpleQueue[Item | None] = queue.SimpleQueue()
         self._cancelled: set[int] = set()
         self.pulse = Pulse()
         self._thread = threading.Thread(target=self._loop, name="denoiser", daemon=True)
         self._thread.start()
 
-    def submit(self, item: int, arguments: dict[str, Any], inputs: tuple[Any, ...]) -> "Future[Any]":
-        """Denoise one leg; resolves to (metadata, payload)."""
-        request = Request(item, arguments, inputs)
-        self._requests.put(request)
-        return request.done
+    def submit(self, item: int, request: Denoise, inputs: Mapping[str, Any]) -> "Future[tuple[Denoised, State]]":
+        """Denoise one leg; resolves to a reply and the state that was made."""
+        waiting = Item(item, request, inputs)
+        self._items.put(waiting)
+        return waiting.done
 
     def cancel(self, item: int) -> None:
         """Free the item's slot after the step in progress. Its future is cancelled."""
         self._cancelled.add(item)
 
     def close(self) -> None:
-        self._requests.put(None)
+        self._items.put(None)
         self._thread.join()
         if self._gang is not None:
             self._gang.close()
@@ -74,11 +90,11 @@ class Denoiser:
     def _loop(self) -> None:
         occupied: list[Slot] = []
         while True:
-            while len(occupied) < self._slots and (not occupied or not self._requests.empty()):
-                request = self._requests.get()
-                if request is None:
+            while len(occupied) < self._slots and (not occupied or not self._items.empty()):
+                item = self._items.get()
+                if item is None:
                     return
-                slot = self._admit(request)
+                slot = self._admit(item)
                 if slot is not None:
                     occupied.append(slot)
             occupied = self._drop_cancelled(occupied)
@@ -114,141 +130,124 @@ class Denoiser:
         self._cancelled -= gone
         return [s for s in occupied if s.id not in gone]
 
-    def _admit(self, request: Request) -> Slot | None:
-        if request.id in self._cancelled:
-            self._cancelled.discard(request.id)
-            request.done.cancel()
+    def _admit(self, item: Item) -> Slot | None:
+        if item.id in self._cancelled:
+            self._cancelled.discard(item.id)
+            item.done.cancel()
         # From here on the future is running: nobody else can settle it, and the thread never meets a settled one.
-        if not request.done.set_running_or_notify_cancel():
+        if not item.done.set_running_or_notify_cancel():
             return None
         try:
             with memory.guarded():
-                return self._slot(request)
+                return self._reel(item) if item.request.queue else self._clip(item)
         except Exception as error:
-            request.done.set_exception(error)
+            item.done.set_exception(error)
             return None
 
-    def _slot(self, request: Request) -> Slot:
-        a = request.arguments
-        base, text, negative, first, *points = request.inputs
-        common = {
-            "id": request.id,
-            "sampler": a["sampler"],
-            "solver": self._solver(a["sampler"]),
-            "lineage": a["lineage"],
-            "step": a["step"],
-            "until": a["until"],
-            "wants_velocity": a["velocity"],
-            "done": request.done,
-        }
-        if a["sampler"].queue is not None:
-            return self._reel(a, base, negative, points, common)
-        return self._clip(a, base, (text, negative), first, points, common)
-
-    def _clip(
-        self,
-        a: dict[str, Any],
-        base: Any,
-        texts: Sequence[Any],
-        first: Any,
-        points: Sequence[Any],
-        common: dict[str, Any],
-    ) -> Clip:
-        solver, origin = common["solver"], a["origin"]
-        state, velocity = None, None
-        if origin is None:
-            latent = self._tensor(base["latent"])
-            state = solvers.unpack(base["solver"], self._device)
-        else:
-            latent = self._origin(origin, base, a["sampler"], solver, a["step"], points)
-            if origin["kind"] == "branch":
-                state = solvers.unpack(base["solver"], self._device)
-        begins = origin is not None and origin["kind"] == "extend"
+    def _clip(self, item: Item) -> Clip:
+        """A slot for a clip: its base state goes on, or its origin is made of it."""
+        request, inputs = item.request, item.inputs
+        base: State | None = inputs.get("base")
+        solver, how = self._solver(request.sampler), request.start.how if request.start else None
+        state = velocity = None
+        if how is None or isinstance(how, Branch):
+            assert base is not None
+            state = solvers.unpack(base.solver, self._device)
+        first = inputs.get("first")
         if first is None and base is not None:
-            first = base["latent"][:, :, -origin["prefix"] :] if begins else base.get("first")
-        goes_on = origin is None or origin["kind"] in ("branch", "lookahead")
-        if goes_on and "velocity" in base:
-            velocity = self._tensor(base["velocity"]).to(self._model.dtype)
+            first = base.latent[:, :, -how.prefix :] if isinstance(how, Extend) else base.first
+        if base is not None and base.velocity is not None and (how is None or how.keeps_velocity):
+            velocity = self._tensor(base.velocity).to(self._model.dtype)
         return Clip(
-            **common,
-            latent=latent,
-            state=state if state is not None else solver.start(a["step"]),
-            texts=self._texts(texts),
+            **self._leg(item),
+            latent=self._origin(request, base, solver, inputs) if how or base is None else self._tensor(base.latent),
+            state=solver.start(request.step) if state is None else state,
+            texts=self._texts(inputs.get("text"), inputs.get("negative")),
             first=self._first(first),
             velocity=velocity,
         )
 
-    def _reel(self, a: dict[str, Any], base: Any, negative: Any, points: list[Any], common: dict[str, Any]) -> Reel:
-        """The queue of a state, with what its origin makes of the tail; `points` end with the captions' embeddings."""
-        captions, origin = a["captions"], a["origin"]
-        texts = {c: self._texts((t, negative)) for c, t in zip(captions, points[-len(captions) :], strict=True)}
-        clean = self._tensor(base["latent"])
-        waiting, out = (self._tensor(base[k]) if k in base else clean[:, :, :0] for k in ("queue", "out"))
-        carries = origin is None or origin.get("carries", True)
+    def _reel(self, item: Item) -> Reel:
+        """A slot for a queue: the frames of its base state, and at their tail what its origin makes."""
+        request, inputs = item.request, item.inputs
+        part, start = request.queue, request.start
+        base: State = inputs["base"]
+        assert part is not None
+        texts = [self._texts(inputs[f"text {i}"], inputs.get("negative")) for i in range(len(part.captions))]
+        clean = self._tensor(base.latent)
+        waiting, out = (clean[:, :, :0] if a is None else self._tensor(a) for a in (base.queue, base.out))
         reel = Reel(
-            **common,
-            part=a["part"],
+            **self._leg(item),
+            part=part.part,
             frames=torch.cat([clean, waiting], 2),
-            out=out if carries else out[:, :, :0],
-            texts=texts,
+            out=out if start is None or start.carries else out[:, :, :0],
+            texts=dict(zip(part.captions, texts, strict=True)),
         )
-        if origin is None:
-            reel.velocities = [self._tensor(base["velocity"]).to(self._model.dtype)] if "velocity" in base else []
-            return reel
-        if origin["kind"] == "slide":
-            noise = self._normal(clean[:, :, :1].shape, origin["key"])
-            start = self._tensor(points[0]["latent"])[:, :, -1:] if origin["start"] else None
-            last = clean[:, :, -1:]
-            reel.enter(solvers.frequency_mix(last, noise, origin["cutoff"], origin["dims"]) if start is None else start)
+        if start is None:
+            known = [] if base.velocity is None else [base.velocity]
+            reel.velocities = [self._tensor(v).to(self._model.dtype) for v in known]
+        elif isinstance(start.how, Slide):
+            last = State(clean[:, :, -1:].cpu().numpy())
+            reel.enter(self._origin(request, last, reel.solver, inputs)[:, :, -1:])
         else:
-            tail = {"latent": reel.frames[:, :, -1:].cpu().numpy()}
-            moved = self._origin(origin, tail, common["sampler"], common["solver"], a["step"], points)
+            tail = State(reel.frames[:, :, -1:].cpu().numpy())
+            moved = self._origin(request, tail, reel.solver, inputs)
             reel.frames = torch.cat([reel.frames[:, :, :-1], moved], 2)
         return reel
+
+    def _leg(self, item: Item) -> dict[str, Any]:
+        """What clips and queues in a slot have in common."""
+        r = item.request
+        return {
+            "id": item.id,
+            "sampler": r.sampler,
+            "solver": self._solver(r.sampler),
+            "lineage": r.lineage,
+            "step": r.step,
+            "until": r.until,
+            "wants_velocity": r.velocity,
+            "done": item.done,
+        }
 
     def _first(self, first: Any) -> Given:
         if isinstance(first, tuple):
             return tuple(self._tensor(part) for part in first)
         return None if first is None else self._tensor(first)
 
-    def _texts(self, texts: Sequence[Any]) -> list[torch.Tensor]:
+    def _texts(self, *texts: np.ndarray | None) -> list[torch.Tensor]:
         return [self._tensor(t).to(self._model.dtype) for t in texts if t is not None]
 
     def _origin(
-        self,
-        origin: dict[str, Any],
-        base: Any,
-        sampler: Sampler,
-        solver: solvers.Solver,
-        step: int,
-        points: Sequence[Any],
+        self, request: Denoise, base: State | None, solver: solvers.Solver, inputs: Mapping[str, Any]
     ) -> torch.Tensor:
-        if origin["kind"] in ("branch", "lookahead", "invert"):
-            return self._tensor(base["latent"])
-        if origin["kind"] == "push":
-            obstacles = potential.group(origin["obstacles"], [finished(p) for p in points])
-            x0 = preview(base, sampler.sigmas[step])
-            away = potential.push(x0, obstacles, origin["eta"], origin["reach"], origin["h"])
-            return self._tensor(base["latent"]) + away.to(self._device)
-        if origin["kind"] == "noise":
-            size = {"num_frames": sampler.num_frames, "height": sampler.height, "width": sampler.width}
-            return self._normal(self._geometry.latent_shape(**size), origin["key"])
-        latent = self._tensor(base["latent"])
-        noise = self._normal(latent.shape, origin["key"])
-        if origin["kind"] == "extend":
-            if origin["start"]:
-                return self._tensor(points[0]["latent"])
-            return solvers.frequency_mix(latent, noise, origin["cutoff"], origin["dims"])
-        if origin["kind"] == "perturb":
-            beta = origin["beta"]
-            return (1 - beta**2) ** 0.5 * latent + beta * noise
-        if origin["kind"] == "jitter":
-            return latent + origin["std"] * noise
-        if origin["kind"] == "neighbour":
-            return solvers.neighbour(latent, origin["cosine"], noise)
-        if origin["kind"] == "renoise":
-            return solver.renoise(latent, origin["from_step"], step, noise)
-        raise ValueError(f"unknown origin {origin['kind']!r}")
+        """The latent of an origin, (1, C, T, H, W): fresh noise, or a change of the base state's latent x."""
+        start, s = request.start, request.sampler
+        assert start is not None
+        if isinstance(start.how, Noise):
+            size = {"num_frames": s.num_frames, "height": s.height, "width": s.width}
+            return self._normal(self._geometry.latent_shape(**size), start.key)
+        assert base is not None
+        x = self._tensor(base.latent)
+        match start.how:
+            case Branch() | Lookahead() | Invert():
+                return x
+            case Perturb(beta):
+                return (1 - beta**2) ** 0.5 * x + beta * self._normal(x.shape, start.key)
+            case Jitter(std):
+                return x + std * self._normal(x.shape, start.key)
+            case Neighbour(cosine):
+                return solvers.neighbour(x, cosine, self._normal(x.shape, start.key))
+            case Renoise():
+                return solver.renoise(x, start.from_step, request.step, self._normal(x.shape, start.key))
+            case Push(eta, reach, h, layout):
+                obstacles = potential.group(layout, [finished(p) for p in series(inputs, "point")])
+                away = potential.push(base.x0(s.sigmas[request.step]), obstacles, eta, reach, h)
+                return x + away.to(self._device)
+            case (Extend() | Slide()) as link:
+                if (given := inputs.get("point 0")) is not None:
+                    return self._tensor(given.latent)
+                return solvers.frequency_mix(x, self._normal(x.shape, start.key), link.cutoff, link.dims)
+        raise ValueError(f"unknown origin {start.how}")
 
     def _solver(self, sampler: Sampler) -> solvers.Solver:
         solver = self._solvers.get(sampler.identity)
@@ -311,20 +310,11 @@ class Denoiser:
             return self._gang.velocities(latents, timesteps, texts, first)
         return [self._model(latents, timesteps, text, first) for text in texts]
 
-    def _result(self, slot: Slot) -> tuple[dict[str, Any], dict[str, Any]]:
-        payload = slot.payload()
-        if not np.isfinite(payload["latent"]).all():
+    def _result(self, slot: Slot) -> tuple[Denoised, State]:
+        state = slot.state_made()
+        if not np.isfinite(state.latent).all():
             raise FloatingPointError(f"the latent is not finite after step {slot.step} of {slot.sampler.num_steps}")
-        nfe = slot.evaluations * slot.sampler.nfe_per_step
-        return {"nfe": nfe, "seconds": slot.seconds, "nbytes": _nbytes(payload)}, payload
+        return Denoised(slot.evaluations * slot.sampler.nfe_per_step, slot.seconds, state.nbytes), state
 
     def _tensor(self, array: np.ndarray) -> torch.Tensor:
         return torch.tensor(array, device=self._device)  # a copy: arrays from the object store are read-only
-
-
-def _nbytes(value: Any) -> int:
-    if isinstance(value, np.ndarray):
-        return value.nbytes
-    if isinstance(value, dict):
-        return sum(_nbytes(v) for v in value.values())
-    return sum(_nbytes(v) for v in value) if isinstance(value, list | tuple) else 0

@@ -1,15 +1,17 @@
 """An encoder: captions to embeddings, pictures and clips to latents. Each is encoded once per run and shared."""
 
 import io
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from PIL import Image
 
 from actors.models import family
 from actors.workers import video
+from actors.workers.state import State
+from raysearch.engine.protocol import Encode, Encoded, File, Prefix, Text
 
 
 class Encoder:
@@ -22,29 +24,31 @@ class Encoder:
         self._autoencoder: Any = None  # loaded with the first picture
         self._image: Any = None
 
-    def encode_text(self, arguments: dict[str, Any]) -> tuple[dict[str, Any], np.ndarray]:
-        text, length = arguments["what"]
-        return {}, self._text(text, length)
+    def run(self, request: Encode, inputs: Mapping[str, Any]) -> tuple[Encoded, Any]:
+        """A condition: numpy arrays of a caption, a picture, a clip, or the last frames of a finished state."""
+        return Encoded(), self.encode(request.what, inputs)
 
-    def encode_image(self, arguments: dict[str, Any]) -> tuple[dict[str, Any], Any]:
-        """What a video of a size is given with a first frame: see `actors.models.Given`."""
-        _, _, size = arguments["what"]
-        return {}, self._given(Image.open(io.BytesIO(arguments["data"])).convert("RGB"), *size)
+    def encode(self, what: Text | File | Prefix, inputs: Mapping[str, Any]) -> Any:
+        """The embedding of a text, float32 (1, length, dim); what a video of a size is given with a first frame (see
+        `actors.models.Given`); or a latent (1, C, T, H, W) of a clip, or of a picture, which stands still."""
+        match what:
+            case Text(text, length):
+                return self._text(text, length)
+            case File("image", data=data, size=size):
+                return self._given(Image.open(io.BytesIO(data)).convert("RGB"), *size)
+            case File(data=data, size=size):
+                return self._loaded().encode_video(video.frames(data), *size)
+            case Prefix(frames):
+                return self._prefix(frames, inputs["state"])
 
-    def encode_video(self, arguments: dict[str, Any]) -> tuple[dict[str, Any], np.ndarray]:
-        """A clip, or a picture, which stands still, brought to the size of the model's videos."""
-        _, _, (num_frames, height, width) = arguments["what"]
-        return {}, self._loaded().encode_video(video.frames(arguments["data"]), num_frames, height, width)
-
-    def encode_prefix(self, arguments: dict[str, Any], payload: dict[str, Any]) -> tuple[dict[str, Any], Any]:
+    def _prefix(self, prefix: int, state: State) -> Any:
         """The last frames of a finished latent as the first ones of a clip, `prefix` latent frames of it."""
-        prefix, _ = arguments["what"]
         autoencoder = self._loaded()
-        frames = autoencoder.decode(torch.tensor(payload["latent"]))
+        frames = autoencoder.decode(torch.tensor(state.latent))
         if self._geometry.pictured:
-            return {}, self._given(Image.fromarray(frames[-1]), *frames.shape[:3])
+            return self._given(Image.fromarray(frames[-1]), *frames.shape[:3])
         n = self._geometry.frames(prefix)
-        return {}, autoencoder.encode_video(frames[-n:], n, *frames.shape[1:3])
+        return autoencoder.encode_video(frames[-n:], n, *frames.shape[1:3])
 
     def _given(self, image: Image.Image, num_frames: int, height: int, width: int) -> Any:
         if not self._geometry.pictured:

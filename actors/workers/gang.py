@@ -1,12 +1,13 @@
 """One denoiser over several processes: rank 0 leads, the others follow each of its forwards. Plain torch.distributed.
 
-Rank 0 is the denoiser that the fleet sees. It broadcasts what a forward needs, and every rank runs its part: of the
-sequence (`context`), of the weights (`fsdp`), of guidance's two halves (`guidance`), or of the first and the last. The
-others know no candidates and no solvers. A gang in which anything fails is broken as a whole: rank 0 raises
-ReplicaDied, and its owner starts all ranks anew.
+Rank 0 is the denoiser that the fleet sees. It broadcasts the inputs of every forward, and each rank computes its share:
+a share of the tokens (`context`), of the weights (`fsdp`), one half of guidance (`guidance`), or a share of the tokens
+in one half of guidance (`context+guidance`). The followers know no candidates and no solvers. If any rank fails, the
+whole gang is broken: rank 0 raises ReplicaDied, and the gang's owner starts all ranks anew.
+
+Shapes: n latents of C channels, T latent frames, H x W; texts of L tokens and D numbers each.
 """
 
-import fcntl
 import os
 import socket
 from collections.abc import Sequence
@@ -14,12 +15,13 @@ from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 import diffusers
+import psutil
 import torch
 import torch.distributed as dist
-from diffusers import ContextParallelConfig
+from diffusers import ContextParallelConfig, ParallelConfig
+from diffusers.hooks import apply_context_parallel
 from torch.distributed import Store, TCPStore  # type: ignore[attr-defined]
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
@@ -29,14 +31,17 @@ from raysearch.config.config import PoolConfig
 from raysearch.errors import ReplicaDied
 
 LOOPBACK = "127.0.0.1"
-LOADING = timedelta(minutes=30)  # until all ranks have read their models
-FOREVER = timedelta(days=365)  # a follower's, for the next order: a gang may be idle, and a closed connection tells
+LOADING = timedelta(minutes=30)  # how long ranks wait until all have read their models
+FOREVER = timedelta(days=365)  # how long a follower waits for an order: a gang may be idle, and rank 0's end is noticed
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64, torch.int64)
 
 
 @dataclass(frozen=True)
 class Place:
-    """A rank's place in its gang: where rank 0 listens, how long ranks wait for another, this rank's address."""
+    """A rank's place in its gang: the host and port where rank 0 listens, and the address `here` of this rank.
+
+    `patience` is how long a rank waits for another within a forward before it takes the gang for broken.
+    """
 
     rank: int
     host: str
@@ -46,7 +51,10 @@ class Place:
 
 
 def listen(host: str) -> tuple[Store, int]:
-    """Rank 0's meeting point and its port, on the interface of `host` alone (by itself torch takes all of them)."""
+    """Open the store where the ranks meet; returns the store and its port.
+
+    Only rank 0 calls this. The port is open on the interface of `host` alone: left to itself, torch opens it on all.
+    """
     listener = socket.create_server((host, 0))
     port: int = listener.getsockname()[1]
     fd = listener.detach()
@@ -54,7 +62,11 @@ def listen(host: str) -> tuple[Store, int]:
 
 
 class Gang:
-    """This rank's part of a sharded transformer. Making it waits for the other ranks to make theirs."""
+    """This rank's shard of a transformer. The constructor returns once every rank has made its own.
+
+    `folder` is the model's, `device` is cpu or cuda, `pool` says how the model is sharded. Rank 0 passes the `store`
+    that `listen` opened. Raises what torch.distributed raises when a rank does not come in time.
+    """
 
     def __init__(
         self, folder: str, *, dtype: str, device: str, pool: PoolConfig, place: Place, store: Store | None = None
@@ -62,10 +74,10 @@ class Gang:
         torch.set_num_threads(1)
         self._rank, self._device, self._context = place.rank, device, pool.context_shards
         self._guidance = pool.guidance_shards > 1
-        whole = pool.shard_mode != "fsdp"  # which moves and splits a block at a time: the whole may not fit a device
+        whole = pool.shard_mode != "fsdp"  # FSDP moves one block at a time, as the whole model may not fit a device
         self.model = family(Path(folder)).Transformer(Path(folder), dtype=dtype, device=device if whole else "cpu")
         self.model.device = device
-        _bind(place.here)
+        _use_interface_of(place.here)
         store = store or TCPStore(place.host, place.port, timeout=LOADING)
         store.set(f"loaded {place.rank}", "")
         store.wait([f"loaded {rank}" for rank in range(pool.shards)])
@@ -82,7 +94,7 @@ class Gang:
                 _split_weights(self.model.model, device, pool.shards)
             if pool.context_shards > 1:
                 _split_sequence(self.model.model, device, pool)
-            dist.all_reduce(torch.zeros(1))  # all are ready
+            dist.all_reduce(torch.zeros(1))  # every rank is ready
         except BaseException:
             self.leave()
             raise
@@ -92,7 +104,11 @@ class Gang:
     def velocities(
         self, latents: torch.Tensor, timesteps: torch.Tensor, texts: Sequence[torch.Tensor], first: list[Given]
     ) -> list[torch.Tensor]:
-        """Under each of the texts. Raises ReplicaDied when any rank is lost or fails."""
+        """Velocities (n, C, T, H, W) under each of the texts, which are (n, L, D). Only rank 0 calls this.
+
+        `latents` are (n, C, T, H, W), `timesteps` (n,); `first` has one entry a latent: what it is conditioned on.
+        Raises ReplicaDied when any rank is lost or fails.
+        """
         try:
             self._send(latents, timesteps, texts, first)
             return self._part(latents, timesteps, texts, first)
@@ -101,7 +117,7 @@ class Gang:
             raise ReplicaDied(f"a gang of {dist.get_world_size()} shards is broken: {reason}") from error
 
     def close(self) -> None:
-        """Tell the others to stop, if they still listen."""
+        """Tell the followers to stop, if they still listen."""
         try:
             dist.broadcast(torch.tensor([0, 0]), 0, group=self._orders)
         except RuntimeError:
@@ -109,32 +125,33 @@ class Gang:
         finally:
             self.leave()
 
-    # -- the others ------------------------------------------------------------------------------------------------
+    # -- followers -------------------------------------------------------------------------------------------------
 
     def follow(self) -> None:
-        """Run this rank's part of every forward until told to stop. Raises when rank 0 is lost."""
+        """Compute this rank's share of every forward until rank 0 says to stop. Raises when rank 0 is lost."""
         try:
             while (order := self._receive()) is not None:
                 self._part(*order)
         finally:
             self.leave()
 
-    # -- all -------------------------------------------------------------------------------------------------------
+    # -- every rank ------------------------------------------------------------------------------------------------
 
     def leave(self) -> None:
+        """Close this rank's connections to the others."""
         dist.destroy_process_group()
 
     def _part(
         self, latents: torch.Tensor, timesteps: torch.Tensor, texts: Sequence[torch.Tensor], first: list[Given]
     ) -> list[torch.Tensor]:
-        """This rank's part of the forwards; whole on rank 0 only."""
+        """Compute this rank's share of the forwards; only rank 0 gets the whole velocities."""
         if not self._guidance:
             return [self.model(latents, timesteps, text, first) for text in texts]
         conditional, unconditional = texts
         mine = self.model(
             latents, timesteps, conditional if self._rank < self._context else unconditional, first
         ).contiguous()
-        if self._rank == self._context:  # the first of the unconditional half
+        if self._rank == self._context:  # the first rank of the unconditional half
             dist.send(_bytes(mine), 0)
         if self._rank != 0:
             return []
@@ -145,7 +162,10 @@ class Gang:
     def _send(
         self, latents: torch.Tensor, timesteps: torch.Tensor, texts: Sequence[torch.Tensor], first: list[Given]
     ) -> None:
-        """Types and shapes, then bytes: nothing is unpickled. Each row sends two tensors of what it is given."""
+        """Broadcast types and shapes, then bytes, so that no rank unpickles anything.
+
+        Each latent's condition is sent as two tensors; one that is missing is sent empty.
+        """
         tensors = [latents, timesteps, *texts]
         for f in first:
             parts = f if isinstance(f, tuple) else () if f is None else (f,)
@@ -177,20 +197,20 @@ class Gang:
 
 
 def _given(first: torch.Tensor, more: torch.Tensor, channels: int) -> Given:
-    """What a row is given, of the two tensors that were sent: clean frames have the latents' channels."""
+    """A latent's condition from the two tensors that were sent; clean first frames have the latents' channels."""
     if not first.numel():
         return None
     return first if first.shape[1] == channels else (first, more) if more.numel() else (first,)
 
 
 def _bytes(t: torch.Tensor) -> torch.Tensor:
-    """The memory of a contiguous tensor."""
+    """The memory of a contiguous tensor as uint8 (bytes,), which any backend sends."""
     return t.view(-1).view(torch.uint8)
 
 
 def _split_weights(model: torch.nn.Module, device: str, shards: int) -> None:
-    """FSDP2: each rank holds its share of every block, and gathers one block at a time."""
-    model.requires_grad_(False)  # weights of several dtypes may share a block when none is trained
+    """Shard by FSDP2: each rank holds its share of every block, and gathers one block at a time."""
+    model.requires_grad_(False)  # FSDP allows several dtypes in one block only if none is trained
     mesh = init_device_mesh(device, (shards,), mesh_dim_names=("fsdp",))
     blocks: Sequence[str] = model._no_split_modules  # type: ignore[assignment]
     for module in list(model.modules()):
@@ -200,34 +220,33 @@ def _split_weights(model: torch.nn.Module, device: str, shards: int) -> None:
 
 
 def _split_sequence(model: Any, device: str, pool: PoolConfig) -> None:
-    """Ulysses: each rank holds its share of the tokens, and within attention its share of the heads."""
-    diffusers.utils.logging.set_verbosity_error()  # it warns that this is experimental, and of scalar timesteps
+    """Shard by Ulysses: each rank holds its share of the tokens and, within attention, its share of the heads.
+
+    These are the steps of diffusers' `enable_parallelism`, which itself asks for the number of GPUs and so fails where
+    there is none.
+    """
+    diffusers.utils.logging.set_verbosity_error()  # diffusers warns of timesteps that are not split
     shape, names = (pool.guidance_shards, 1, pool.context_shards), ("guidance", "ring", "ulysses")
     mesh = init_device_mesh(device, shape, mesh_dim_names=names)
-    config = ContextParallelConfig(ulysses_degree=pool.context_shards, mesh=mesh)
-    if device == "cuda":
-        model.enable_parallelism(config=config)
-        return
-    with patch.object(torch.accelerator, "device_count", return_value=1):  # it divides by it, and it is 0 on a CPU
-        model.enable_parallelism(config=config)
+    sequence = ContextParallelConfig(ulysses_degree=pool.context_shards, mesh=mesh)
+    parallel = ParallelConfig(context_parallel_config=sequence)
+    parallel.setup(dist.get_rank(), dist.get_world_size(), torch.device(device), mesh=mesh)
+    for module in model.modules():
+        processor: Any = getattr(module, "processor", None)
+        if hasattr(processor, "_parallel_config"):
+            processor._parallel_config = parallel
+    apply_context_parallel(model, sequence, model._cp_plan)
 
 
-def _bind(here: str) -> None:
-    """Have gloo and NCCL talk over the interface of this address: by themselves they guess."""
-    name = _interface(here)
+def _use_interface_of(address: str) -> None:
+    """Have gloo and NCCL use the network interface of this address: left to themselves, they guess."""
+    name = _interface(address)
     if name is not None:
         os.environ.setdefault("GLOO_SOCKET_IFNAME", name)
         os.environ.setdefault("NCCL_SOCKET_IFNAME", f"={name}")
 
 
 def _interface(address: str) -> str | None:
-    siocgifaddr = 0x8915  # Linux's question for an interface's address
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
-        for _, name in socket.if_nameindex():
-            try:
-                answer = fcntl.ioctl(s, siocgifaddr, name.encode().ljust(40, b"\0"))
-            except OSError:  # it has none
-                continue
-            if socket.inet_ntoa(answer[20:24]) == address:
-                return name
-    return None
+    """The name of the network interface that has this IPv4 address; None if none has it."""
+    ends = ((name, end) for name, found in psutil.net_if_addrs().items() for end in found)
+    return next((name for name, end in ends if end.family == socket.AF_INET and end.address == address), None)

@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+from actors.workers.state import State
 from actors.workers.worker import Worker
 from raysearch.config.config import Config, PoolConfig
 from raysearch.engine.protocol import Answer, Call
@@ -29,12 +30,11 @@ class LocalReplica:
         self._items += 1
         item = self._items
         try:
-            future = self.worker.submit(item, call.method, call.arguments, call.inputs)
-            meta, payload = await asyncio.wrap_future(future)
+            reply, made = await asyncio.wrap_future(self.worker.submit(item, call.request, call.inputs))
         except asyncio.CancelledError:
             self.worker.cancel(item)
             raise
-        return Answer(meta, payload)
+        return Answer(reply, made)
 
     async def ping(self) -> None:
         """It is there as long as this process is."""
@@ -52,10 +52,10 @@ class LocalFleet:
         yield
 
     async def fetch(self, ref: Any) -> dict[str, Any]:
-        return dict(ref)
+        return ref.plain() if isinstance(ref, State) else dict(ref)
 
-    def put(self, value: dict[str, Any]) -> Any:
-        return value
+    def put(self, arrays: dict[str, Any]) -> State:
+        return State(**arrays)
 
 
 @asynccontextmanager

@@ -3,7 +3,7 @@
 import io
 import time
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +12,13 @@ import torch
 from safetensors.torch import save as save_safetensors
 
 from actors import rewards
-from actors.models import family, given_frames, with_first
+from actors.models import family
 from actors.rewards import RewardSpec
 from actors.sampling import potential
 from actors.workers import video
+from actors.workers.state import State, finished
+from raysearch.engine.protocol import Components, Finish, Look, Scored, series
+from raysearch.recipe.long_video import Link
 from raysearch.session.dataset import rollout
 
 SEEN = 2**30  # bytes of finished chunks' frames that a scorer remembers
@@ -33,171 +36,132 @@ class Scorer:
             if hasattr(reward, "to"):
                 reward.to(device)
 
-    def score(
-        self, arguments: dict[str, Any], payload: dict[str, Any], text: Any, *others: Any
-    ) -> tuple[dict[str, Any], None]:
-        """Rewards of a candidate at its own point: ({rewards: [key -> components], decodes, seconds}, None).
+    def run(self, request: Look | Finish, inputs: Mapping[str, Any]) -> tuple[Scored, dict[str, bytes] | None]:
+        """Rewards of a candidate, or of a finished video with its files."""
+        return self.look(request, inputs) if isinstance(request, Look) else self.finish(request, inputs)
 
-        `text` is its caption's embedding, for rewards that look at it. The last two of `others` are the states of the
-        chunk before and of the first one, of a long video; those before them are obstacles' points.
-        """
+    def look(self, request: Look, inputs: Mapping[str, Any]) -> tuple[Scored, None]:
+        """Rewards of a candidate at its own point."""
         began = time.perf_counter()
-        *points, before, opening = others
-        keys, (link,), (prompt,) = (arguments[k] for k in ("rewards", "links", "prompts"))
-        needs = {self._rewards[k].needs for k in keys}
-        estimate = preview(payload, arguments["sigma"]) if needs - {"latent"} else None
-        frames = self._clip(estimate, link, before) if estimate is not None and "frames" in needs else None
-        read = {name for k in keys for name in rewards.earlier(self._rewards[k])}
-        earlier = [
-            self._recalled(*c) if name in read else None
-            for name, *c in zip(("before", "opening"), arguments["earlier"], (before, opening), strict=True)
-        ]
+        state: State = inputs["state 0"]
+        (link,), (caption,) = request.links, request.captions
+        asked = [self._rewards[k] for k in request.rewards]
+        needs = {r.needs for r in asked}
+        x0 = state.x0(request.sigma) if needs - {"latent"} else None
+        frames = self._clip(x0, link, inputs.get("before")) if x0 is not None and "frames" in needs else None
+        read = {name for r in asked for name in rewards.earlier(r)}
+        earlier = {k: self._recalled(key, inputs[k]) for k, key in request.earlier.items() if k in read}
         view = rewards.View(
-            prompt,
-            arguments["sigma"],
-            noisy(payload),
-            estimate,
+            caption,
+            request.sigma,
+            state.noisy(),
+            x0,
             frames,
-            self._obstacles(arguments, points),
-            _tensor(text),
-            _given(payload),
-            *earlier,
+            self._obstacles(request, inputs),
+            _tensor(inputs.get("text 0")),
+            state.given,
+            **earlier,
         )
-        meta = {"decodes": int(frames is not None), "rewards": [self._scores(keys, view)]}
-        return meta | {"seconds": time.perf_counter() - began}, None
+        found = self._scores(request.rewards, view)
+        return Scored((found,), int(frames is not None), time.perf_counter() - began), None
 
-    def finish(self, arguments: dict[str, Any], *inputs: Any) -> tuple[dict[str, Any], dict[str, bytes]]:
+    def finish(self, request: Finish, inputs: Mapping[str, Any]) -> tuple[Scored, dict[str, bytes]]:
         """Rewards of a video's chunks, and its files by extension; the seconds leave the judging out.
 
-        The inputs are the finished states of its `parts`, the chunks' captions' embeddings, obstacles' points, and the
-        states of those `kept` on the way. Chunks are decoded one after the other, and what was decoded is not kept.
+        Chunks are decoded one after the other, and what was decoded is not kept.
         """
         began, judging = time.perf_counter(), 0.0
-        outputs, kept, keys, links = (arguments[k] for k in ("outputs", "kept", "rewards", "links"))
-        n, parts = len(arguments["prompts"]), arguments["parts"]
-        payloads, texts, points = inputs[:parts], inputs[parts : parts + n], inputs[parts + n : len(inputs) - len(kept)]
-        latents, given = _chunks(payloads, links)
-        obstacles = self._obstacles(arguments, points)
-        file = video.Mp4(fps=outputs["fps"], scale=outputs["scale"]) if outputs["mp4"] else None
+        outputs, n = request.outputs, len(request.captions)
+        states: list[State] = series(inputs, "state")
+        texts = series(inputs, "text") or [None] * n
+        latents, given = _chunks(states, request.links)
+        obstacles = self._obstacles(request, inputs)
+        file = video.Mp4(fps=outputs.fps, scale=outputs.scale) if outputs.mp4 else None
         shown: list[np.ndarray] = []
         scores = []
         before: np.ndarray | None = None
         opening: np.ndarray | None = None
-        chunks = zip(latents, given, texts, arguments["prompts"], links, strict=True)
-        for latent, first, text, prompt, link in chunks:
+        chunks = zip(latents, given, texts, request.captions, request.links, strict=True)
+        for latent, first, text, caption, link in chunks:
             clip, new = self._next(latent, link, before)
             if file is not None:
                 file.add(new)
-            if outputs["npy"]:
+            if outputs.npy:
                 shown.append(new)
             start = time.perf_counter()
             beside = (obstacles, _tensor(text), first, before, opening)
-            scores.append(self._scores(keys, rewards.View(prompt, 0.0, latent, latent, clip, *beside)))
+            scores.append(self._scores(request.rewards, rewards.View(caption, 0.0, latent, latent, clip, *beside)))
             judging += time.perf_counter() - start
             before, opening = clip, clip if opening is None else opening
         files = {}
         if file is not None:
             files["mp4"] = file.close()
-        if outputs["safetensors"]:
+        if outputs.safetensors:
             names = ["latents"] if n == 1 else [f"latents_{i:04d}" for i in range(n)]
             files["safetensors"] = save_safetensors(dict(zip(names, latents, strict=True)))
-        if outputs["npy"]:
+        if outputs.npy:
             buffer = io.BytesIO()
             np.save(buffer, np.concatenate(shown))
             files["npy"] = buffer.getvalue()
-        if kept:
-            way = inputs[len(inputs) - len(kept) :]
-            found = torch.cat([noisy(state) for state in way]).numpy()
-            files["arrow"] = rollout(found, payloads[-1]["latent"][0], kept, first=_given(way[0]) > 0)
-        return {"rewards": scores, "decodes": n, "seconds": time.perf_counter() - began - judging}, files
+        if request.kept:
+            way: list[State] = series(inputs, "kept")
+            found = torch.cat([state.noisy() for state in way]).numpy()
+            files["arrow"] = rollout(found, states[-1].latent[0], list(request.kept), first=way[0].given > 0)
+        return Scored(tuple(scores), n, time.perf_counter() - began - judging), files
 
     def _next(
-        self, latent: torch.Tensor, link: dict[str, Any] | None, before: np.ndarray | None
+        self, latent: torch.Tensor, link: Link | None, before: np.ndarray | None
     ) -> tuple[np.ndarray, np.ndarray]:
         """The frames of the next finished chunk, and those of them that are new: uint8 (T, H, W, 3).
 
         One that goes on with latents is decoded with the decoder's cache, so that there is no seam.
         """
-        if link is None or link["anew"]:
+        if link is None or link.anew:
             clip = self._autoencoder.decode_on(latent, fresh=True)
-            return clip, clip if link is None else clip[self._geometry.frames(link["prefix"]) :]
+            return clip, clip if link is None else clip[self._geometry.frames(link.prefix) :]
         assert before is not None
-        new = self._autoencoder.decode_on(latent[:, :, link["prefix"] :], fresh=False)
-        return np.concatenate([before[-self._geometry.frames(link["prefix"]) :], new]), new
+        new = self._autoencoder.decode_on(latent[:, :, link.prefix :], fresh=False)
+        return np.concatenate([before[-self._geometry.frames(link.prefix) :], new]), new
 
-    def _clip(self, latent: torch.Tensor, link: dict[str, Any] | None, before: Any) -> np.ndarray:
+    def _clip(self, latent: torch.Tensor, link: Link | None, before: State | None) -> np.ndarray:
         """The frames of a chunk that may be thrown away; where it goes on with latents those are decoded before it."""
-        if link is None or link["anew"]:
+        if link is None or link.anew:
             return self._autoencoder.decode(latent)  # type: ignore[no-any-return]
-        earlier = torch.tensor(before["latent"])[:, :, : latent.shape[2] - link["prefix"]]
+        assert before is not None
+        earlier = torch.tensor(before.latent)[:, :, : latent.shape[2] - link.prefix]
         frames = self._autoencoder.decode(torch.cat([earlier, latent], 2))
         return frames[-self._geometry.frames(latent.shape[2]) :]  # type: ignore[no-any-return]
 
-    def _recalled(self, key: str | None, state: Any) -> np.ndarray | None:
+    def _recalled(self, key: str, state: State) -> np.ndarray:
         """The frames of a finished chunk; the latest are remembered, since many candidates continue one chunk."""
-        if key is None:
-            return None
         if key not in self._seen:
-            self._seen[key] = self._autoencoder.decode(torch.tensor(state["latent"]))
+            self._seen[key] = self._autoencoder.decode(torch.tensor(state.latent))
             while sum(f.nbytes for f in self._seen.values()) > SEEN and len(self._seen) > 1:
                 self._seen.popitem(last=False)
         self._seen.move_to_end(key)
         return self._seen[key]
 
-    def _obstacles(self, arguments: dict[str, Any], points: Sequence[Any]) -> tuple[potential.Points, ...]:
-        return potential.group(arguments["obstacles"], [finished(p) for p in points])
+    def _obstacles(self, request: Look | Finish, inputs: Mapping[str, Any]) -> tuple[potential.Points, ...]:
+        return potential.group(request.obstacles, [finished(p) for p in series(inputs, "point")])
 
-    def _scores(self, keys: Sequence[str], view: rewards.View) -> dict[str, list[float]]:
-        return {k: [float(c) for c in self._rewards[k]([view])[0]] for k in keys}
+    def _scores(self, keys: Sequence[str], view: rewards.View) -> Components:
+        return {k: tuple(float(c) for c in self._rewards[k]([view])[0]) for k in keys}
 
 
-def _tensor(text: Any) -> torch.Tensor | None:
+def _tensor(text: np.ndarray | None) -> torch.Tensor | None:
     return None if text is None else torch.tensor(text)
 
 
-def _chunks(
-    payloads: Sequence[dict[str, Any]], links: Sequence[dict[str, Any] | None]
-) -> tuple[list[torch.Tensor], list[int]]:
+def _chunks(states: Sequence[State], links: Sequence[Link | None]) -> tuple[list[torch.Tensor], list[int]]:
     """The finished latents of a video's chunks, and how many of each one's first frames are given.
 
-    Those of a queue overlap as if each went on with the latents of the one before it.
+    The chunks of a queue overlap as if each went on with the latents of the one before it.
     """
-    if "out" not in payloads[-1]:
-        return [torch.tensor(p["latent"]) for p in payloads], [_given(p) for p in payloads]
-    clip, *others = payloads
-    whole = torch.cat([torch.tensor(clip["latent"]), *(torch.tensor(p["out"]) for p in others)], 2)
-    prefix = links[-1]["prefix"] if links[-1] else 0
-    n = clip["latent"].shape[2]
+    if states[-1].out is None:
+        return [torch.tensor(s.latent) for s in states], [s.given for s in states]
+    clip, *others = states
+    whole = torch.cat([torch.tensor(clip.latent), *(torch.tensor(s.out) for s in others)], 2)
+    prefix = links[-1].prefix if links[-1] else 0
+    n = clip.latent.shape[2]
     latents = [whole[:, :, i * (n - prefix) :][:, :, :n].contiguous() for i in range(len(links))]
-    return latents, [_given(clip), *([prefix] * (len(links) - 1))]
-
-
-def _given(payload: dict[str, Any]) -> int:
-    return given_frames(payload.get("first"))
-
-
-def _first(payload: dict[str, Any]) -> torch.Tensor | None:
-    return torch.tensor(payload["first"]) if _given(payload) else None
-
-
-def finished(point: Any) -> torch.Tensor:
-    """The latent of an obstacle's point: a finished candidate's state, or what the encoder made of a file."""
-    return torch.tensor(point["latent"] if isinstance(point, dict) else point)
-
-
-def noisy(payload: dict[str, Any]) -> torch.Tensor:
-    """The latent as the model sees it: given first frames stay clean; of a queue the tail's window."""
-    latent = torch.tensor(payload["latent"])
-    if "levels" in payload:
-        latent = torch.cat([latent, torch.tensor(payload["queue"])], 2)[:, :, -latent.shape[2] :]
-    return with_first(latent, _first(payload))
-
-
-def preview(payload: dict[str, Any], sigma: float) -> torch.Tensor:
-    """The one-step x0 estimate x - sigma v at the candidate's own point; the latent itself where there is no noise."""
-    if sigma == 0:
-        return torch.tensor(payload["latent"])
-    levels = torch.tensor(payload["levels"]).view(-1, 1, 1) if "levels" in payload else sigma
-    latent = noisy(payload) if "levels" in payload else torch.tensor(payload["latent"])
-    estimate = latent - levels * torch.tensor(payload["velocity"])
-    return with_first(estimate, _first(payload))
+    return latents, [clip.given, *([prefix] * (len(links) - 1))]

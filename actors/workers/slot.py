@@ -5,10 +5,13 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
+import numpy as np
 import torch
 
 from actors.models import Given, with_first
 from actors.sampling import solvers
+from actors.workers.state import State
+from raysearch.engine.protocol import Denoised
 from raysearch.recipe.candidate import Sampler
 from raysearch.recipe.digests import Digest, digest, noise_key
 from raysearch.recipe.long_video import Window
@@ -30,8 +33,8 @@ class Row:
 
 
 @dataclass(kw_only=True)
-class Place:
-    """What both kinds have. `lineage` is the origin's, and keys the noise of steps."""
+class Leg:
+    """What clips and queues in a slot have in common. `lineage` is the origin's, and keys the noise of steps."""
 
     id: int
     sampler: Sampler
@@ -40,7 +43,7 @@ class Place:
     step: int
     until: int
     wants_velocity: bool
-    done: "Future[tuple[dict[str, Any], dict[str, Any]]]"
+    done: "Future[tuple[Denoised, State]]"
     evaluations: int = 0
     seconds: float = 0.0
 
@@ -49,7 +52,7 @@ class Place:
 
 
 @dataclass(kw_only=True)
-class Clip(Place):
+class Clip(Leg):
     """`velocity` is that of the current point, once it is known; `texts` the caption's and the negative prompt's."""
 
     latent: torch.Tensor
@@ -80,19 +83,18 @@ class Clip(Place):
             latent = with_first(latent, self.first)
         self.latent, self.state, self.step, self.velocity = latent, state, self.step + 1, None
 
-    def payload(self) -> dict[str, Any]:
-        payload: dict[str, Any] = {"latent": self.latent.cpu().numpy()}
-        if self.step < self.sampler.num_steps:
-            payload["solver"] = solvers.pack(self.state)
-        if self.first is not None:
-            payload["first"] = _arrays(self.first)
-        if self.velocity is not None:
-            payload["velocity"] = self.velocity.float().cpu().numpy()
-        return payload
+    def state_made(self) -> State:
+        """The state at the current step."""
+        return State(
+            self.latent.cpu().numpy(),
+            velocity=None if self.velocity is None else self.velocity.float().cpu().numpy(),
+            solver=solvers.pack(self.state) if self.step < self.sampler.num_steps else None,
+            first=None if self.first is None else _arrays(self.first),
+        )
 
 
 @dataclass(kw_only=True)
-class Reel(Place):
+class Reel(Leg):
     """FIFO-Diffusion's queue: `frames` (1, C, T, H, W) are the latest clean ones, as many as a clip has, and the queue.
 
     `out` are the clean ones since the last part that is kept; `texts` are by caption. The velocities of an iteration
@@ -164,15 +166,20 @@ class Reel(Place):
         if self.queue.entered(self.iteration) > self.queue.entered(self.iteration - 1):
             self.frames = torch.cat([self.frames, noise], 2)
 
-    def payload(self) -> dict[str, Any]:
-        """`latent` are the clean frames; before the end also what a scorer sees: the tail's window, and its levels."""
-        clip = self.queue.clip
-        whole = {"latent": self.frames[:, :, :clip], "queue": self.frames[:, :, clip:], "out": self.out}
+    def state_made(self) -> State:
+        """The clean frames and the queue; with a velocity also what a scorer sees: the tail's window and its levels."""
+        clip, levels, velocity = self.queue.clip, None, None
         if self.velocities:
-            levels = (*self.queue.levels[:-1], 0.0)
-            whole["levels"] = torch.tensor([levels[d] for d in self._done(self.windows[0])])
-            whole["velocity"] = self.velocities[0].float()
-        return {k: v.cpu().numpy() for k, v in whole.items()}
+            each = (*self.queue.levels[:-1], 0.0)
+            levels = np.array([each[d] for d in self._done(self.windows[0])], np.float32)
+            velocity = self.velocities[0].float().cpu().numpy()
+        return State(
+            self.frames[:, :, :clip].cpu().numpy(),
+            velocity=velocity,
+            queue=self.frames[:, :, clip:].cpu().numpy(),
+            out=self.out.cpu().numpy(),
+            levels=levels,
+        )
 
     def _seen(self, window: Window) -> torch.Tensor:
         end = self.queue.entered(self.iteration)

@@ -1,5 +1,6 @@
 """A replica's worker: a denoiser, scorer or encoder with its model loaded, behind one interface."""
 
+from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -14,6 +15,7 @@ from actors.workers.gang import Gang, Place
 from actors.workers.pulse import Pulse
 from actors.workers.scorer import Scorer
 from raysearch.config.config import Config, PoolConfig
+from raysearch.engine.protocol import Denoise, Request
 from raysearch.session.plan import Plan
 
 
@@ -44,15 +46,16 @@ class Worker:
         self._thread = ThreadPoolExecutor(max_workers=1)
         self.pulse = self._worker.pulse if isinstance(self._worker, Denoiser) else Pulse()
 
-    def submit(self, item: int, method: str, arguments: dict[str, Any], inputs: tuple[Any, ...]) -> "Future[Any]":
-        """Resolves to (metadata, payload)."""
+    def submit(self, item: int, request: Request, inputs: Mapping[str, Any]) -> "Future[Any]":
+        """Resolves to (reply, the big part that an answer refers to)."""
         if isinstance(self._worker, Denoiser):
-            return self._worker.submit(item, arguments, inputs)
-        return self._thread.submit(self._call, method, arguments, inputs)
+            assert isinstance(request, Denoise)
+            return self._worker.submit(item, request, inputs)
+        return self._thread.submit(self._run, request, inputs)
 
-    def _call(self, method: str, arguments: dict[str, Any], inputs: tuple[Any, ...]) -> Any:
+    def _run(self, request: Request, inputs: Mapping[str, Any]) -> Any:
         with self.pulse.beat(), memory.guarded():
-            return getattr(self._worker, method)(arguments, *inputs)
+            return self._worker.run(request, inputs)  # type: ignore[union-attr, arg-type]
 
     def cancel(self, item: int) -> None:
         if isinstance(self._worker, Denoiser):

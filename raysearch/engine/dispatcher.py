@@ -1,9 +1,11 @@
-"""Items to slots, results to waiters: every item is resolved on every path, with a result, an error or cancellation.
+"""Runs items on replicas: every item ends on every path, with a result, an error or its cancellation.
 
-The scheduler decides; this does. An item is run by the task that asked for it, which waits here for a seat; whenever a
-slot or an item appears the scheduler is asked again, so there are no timers. An item whose replica died goes back to
-the queue and from then on runs alone; only deaths while alone count against it, so that a poisonous item cannot take
-others down with it. One for which a replica has no memory goes back too, and fewer run there from then on.
+The scheduler decides which item goes where; the dispatcher does it. An item is run by the task that asked for it, which
+waits here for a slot. Whenever a slot or an item appears the scheduler is asked again, so there are no timers.
+
+An item whose replica died goes back to the queue and from then on runs alone. Only replicas that die while the item
+runs alone count against it, so that a poisonous item cannot take other items down with it. An item for which a replica
+had no memory goes back to the queue too, and that replica has fewer slots from then on.
 """
 
 import asyncio
@@ -12,15 +14,15 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 
 from raysearch.engine.protocol import Answer, Call, Replica
-from raysearch.engine.scheduler import Scheduler, Seat, Work
+from raysearch.engine.scheduler import ReplicaSlots, Scheduler, Work
 from raysearch.errors import NoReplica, OutOfMemory, PoisonousItem, RaysearchError, ReplicaDied
 
-DEATHS = 3  # of replicas on which an item ran alone, until it is given up
+DEATHS = 3  # replicas that may die, or lack memory, while an item runs alone on them; then the item fails
 
 
 @dataclass
 class Tally:
-    """How busy the fleet is, by kind."""
+    """Slots in service and slots that run an item, for each kind of replica; and the replicas that have died."""
 
     slots: dict[str, int] = field(default_factory=dict)
     busy: dict[str, int] = field(default_factory=dict)
@@ -28,23 +30,24 @@ class Tally:
 
 
 class Dispatcher:
-    """Use as `async with Dispatcher.open(replicas) as d: await d.submit(...)`."""
+    """Gives items to replicas. Use as `async with Dispatcher.open(replicas) as d: await d.submit(...)`."""
 
     def __init__(self, replicas: Sequence[Replica], tasks: asyncio.TaskGroup) -> None:
         self.tally = Tally()
         self._tasks = tasks
         self._replicas = {r.id: r for r in replicas}
         self._scheduler = Scheduler()
-        self._grants: dict[int, asyncio.Future[Seat]] = {}  # of the waiting items
+        self._grants: dict[int, asyncio.Future[ReplicaSlots]] = {}  # waiting item -> the replica that it will get
         self._revivals: set[asyncio.Task[None]] = set()
         self._next_id = 0
-        self._alive: dict[str, int] = {}
+        self._alive: dict[str, int] = {}  # kind -> replicas in service or restarting
         for r in replicas:
             self.join(r)
 
     @classmethod
     @asynccontextmanager
     async def open(cls, replicas: Sequence[Replica]) -> AsyncIterator["Dispatcher"]:
+        """A dispatcher with these replicas in service; leaving the context stops the restarts that are under way."""
         async with asyncio.TaskGroup() as tasks:
             dispatcher = cls(replicas, tasks)
             yield dispatcher
@@ -52,7 +55,7 @@ class Dispatcher:
                 task.cancel()
 
     def waiting(self) -> dict[str, int]:
-        """The depth of the queue, by kind."""
+        """The number of waiting items for each kind of replica; a kind without any is missing."""
         return self._scheduler.depth()
 
     def join(self, replica: Replica) -> None:
@@ -61,45 +64,48 @@ class Dispatcher:
         self._alive[replica.kind] = self._alive.get(replica.kind, 0) + 1
         self._open(replica)
 
-    async def submit(self, kind: str, call: Call, *, age: int, place: str = "", avoid: str = "") -> Answer:
-        """Run `call` on a replica of `kind`; older `age` goes first. Cancelling this cancels the item.
+    async def submit(self, call: Call, *, age: int, place: str = "", avoid: str = "") -> Answer:
+        """The answer of a replica of the request's kind. Cancelling this coroutine cancels the item.
 
-        With `avoid` it runs alone, and not at that place if there is another.
+        The item with the lowest `age` goes first. `place` is where its input was made. With `avoid` the item runs
+        alone, and at that place only if no other replica of the kind is in service. Raises NoReplica if no replica of
+        the kind is left, PoisonousItem or OutOfMemory if the item failed DEATHS times while it ran alone, and what the
+        call itself raises.
         """
+        kind = call.request.kind
         work = Work(self._next_id, kind, age, place, alone=bool(avoid), avoid=avoid)
         self._next_id += 1
         deaths = shortages = 0
         while True:
-            seat = await self._seat(work)
-            replica, began = self._replicas[seat.id], False
+            granted = await self._slot(work)
+            replica, began = self._replicas[granted.id], False
             try:
-                if work.alone:  # what died with the last one, idle ones on its node too, this item did not kill
+                if work.alone:  # an idle replica may have died with its node; that death is not the item's doing
                     await replica.ping()
                 began = True
-                return replace(await replica.run(call), place=seat.place)
+                return replace(await replica.run(call), place=granted.place)
             except ReplicaDied as death:
-                self._bury(seat)
+                self._bury(granted)
                 deaths += work.alone and began
                 if deaths >= DEATHS:
-                    raise PoisonousItem(
-                        f"{call.method}: {deaths} replicas died while it ran alone ({death})"
-                    ) from death
+                    raise PoisonousItem(f"{call.name}: {deaths} replicas died while it ran alone ({death})") from death
                 work = replace(work, place="", alone=True)
             except OutOfMemory as error:
                 shortages += work.alone
                 if shortages >= DEATHS:
-                    raise OutOfMemory(f"{call.method}: {error}, {shortages} times while it ran alone") from error
-                running = seat.running
+                    raise OutOfMemory(f"{call.name}: {error}, {shortages} times while it ran alone") from error
+                running = granted.running
                 work = replace(work, alone=work.alone or running == 1)
-                self.tally.slots[kind] -= self._scheduler.shrink(seat)
-                self.tally.busy[kind] -= running - seat.running
+                self.tally.slots[kind] -= self._scheduler.shrink(granted)
+                self.tally.busy[kind] -= running - granted.running
             finally:
-                self._release(seat)
+                self._release(granted)
 
-    async def _seat(self, work: Work) -> Seat:
+    async def _slot(self, work: Work) -> ReplicaSlots:
+        """Wait for a slot; returns the replica that has it. Raises NoReplica if no replica of the kind is left."""
         if not self._alive.get(work.kind):
             raise NoReplica(f"no {work.kind} is left")
-        grant: asyncio.Future[Seat]
+        grant: asyncio.Future[ReplicaSlots]
         grant = self._grants[work.id] = asyncio.get_running_loop().create_future()
         self._scheduler.add(work)
         self._pump()
@@ -115,33 +121,36 @@ class Dispatcher:
                 self._pump()
 
     def _pump(self) -> None:
-        for work, seat in self._scheduler.assign():
+        """Give the free slots to waiting items."""
+        for work, granted in self._scheduler.assign():
             grant = self._grants[work.id]
             if grant.done():  # cancelled, and its waiter has not run yet
-                self._scheduler.release(seat)
+                self._scheduler.release(granted)
                 continue
-            self.tally.busy[work.kind] += seat.busy <= seat.slots
-            grant.set_result(seat)
+            self.tally.busy[work.kind] += granted.busy <= granted.slots
+            grant.set_result(granted)
 
     def _open(self, replica: Replica) -> None:
         self.tally.slots[replica.kind] = self.tally.slots.get(replica.kind, 0) + replica.slots
         self.tally.busy.setdefault(replica.kind, 0)
-        self._scheduler.open(Seat(replica.id, replica.kind, replica.node, replica.slots, ahead=replica.ahead))
+        slots = ReplicaSlots(replica.id, replica.kind, replica.node, replica.slots, ahead=replica.ahead)
+        self._scheduler.open(slots)
         self._pump()
 
-    def _release(self, seat: Seat) -> None:
-        self.tally.busy[seat.kind] -= seat.busy <= seat.slots
-        self._scheduler.release(seat)
+    def _release(self, granted: ReplicaSlots) -> None:
+        self.tally.busy[granted.kind] -= granted.busy <= granted.slots
+        self._scheduler.release(granted)
         self._pump()
 
-    def _bury(self, seat: Seat) -> None:
-        """Take a dead replica out of service, once, and try to bring it back; meanwhile the others do its work."""
-        if self._scheduler.shut(seat):
+    def _bury(self, dead: ReplicaSlots) -> None:
+        """Take a dead replica out of service, once, and restart it; meanwhile the other replicas do its work."""
+        if self._scheduler.shut(dead):
             self.tally.deaths += 1
-            self.tally.slots[seat.kind] -= seat.slots
-            self._revivals.add(self._tasks.create_task(self._revive(self._replicas[seat.id])))
+            self.tally.slots[dead.kind] -= dead.slots
+            self._revivals.add(self._tasks.create_task(self._revive(self._replicas[dead.id])))
 
     async def _revive(self, replica: Replica) -> None:
+        """Restart a dead replica; if the last of its kind cannot restart, the items that wait for it fail."""
         try:
             await replica.restart()
         except RaysearchError as error:

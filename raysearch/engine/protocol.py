@@ -1,50 +1,235 @@
-"""What the engine asks of the world: calls and their answers, replicas that run them, fleets of replicas.
+"""What the engine asks of the world: requests and their replies, the replicas that run them, fleets of replicas.
 
-Ray hides behind these; fakes of them are in `raysearch.testing`.
+Ray hides behind these protocols; fakes are in `raysearch.testing`. A state, which is what a denoiser makes, and a
+condition, which is what an encoder makes, are references here: the engine never looks into either.
 """
 
-from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal, Protocol, TypeAlias
+
+from raysearch.recipe.candidate import Sampler
+from raysearch.recipe.digests import Digest
+from raysearch.recipe.long_video import Link
+from raysearch.recipe.origins import How, Layout, Noise
+
+Components: TypeAlias = dict[str, tuple[float, ...]]  # of each reward, by its key
+
+# -- requests --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Start:
+    """How a denoiser makes an origin: what is done to the base state, the seed of the noise, the base state's step."""
+
+    how: Noise | How
+    key: int
+    from_step: int = 0
+    carries: bool = True  # of a queue: the frames that left it before stay with the state
+
+
+@dataclass(frozen=True)
+class QueuePart:
+    """The part of a queue that a leg denoises, and the chunks whose captions its frames go by."""
+
+    part: int
+    captions: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Denoise:
+    """One leg of a trajectory, from `step` to `until`.
+
+    With `start` the leg begins with its origin, else it goes on from the base state. With `velocity` the model is
+    evaluated at the end point, too. `lineage` keys the noise of stochastic steps.
+
+    Inputs: `base` (a state; none for fresh noise), `text`, `negative` and `first` (conditions), `point 0`, `point 1` ..
+    (what the origin reads), and of a queue `text 0`, `text 1` .. (a condition for each of its captions).
+    """
+
+    kind: ClassVar[str] = "denoiser"
+    sampler: Sampler
+    lineage: Digest
+    step: int
+    until: int
+    velocity: bool = False
+    start: Start | None = None
+    queue: QueuePart | None = None
+
+
+@dataclass(frozen=True)
+class Look:
+    """Rewards of a candidate at its own point, at noise level `sigma`, under its caption.
+
+    `links` says how its chunk goes on from the one before it; `earlier` names the finished chunks that the inputs of
+    the same names hold.
+
+    Inputs: `state 0`; `text 0` (a condition, if a reward reads it); `point 0` .. (of the obstacles of the layout);
+    `before` and `opening` (states).
+    """
+
+    kind: ClassVar[str] = "scorer"
+    rewards: tuple[str, ...]
+    captions: tuple[str]
+    links: tuple[Link | None]
+    sigma: float
+    obstacles: Layout = ()
+    earlier: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """Which files of a winner are made, frames per second of the video, and pixels per pixel of it."""
+
+    mp4: bool = False
+    safetensors: bool = False
+    npy: bool = False
+    fps: int = 8
+    scale: int = 1
+
+
+@dataclass(frozen=True)
+class Finish:
+    """Rewards of a finished video's chunks, each under its caption, and the files of the video.
+
+    `kept` are the step and the noise level of each state on the way that goes into the file of latents.
+
+    Inputs: `state 0` .. (of the parts that hold the video's frames), `text 0` .. (of the captions), `point 0` ..,
+    `kept 0` .. (states).
+    """
+
+    kind: ClassVar[str] = "scorer"
+    rewards: tuple[str, ...]
+    captions: tuple[str, ...]
+    links: tuple[Link | None, ...]
+    outputs: Outputs
+    obstacles: Layout = ()
+    kept: tuple[tuple[int, float], ...] = ()
+
+
+@dataclass(frozen=True)
+class Text:
+    """A caption or a negative prompt, padded or cut to `length` tokens."""
+
+    text: str
+    length: int
+
+
+@dataclass(frozen=True)
+class File:
+    """A picture as a first frame (`image`), or a picture or clip as a latent (`video`), brought to the model's size.
+
+    `content` is the digest of the file's bytes; the bytes, `data`, are read when the request is sent.
+    """
+
+    what: Literal["image", "video"]
+    path: str
+    content: Digest | None
+    size: tuple[int, int, int]  # frames, height, width
+    data: bytes = b""
+
+
+@dataclass(frozen=True)
+class Prefix:
+    """The last frames of a finished state as the first `frames` latent frames of the next chunk."""
+
+    frames: int
+    state: Digest
+
+
+@dataclass(frozen=True)
+class Encode:
+    """A condition to make. Input of a Prefix: `state`, the finished state that it names."""
+
+    kind: ClassVar[str] = "encoder"
+    what: Text | File | Prefix
+
+
+Request: TypeAlias = Denoise | Look | Finish | Encode
+
+# -- replies ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Denoised:
+    """NFE that were run, replica-seconds, and the bytes of the state that the answer refers to."""
+
+    nfe: int
+    seconds: float
+    nbytes: int
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Rewards under each caption, decodes, and replica-seconds without judging; the answer refers to files, if any."""
+
+    rewards: tuple[Components, ...]
+    decodes: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """The answer refers to the condition."""
+
+
+Reply: TypeAlias = Denoised | Scored | Encoded
 
 
 @dataclass(frozen=True)
 class Call:
-    """One piece of work for a replica: the name of its method, small arguments, and references that it reads."""
+    """One item for a replica: a request, and references by name that the replica reads."""
 
-    method: str
-    arguments: dict[str, Any]
-    inputs: tuple[Any, ...] = ()
+    request: Request
+    inputs: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """The name of the request in messages."""
+        return type(self.request).__name__.lower()
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What a replica returns: small metadata, and a reference to the big part (which the driver need not pull)."""
+    """A reply, and a reference to the big part, which the driver need not pull."""
 
-    meta: dict[str, Any]
+    reply: Any
     ref: Any = None
     place: str = ""  # where it was made; filled in by the dispatcher
 
 
+def numbered(name: str, refs: Sequence[Any]) -> dict[str, Any]:
+    """Inputs of one kind by their names: `name 0`, `name 1` and so on."""
+    return {f"{name} {i}": ref for i, ref in enumerate(refs)}
+
+
+def series(inputs: Mapping[str, Any], name: str) -> list[Any]:
+    """The inputs `name 0`, `name 1` and so on."""
+    return [inputs[f"{name} {i}"] for i in range(len(inputs)) if f"{name} {i}" in inputs]
+
+
+# -- who runs them ---------------------------------------------------------------------------------------------------
+
+
 class Replica(Protocol):
-    """One worker. Ray hides behind this; fakes are in `raysearch.testing`."""
+    """One worker. Ray hides behind this protocol; fakes are in `raysearch.testing`."""
 
     id: str
     kind: str  # "denoiser", "scorer" or "encoder"
     node: str
     slots: int
-    ahead: int  # items that it may hold beyond its slots, to begin with them at once when one is free
+    ahead: int  # items that it may hold beyond its slots, to begin with them at once when a slot is free
 
     async def run(self, call: Call) -> Answer:
         """Raises ReplicaDied, InputLost, or the error of the call. Cancelling it frees the slot soon."""
         ...
 
     async def ping(self) -> None:
-        """Raises ReplicaDied when it is gone, which an idle one may be without anybody's notice."""
+        """Raises ReplicaDied when the replica is gone, which an idle one may be without anybody's notice."""
         ...
 
     async def restart(self) -> None:
-        """Come back from death, however long that takes. Raises ReplicaDied when it cannot be."""
+        """Come back from death, however long that takes. Raises ReplicaDied when it cannot."""
         ...
 
 
@@ -60,8 +245,10 @@ class Fleet(Protocol):
         """Replicas that come into service later, as the cluster grows; iterated over once."""
         ...
 
-    async def fetch(self, ref: Any) -> dict[str, Any]: ...
+    async def fetch(self, ref: Any) -> dict[str, Any]:
+        """The files of a video by their extension, or the arrays of a finished state by their names."""
+        ...
 
-    def put(self, value: dict[str, Any]) -> Any:
-        """A reference to a latent that was made earlier, for replicas to read."""
+    def put(self, arrays: dict[str, Any]) -> Any:
+        """A reference to a finished state of these arrays, for replicas to read."""
         ...

@@ -1,9 +1,13 @@
 """Which waiting item goes to which free slot: synchronous and pure, no clock, no device.
 
-Oldest search first; then the replica that made the item's input, then its node, then the emptiest; never idle while
-work waits. Where no slot is free an item may go ahead and wait at a replica, so that the replica need not wait for its
-next one; but only while as many more wait as there are slots, since from there no other replica can take it. An item
-that has been on a replica when it died runs alone: the emptiest replica takes nothing new until it is empty.
+The item of the oldest search goes first. Among free slots it prefers the replica that made its input, then a replica on
+the same node, then the replica with the most free slots; no slot stays free while an item of its kind waits.
+
+Where no slot is free, an item may be handed to a replica ahead of time, so that the replica starts it as soon as a slot
+empties. From there no other replica can take the item, so this happens only while at least as many items wait as there
+are slots.
+
+An item whose replica died runs alone: the replica with the fewest items takes no new item until it is empty.
 """
 
 from collections import Counter, defaultdict
@@ -14,71 +18,75 @@ from heapq import heappop, heappush
 
 @dataclass(frozen=True)
 class Work:
-    """A waiting item. `age` orders searches, oldest first; `place` is where its input was made, if it has one."""
+    """An item that waits for a slot."""
 
     id: int
-    kind: str
-    age: int
-    place: str = ""
-    alone: bool = False
-    avoid: str = ""  # with `alone`: the place where it should not run again, if there is another
+    kind: str  # of replica: "denoiser", "scorer" or "encoder"
+    age: int  # of its search: the lowest goes first
+    place: str = ""  # where its input was made; empty without an input
+    alone: bool = False  # needs a replica that runs no other item
+    avoid: str = ""  # with `alone`: a place to run at only if no other replica of the kind is in service
 
 
 @dataclass(eq=False)
-class Seat:
-    """A replica in service, as the scheduler sees it. One that comes back from death gets a new seat."""
+class ReplicaSlots:
+    """The slots of one replica in service. A replica that restarts after its death gets new ReplicaSlots."""
 
     id: str
     kind: str
     node: str
     slots: int
-    busy: int = 0  # items that it holds, those that wait at it too
-    ahead: int = 0  # how many may wait at it
-    closed: bool = False  # an item runs alone on it
-    reserved_for: int | None = None
+    busy: int = 0  # items at the replica, running or handed to it ahead of time
+    ahead: int = 0  # items that may be at the replica beyond its slots
+    closed: bool = False  # an item runs alone on the replica
+    reserved_for: int | None = None  # the id of the item that waits for the replica to empty, to run alone on it
 
     @property
     def running(self) -> int:
+        """The number of items in slots."""
         return min(self.busy, self.slots)
 
     @property
     def place(self) -> str:
-        """The replica on its node: what was made before it moved to another node is not there."""
+        """Replica and node, `id@node`: latents made before the replica moved to another node are at another place."""
         return f"{self.id}@{self.node}"
 
 
 class Scheduler:
-    def __init__(self, seats: Iterable[Seat] = ()) -> None:
-        self.seats: dict[str, Seat] = {}
-        self._free: dict[str, dict[str, Seat]] = defaultdict(dict)  # kind -> place -> seat with a free slot
-        self._ahead: dict[str, dict[str, Seat]] = defaultdict(dict)  # the same, with none but room for one to wait
-        self._slots: Counter[str] = Counter()  # of all seats in service, by kind
+    """The waiting items, and the slots of the replicas in service."""
+
+    def __init__(self, replicas: Iterable[ReplicaSlots] = ()) -> None:
+        self.replicas: dict[str, ReplicaSlots] = {}
+        self._free: dict[str, dict[str, ReplicaSlots]] = defaultdict(dict)  # kind -> place -> with a free slot
+        self._ahead: dict[str, dict[str, ReplicaSlots]] = defaultdict(dict)  # the same: no free slot, but room ahead
+        self._slots: Counter[str] = Counter()  # kind -> slots in service
         self._waiting: dict[int, Work] = {}
         self._alone: dict[int, Work] = {}
         self._queue: dict[str, list[tuple[int, int]]] = defaultdict(list)  # kind -> heap of (age, id)
-        self._queued: Counter[str] = Counter()  # of them, those that still wait
-        self._nodes: dict[str, str] = {}  # place -> node, also of replicas that are gone
-        for seat in seats:
-            self.open(seat)
+        self._queued: Counter[str] = Counter()  # kind -> items in the heap that still wait
+        self._nodes: dict[str, str] = {}  # place -> node, also for replicas out of service
+        for replica in replicas:
+            self.open(replica)
 
-    def open(self, seat: Seat) -> None:
+    def open(self, replica: ReplicaSlots) -> None:
         """Take a replica into service."""
-        self.seats[seat.id] = seat
-        self._nodes[seat.place] = seat.node
-        self._slots[seat.kind] += seat.slots
-        self._index(seat)
+        self.replicas[replica.id] = replica
+        self._nodes[replica.place] = replica.node
+        self._slots[replica.kind] += replica.slots
+        self._index(replica)
 
-    def shut(self, seat: Seat) -> bool:
-        """Take a replica out of service; False if that seat is out already."""
-        if self.seats.get(seat.id) is not seat:
+    def shut(self, replica: ReplicaSlots) -> bool:
+        """Take a replica out of service; False if it is out of service already."""
+        if self.replicas.get(replica.id) is not replica:
             return False
-        del self.seats[seat.id]
-        self._slots[seat.kind] -= seat.slots
-        self._free[seat.kind].pop(seat.place, None)
-        self._ahead[seat.kind].pop(seat.place, None)
+        del self.replicas[replica.id]
+        self._slots[replica.kind] -= replica.slots
+        self._free[replica.kind].pop(replica.place, None)
+        self._ahead[replica.kind].pop(replica.place, None)
         return True
 
     def add(self, work: Work) -> None:
+        """Let an item wait for a slot."""
         self._waiting[work.id] = work
         if work.alone:
             self._alone[work.id] = work
@@ -87,47 +95,47 @@ class Scheduler:
             self._queued[work.kind] += 1
 
     def remove(self, work_id: int) -> bool:
-        """Forget a waiting item; False if it is not waiting (any more)."""
+        """Forget a waiting item; False if no item with this id waits."""
         work = self._waiting.pop(work_id, None)
         if work is not None and not work.alone:
             self._queued[work.kind] -= 1
         if self._alone.pop(work_id, None) is not None:
-            for seat in self.seats.values():
-                if seat.reserved_for == work_id:
-                    seat.reserved_for = None
-                    self._index(seat)
+            for replica in self.replicas.values():
+                if replica.reserved_for == work_id:
+                    replica.reserved_for = None
+                    self._index(replica)
         return work is not None
 
     def waiting(self, kind: str) -> list[int]:
-        """The waiting items of a kind, in the order in which they would be taken."""
+        """The ids of the items that wait for a kind of replica, in the order in which they would be taken."""
         return [i for _, i in sorted((w.age, w.id) for w in self._waiting.values() if w.kind == kind)]
 
     def depth(self) -> dict[str, int]:
-        """How many items of each kind wait."""
+        """The number of waiting items for each kind of replica; a kind without any is missing."""
         return Counter(w.kind for w in self._waiting.values())
 
-    def release(self, seat: Seat) -> None:
-        """An item has left its seat."""
-        seat.busy -= 1
-        if self.seats.get(seat.id) is seat:
-            seat.closed = False
-            self._index(seat)
+    def release(self, replica: ReplicaSlots) -> None:
+        """Free the slot of an item that has ended; also right for a replica that went out of service meanwhile."""
+        replica.busy -= 1
+        if self.replicas.get(replica.id) is replica:
+            replica.closed = False
+            self._index(replica)
 
-    def shrink(self, seat: Seat) -> int:
-        """From now on one item fewer fits than it has now, and one at least. How many fewer that is than before."""
-        if self.seats.get(seat.id) is not seat:
+    def shrink(self, replica: ReplicaSlots) -> int:
+        """Lower a replica's slots to one below its running items, but not below 1; returns how many slots are gone."""
+        if self.replicas.get(replica.id) is not replica:
             return 0
-        before, seat.slots = seat.slots, max(1, seat.running - 1)
-        self._slots[seat.kind] -= before - seat.slots
-        self._index(seat)
-        return before - seat.slots
+        before, replica.slots = replica.slots, max(1, replica.running - 1)
+        self._slots[replica.kind] -= before - replica.slots
+        self._index(replica)
+        return before - replica.slots
 
-    def assign(self) -> Iterator[tuple[Work, Seat]]:
-        """Pairs (item, seat), each taken off the queue as it is yielded, until no more fit."""
+    def assign(self) -> Iterator[tuple[Work, ReplicaSlots]]:
+        """Pairs of an item and the replica that it goes to, until no more fit; a yielded item waits no longer."""
         for work in sorted(self._alone.values(), key=lambda w: (w.age, w.id)):
-            seat = self._choose_alone(work)
-            if seat is not None:
-                yield self._take(work, seat)
+            replica = self._choose_alone(work)
+            if replica is not None:
+                yield self._take(work, replica)
         for kind, queue in self._queue.items():
             while queue and (self._free[kind] or self._crowded(kind)):
                 _, work_id = heappop(queue)
@@ -136,51 +144,51 @@ class Scheduler:
                     yield self._take(waiting, self._choose(waiting))
 
     def _crowded(self, kind: str) -> bool:
-        """An item may go ahead to a replica and wait there."""
+        """True if an item of the kind may be handed to a replica ahead of time."""
         return bool(self._ahead[kind]) and self._queued[kind] >= max(self._slots[kind], 1)
 
-    def _take(self, work: Work, seat: Seat) -> tuple[Work, Seat]:
+    def _take(self, work: Work, replica: ReplicaSlots) -> tuple[Work, ReplicaSlots]:
         del self._waiting[work.id]
         if not work.alone:
             self._queued[work.kind] -= 1
         self._alone.pop(work.id, None)
-        seat.busy += 1
-        seat.closed = work.alone
-        seat.reserved_for = None
-        self._index(seat)
-        return work, seat
+        replica.busy += 1
+        replica.closed = work.alone
+        replica.reserved_for = None
+        self._index(replica)
+        return work, replica
 
-    def _choose(self, work: Work) -> Seat:
+    def _choose(self, work: Work) -> ReplicaSlots:
         free = self._free[work.kind] or self._ahead[work.kind]
         home = free.get(work.place)
         if home is not None:
             return home
         node = self._nodes.get(work.place)
-        return min(free.values(), key=lambda s: (s.node != node, s.busy - s.slots))
+        return min(free.values(), key=lambda r: (r.node != node, r.busy - r.slots))
 
-    def _choose_alone(self, work: Work) -> Seat | None:
-        seats = [s for s in self.seats.values() if s.kind == work.kind]
-        seats = [s for s in seats if s.place != work.avoid] or seats
-        seats = [s for s in seats if not s.closed and s.reserved_for in (None, work.id)]
-        seat = min(seats, key=lambda s: (s.busy, s.reserved_for is None), default=None)
-        held = next((s for s in seats if s.reserved_for == work.id), None)
-        if seat is not None and seat.busy == 0:
-            if held is not None and held is not seat:  # another was empty first
+    def _choose_alone(self, work: Work) -> ReplicaSlots | None:
+        replicas = [r for r in self.replicas.values() if r.kind == work.kind]
+        replicas = [r for r in replicas if r.place != work.avoid] or replicas
+        replicas = [r for r in replicas if not r.closed and r.reserved_for in (None, work.id)]
+        replica = min(replicas, key=lambda r: (r.busy, r.reserved_for is None), default=None)
+        held = next((r for r in replicas if r.reserved_for == work.id), None)
+        if replica is not None and replica.busy == 0:
+            if held is not None and held is not replica:  # another replica was empty first
                 held.reserved_for = None
                 self._index(held)
-            return seat
-        if seat is not None and held is None:
-            seat.reserved_for = work.id
-            self._index(seat)
+            return replica
+        if replica is not None and held is None:
+            replica.reserved_for = work.id
+            self._index(replica)
         return None
 
-    def _index(self, seat: Seat) -> None:
-        takes = not seat.closed and seat.reserved_for is None
+    def _index(self, replica: ReplicaSlots) -> None:
+        takes = not replica.closed and replica.reserved_for is None
         for group, yes in (
-            (self._free, seat.busy < seat.slots),
-            (self._ahead, seat.slots <= seat.busy < seat.slots + seat.ahead),
+            (self._free, replica.busy < replica.slots),
+            (self._ahead, replica.slots <= replica.busy < replica.slots + replica.ahead),
         ):
             if takes and yes:
-                group[seat.kind][seat.place] = seat
+                group[replica.kind][replica.place] = replica
             else:
-                group[seat.kind].pop(seat.place, None)
+                group[replica.kind].pop(replica.place, None)

@@ -1,6 +1,7 @@
-"""Parts of long videos on disk, by identity: a cache, so that what was killed late does not begin at the first frame.
+"""The states of long videos' parts on disk, by identity: a run that was killed goes on from its last written part.
 
-Numbers and arrays in numpy's .npz, read without pickle, after a digest of their bytes: what is not whole is not there.
+The folder is a cache. A file is a digest of 16 bytes and a numpy .npz of numbers and arrays, which is read without
+pickle; a file whose digest does not fit its content is dropped.
 """
 
 import io
@@ -19,8 +20,9 @@ SPILL = "spill"  # the folder in a run's directory
 
 
 class Spill:
+    """The states of finished parts, one file each in `folder`. `put` makes a reference that replicas can read."""
+
     def __init__(self, folder: Path, put: Callable[[dict[str, Any]], Any]) -> None:
-        """`put` gives a reference that replicas read to what was written."""
         self._folder, self._put = folder, put
         self._claimed: set[Digest] = set()
 
@@ -31,28 +33,27 @@ class Spill:
         return x.finished and self._file(x.identity).is_file()
 
     def claim(self, x: Candidate) -> bool:
-        """Whether it is yet to be written; to the first who asks."""
+        """True if the state of `x` is yet to be written and no earlier caller has claimed it."""
         if x.identity in self._claimed or x in self:
             return False
         self._claimed.add(x.identity)
         return True
 
-    def write(self, x: Candidate, payload: dict[str, Any], seconds: Sequence[float]) -> bool:
-        """`seconds` are those of its trajectory and of those before it that do not show. False without room on disk."""
+    def write(self, x: Candidate, state: dict[str, Any], seconds: Sequence[float]) -> bool:
+        """Write the state of `x`; False if the disk refuses. `seconds`: of `x` and of `long_video.unseen(x)`."""
         buffer = io.BytesIO()
-        plain = {k: v for k, v in payload.items() if not isinstance(v, tuple)}  # what it saw of a picture is over
-        arrays = {f"of_{k}": np.frombuffer(v, np.uint8) if isinstance(v, bytes) else v for k, v in plain.items()}
+        arrays = {f"of_{k}": np.frombuffer(v, np.uint8) if isinstance(v, bytes) else v for k, v in state.items()}
         np.savez(buffer, allow_pickle=False, seconds=np.array(seconds), **arrays)
         content = buffer.getvalue()
         try:
             write(self._file(x.identity), digest(content) + content)
-        except OSError:  # a cache: the search goes on without
+        except OSError:  # the search goes on without the cache
             self.drop([x.identity])
             return False
         return True
 
     def read(self, x: Candidate) -> tuple[Any, int, list[float]] | None:
-        """A reference, its size, and the seconds; None if it cannot be read."""
+        """A reference to the state of `x`, its size in bytes and the seconds of `write`; None without a whole file."""
         try:
             found = self._file(x.identity).read_bytes()
         except OSError:
@@ -62,18 +63,19 @@ class Spill:
             self.drop([x.identity])
             return None
         with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-            payload = {k.removeprefix("of_"): arrays[k] for k in arrays.files if k != "seconds"}
+            state = {k.removeprefix("of_"): arrays[k] for k in arrays.files if k != "seconds"}
             seconds = arrays["seconds"].tolist()
-        return self._put(payload), sum(v.nbytes for v in payload.values()), seconds
+        return self._put(state), sum(v.nbytes for v in state.values()), seconds
 
     def drop(self, identities: Iterable[Digest]) -> None:
+        """Delete the files of these candidates, which may be claimed again."""
         for identity in identities:
             with suppress(OSError):
                 self._file(identity).unlink()
             self._claimed.discard(identity)
 
     def close(self) -> None:
-        """The run has ended: what others left goes, too."""
+        """Delete the folder at the end of the run, with the files that an earlier process of the run left."""
         if self._folder.is_dir():
             for file in self._folder.iterdir():
                 file.unlink()

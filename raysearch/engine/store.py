@@ -1,8 +1,8 @@
-"""Where the made things are: recipe -> reference, within a byte bound.
+"""The latents that exist: candidate -> reference, within a bound in bytes.
 
-A reference is opaque (a Ray ObjectRef, an array in tests); dropping it frees what it stands for. Entries that no live
-candidate needs go first, least recently used first; when live ones alone exceed the bound they go too, since whatever
-is gone can be made again from its recipe.
+A reference is opaque (a Ray ObjectRef, or an array in tests); dropping the reference frees the latent. Latents that no
+live candidate needs are evicted first, the least recently used before the others. When the latents of live candidates
+alone exceed the bound they are evicted too, since every latent can be made again from its recipe.
 """
 
 from collections import OrderedDict
@@ -14,42 +14,45 @@ from weakref import WeakSet
 from raysearch.recipe.candidate import Candidate
 from raysearch.recipe.digests import Digest
 
-LOW_WATER = 0.9  # an eviction pass frees down to this part of the bound, so that passes are rare
+LOW_WATER = 0.9  # of the bound: how much may be left after an eviction, so that evictions are rare
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A made latent: its reference, its size, where it was made, and whether the velocity at its point is with it."""
+    """A latent that was made."""
 
-    ref: Any
+    ref: Any  # to the candidate's state: its latent and what its solver remembers
     nbytes: int
-    place: str
-    velocity: bool
+    place: str  # where it was made, `id@node`; empty if it was read from disk
+    velocity: bool  # the state holds the model's velocity at the candidate's own point
     seconds: float  # replica-seconds of its trajectory, from the origin on
 
 
 class Store:
+    """References to latents by candidate. `capacity` is the bound, in bytes."""
+
     def __init__(self, capacity: int) -> None:
         self.capacity = capacity
         self.nbytes = 0
-        self.most = 0  # the peak of nbytes
+        self.most = 0  # bytes, the peak of nbytes
         self.evicted = 0
         self._entries: OrderedDict[Digest, Entry] = OrderedDict()  # least recently used first
         self._steps: dict[Digest, dict[int, Digest]] = {}  # trajectory -> step -> candidate
         self._trajectory: dict[Digest, tuple[Digest, int]] = {}
         self._live: WeakSet[Candidate] = WeakSet()
-        self._idle: set[Digest] = set()  # entries that no live candidate needed, when last looked
-        self._changes = 0  # since then
+        self._idle: set[Digest] = set()  # entries that no live candidate needed at the last check
+        self._changes = 0  # candidates and entries added since that check
 
     def __len__(self) -> int:
         return len(self._entries)
 
     def watch(self, c: Candidate) -> None:
-        """Keep what `c` needs while `c` is alive, as far as the bound allows."""
+        """Keep the latent that `c` needs while `c` is alive, as far as the bound allows."""
         self._live.add(c)
         self._changes += 1
 
     def get(self, c: Candidate) -> Entry | None:
+        """The entry of a candidate, which becomes the most recently used; None if there is no entry."""
         entry = self._entries.get(c.identity)
         if entry is not None:
             self._entries.move_to_end(c.identity)
@@ -57,6 +60,7 @@ class Store:
         return entry
 
     def put(self, c: Candidate, entry: Entry) -> None:
+        """Store a candidate's entry in place of an earlier one; others are evicted where the bound asks for it."""
         self.drop(c)
         self._entries[c.identity] = entry
         self._steps.setdefault(c.trajectory, {})[c.step] = c.identity
@@ -68,11 +72,12 @@ class Store:
         self.most = max(self.most, self.nbytes)
 
     def drop(self, c: Candidate) -> None:
+        """Forget a candidate's entry, if there is one."""
         if c.identity in self._entries:
             self._drop(c.identity)
 
     def base(self, c: Candidate) -> int | None:
-        """The latest stored step of `c`'s trajectory that `c` can be made from."""
+        """The latest stored step of the trajectory of `c` up to its own step; None if no step of it is stored."""
         return max((s for s in self._steps.get(c.trajectory, ()) if s <= c.step), default=None)
 
     def _drop(self, identity: Digest) -> None:
@@ -85,7 +90,7 @@ class Store:
             del self._steps[trajectory]
 
     def _needed(self) -> set[Digest]:
-        """For each live candidate its own latent or, where that is not made, the one it would be made from."""
+        """For each live candidate the identity of its latent or, if it has none, of the latent to make it from."""
         needed = set()
         for c in self._live:
             source: Candidate | None = c
@@ -98,7 +103,8 @@ class Store:
 
     def _evict(self, keep: Digest) -> None:
         target = self.capacity * LOW_WATER
-        if self._changes >= len(self._live):  # a look at every live candidate must not cost more than what they made
+        # A check of every live candidate must cost no more than it cost to make the changes since the last check.
+        if self._changes >= len(self._live):
             self._idle = self._entries.keys() - self._needed()
             self._changes = 0
         self._drop_until(target, [i for i in self._entries if i in self._idle and i != keep])

@@ -8,7 +8,7 @@ or arm: it keys noise, so that every prompt and arm sees common random numbers. 
 what is stored.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import astuple, dataclass, fields, replace
 from functools import cached_property
 from typing import Any
@@ -17,14 +17,14 @@ from weakref import WeakValueDictionary
 from raysearch.errors import check
 from raysearch.recipe.digests import Digest, digest
 from raysearch.recipe.long_video import Queue
-from raysearch.recipe.origins import Branch, Extend, Invert, Lookahead, Origin, Slide
+from raysearch.recipe.origins import Derived, Invert, Lookahead, Origin
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """What is asked for: a caption, and for image-to-video the first frame (a path, and the digest of its bytes).
+    """What a video should show: a caption, and for image-to-video a first frame (a path, and the digest of its bytes).
 
-    The chunks of a long video may each have a caption of their own: `later` are those after the first chunk's.
+    The chunks of a long video may each have a caption of their own: `later` are the captions after the first chunk's.
     """
 
     text: str
@@ -34,14 +34,16 @@ class Prompt:
 
     @cached_property
     def identity(self) -> Digest:
+        """The digest of the captions and of the first frame's bytes."""
         return digest("prompt", self.text, self.image_digest, *((self.later,) if self.later else ()))
 
     def caption(self, chunk: int) -> str:
+        """The caption of a chunk; every chunk has the first one where no later ones are given."""
         return self.later[chunk - 1] if chunk and self.later else self.text
 
     @property
     def title(self) -> str:
-        """All its captions in one line."""
+        """All captions in one line."""
         return " | ".join((self.text, *self.later))
 
 
@@ -77,23 +79,25 @@ class Sampler:
 
     @cached_property
     def identity(self) -> Digest:
+        """The digest of all fields."""
         own = [getattr(self, f.name) for f in fields(self) if f.name != "queue"]
         return digest("sampler", *own, *((astuple(self.queue),) if self.queue else ()))
 
     @property
     def whole(self) -> "Sampler":
-        """Of the model's own clips."""
+        """This sampler for an ordinary clip: full noise schedule, no queue."""
         if self.queue is None:
             return self
         return replace(self, num_steps=self.queue.num_steps, sigmas=self.queue.levels, queue=None)
 
     def of_queue(self, queue: Queue, part: int) -> "Sampler":
-        """Of a slide of the queue."""
+        """This sampler for one part of a queue: as many steps as the part has iterations."""
         n = queue.iterations(part)
         return replace(self.whole, num_steps=n, sigmas=(queue.levels[0],) * n + (0.0,), queue=queue)
 
     @property
     def guided(self) -> bool:
+        """True if classifier-free guidance is on."""
         return self.guidance_scale > 1
 
     @property
@@ -106,9 +110,8 @@ class Sampler:
 class Candidate:
     """`origin`, denoised under `sampler` and `prompt` until `step` solver steps of the grid are done.
 
-    In a long video, `part` counts those before it, `link` is the origin that began this one, and `opening` the finished
-    first one; both are None in that itself. `chunk` says which of the prompt's captions it goes by: in a
-    queue the tail's window, or, when it is finished, the latest clean frames.
+    In a long video, `part` counts the finished parts before it and `link` is the origin that began this part, None in
+    the first; what else there is to know of a part is in `raysearch.recipe.long_video`.
     """
 
     prompt: Prompt
@@ -119,21 +122,32 @@ class Candidate:
     identity: Digest
     trajectory: Digest  # the identity without the step
     part: int
-    chunk: int
-    link: "Extend | Slide | None"
-    opening: "Candidate | None"
+    link: Derived | None
 
     def __new__(cls, prompt: Prompt, sampler: Sampler, origin: Origin, step: int | None = None) -> "Candidate":
+        """The one candidate of this recipe; `step` is the origin's own by default."""
         step = origin.step if step is None else step
         trajectory = digest(prompt.identity, sampler.identity, origin.identity)
         identity = digest(trajectory, step)
         known = _candidates.get(identity)
         if known is not None:
             return known
+        part, link = 0, None
+        if isinstance(origin, Derived):
+            begins = origin.how.begins_part
+            part, link = origin.parent.part + begins, origin if begins else origin.parent.link
         new = super().__new__(cls)
-        values = (prompt, sampler, origin, step, digest(origin.lineage, step), identity, trajectory)
-        for f, value in zip(fields(cls), (*values, *_place(origin, sampler, step)), strict=True):
-            object.__setattr__(new, f.name, value)
+        vars(new).update(
+            prompt=prompt,
+            sampler=sampler,
+            origin=origin,
+            step=step,
+            lineage=digest(origin.lineage, step),
+            identity=identity,
+            trajectory=trajectory,
+            part=part,
+            link=link,
+        )
         _candidates[identity] = new
         return new
 
@@ -145,77 +159,23 @@ class Candidate:
 
     @property
     def id(self) -> str:
+        """The identity in hexadecimal, as tables and the journal name the candidate."""
         return self.identity.hex()
 
     @property
-    def text(self) -> str:
-        """The caption of its chunk."""
-        return self.prompt.caption(self.chunk)
-
-    @property
     def sigma(self) -> float:
+        """The noise level at its step."""
         return self.sampler.sigmas[self.step]
 
     @property
     def finished(self) -> bool:
+        """True if every solver step is done."""
         return self.step == self.sampler.num_steps
 
     @property
     def parent(self) -> "Candidate | None":
+        """The candidate that its origin changes; None for fresh noise."""
         return self.origin.parent
-
-    @property
-    def before(self) -> "Candidate | None":
-        """The finished part that it continues."""
-        return self.link.parent if self.link else None
-
-    @property
-    def kept(self) -> bool:
-        """Whether its latent holds all frames of the video since the last part that is kept."""
-        return self.sampler.queue is None or self.sampler.queue.kept(self.part)
-
-    def back(self, until: "Callable[[Candidate], bool]") -> "list[Candidate]":
-        """Itself and the parts before it, the latest first, without the first of those of which `until` is true."""
-        found = [self]
-        while (before := found[-1].before) is not None and not until(before):
-            found.append(before)
-        return found
-
-    @property
-    def parts(self) -> "list[Candidate]":
-        """The finished parts before it, and itself."""
-        return self.back(lambda c: False)[::-1]
-
-    @property
-    def unseen(self) -> "list[Candidate]":
-        """The part before it, and those before that one, the latest first, back to one that shows."""
-        return self.before.back(lambda c: c.shows) if self.before else []
-
-    @property
-    def shows(self) -> bool:
-        """Whether it is one of the parts that hold a video's frames."""
-        q = self.sampler.queue
-        return self.kept and (q is None or q.clean(self.iteration) > q.clip)
-
-    @property
-    def iteration(self) -> int:
-        """Of a queue: those that are done."""
-        assert self.sampler.queue is not None
-        return self.sampler.queue.begins(self.part) + self.step
-
-    @property
-    def captions(self) -> tuple[int, ...]:
-        """Of a queue: the chunks that the frames go by which it denoises."""
-        q = self.sampler.queue
-        assert q is not None
-        begins = q.begins(self.part)
-        iterations = range(begins, begins + self.sampler.num_steps)
-        return tuple(sorted({w.caption for i in iterations for w in q.windows(i)}))
-
-    def evaluations(self, start: int, stop: int) -> int:
-        """Of the model under one text, by its steps from `start` to `stop`."""
-        q = self.sampler.queue
-        return stop - start if q is None else q.evaluations(self.part, start, stop)
 
     def ancestors(self) -> Iterator["Candidate"]:
         """The parent of the origin, its parent, and so on."""
@@ -223,20 +183,6 @@ class Candidate:
         while c is not None:
             yield c
             c = c.parent
-
-
-def _place(origin: Origin, sampler: Sampler, step: int) -> "tuple[int, int, Extend | Slide | None, Candidate | None]":
-    """In a long video: the part, its chunk, its link to the part before it, and the first one."""
-    parent = origin.parent
-    if parent is None:
-        return 0, 0, None, None
-    part, chunk, link, opening = parent.part, parent.chunk, parent.link, parent.opening
-    if isinstance(origin, Extend | Slide):
-        part, chunk, link, opening = part + 1, chunk + 1, origin, opening or parent
-    if (q := sampler.queue) is not None:
-        i = q.begins(part) + step
-        chunk = q.caption(q.clean(i) - 1) if step == sampler.num_steps else q.windows(i)[0].caption
-    return part, chunk, link, opening
 
 
 # Recipes are pure values, so sharing equal ones can be seen by nobody; the table holds them weakly.
@@ -252,24 +198,24 @@ def denoise(c: Candidate, until: int) -> Candidate:
 def rebase(c: Candidate, sampler: Sampler) -> Candidate:
     """The step-0 start of `c` under another sampler (draft, then commit); origins of later steps are dropped.
 
-    In a long video that is the start of its chunk, after the same chunks.
+    In a long video the start is that of its chunk, after the same chunks.
     """
     assert c.sampler.queue is None
     origins = [c.origin]
-    while origins[-1].parent is not None and not isinstance(origins[-1], Extend | Slide):
+    while origins[-1].parent is not None and not origins[-1].how.begins_part:
         origins.append(origins[-1].parent.origin)
     first, *later = reversed(origins)
     rebased = Candidate(c.prompt, sampler, first)
     for origin in later:
-        assert origin.parent is not None
-        if origin.step > 0 or origin.parent.step > 0 or isinstance(origin, Branch | Lookahead):
+        assert isinstance(origin, Derived)
+        if origin.step > 0 or origin.parent.step > 0 or origin.how.keeps_velocity:
             break
         rebased = Candidate(c.prompt, sampler, replace(origin, parent=rebased))
     return rebased
 
 
 def ahead(c: Candidate, steps: int) -> Candidate:
-    """The x0 that `steps` deterministic Euler steps along the rest of the grid lead to from `c`."""
+    """The finished candidate that `steps` deterministic Euler steps along the rest of the grid make of `c`."""
     rest = c.sampler.num_steps - c.step
     check(1 <= steps <= rest, "the steps of a lookahead", steps, f"in 1..{rest}, the steps that are left")
     stops = [c.step + round(i * rest / steps) for i in range(steps + 1)]
@@ -282,7 +228,7 @@ def ahead(c: Candidate, steps: int) -> Candidate:
         eta=None,
         interpolant="linear",
     )
-    return Candidate(c.prompt, sampler, Lookahead(c, 0), steps)
+    return Candidate(c.prompt, sampler, Derived(c, 0, Lookahead()), steps)
 
 
 def invert(c: Candidate, guidance_scale: float) -> Candidate:
@@ -298,4 +244,4 @@ def invert(c: Candidate, guidance_scale: float) -> Candidate:
         eta=None,
         interpolant="linear",
     )
-    return Candidate(c.prompt, sampler, Invert(c, 0), sampler.num_steps)
+    return Candidate(c.prompt, sampler, Derived(c, 0, Invert()), sampler.num_steps)

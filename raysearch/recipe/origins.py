@@ -1,10 +1,15 @@
-"""Where a candidate's latent comes from: fresh noise, or what is done to a parent. No tensors, and no effects.
+"""Where a candidate's latent comes from: fresh noise, or a change of a parent's latent. No tensors and no effects.
 
-Each has a *lineage*, which keys its noise and knows no prompt or sampler, and an *identity*, which covers everything.
+An origin has a *lineage*, which keys its noise and knows no prompt and no sampler, and an *identity*, which covers
+everything. How a derived origin changes its parent is a small value of numbers, a `How`: the denoiser is told that
+value, and no candidate. A new origin is a `How` here, a verb in `search/context.py` that makes it, and a case in
+`actors/workers/denoiser.py` that computes it.
 """
 
-from dataclasses import dataclass, field, fields
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from functools import cached_property
+from itertools import islice
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
 
 from raysearch.recipe.digests import Digest, digest, noise_key
@@ -13,6 +18,7 @@ if TYPE_CHECKING:
     from raysearch.recipe.candidate import Candidate
 
 Space: TypeAlias = Literal["latent", "features"]
+Layout: TypeAlias = tuple[tuple[Space, int], ...]  # of each obstacle, its space and the number of its points
 
 
 @dataclass(frozen=True)
@@ -25,15 +31,23 @@ class Noise:
 
     parent = None
     step = 0
-    needs_velocity = False
-    beside = ()
+    reads = ()
+    kind = "noise"
+    needs_velocity = keeps_velocity = begins_part = False
+
+    @property
+    def how(self) -> "Noise":
+        """Fresh noise is described by its own numbers."""
+        return self
 
     @cached_property
     def lineage(self) -> Digest:
+        """The digest of seed, index and scope."""
         return digest("noise", self.seed, self.index, self.scope)
 
     @property
     def identity(self) -> Digest:
+        """The lineage: fresh noise depends on nothing else."""
         return self.lineage
 
     @property
@@ -44,173 +58,237 @@ class Noise:
         return noise_key(self.lineage, "noise")
 
     def describe(self) -> dict[str, Any]:
+        """Plain values for the tables."""
         return {"kind": "noise", "seed": self.seed, "index": self.index} | ({"scope": self.scope} if self.scope else {})
 
 
-@dataclass(frozen=True, eq=False)
-class _Derived:
-    """Made from a parent candidate and its own noise; `ordinal` counts the parent's children in its search."""
+# -- how a parent's latent x is changed ------------------------------------------------------------------------------
 
-    parent: "Candidate"
-    ordinal: int
-    scope: str = field(default="", kw_only=True)
-    needs_velocity: ClassVar[bool] = False  # it is made with the velocity at the parent's point
 
-    @property
-    def beside(self) -> "tuple[Candidate | Recording, ...]":
-        """What it is made of, beside its parent."""
-        return ()
+@dataclass(frozen=True)
+class How:
+    """A change of a parent's latent, in numbers. Solver state starts afresh unless a subclass says otherwise."""
 
-    def _arguments(self) -> tuple[object, ...]:
-        return ()
+    needs_velocity: ClassVar[bool] = False  # the change reads the velocity at the parent's point
+    keeps_velocity: ClassVar[bool] = False  # the child stands at the parent's point, whose velocity is still its own
+    begins_part: ClassVar[bool] = False  # the child is the next part of a long video
 
     @property
     def kind(self) -> str:
+        """The name of the change in tables, digests and noise keys."""
         return type(self).__name__.lower()
 
-    @property
-    def step(self) -> int:
-        return self.parent.step
+    def step(self, parent: int) -> int:
+        """The solver step at which the child stands, for a parent at step `parent`."""
+        return parent
 
-    @cached_property
-    def lineage(self) -> Digest:
-        return digest(self.kind, self.parent.lineage, self.ordinal, self.scope, *self._arguments())
+    def numbers(self) -> tuple[object, ...]:
+        """What the lineage covers of this value."""
+        return tuple(getattr(self, f.name) for f in fields(self))
 
-    @cached_property
-    def identity(self) -> Digest:
-        return digest(self.kind, self.parent.identity, self.ordinal, self.scope, *self._arguments())
+    def lineages(self, reads: "Sequence[Candidate | Recording]") -> tuple[object, ...]:
+        """What the lineage covers of the other inputs."""
+        return ()
 
-    @property
-    def key(self) -> int:
-        """The seed of this origin's own noise; it does not depend on beta or the like, so arms share it."""
-        return noise_key(digest(self.parent.lineage, self.ordinal, self.scope), self.kind)
+    def identities(self, reads: "Sequence[Candidate | Recording]") -> tuple[object, ...]:
+        """What the identity covers of the other inputs, beyond `lineages`."""
+        return ()
 
-    def describe(self) -> dict[str, Any]:
-        own = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("parent", "scope")}
-        return {"kind": self.kind, "parent": self.parent.id} | own | ({"scope": self.scope} if self.scope else {})
+    def describe(self, reads: "Sequence[Candidate | Recording]") -> dict[str, Any]:
+        """Plain values for the tables."""
+        return {f.name: getattr(self, f.name) for f in fields(self)}
 
 
-@dataclass(frozen=True, eq=False)
-class Perturb(_Derived):
-    """sqrt(1 - beta^2) x + beta eps, with fresh solver state."""
+@dataclass(frozen=True)
+class Perturb(How):
+    """sqrt(1 - beta^2) x + beta eps."""
 
     beta: float
 
-    def _arguments(self) -> tuple[object, ...]:
-        return (self.beta,)
 
-
-@dataclass(frozen=True, eq=False)
-class Neighbour(_Derived):
-    """A latent of the same norm at a given cosine, in a random direction, with fresh solver state."""
+@dataclass(frozen=True)
+class Neighbour(How):
+    """A latent of the same norm at a given cosine to x, in a random direction."""
 
     cosine: float
 
-    def _arguments(self) -> tuple[object, ...]:
-        return (self.cosine,)
 
-
-@dataclass(frozen=True, eq=False)
-class Jitter(_Derived):
-    """x + std eps, with fresh solver state."""
+@dataclass(frozen=True)
+class Jitter(How):
+    """x + std eps."""
 
     std: float
 
-    def _arguments(self) -> tuple[object, ...]:
-        return (self.std,)
 
-
-@dataclass(frozen=True, eq=False)
-class Renoise(_Derived):
-    """The forward kernel: back up the noise schedule to `to_step`, with fresh solver state."""
+@dataclass(frozen=True)
+class Renoise(How):
+    """The forward kernel: x with more noise, at the level of the earlier step `to_step`."""
 
     to_step: int
 
-    @property
-    def step(self) -> int:
+    def step(self, parent: int) -> int:
+        """The earlier step."""
         return self.to_step
 
-    def _arguments(self) -> tuple[object, ...]:
-        return (self.to_step,)
 
-
-@dataclass(frozen=True, eq=False)
-class Branch(_Derived):
+@dataclass(frozen=True)
+class Branch(How):
     """The same latent and solver state, with other noise from here on: for stochastic solvers only."""
 
+    keeps_velocity = True
 
-@dataclass(frozen=True, eq=False)
-class Lookahead(_Derived):
-    """The same latent at the head of another, deterministic grid; the velocity at its point is the parent's."""
+
+@dataclass(frozen=True)
+class Lookahead(How):
+    """The same latent at the head of another, deterministic grid."""
+
+    needs_velocity = keeps_velocity = True
+
+    def step(self, parent: int) -> int:
+        """The first step of the other grid."""
+        return 0
+
+
+@dataclass(frozen=True)
+class Invert(How):
+    """The parent's finished latent at the clean end of a grid that rises to noise: the ODE run backward."""
+
+    def step(self, parent: int) -> int:
+        """The first step of the rising grid."""
+        return 0
+
+
+@dataclass(frozen=True)
+class Push(How):
+    """x - h grad U_rep, the gradient that of the x0 prediction at the parent's point.
+
+    Each obstacle of the layout has its own eta and reach, Q*. The origin reads the obstacles' points in that order.
+    Like a prompt, obstacles are no part of the lineage.
+    """
+
+    eta: tuple[float, ...]
+    reach: tuple[float, ...]
+    h: float
+    layout: Layout
 
     needs_velocity = True
 
-    @property
-    def step(self) -> int:
-        return 0
+    def numbers(self) -> tuple[object, ...]:
+        """The etas, the reaches and the step size; the layout is in the identity of the obstacles."""
+        return self.eta, self.reach, self.h
+
+    def identities(self, reads: "Sequence[Candidate | Recording]") -> tuple[object, ...]:
+        """The identities of the obstacles."""
+        return tuple(o.identity for o in grouped(self.layout, reads))
+
+    def describe(self, reads: "Sequence[Candidate | Recording]") -> dict[str, Any]:
+        """Plain values for the tables."""
+        seen = tuple((o.space, tuple(p.identity.hex() for p in o.points)) for o in grouped(self.layout, reads))
+        return {"eta": self.eta, "reach": self.reach, "h": self.h, "obstacles": seen}
 
 
-@dataclass(frozen=True, eq=False)
-class _Link(_Derived):
-    """The next part of a long video, after the finished parent: noise yet.
+@dataclass(frozen=True, kw_only=True)
+class _Link(How):
+    """The next part of a long video after the finished parent: noise yet.
 
-    The noise is fresh; below a frequency `cutoff`, in space alone or also in time (`dims` 2 or 3), it is the parent's
-    latent (frequency mixing), and with `start` it is that candidate's latent.
+    The noise is fresh. Below a frequency `cutoff`, in space alone or also in time (`dims` 2 or 3), it is the parent's
+    latent (frequency mixing). An origin that reads a candidate takes that candidate's latent as its noise.
     """
 
-    cutoff: float = field(default=0.0, kw_only=True)
-    dims: int = field(default=3, kw_only=True)
-    start: "Candidate | None" = field(default=None, kw_only=True)
+    cutoff: float = 0.0
+    dims: int = 3
 
-    @property
-    def step(self) -> int:
+    begins_part = True
+
+    def step(self, parent: int) -> int:
+        """The first step of the next part."""
         return 0
 
-    @property
-    def beside(self) -> "tuple[Candidate | Recording, ...]":
-        return () if self.start is None else (self.start,)
+    def lineages(self, reads: "Sequence[Candidate | Recording]") -> tuple[object, ...]:
+        return tuple(c.lineage for c in reads if not isinstance(c, Recording)) or (None,)
 
-    def _arguments(self) -> tuple[object, ...]:
-        return self.cutoff, self.dims, None if self.start is None else self.start.lineage
+    def identities(self, reads: "Sequence[Candidate | Recording]") -> tuple[object, ...]:
+        return tuple(c.identity for c in reads)
 
-    @cached_property
-    def identity(self) -> Digest:
-        own = (self.ordinal, self.scope, *self._arguments())
-        return digest(self.kind, self.parent.identity, *own, *(c.identity for c in self.beside))
-
-    def describe(self) -> dict[str, Any]:
-        return super().describe() | {"start": None if self.start is None else self.start.id}
+    def describe(self, reads: "Sequence[Candidate | Recording]") -> dict[str, Any]:
+        return super().describe(reads) | {"start": reads[0].identity.hex() if reads else None}
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, kw_only=True)
 class Extend(_Link):
     """A chunk: noise to denoise beside the parent's last `prefix` latent frames, kept clean.
 
-    With `anew` the prefix is encoded from the parent's last frames.
+    With `anew` the prefix is encoded from the parent's last decoded frames.
     """
 
     prefix: int
     anew: bool = False
 
-    def _arguments(self) -> tuple[object, ...]:
-        return self.prefix, self.anew, *super()._arguments()
+    def numbers(self) -> tuple[object, ...]:
+        """Prefix, anew, cutoff and dims: the order of the digests of earlier versions."""
+        return self.prefix, self.anew, self.cutoff, self.dims
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, kw_only=True)
 class Slide(_Link):
-    """A queue's iterations (FIFO-Diffusion): a frame of noise enters at its tail before each, clean ones leave it.
+    """A queue's iterations (FIFO-Diffusion): a frame of noise enters its tail before each, clean frames leave its head.
 
-    The origin is about the first that enters; the noise of the others is keyed by the lineage, as an SDE's is.
+    This value is about the first frame that enters; the noise of the others is keyed by the lineage, as an SDE's is.
     """
 
 
+# -- origins of a parent ---------------------------------------------------------------------------------------------
+
+
 @dataclass(frozen=True, eq=False)
-class Invert(_Derived):
-    """The parent's finished latent at the clean end of a grid that rises to noise: the ODE run backward."""
+class Derived:
+    """A change of a parent's latent with noise of its own.
+
+    `ordinal` counts the parent's children in their search, and `scope` names the concurrent subtree of the search.
+    `reads` are the inputs besides the parent: candidates or recordings whose latents this origin reads.
+    """
+
+    parent: "Candidate"
+    ordinal: int
+    how: How
+    scope: str = ""
+    reads: "tuple[Candidate | Recording, ...]" = ()
 
     @property
     def step(self) -> int:
-        return 0
+        """The solver step at which the child stands before it is denoised."""
+        return self.how.step(self.parent.step)
+
+    @cached_property
+    def lineage(self) -> Digest:
+        """The digest of kind, parent's lineage, ordinal, scope and numbers; it keys the noise of later steps."""
+        how = self.how
+        return digest(
+            how.kind, self.parent.lineage, self.ordinal, self.scope, *how.numbers(), *how.lineages(self.reads)
+        )
+
+    @cached_property
+    def identity(self) -> Digest:
+        """The same over the parent's identity, and the identities of the other inputs."""
+        how, reads = self.how, self.reads
+        own = (self.ordinal, self.scope, *how.numbers(), *how.lineages(reads), *how.identities(reads))
+        return digest(how.kind, self.parent.identity, *own)
+
+    @property
+    def key(self) -> int:
+        """The seed of this origin's own noise; it does not depend on beta or the like, so arms share it."""
+        return noise_key(digest(self.parent.lineage, self.ordinal, self.scope), self.how.kind)
+
+    def describe(self) -> dict[str, Any]:
+        """Plain values for the tables."""
+        own = {"kind": self.how.kind, "parent": self.parent.id, "ordinal": self.ordinal}
+        return own | self.how.describe(self.reads) | ({"scope": self.scope} if self.scope else {})
+
+
+Origin: TypeAlias = Noise | Derived
+
+
+# -- obstacles -------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -222,50 +300,34 @@ class Recording:
 
     @cached_property
     def identity(self) -> Digest:
+        """The digest of the content; the path is no part of it."""
         return digest("recording", self.content)
 
 
 @dataclass(frozen=True)
 class Obstacle:
-    """What to keep away from: the nearest of `points`, finished candidates and files, as seen in `space`."""
+    """What videos keep away from: the nearest of `points`, finished candidates and files, as seen in `space`."""
 
     points: "tuple[Candidate | Recording, ...]"
     space: Space = "latent"
 
     @cached_property
     def identity(self) -> Digest:
+        """The digest of the space and the points."""
         return digest("obstacle", self.space, *(p.identity for p in self.points))
 
 
-@dataclass(frozen=True, eq=False)
-class Push(_Derived):
-    """x - h grad U_rep, the gradient that of the x0 estimate at the parent's point, with fresh solver state.
-
-    Each obstacle has its own eta and reach, Q*. Like a prompt, obstacles are no part of the lineage.
-    """
-
-    obstacles: tuple[Obstacle, ...]
-    eta: tuple[float, ...]
-    reach: tuple[float, ...]
-    h: float
-
-    needs_velocity = True
-
-    @property
-    def beside(self) -> "tuple[Candidate | Recording, ...]":
-        return tuple(p for o in self.obstacles for p in o.points)
-
-    def _arguments(self) -> tuple[object, ...]:
-        return self.eta, self.reach, self.h
-
-    @cached_property
-    def identity(self) -> Digest:
-        own = (self.parent.identity, self.ordinal, self.scope, *self._arguments())
-        return digest(self.kind, *own, *(o.identity for o in self.obstacles))
-
-    def describe(self) -> dict[str, Any]:
-        seen = tuple((o.space, tuple(p.identity.hex() for p in o.points)) for o in self.obstacles)
-        return super().describe() | {"obstacles": seen}
+def layout(obstacles: Sequence[Obstacle]) -> Layout:
+    """Of each obstacle, its space and the number of its points."""
+    return tuple((o.space, len(o.points)) for o in obstacles)
 
 
-Origin: TypeAlias = Noise | Perturb | Neighbour | Jitter | Renoise | Branch | Lookahead | Push | Extend | Slide | Invert
+def points(obstacles: Sequence[Obstacle]) -> "tuple[Candidate | Recording, ...]":
+    """The points of all obstacles, in the order of their layout."""
+    return tuple(p for o in obstacles for p in o.points)
+
+
+def grouped(laid: Layout, found: "Sequence[Candidate | Recording]") -> list[Obstacle]:
+    """The obstacles of a layout, given the points of all."""
+    rest = iter(found)
+    return [Obstacle(tuple(islice(rest, n)), space) for space, n in laid]

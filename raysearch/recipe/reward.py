@@ -9,35 +9,42 @@ from raysearch.recipe.origins import Obstacle
 
 @dataclass(frozen=True)
 class Reward:
-    """A reward: what a scorer computes (`identity` covers its weights) and how its components are weighed."""
+    """A reward: what a scorer computes (`identity` covers its weights) and how its components are weighed.
+
+    `needs` is what it reads of a candidate: the noisy latent ("latent"), the x0 prediction ("estimate"), or the x0
+    prediction decoded ("frames").
+    """
 
     key: str
     identity: bytes
     components: tuple[str, ...]
     weights: tuple[float, ...]
-    needs: str  # "latent", "estimate" or "frames"
-    obstacles: tuple[Obstacle, ...] = ()  # that it looks at beside the candidate; in its identity
-    text: bool = False  # it looks at the caption's embedding
-    earlier: bool = False  # it looks at the earlier chunks of a long video
+    needs: str
+    obstacles: tuple[Obstacle, ...] = ()  # that it reads besides the candidate; they are in its identity
+    text: bool = False  # it reads the caption's embedding
+    earlier: bool = False  # it reads the earlier chunks of a long video
 
     @property
-    def preview(self) -> bool:
-        """It looks at the x0 estimate, for which the velocity at the candidate's own point is evaluated."""
+    def needs_velocity(self) -> bool:
+        """True if it reads the x0 prediction, for which the model is evaluated at the candidate's own point."""
         return self.needs != "latent"
 
     @property
     def decodes(self) -> bool:
+        """True if it reads decoded frames."""
         return self.needs == "frames"
 
     def total(self, components: Sequence[float]) -> float:
+        """The weighted sum of a candidate's components."""
         return float(sum(w * c for w, c in zip(self.weights, components, strict=True)))
 
 
 @dataclass(frozen=True)
 class Score:
-    """Of one candidate by one reward; with the replica-seconds of its trajectory so far, and of scoring.
+    """The answer to a question: a candidate's components by one reward, and what the answer took in replica-seconds.
 
-    In a long video also those of the parts before it, the latest first, back to one that holds frames.
+    `making` are the seconds of the candidate's trajectory so far, `scoring` those of the reward and of decoding, and
+    `earlier` those of the trajectories of `long_video.unseen` parts.
     """
 
     components: tuple[float, ...]
@@ -47,5 +54,5 @@ class Score:
 
 
 def score_key(candidate: Digest, reward: Reward) -> Digest:
-    """What a score is known by."""
+    """The digest that the score of a candidate's identity by a reward is stored by."""
     return digest("score", candidate, reward.identity)

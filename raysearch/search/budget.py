@@ -9,10 +9,11 @@ from functools import partial
 from heapq import heappush, heapreplace
 from itertools import count
 
+from raysearch.recipe import long_video
 from raysearch.recipe.candidate import Candidate, denoise
 from raysearch.recipe.digests import Digest, digest
 from raysearch.recipe.long_video import ALONE, Course
-from raysearch.recipe.origins import Branch, Lookahead, Obstacle, Recording
+from raysearch.recipe.origins import Obstacle, Recording
 from raysearch.recipe.reward import Reward
 from raysearch.search.history import Asked
 
@@ -45,20 +46,20 @@ class Budget:
 
 
 class Ledger:
-    """The states that one search has asked for, hence what more of them would cost it."""
+    """The states that one search has asked for, and so what more states would cost the search alone."""
 
     def __init__(
-        self, *, preview: bool, decodes: bool, obstacles: Sequence[Obstacle] = (), course: Course = ALONE
+        self, *, needs_velocity: bool, decodes: bool, obstacles: Sequence[Obstacle] = (), course: Course = ALONE
     ) -> None:
-        self.preview = preview  # a score evaluates the velocity at the candidate's own point
-        self.decodes = decodes  # a score decodes frames
-        self.obstacles = obstacles  # a score looks at these, too
+        """What a score of the search's own reward needs, see `Reward`, and the course of its long video."""
+        self.needs_velocity, self.decodes, self.obstacles = needs_velocity, decodes, obstacles
         self.course = course
         self._stops: dict[Digest, dict[int, bool]] = {}  # trajectory -> step -> is the velocity there known
         self._scored: set[Digest] = set()
         self._undo: list[Callable[[], object]] | None = None  # of a trial, what takes its changes back
 
     def asked(self, x: Candidate, by: Reward | None = None) -> bool:
+        """True if the search has asked for the score of `x` by its own reward, or by another."""
         return _asking(x, by) in self._scored
 
     @contextmanager
@@ -87,23 +88,23 @@ class Ledger:
             if asking not in self._scored:
                 self._scored.add(asking)
                 self.when_undone(partial(self._scored.discard, asking))
-                nfe = self._make(x, look.preview) + self._meet([p for o in look.obstacles for p in o.points])
+                nfe = self._make(x, look.needs_velocity) + self._meet([p for o in look.obstacles for p in o.points])
                 total += Cost(nfe, int(look.decodes), 1)
         return total
 
     def finish(self, x: Candidate) -> Cost:
         """Charge for denoising `x` to the end and decoding its video, all its chunks; not for parts after it."""
-        return Cost(self._make(denoise(x, x.sampler.num_steps), False), x.chunk + 1)
+        return Cost(self._make(denoise(x, x.sampler.num_steps), False), long_video.chunk(x) + 1)
 
     def after(self, x: Candidate) -> int:
-        """The NFE of the parts that a video still misses after that of `x`."""
+        """The NFE of the parts that come after the part of `x`."""
         return self.course.after(x.part, x.sampler.num_steps) * x.sampler.nfe_per_step
 
     def remaining(self, x: Candidate) -> int:
-        """The NFE that a video still needs whose last part `x` is, its origin's parent made; charges nothing."""
+        """The NFE that a video needs to go on from `x` to its end, where the parent of `x` is made; charges nothing."""
         stops = self._stops.get(x.trajectory) or {x.origin.step: False}
         last = max(stops)
-        left = x.evaluations(last, x.sampler.num_steps)
+        left = long_video.evaluations(x.sampler, x.part, last, x.sampler.num_steps)
         return max(left - stops[last], 0) * x.sampler.nfe_per_step + self.after(x)
 
     def _make(self, x: Candidate, velocity: bool) -> int:
@@ -113,15 +114,15 @@ class Ledger:
             nfe += evaluations * x.sampler.nfe_per_step
             if known or x.parent is None:
                 return nfe
-            nfe += self._meet(x.origin.beside)
-            x, velocity = x.parent, x.origin.needs_velocity
+            nfe += self._meet(x.origin.reads)
+            x, velocity = x.parent, x.origin.how.needs_velocity
 
     def _meet(self, points: Sequence[Candidate | Recording]) -> int:
-        """NFE of what is looked at beside a candidate and is a video of the model's own."""
+        """NFE of generating those points that are candidates; recordings cost none."""
         return sum(self._make(p, False) for p in points if isinstance(p, Candidate))
 
     def _leg(self, x: Candidate, velocity: bool) -> tuple[int, bool]:
-        """Velocity evaluations that lead to `x` within its trajectory, and whether the trajectory was begun before."""
+        """Evaluations that lead to `x` within its trajectory, and whether the trajectory was begun before."""
         stops = self._stops.setdefault(x.trajectory, {})
         velocity = velocity and not x.finished
         base = max((s for s in stops if s <= x.step), default=None)
@@ -133,7 +134,7 @@ class Ledger:
             self._stop(stops, x.step, known or velocity)
             return int(velocity and not known), begun
         self._stop(stops, x.step, velocity)
-        return x.evaluations(start, x.step) - known + velocity, begun
+        return long_video.evaluations(x.sampler, x.part, start, x.step) - known + velocity, begun
 
     def _stop(self, stops: dict[int, bool], step: int, known: bool) -> None:
         before = stops.get(step)
@@ -141,12 +142,14 @@ class Ledger:
         stops[step] = known
 
     def _inherited(self, x: Candidate) -> bool:
-        """A branch starts with the velocity that its parent knows, if it does; a lookahead makes its parent know it."""
-        if isinstance(x.origin, Lookahead):
-            return True
-        return isinstance(x.origin, Branch) and self._stops.get(x.origin.parent.trajectory, {}).get(
-            x.origin.step, False
-        )
+        """Whether the trajectory of `x` begins with the velocity at its parent's point, since the parent knows it.
+
+        An origin that needs this velocity makes the parent know it.
+        """
+        how, parent = x.origin.how, x.origin.parent
+        if parent is None or not how.keeps_velocity:
+            return False
+        return how.needs_velocity or self._stops.get(parent.trajectory, {}).get(parent.step, False)
 
 
 def _asking(x: Candidate, by: Reward | None) -> Digest:
@@ -174,16 +177,17 @@ class Meter:
 
     @property
     def wall_seconds(self) -> float:
+        """Seconds since the search began, those of its earlier run included."""
         return self._clock() - self._start
 
-    def time(self, x: Candidate, making: float, rest: float) -> None:
-        """Charge seconds: of `x`'s trajectory what this search has not been charged for yet, and the rest whole."""
+    def charge_seconds(self, x: Candidate, making: float, rest: float) -> None:
+        """Charge replica-seconds: of `making`, the trajectory of `x`, what is not charged yet; and `rest` whole."""
         before = self._making.get(x.trajectory, 0.0)
         self._making[x.trajectory] = max(before, making)
         self.charged += Cost(replica_seconds=max(making - before, 0.0) + rest)
 
     def hold(self, row: Asked) -> None:
-        """What `row` is about is from now on among what the search could return."""
+        """Hold back, from now on, the cost of finishing the candidate of `row`: the search could return it."""
         if self.budget.nfe is None:
             return
         if self._returnable and row.part > self._returnable[0][2].part:

@@ -7,15 +7,29 @@ gives the same winner whatever the fleet, the order of completion, or what was a
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 
 from raysearch.errors import BudgetExhausted, ConcurrencyError, ConfigError, check
+from raysearch.recipe import long_video
 from raysearch.recipe.candidate import Candidate, Prompt, Sampler, ahead, denoise, invert, rebase
 from raysearch.recipe.digests import digest
 from raysearch.recipe.long_video import ALONE, Course
-from raysearch.recipe.origins import Branch, Extend, Jitter, Neighbour, Noise, Origin, Perturb, Push, Renoise, Slide
+from raysearch.recipe.origins import (
+    Branch,
+    Derived,
+    Extend,
+    How,
+    Jitter,
+    Neighbour,
+    Noise,
+    Perturb,
+    Push,
+    Renoise,
+    Slide,
+    layout,
+    points,
+)
 from raysearch.recipe.reward import Reward, Score
 from raysearch.search.budget import Budget, Cost, Meter
 from raysearch.search.history import History
@@ -26,12 +40,14 @@ MOST = 100_000  # candidates made at once: what is beyond is a slip, and would f
 
 @dataclass(frozen=True)
 class Solver:
+    """A solver as a policy sees it."""
+
     name: str
     stochastic: bool
 
 
 class Context:
-    """One search's verbs. `answer` is the world: it scores candidates and, for a search, records what it answered."""
+    """One search's verbs. `answer` is the world: it scores candidates and records the scores."""
 
     def __init__(
         self,
@@ -66,6 +82,7 @@ class Context:
 
     @property
     def num_steps(self) -> int:
+        """The solver steps of the grid."""
         return self.sampler.num_steps
 
     @property
@@ -75,14 +92,17 @@ class Context:
 
     @property
     def solver(self) -> Solver:
+        """The solver's name, and whether it is stochastic."""
         return Solver(self.sampler.name, self.sampler.stochastic)
 
     @property
     def budget(self) -> Budget:
+        """The most that the search may spend."""
         return self.meter.budget
 
     @property
     def charged(self) -> Cost:
+        """What the search has been charged so far."""
         return self.meter.charged
 
     @property
@@ -107,25 +127,25 @@ class Context:
     def perturb(self, x: Candidate, n: int, beta: float) -> list[Candidate]:
         """`n` variations sqrt(1 - beta^2) x + beta eps, at the same step, with fresh solver state."""
         check(0 <= beta <= 1, "beta", beta, "in [0, 1]")
-        return [self._child(x, Perturb(x, i, beta=float(beta), scope=self._scope)) for i in self._ordinal(x, n)]
+        return self._derived(x, n, Perturb(float(beta)))
 
     def neighbours(self, x: Candidate, n: int, cosine: float) -> list[Candidate]:
-        """`n` latents of the norm of x at this cosine to it, at the same step, with fresh solver state."""
+        """`n` latents of the norm of x at this cosine to x, at the same step, with fresh solver state."""
         check(-1 <= cosine <= 1, "cosine", cosine, "in [-1, 1]")
-        return [self._child(x, Neighbour(x, i, cosine=float(cosine), scope=self._scope)) for i in self._ordinal(x, n)]
+        return self._derived(x, n, Neighbour(float(cosine)))
 
     def jitter(self, x: Candidate, n: int, std: float) -> list[Candidate]:
         """`n` variations x + std eps, at the same step, with fresh solver state."""
         check(std >= 0, "std", std, "at least 0")
-        return [self._child(x, Jitter(x, i, std=float(std), scope=self._scope)) for i in self._ordinal(x, n)]
+        return self._derived(x, n, Jitter(float(std)))
 
     def renoise(self, x: Candidate, n: int, to_step: int) -> list[Candidate]:
         """`n` forward noisings of x, back up to the noise level of an earlier step, with fresh solver state."""
-        step, sampler = (x.step, x.sampler) if x.sampler.queue is None else (self.num_steps, x.sampler.whole)
-        check(x.finished or x.sampler.queue is None, "a queue to noise", x.step, "finished")
+        queue = long_video.is_queue(x)  # its latest clean frames are a finished clip
+        check(x.finished or not queue, "a queue to noise", x.step, "finished")
+        step = self.num_steps if queue else x.step
         check(0 <= to_step <= step, "to_step", to_step, f"in 0..{step}, the candidate's step")
-        origins = [Renoise(x, i, to_step=to_step, scope=self._scope) for i in self._ordinal(x, n)]
-        return [Candidate(x.prompt, sampler, o) for o in origins]
+        return self._derived(x, n, Renoise(to_step), sampler=x.sampler.whole)
 
     def branch(self, x: Candidate, n: int) -> list[Candidate]:
         """`n` copies that keep the solver state and see other noise from here on."""
@@ -134,7 +154,7 @@ class Context:
                 f"sampler.name: {self.sampler.name!r} is deterministic, so branches of a candidate would be identical; "
                 "it must be a stochastic solver"
             )
-        return [self._child(x, Branch(x, i, scope=self._scope)) for i in self._ordinal(x, n)]
+        return self._derived(x, n, Branch())
 
     def denoise(self, xs: Sequence[Candidate], until: int | None = None) -> list[Candidate]:
         """The same trajectories after `until` steps of the grid (all of them by default)."""
@@ -149,18 +169,19 @@ class Context:
         """`n` next parts of a long video after the finished `x`, noise yet: fresh, or with x in its low frequencies.
 
         `cutoff` is a share of the highest frequency, in space (`dims` 2) or in space and time (3); `start` is a
-        candidate whose latent is the noise. What enters a queue is a frame: x's last one counts.
+        candidate whose latent is the noise. In a queue one frame of noise enters: the last frames of `x` and of `start`
+        count.
         """
         check(x.finished, "a part to continue", x.step, "finished")
         check(x.part + 1 < self.long.parts, "the parts of a video", x.part + 2, f"at most {self.long.parts}")
         check(0 <= cutoff <= 1, "cutoff", cutoff, "in [0, 1]")
         check(dims in (2, 3), "dims", dims, "2 or 3")
-        how: dict[str, Any] = {"cutoff": float(cutoff), "dims": dims, "start": start, "scope": self._scope}
+        reads = () if start is None else (start,)
         if (queue := self.long.queue) is None:
-            chunk = (self.long.prefix, self.long.anew)
-            return [self._child(x, Extend(x, i, *chunk, **how)) for i in self._ordinal(x, n)]
-        sampler = x.sampler.of_queue(queue, x.part + 1)
-        return [Candidate(x.prompt, sampler, Slide(x, i, **how)) for i in self._ordinal(x, n)]
+            extend = Extend(prefix=self.long.prefix, anew=self.long.anew, cutoff=float(cutoff), dims=dims)
+            return self._derived(x, n, extend, reads=reads)
+        slide = Slide(cutoff=float(cutoff), dims=dims)
+        return self._derived(x, n, slide, reads=reads, sampler=x.sampler.of_queue(queue, x.part + 1))
 
     def invert(self, x: Candidate, guidance_scale: float = 1.0) -> Candidate:
         """The noise that the ODE leads back to from the finished `x`, at the end of a grid that rises."""
@@ -179,18 +200,19 @@ class Context:
         return done
 
     def lookahead(self, xs: Sequence[Candidate], steps: int) -> list[Candidate]:
-        """The x0 of each that `steps` deterministic steps from its own point lead to, or as many as are left.
+        """The finished candidates that `steps` deterministic steps make of each, or as many steps as are left.
 
         The first evaluation is that of the candidate's own next step, and paid once.
         """
         return [ahead(x, min(steps, self.num_steps - x.step)) if not x.finished else x for x in xs]
 
     def push(self, x: Candidate, *, eta: Sequence[float], reach: Sequence[float], h: float) -> Candidate:
-        """x - h grad U_rep at its x0 estimate, with fresh solver state; an eta and a reach for each of the obstacles.
+        """x - h grad U_rep at its x0 prediction, with fresh solver state; one eta and one reach for each obstacle.
 
         Nothing pushes away from a classifier.
         """
-        check(not x.finished and x.sampler.queue is None, "a candidate to push", x.step, "a clip that is not finished")
+        fits = not x.finished and not long_video.is_queue(x)
+        check(fits, "a candidate to push", x.step, "a clip that is not finished")
         felt = [
             (b.obstacle, float(e), float(q))
             for b, e, q in zip(self.obstacles, eta, reach, strict=True)
@@ -199,7 +221,8 @@ class Context:
         if not felt:
             return x
         obstacles, etas, reaches = zip(*felt, strict=True)
-        return self._child(x, Push(x, 0, obstacles=obstacles, eta=etas, reach=reaches, h=float(h)))
+        how = Push(etas, reaches, float(h), layout(obstacles))
+        return Candidate(x.prompt, x.sampler, Derived(x, 0, how, reads=points(obstacles)))
 
     def rebase(self, x: Candidate, sampler: Sampler) -> Candidate:
         """The step-0 start of x under another sampler: draft, then commit."""
@@ -265,16 +288,16 @@ class Context:
     async def rate(self, xs: Sequence[Candidate]) -> np.ndarray:
         """The mean reward of the chunks of each finished video, float64, (len(xs),).
 
-        Of a queue those are the latest clean frames, whenever a chunk has come out.
+        The chunks of a queue are its latest clean frames, whenever a whole chunk has left the queue.
         """
-        chunks = [[c for c in x.parts if c.shows] for x in xs]
+        chunks = [[c for c in long_video.parts(x) if long_video.shows(c)] for x in xs]
         r = iter(await self.score([c for kept in chunks for c in kept]))
         return np.array([np.mean([next(r) for _ in kept]) for kept in chunks])
 
     async def distances(self, xs: Sequence[Candidate]) -> np.ndarray:
-        """How far the x0 estimate of each is from each obstacle, float64, (len(xs), obstacles).
+        """How far the x0 prediction of each candidate is from each obstacle, float64, (len(xs), obstacles).
 
-        Charged and refused as a score is; the history does not show it.
+        Charged and refused as a score is; not in the history.
         """
         xs = list(xs)
         d = np.zeros((len(xs), len(self.obstacles)))
@@ -296,9 +319,9 @@ class Context:
             self._pending -= 1
         for x, s in zip(xs, scores, strict=True):
             if x.identity in fresh:
-                self.meter.time(x, s.making, s.scoring)
-                for before, seconds in zip(x.unseen, s.earlier, strict=False):  # a dry run knows no seconds
-                    self.meter.time(before, seconds, 0.0)
+                self.meter.charge_seconds(x, s.making, s.scoring)
+                for before, seconds in zip(long_video.unseen(x), s.earlier, strict=False):  # a dry run knows no seconds
+                    self.meter.charge_seconds(before, seconds, 0.0)
                 fresh.discard(x.identity)
         return scores
 
@@ -318,17 +341,24 @@ class Context:
     # -- rules -----------------------------------------------------------------------------------------------------
 
     def _rendered(self, x: Candidate) -> Candidate:
-        """What x would be finished as: of a draft, its rendering in full."""
+        """The candidate that is finished for `x`: a draft is rendered in full."""
         return x if self._commit is None else rebase(x, self._commit)
 
-    def _child(self, x: Candidate, origin: Origin) -> Candidate:
-        return Candidate(x.prompt, x.sampler, origin)
-
-    def _ordinal(self, x: Candidate, n: int) -> range:
+    def _derived(
+        self,
+        x: Candidate,
+        n: int,
+        how: How,
+        *,
+        reads: tuple[Candidate, ...] = (),
+        sampler: Sampler | None = None,
+    ) -> list[Candidate]:
+        """`n` children of `x` by one change of its latent; ordinals count the children of `x` in this search."""
         self._count("children", n)
         first = self._ordinals.get(x.identity, 0)
         self._ordinals[x.identity] = first + n
-        return range(first, first + n)
+        origins = [Derived(x, i, how, self._scope, reads) for i in range(first, first + n)]
+        return [Candidate(x.prompt, sampler or x.sampler, o) for o in origins]
 
     def _count(self, what: str, n: int) -> None:
         self._quiet(what)

@@ -5,6 +5,7 @@ from heapq import heappop, heappush
 
 import numpy as np
 
+from raysearch.recipe import long_video
 from raysearch.recipe.candidate import Candidate, Prompt, Sampler
 from raysearch.recipe.digests import Digest
 from raysearch.recipe.origins import Origin
@@ -12,7 +13,7 @@ from raysearch.recipe.origins import Origin
 
 @dataclass(frozen=True)
 class Asked:
-    """A row of the search's history. It holds the recipe's parts and not the candidate, which would keep it alive."""
+    """A question and its answer. A row holds the recipe's parts: holding the candidate would pin its latent."""
 
     id: str
     prompt: Prompt
@@ -26,12 +27,13 @@ class Asked:
 
     @property
     def candidate(self) -> Candidate:
+        """The candidate of this row."""
         return Candidate(self.prompt, self.sampler, self.origin, self.step)
 
 
 @dataclass
 class History:
-    """What a search has asked, in asking order; and the last answer of each trajectory, with the trajectory's age."""
+    """The answers of a search in asking order, and the last answer of each trajectory with the trajectory's age."""
 
     rows: list[Asked] = field(default_factory=list)
     last: dict[Digest, tuple[int, Asked]] = field(default_factory=dict)
@@ -59,5 +61,9 @@ class History:
 
     def reward_of(self, x: Candidate) -> float | None:
         """The last reward of a candidate's trajectory; of a long video the mean over the parts that show it."""
-        found = [self.last[c.trajectory][1].reward for c in x.parts if c.shows and c.trajectory in self.last]
+        found = [
+            self.last[c.trajectory][1].reward
+            for c in long_video.parts(x)
+            if long_video.shows(c) and c.trajectory in self.last
+        ]
         return float(np.mean(found)) if found else None

@@ -1,5 +1,13 @@
 """What `collect` makes: noisy latents with the grades of the videos that they became, in Parquet shards.
 
+A collection is a run like any other, whose winners' latents are kept at some noise levels on their way. Its config is
+an ordinary one whose `rewards.final` grades the finished videos, with a block `collect`:
+
+    collect: {levels: [0.9, 0.8, 0.6, 0.4, 0.2], train: 0.8}
+
+Every rollout has a noise of its own: prompt i has the seeds of the first prompt moved on by i times their range, since
+a reward that is trained on few noises learns these by heart.
+
 A rollout's latents come as one Arrow file from where it was judged; at the end they are joined with the grades of
 searches.parquet. A caption is on one side of the split only, whole in one shard, and a row group of its own there.
 """
@@ -13,16 +21,38 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from raysearch.config import config as configuration
+from raysearch.config.config import Config
 from raysearch.errors import check
 from raysearch.recipe.digests import digest
-from raysearch.session.directory import FINISHED, FOLDERS
-from raysearch.session.tables import SEARCHES
+from raysearch.session.directory import FOLDERS
+from raysearch.session.tables import FINISHED, SEARCHES
 
 FOLDER = "dataset"
 SPLITS = ("train", "test")
 SHARD_BYTES = 128 << 20
 FROM_SEARCH = ("prompt", "seed", "search_id")
 GRADE = "final_"  # of searches.parquet's columns, those of the reward that grades
+
+
+def load(path: Path, overrides: Sequence[str] = ()) -> Config:
+    """The collection of a file with `key=value` overrides. Raises ConfigError."""
+    values = configuration.read(path, overrides)
+    check("sweep" not in values, "sweep", str(path), "left out of a collection")
+    config = configuration.build({"resume": "auto"} | values | {"collect": values.get("collect") or {}})
+    assert config.collect is not None
+    levels, train = config.collect.levels, config.collect.train
+    check(len(levels) > 0, "collect.levels", levels, "a list of at least one noise level")
+    check(all(0 < level <= 1 for level in levels), "collect.levels", levels, "above 0 and at most 1")
+    check(len(set(levels)) == len(levels), "collect.levels", levels, "without repetition")
+    check(0 < train < 1, "collect.train", train, "a share of the captions, between 0 and 1")
+    first, *others = configuration.arms(config)
+    final = first.rewards.final
+    check(final is not None, "rewards.final", None, f"the reward that grades finished videos (arm {first.name})")
+    for arm in others:
+        same = arm.rewards.final == final
+        check(same, "rewards.final", arm.rewards.final, f"the same in all arms: {arm.name}'s is not {first.name}'s")
+    return config
 
 
 def rollout(latents: np.ndarray, final: np.ndarray, points: Sequence[tuple[int, float]], *, first: bool) -> bytes:
@@ -69,6 +99,17 @@ def split_of(prompt: str, train: float) -> str:
     """A caption's side: what it is called decides, so that it stays there whatever else is collected."""
     drawn = int.from_bytes(digest("split", prompt)[:6], "big") / 2**48
     return "train" if drawn < train else "test"
+
+
+def collected(config: Config, run_dir: Path, *, complete: bool) -> str:
+    """Write the dataset of a run; a line that says what it holds. Raises ConfigError where no latents were kept."""
+    assert config.collect is not None
+    rows = write(run_dir, train=config.collect.train, complete=complete)
+    without = left_out(run_dir)
+    kept = sum(rows.values()) > 0 or without == 0
+    check(kept, "collect.levels", config.collect.levels, "such that winners pass some of them on their own: none did")
+    note = f"; {without} winners are left out, which passed none of the levels on their own" if without else ""
+    return ", ".join(f"{n} {split}" for split, n in rows.items()) + f" rows in {run_dir / FOLDER}{note}"
 
 
 def write(run_dir: Path, *, train: float, complete: bool, shard_bytes: int = SHARD_BYTES) -> dict[str, int]:

@@ -1,31 +1,31 @@
-"""The run directory, an interface: config.yaml, journal/, searches.parquet, candidates.parquet, videos/ and the like.
+"""The folder of a run: claiming it, comparing its config with one that would go on with it, and its files.
 
-Finished rows and videos are visible while the run goes on, and rows do not pile up in memory: a table is rewritten
-(atomically) with every search, unless that would take more than a twentieth of the time; then rows wait, up to a bound.
+It holds config.yaml, journal/, searches.parquet, candidates.parquet, videos/ and the like, and is an interface.
 """
 
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from raysearch.errors import ConfigError, check
 from raysearch.files import write
-from raysearch.session.tables import CANDIDATES, SEARCHES, Table, schema
+from raysearch.session.tables import BATCH, CANDIDATES, SEARCHES, Table, ended, recorded, schema
 
-FINISHED = ("done", "budget")  # of the statuses, those that are not searched again
 FREE = ("fleet", "output", "run_dir", "resume", "address")  # keys that may differ when a run is gone on with
-CONTENT = Path("journal", "content.json")
+JOURNAL = "journal"
+CONTENT = Path(JOURNAL, "content.json")
 FOLDERS = {"mp4": "videos", "safetensors": "latents", "npy": "frames", "arrow": "rollouts"}
 
 
 class RunDirectory:
+    """The files of one run: its config, its two tables, and those of its winners."""
+
     def __init__(
         self,
         path: Path,
@@ -39,23 +39,22 @@ class RunDirectory:
 
         `long` videos have lists of what was judged, chunk by chunk, beside the means.
         """
-        self.path = path
+        self.path, self.journal = path, path / JOURNAL
         if not (path / "config.yaml").stat().st_size:
             write(path / "config.yaml", resolved.encode())
         chunks = {f"{c}_chunks": pa.list_(pa.float64()) for c in judged_components} if long else {}
-        self.searches = Table(path / "searches.parquet", schema(SEARCHES | chunks, judged_components), 256)
-        self.candidates = Table(path / "candidates.parquet", schema(CANDIDATES, search_components), 20_000)
-
-    def keep(self, rows: Sequence[dict[str, Any]]) -> None:
-        """Begin with the finished rows of an earlier run; what it wrote of other searches goes."""
-        self.searches.retain([])
-        self.searches.add(rows)
-        self.candidates.retain([r["search_id"] for r in rows])
-        self.flush()
-
-    def shown(self) -> set[str]:
-        """The searches of which candidates are in their table."""
-        return set(pq.read_table(self.candidates.path, columns=["search_id"])["search_id"].to_pylist())
+        self.searches = Table(
+            path / "searches.parquet",
+            schema(SEARCHES | chunks, judged_components),
+            256,
+            lambda: ((r["search_id"], [r]) for r in ended(self.journal)),
+        )
+        self.candidates = Table(
+            path / "candidates.parquet",
+            schema(CANDIDATES, search_components),
+            BATCH,
+            lambda: ((r["search_id"], recorded(r)) for r in ended(self.journal)),
+        )
 
     def save(self, search_id: str, files: dict[str, bytes]) -> str | None:
         """Write a winner's files; returns the video's path within the directory."""
@@ -64,6 +63,7 @@ class RunDirectory:
         return f"{FOLDERS['mp4']}/{search_id}.mp4" if "mp4" in files else None
 
     def flush(self) -> None:
+        """Bring both tables up to the journal."""
         self.searches.flush()
         self.candidates.flush()
 
@@ -136,9 +136,13 @@ def _leaves(value: Any, key: str = "") -> dict[str, Any]:
 
 
 def check_content(path: Path, content: bytes) -> None:
-    """Refuse a run directory whose run had other prompts, weights or rewards, though its config reads the same."""
+    """Refuse a run directory whose run had other prompts, weights or rewards, though its config reads the same.
+
+    `content` is a JSON object of digests by what they are of. One that lacks a key is of an earlier version.
+    """
     if (path / CONTENT).exists():
         before, now = json.loads((path / CONTENT).read_bytes()), json.loads(content)
         for key in now:
+            check(key in before, "run_dir", str(path), "a new folder: an earlier version of raysearch began this run")
             allowed = f"a new folder: {key} have changed since its run began"
-            check(before.get(key) == now[key], "run_dir", str(path), allowed)
+            check(before[key] == now[key], "run_dir", str(path), allowed)

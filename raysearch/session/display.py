@@ -1,11 +1,7 @@
 """What a run shows while it goes on and when it ends: live on a terminal, plain lines when piped."""
 
-import json
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
-from threading import Event, Thread
+from collections.abc import Callable
 
 from rich.console import Console
 from rich.live import Live
@@ -95,43 +91,6 @@ def status(console: Console, s: Snapshot, now: float) -> None:
     for name, a in s.arms.items():
         quality = "".join(f", {c} {cell}" for c, cell in _judged(a).items())
         print_line(f"arm {name}: {_searches(a)}{quality}, {a.nfe_spent} NFE run")
-
-
-@contextmanager
-def following(console: Console, path: Path) -> Iterator[None]:
-    """While it lasts, show what a training writes of its progress: step, steps, seconds, and losses."""
-    path.unlink(missing_ok=True)
-    over, print_line = Event(), say(console)
-
-    def watch() -> None:
-        seen, live = "", Live(console=console, transient=True, auto_refresh=False) if console.is_terminal else None
-        while not over.wait(DRAW_EVERY if live else LINE_EVERY):
-            line = _trained(path)
-            if live and line:
-                live.start()
-                live.update(Text(line), refresh=True)
-            elif line and line != seen:
-                print_line(line)
-            seen = line
-        if live:
-            live.stop()
-
-    thread = Thread(target=watch, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        over.set()
-        thread.join()
-
-
-def _trained(path: Path) -> str:
-    if not path.exists():
-        return ""
-    p = json.loads(path.read_text())
-    step, steps = p.pop("step"), p.pop("steps")
-    left = p.pop("seconds") / step * (steps - step)
-    return "; ".join([f"step {step}/{steps}", *(f"{k} {v:.4f}" for k, v in p.items()), f"{duration(left)} left"])
 
 
 def say(console: Console) -> Callable[[str], None]:

@@ -16,6 +16,7 @@ from raysearch.errors import ConfigError
 from raysearch.recipe.digests import canonical_json
 
 ANSWERS = "answers.jsonl"
+FORMAT = 2  # of the records: a folder whose journal has another one is not gone on with
 
 
 class Journal:

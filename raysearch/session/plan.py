@@ -23,6 +23,7 @@ from raysearch.recipe.reward import Reward, Score
 from raysearch.search.budget import Cost, Ledger, Meter
 from raysearch.search.context import Context
 from raysearch.search.obstacles import Barrier
+from raysearch.session.journal import FORMAT
 from raysearch.session.snapshot import Snapshot
 
 T = TypeVar("T")
@@ -95,8 +96,9 @@ class Search:
 
 
 def content_of(plan: Plan, texts: Sequence[Prompt]) -> bytes:
-    """Digests of what a config only names: prompts, weights, rewards, policies, obstacles."""
+    """Digests of what a config only names: prompts, weights, rewards, policies, obstacles; and the journal's format."""
     content = {
+        "the journal's records": str(FORMAT),
         "prompts": digest(*(p.identity for p in texts)).hex(),
         "the model's weights": digest(*(replace(a.sampler, fingerprint="").identity for a in plan.arms)).hex(),
         "the rewards": digest(
@@ -147,7 +149,7 @@ def context(
     """A search's verbs, with a fresh account; `walls` are those of its earlier run."""
     reward, arm = s.plan.reward, s.plan.arm
     ledger = Ledger(
-        preview=reward is not None and reward.preview,
+        needs_velocity=reward is not None and reward.needs_velocity,
         decodes=reward is not None and reward.decodes,
         obstacles=reward.obstacles if reward else (),
         course=s.plan.long,

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from raysearch.bootstrap import RunningMean
 from raysearch.engine.dispatcher import Dispatcher
 from raysearch.engine.engine import Engine
 from raysearch.errors import single
@@ -22,40 +23,22 @@ WINDOW = 300.0  # seconds over which rates are taken: a leg of a large model tak
 
 
 @dataclass
-class Moments:
-    """Running mean and spread of rows, in constant memory."""
-
-    n: int = 0
-    mean: np.ndarray = field(default_factory=lambda: np.zeros(0))
-    squares: np.ndarray = field(default_factory=lambda: np.zeros(0))
-
-    def add(self, row: Sequence[float]) -> None:
-        values = np.asarray(row, dtype=float)
-        if self.n == 0:
-            self.mean, self.squares = np.zeros_like(values), np.zeros_like(values)
-        self.n += 1
-        before = values - self.mean
-        self.mean = self.mean + before / self.n
-        self.squares = self.squares + before * (values - self.mean)
-
-    def interval(self) -> np.ndarray:
-        """Half the width of a 95% confidence interval of the mean (normal approximation)."""
-        return 1.96 * np.sqrt(self.squares / max(self.n - 1, 1) / max(self.n, 1))
-
-
-@dataclass
 class ArmTally:
-    """Running sums of one arm; `components` are of the held-out judge."""
+    """Running sums of one arm; `components` are of the held-out judge.
+
+    `apart` says that no two captions share a seed, so that intervals draw captions alone.
+    """
 
     total: int
     judge: str = ""
     components: tuple[str, ...] = ()
+    apart: bool = False
     done: int = 0
     failed: int = 0
     budget: int = 0
     cost: Cost = field(default_factory=Cost)
     nfe_spent: int = 0
-    judged: Moments = field(default_factory=Moments)
+    judged: RunningMean = field(default_factory=RunningMean)
 
     def add(self, row: dict[str, Any]) -> None:
         """A search's row, unless it was cancelled."""
@@ -67,7 +50,8 @@ class ArmTally:
         self.cost += Cost(row["nfe"], row["decodes"], row["reward_calls"], row["replica_seconds"])
         self.nfe_spent += row["nfe_spent"]
         if self.components and row.get("reward_holdout") is not None:
-            self.judged.add([row[f"holdout_{c}"] for c in self.components])
+            values = [row[f"holdout_{c}"] for c in self.components]
+            self.judged.add(values, row["prompt"], None if self.apart else row["seed"])
 
     def status(self) -> ArmStatus:
         return ArmStatus(
@@ -78,7 +62,7 @@ class ArmTally:
             self.judge,
             self.components,
             tuple(self.judged.mean.tolist()),
-            tuple(self.judged.interval().tolist()) if self.judged.n > 1 else (),
+            tuple(self.judged.half.tolist()),
             self.cost.nfe,
             self.nfe_spent,
             self.cost.replica_seconds,
@@ -135,19 +119,19 @@ class Progress:
         )
 
     def _fleet(self, elapsed: float, e: Engine, d: Dispatcher) -> FleetStatus:
-        waiting, rates = d.waiting(), self._rates(elapsed, (e.nfe, e.decodes, e.rewards))
+        waiting, rates = d.waiting(), self._rates(elapsed, (e.nfe, e.decodes, e.rewards_computed))
         return FleetStatus(
             slots=dict(d.tally.slots),
             busy=dict(d.tally.busy),
             waiting={k: waiting.get(k, 0) for k in d.tally.slots},
             nfe=e.nfe,
             decodes=e.decodes,
-            rewards=e.rewards,
+            rewards=e.rewards_computed,
             nfe_per_second=rates[0],
             decodes_per_second=rates[1],
             rewards_per_second=rates[2],
-            seconds_per_step=e.steps.each,
-            seconds_per_score=e.scores.each,
+            seconds_per_step=e.step_pace.each,
+            seconds_per_score=e.score_pace.each,
             store_bytes=e.store.nbytes,
             store_latents=len(e.store),
             evicted=e.store.evicted,

@@ -7,8 +7,8 @@ to the end, decoded, judged and written. Prompts stream, so memory does not grow
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from omegaconf import OmegaConf
 
@@ -16,23 +16,23 @@ from raysearch.config import config as configuration
 from raysearch.config import prompts
 from raysearch.config.config import Config
 from raysearch.engine.dispatcher import Dispatcher
-from raysearch.engine.engine import Engine, Finished, Spent
-from raysearch.engine.protocol import Fleet, Replica
+from raysearch.engine.engine import Engine, Spent
+from raysearch.engine.protocol import Fleet, Outputs, Replica
 from raysearch.engine.spill import SPILL, Spill
 from raysearch.engine.store import Store
 from raysearch.files import write
+from raysearch.recipe import long_video
 from raysearch.recipe.candidate import Candidate, Sampler
-from raysearch.recipe.digests import canonical_json
 from raysearch.recipe.reward import Reward, Score
 from raysearch.search.budget import Cost
 from raysearch.search.context import Context
-from raysearch.search.history import History
-from raysearch.session import dataset, replay
+from raysearch.session import dataset, replay, tables
 from raysearch.session.directory import CONTENT, RunDirectory, check_content, claimed
 from raysearch.session.journal import Journal
-from raysearch.session.plan import Backend, Search, content_of, context, estimate, in_its_own_loop, run_policy, searches
+from raysearch.session.plan import Backend, Search, content_of, context, estimate, run_policy, searches
 from raysearch.session.progress import ArmTally, Progress, Sink, follow
 from raysearch.session.snapshot import STATUS, Snapshot
+from raysearch.session.tables import Ended
 
 SAVE_EVERY = 2.0  # seconds between snapshots in status.json and in the fleet's metrics
 
@@ -73,34 +73,24 @@ class Session:
             sorted({f"{k}_{c}" for a in self.plan.arms for k, r in a.judges for c in r.components}),
             long=config.long.chunks > 1,
         )
-        self.journal = Journal(self.directory.path / "journal")
+        self.journal = Journal(self.directory.journal)
         write(run_dir / CONTENT, content)
         self.searches_per_arm = len(self.prompts) * len(config.seeds)
         self.progress = Progress(
             run_dir.resolve().name, {a.arm.name: self._tally(a.holdout) for a in self.plan.arms}, clock()
         )
-        self.past = self._past(run_dir / "journal") if begun else replay.Past()
+        self.past = replay.read(self.directory.journal, self.plan)
         for row in self.past.finished.values():
             self.progress.add(row)
         self.progress.kept = len(self.past.finished)
 
-    def _past(self, folder: Path) -> replay.Past:
-        """The earlier run's record; tables that it left behind it are completed."""
-        done = replay.finished(folder)
-        self.directory.keep(list(done.values()))
-        bare = done.keys() - self.directory.shown()  # those that never scored are among them
-        past = replay.read(folder, self.plan, done, bare.__contains__)
-        bare &= past.calls.keys()
-        for s in self._searches() if bare else ():
-            if s.id in bare:
-                ctx, winner = in_its_own_loop(replay.replayed(s, past))
-                self.directory.candidates.add(_history_rows(s, ctx.history, winner))
-        return past
-
     def _searches(self) -> Iterator[Search]:
+        return searches(self.plan, self.prompts, self.config.seeds, apart=self._apart)
+
+    @property
+    def _apart(self) -> bool:
         """When latents are collected every rollout has a noise of its own; else prompts may share theirs."""
-        apart = self.config.seeds_apart or self.config.collect is not None
-        return searches(self.plan, self.prompts, self.config.seeds, apart=apart)
+        return self.config.seeds_apart or self.config.collect is not None
 
     def _stops(self, sampler: Sampler) -> list[int]:
         return dataset.stops(sampler.sigmas, self.config.collect.levels) if self.config.collect else []
@@ -108,7 +98,9 @@ class Session:
     def _tally(self, judge: Reward | None) -> ArmTally:
         if judge is None:
             return ArmTally(self.searches_per_arm)
-        return ArmTally(self.searches_per_arm, judge.key.rpartition("-")[0] or judge.key, judge.components)
+        name = judge.key.rpartition("-")[0] or judge.key
+        apart = self._apart and len(self.prompts) > 1
+        return ArmTally(self.searches_per_arm, name, judge.components, apart)
 
     async def run(self, sinks: Sequence[Sink] | None = None) -> Progress:
         """Run every search that is missing; with `sinks` it is watched and its status written, else no timer is set."""
@@ -128,6 +120,7 @@ class Session:
 
     async def _run(self) -> None:
         try:
+            self.directory.flush()
             if self.progress.done == self.progress.total:
                 return
             async with (
@@ -199,81 +192,46 @@ class Session:
             return scores
 
         ctx = context(s, answer, self.clock, walls)
-        winner: Candidate | None = None
-        finished: Finished | None = None
-        status, reason = "done", ""
+        end = Ended("done")
         try:
             winner, exhausted = await run_policy(s, ctx)
+            end = replace(end, winner=winner)
             if exhausted:
                 self.journal.add({"kind": "exhausted", "search": s.id, "wall": ctx.meter.asked_at})
-                status, reason = "budget", str(ctx.history.exhausted)
+                end = replace(end, status="budget", reason=str(ctx.history.exhausted))
             ctx.meter.charged += ctx.meter.ledger.finish(winner)
             judges = list({r.key: r for _, r in s.plan.judges}.values())
             finished = await engine.finish(winner, judges, self._outputs(), spent, self._kept(winner))
-            for part, making in zip(winner.parts, finished.making, strict=True):
-                ctx.meter.time(part, making, 0.0)
+            for part, making in zip(long_video.parts(winner), finished.making, strict=True):
+                ctx.meter.charge_seconds(part, making, 0.0)
             ctx.meter.charged += Cost(replica_seconds=finished.decoding)
+            end = replace(end, finished=finished)
         except asyncio.CancelledError:
-            self._record(s, ctx, spent, winner, None, "cancelled", "interrupted")
+            self._record(s, ctx, replace(end, status="cancelled", reason="interrupted"), spent)
             raise
         except Exception as error:
-            status, reason = "failed", f"{type(error).__name__}: {error}"
-        self._record(s, ctx, spent, winner, finished, status, reason)
+            end = replace(end, status="failed", reason=f"{type(error).__name__}: {error}")
+        self._record(s, ctx, end, spent)
         engine.forget(spent)
 
     def _kept(self, x: Candidate) -> list[Candidate]:
         return [Candidate(x.prompt, x.sampler, x.origin, t) for t in self._stops(x.sampler) if t >= x.origin.step]
 
-    def _outputs(self) -> dict[str, Any]:
+    def _outputs(self) -> Outputs:
         o = self.config.output
-        return {"mp4": o.videos, "safetensors": o.latents, "npy": o.frames, "fps": o.fps, "scale": o.scale}
+        return Outputs(mp4=o.videos, safetensors=o.latents, npy=o.frames, fps=o.fps, scale=o.scale)
 
-    def _record(
-        self,
-        s: Search,
-        ctx: Context,
-        spent: Spent,
-        winner: Candidate | None,
-        finished: Finished | None,
-        status: str,
-        reason: str,
-    ) -> None:
-        arm, charged = s.plan.arm, ctx.charged
-        video = self.directory.save(s.id, finished.files) if finished else None
-        row: dict[str, Any] = {
-            "search_id": s.id,
-            "arm": arm.name,
-            "prompt": s.prompt.title,
-            "seed": s.seed,
-            "policy": arm.policy,
-            "policy_args": canonical_json(arm.arguments),
-            "status": status,
-            "reason": reason,
-            "winner": winner.id if winner else None,
-            "origin": canonical_json(winner.origin.describe()) if winner else None,
-            "reward_search": ctx.history.reward_of(winner) if winner else None,
-            "nfe": charged.nfe,
-            "decodes": charged.decodes,
-            "reward_calls": charged.reward_calls,
-            "nfe_spent": spent.nfe,
-            "replica_seconds": charged.replica_seconds,
-            "wall_seconds": ctx.meter.wall_seconds,
-            "video": video,
-        }
-        for k, reward in s.plan.judges:
-            if finished:
-                components = finished.reward(reward.key)
-                row[f"reward_{k}"] = reward.total(components)
-                row |= {f"{k}_{c}": v for c, v in zip(reward.components, components, strict=True)}
-                if len(finished.rewards) > 1:
-                    chunks = zip(reward.components, finished.by_chunk(reward.key), strict=True)
-                    row |= {f"{k}_{c}_chunks": list(v) for c, v in chunks}
-        self.directory.searches.add([row])
-        self.directory.candidates.add(_history_rows(s, ctx.history, winner))
-        self.journal.add({"kind": "search", **row})
+    def _record(self, s: Search, ctx: Context, end: Ended, spent: Spent) -> None:
+        """Write a winner's files and a search's rows: to the journal first, of which the tables are copies."""
+        video = self.directory.save(s.id, end.finished.files) if end.finished else None
+        row = tables.search_row(s, ctx, end, nfe_spent=spent.nfe, video=video)
+        candidates = tables.candidate_rows(s, ctx.history, end.winner)
+        self.journal.add(tables.record(row, candidates))
+        self.directory.searches.add(s.id, [row])
+        self.directory.candidates.add(s.id, candidates)
         self.progress.add(row)
-        if status == "failed":
-            self.report(f"{s.id} failed: {reason}")
+        if end.status == "failed":
+            self.report(f"{s.id} failed: {end.reason}")
 
 
 async def _admitted(source: Iterator[Search], live: asyncio.Semaphore) -> AsyncIterator[Search]:
@@ -284,35 +242,3 @@ async def _admitted(source: Iterator[Search], live: asyncio.Semaphore) -> AsyncI
             live.release()
             return
         yield s
-
-
-def _history_rows(s: Search, history: History, winner: Candidate | None) -> list[dict[str, Any]]:
-    """A candidate is kept if it was asked again later, had a child that was asked, or led to the winner."""
-    used: dict[bytes, int] = {}  # trajectory -> the latest step that something was made of
-    origins = {row.origin for row in history.rows}
-    for trajectory, step in [(r.trajectory, r.step) for r in history.rows]:
-        used[trajectory] = max(used.get(trajectory, -1), step)
-    if winner is not None:
-        used[winner.trajectory] = winner.step
-        origins.add(winner.origin)
-    parents: dict[bytes, int] = {}
-    for parent in {o.parent for o in origins if o.parent is not None}:
-        for x in (parent, *parent.ancestors()):
-            parents[x.trajectory] = max(parents.get(x.trajectory, -1), x.step)
-    return [
-        {
-            "search_id": s.id,
-            "candidate": row.id,
-            "parent": row.origin.parent.id if row.origin.parent else None,
-            "origin": canonical_json(row.origin.describe()),
-            "part": row.part,
-            "step": row.step,
-            "sigma": row.sampler.sigmas[row.step],
-            "reward": row.reward,
-            "kept": used[row.trajectory] > row.step
-            or parents.get(row.trajectory, -1) >= row.step
-            or (winner is not None and winner.id == row.id),
-            **dict(zip(s.plan.components, row.components, strict=True)),
-        }
-        for row in history.rows
-    ]

@@ -1,14 +1,30 @@
-"""The Parquet tables of a run: their columns, and files that grow by whole searches."""
+"""The Parquet tables of a run: their columns, their rows, and how they are made from the journal.
+
+The journal holds the truth. When a search ends, its record holds its row of searches.parquet and, column by column, its
+rows of candidates.parquet. A table is a copy of these that may be deleted: `Table` makes a missing one again.
+"""
 
 import os
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+
+from raysearch.engine.engine import Finished
+from raysearch.recipe.candidate import Candidate
+from raysearch.recipe.digests import canonical_json
+from raysearch.search.context import Context
+from raysearch.search.history import History
+from raysearch.session import journal
+from raysearch.session.plan import Search
+
+FINISHED = ("done", "budget")  # of the statuses, those of searches that are not run again
+BATCH = 20_000  # rows that wait in memory, as Python values, at most
 
 SEARCHES: dict[str, pa.DataType] = {
     "search_id": pa.string(),
@@ -46,40 +62,193 @@ CANDIDATES: dict[str, pa.DataType] = {
 
 
 def schema(columns: dict[str, pa.DataType], components: Iterable[str]) -> pa.Schema:
+    """The schema of a table with a column of numbers for each component after `columns`."""
     return pa.schema([*columns.items(), *((c, pa.float64()) for c in components)])
 
 
-class Table:
-    """A Parquet file that grows by whole searches, sorted by search_id, the rows of a search in their order."""
+# -- rows ------------------------------------------------------------------------------------------------------------
 
-    def __init__(self, path: Path, columns: pa.Schema, bound: int, clock: Callable[[], float] = time.monotonic) -> None:
-        self.path, self.rows = path, 0
-        self._schema, self._bound, self._clock = columns, bound, clock
-        self._pending: list[dict[str, Any]] = []
+
+@dataclass(frozen=True)
+class Ended:
+    """How a search ended: a status of searches.parquet, why, and its winner, where it came so far."""
+
+    status: str
+    reason: str = ""
+    winner: Candidate | None = None
+    finished: Finished | None = None
+
+
+def search_row(s: Search, ctx: Context, end: Ended, *, nfe_spent: int, video: str | None) -> dict[str, Any]:
+    """The row of a search in searches.parquet. `nfe_spent` is what was really run for it; `video` is a path."""
+    arm, charged, winner = s.plan.arm, ctx.charged, end.winner
+    row: dict[str, Any] = {
+        "search_id": s.id,
+        "arm": arm.name,
+        "prompt": s.prompt.title,
+        "seed": s.seed,
+        "policy": arm.policy,
+        "policy_args": canonical_json(arm.arguments),
+        "status": end.status,
+        "reason": end.reason,
+        "winner": winner.id if winner else None,
+        "origin": canonical_json(winner.origin.describe()) if winner else None,
+        "reward_search": ctx.history.reward_of(winner) if winner else None,
+        "nfe": charged.nfe,
+        "decodes": charged.decodes,
+        "reward_calls": charged.reward_calls,
+        "nfe_spent": nfe_spent,
+        "replica_seconds": charged.replica_seconds,
+        "wall_seconds": ctx.meter.wall_seconds,
+        "video": video,
+    }
+    if end.finished is None:
+        return row
+    for k, reward in s.plan.judges:
+        components = end.finished.reward(reward.key)
+        row[f"reward_{k}"] = reward.total(components)
+        row |= {f"{k}_{c}": v for c, v in zip(reward.components, components, strict=True)}
+        if len(end.finished.rewards) > 1:
+            chunks = zip(reward.components, end.finished.by_chunk(reward.key), strict=True)
+            row |= {f"{k}_{c}_chunks": list(v) for c, v in chunks}
+    return row
+
+
+def candidate_rows(s: Search, history: History, winner: Candidate | None) -> list[dict[str, Any]]:
+    """The rows of a search in candidates.parquet, one for each score, in asking order.
+
+    `kept` says that the candidate was scored again later, had a child that was scored, or led to the winner.
+    """
+    used: dict[bytes, int] = {}  # trajectory -> the latest step that something was made of
+    origins = {row.origin for row in history.rows}
+    for trajectory, step in [(r.trajectory, r.step) for r in history.rows]:
+        used[trajectory] = max(used.get(trajectory, -1), step)
+    if winner is not None:
+        used[winner.trajectory] = winner.step
+        origins.add(winner.origin)
+    parents: dict[bytes, int] = {}
+    for parent in {o.parent for o in origins if o.parent is not None}:
+        for x in (parent, *parent.ancestors()):
+            parents[x.trajectory] = max(parents.get(x.trajectory, -1), x.step)
+    return [
+        {
+            "search_id": s.id,
+            "candidate": row.id,
+            "parent": row.origin.parent.id if row.origin.parent else None,
+            "origin": canonical_json(row.origin.describe()),
+            "part": row.part,
+            "step": row.step,
+            "sigma": row.sampler.sigmas[row.step],
+            "reward": row.reward,
+            "kept": used[row.trajectory] > row.step
+            or parents.get(row.trajectory, -1) >= row.step
+            or (winner is not None and winner.id == row.id),
+            **dict(zip(s.plan.components, row.components, strict=True)),
+        }
+        for row in history.rows
+    ]
+
+
+# -- the journal's record of a search --------------------------------------------------------------------------------
+
+
+def record(row: dict[str, Any], candidates: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The journal's record of a search that ended, with its rows of both tables."""
+    names = [k for k in candidates[0] if k != "search_id"] if candidates else []
+    return {"kind": "search", **row, "candidates": {k: [c[k] for c in candidates] for k in names}}
+
+
+def recorded(found: dict[str, Any]) -> list[dict[str, Any]]:
+    """The rows of candidates.parquet that a record holds."""
+    columns = {"search_id": [found["search_id"]] * len(found["candidates"].get("candidate", ())), **found["candidates"]}
+    return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+
+
+def ended(folder: Path) -> Iterator[dict[str, Any]]:
+    """The record of each search of a journal: the first with which it finished, else the latest."""
+    finished: set[str] = set()
+    others: dict[str, dict[str, Any]] = {}
+    for r in journal.read(folder):
+        if r["kind"] != "search" or r["search_id"] in finished:
+            continue
+        if r["status"] in FINISHED:
+            finished.add(r["search_id"])
+            others.pop(r["search_id"], None)
+            yield r
+        else:
+            others[r["search_id"]] = r
+    yield from others.values()
+
+
+# -- files -----------------------------------------------------------------------------------------------------------
+
+Searched = tuple[str, Sequence[dict[str, Any]]]  # a search's id, and its rows
+
+
+class Table:
+    """A Parquet file that grows by whole searches, sorted by search_id, the rows of a search in their order.
+
+    Rows are visible while the run goes on and do not pile up in memory: the file is rewritten (atomically) with every
+    search, unless that would take more than a twentieth of the time; then rows wait, `bound` of them at most. A file
+    that does not hold what was written last (missing, torn, of an earlier process) is made from all that was recorded.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        columns: pa.Schema,
+        bound: int,
+        recorded: Callable[[], Iterable[Searched]],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`recorded` gives what the journal holds: each search once, those that were added among them."""
+        self.path = path
+        self._schema, self._bound, self._recorded, self._clock = columns, bound, recorded, clock
+        self._rows = -1  # of the file as this process wrote it
+        self._pending: dict[str, Sequence[dict[str, Any]]] = {}
         self._due = clock()
 
-    def add(self, rows: Sequence[dict[str, Any]]) -> None:
-        self._pending += rows
-        if self._clock() >= self._due or len(self._pending) >= self._bound:
+    def add(self, search_id: str, rows: Sequence[dict[str, Any]]) -> None:
+        """Take the rows of a search that has ended, in place of those that it had; it is in the journal already."""
+        self._pending[search_id] = rows
+        if self._clock() >= self._due or sum(1 + len(r) for r in self._pending.values()) > self._bound:
             self.flush()
 
     def flush(self) -> None:
-        if not self._pending and self.path.exists():
-            return
-        began = self._clock()
-        tables = [pq.read_table(self.path, schema=self._schema)] if self.path.exists() else []
-        whole = pa.concat_tables([*tables, pa.Table.from_pylist(self._pending, schema=self._schema)])
-        order = pc.sort_indices(whole["search_id"])  # stable: a search's rows keep their order
-        write_table(self.path, whole.take(order))
-        self.rows, self._pending = whole.num_rows, []
+        """Write what waits; make the file again if it is not what was written last."""
+        began, held = self._clock(), self._read()
+        if held is not None and held.num_rows == self._rows:
+            if not self._pending:
+                return
+            others = pc.invert(pc.is_in(held["search_id"], pa.array(self._pending, pa.string())))
+            whole = self._sorted([held.filter(others), *self._tables(self._pending.items())])
+        else:
+            whole = self._sorted(self._tables(self._recorded()))
+        if held is None or not whole.equals(held):
+            write_table(self.path, whole)
+        self._rows, self._pending = whole.num_rows, {}
         now = self._clock()
         self._due = now + 20 * (now - began)
 
-    def retain(self, ids: Iterable[str]) -> None:
-        """Drop the rows of all searches but these."""
-        if self.path.exists():
-            whole = pq.read_table(self.path, schema=self._schema)
-            write_table(self.path, whole.filter(pc.is_in(whole["search_id"], pa.array(ids, pa.string()))))
+    def _read(self) -> pa.Table | None:
+        try:
+            return pq.read_table(self.path, schema=self._schema)
+        except (OSError, pa.ArrowException):  # missing, or torn
+            return None
+
+    def _tables(self, searches: Iterable[Searched]) -> Iterator[pa.Table]:
+        """The rows of searches, of which no more than a batch at a time are Python values."""
+        waiting: list[dict[str, Any]] = []
+        for _, rows in searches:
+            waiting += rows
+            if len(waiting) >= BATCH:
+                yield pa.Table.from_pylist(waiting, schema=self._schema)
+                waiting = []
+        yield pa.Table.from_pylist(waiting, schema=self._schema)
+
+    def _sorted(self, tables: Iterable[pa.Table]) -> pa.Table:
+        whole = pa.concat_tables(tables).combine_chunks()
+        return whole.take(pc.sort_indices(whole["search_id"]))  # stable: a search's rows keep their order
 
 
 def write_table(path: Path, rows: pa.Table) -> None:

@@ -1,10 +1,9 @@
 """Rows of a sweep -> curves with confidence bands, and scaling laws. Pure functions of tables.
 
-Every interval is a 95% bootstrap that draws captions and, independently, seeds with replacement (Owen's pigeonhole): a
-caption's seeds are alike, and all captions of a seed see the same noise, so drawing single searches would flatter. It
-errs on the wide side where neither matters. All arms see the same draws, as they saw the same captions and noise. A
-single search has no interval: NaN. A handful of captions or seeds makes intervals too narrow (the summary warns of
-few captions).
+Every interval is a 95% one of raysearch.bootstrap, in which all arms see the same draws, as they saw the same captions
+and noise. A single search has no interval: NaN. The summary warns of few captions.
+
+Shapes: K arms of a curve, D draws, N searches, P parameters of a law.
 """
 
 from collections.abc import Sequence
@@ -15,9 +14,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from raysearch.session.directory import FINISHED
+from raysearch import bootstrap
+from raysearch.bootstrap import interval
+from raysearch.session.tables import FINISHED
 
-DRAWS = 2000
 COSTS = ("nfe", "replica_seconds", "wall_seconds")
 ALPHAS = np.geomspace(0.05, 4, 200)  # exponents of the power law that are tried
 FORMS = {"log": ("a", "b"), "power": ("r_inf", "b", "alpha")}  # r = a + b log(c), and r = r_inf - b c^-alpha
@@ -34,7 +34,7 @@ class Curve:
     axes: tuple[dict[str, Any], ...]
     costs: dict[str, np.ndarray]  # of COSTS and nfe_spent -> (K,) means
     means: dict[str, np.ndarray]  # measure -> (K,)
-    draws: dict[str, np.ndarray]  # measure -> (DRAWS, K)
+    draws: dict[str, np.ndarray]  # measure -> (D, K)
     n: dict[str, np.ndarray]  # measure -> (K,) searches that have it
 
 
@@ -61,19 +61,14 @@ class Fit:
 # -- curves ----------------------------------------------------------------------------------------------------------
 
 
-def curves(rows: pa.Table, seed: int = 0) -> list[Curve]:
+def curves(rows: pa.Table) -> list[Curve]:
     """The curves of a sweep's finished searches, by label."""
     rows = rows.filter(pc.is_in(rows["status"], pa.array(FINISHED)))
     if not rows.num_rows:
         return []
     measures = measures_of(rows)
-    rng = np.random.default_rng(seed)
-    place, weights = [], []
-    for column in ("prompt", "seed"):
-        which, index = np.unique(np.asarray(rows[column].to_pylist()), return_inverse=True)
-        place.append(index)
-        weights.append(rng.multinomial(len(which), np.full(len(which), 1 / len(which)), DRAWS).astype(float))
-    cells = np.column_stack(place)
+    caption, seed = (np.asarray(rows[k].to_pylist()) for k in ("prompt", "seed"))
+    apart = bootstrap.shared(caption.tolist(), seed.tolist()) is None
     arm = np.asarray(rows["arm"].to_pylist())
     label = np.asarray(rows["curve"].to_pylist())
     costs = {k: floats(rows, k) for k in (*COSTS, "nfe_spent")}
@@ -86,10 +81,11 @@ def curves(rows: pa.Table, seed: int = 0) -> list[Curve]:
         first = [int(np.argmax(arm == a)) for a in arms]
         means, draws, n = {}, {}, {}
         for measure, values in measures.items():
-            made = [_resampled(values[arm == a], cells[arm == a], weights) for a in arms]
-            means[measure] = np.array([m for m, _, _ in made])
-            draws[measure] = np.column_stack([d for _, d, _ in made])
-            n[measure] = np.array([k for _, _, k in made])
+            there = [np.isfinite(values) & (arm == a) for a in arms]
+            n[measure] = np.array([i.sum() for i in there])
+            means[measure] = np.array([values[i].mean() if i.any() else np.nan for i in there])
+            drawn = [bootstrap.draws(values[i], caption[i], None if apart else seed[i]) for i in there]
+            draws[measure] = np.column_stack(drawn)
         found.append(
             Curve(
                 str(name),
@@ -142,29 +138,6 @@ def shown(found: "Sequence[Curve]") -> dict[str, str]:
         ("gap", "search reward − judged reward"),
     )
     return {k: title for k, title in wanted if k is not None and k in measures}
-
-
-def _resampled(values: np.ndarray, cells: np.ndarray, weights: Sequence[np.ndarray]) -> tuple[float, np.ndarray, int]:
-    """The mean of one arm, its bootstrap draws, and of how many searches; cells are their (caption, seed)."""
-    there = np.isfinite(values)
-    values, cells = values[there], cells[there]
-    draws = np.full(DRAWS, np.nan)
-    if not len(values):
-        return float("nan"), draws, 0
-    captions, seeds = weights  # (DRAWS, captions), (DRAWS, seeds)
-    n, total = np.zeros((2, captions.shape[1], seeds.shape[1]))
-    np.add.at(n, (cells[:, 0], cells[:, 1]), 1)
-    np.add.at(total, (cells[:, 0], cells[:, 1]), values)
-    if (n > 0).sum() > 1:  # else there is nothing to draw from
-        drawn = ((captions @ n) * seeds).sum(1)
-        np.divide(((captions @ total) * seeds).sum(1), drawn, out=draws, where=drawn > 0)
-    return float(values.mean()), draws, len(values)
-
-
-def interval(draws: np.ndarray) -> tuple[float, float]:
-    """The middle 95% of draws; NaN without any."""
-    there = draws[np.isfinite(draws)]
-    return (float(np.quantile(there, 0.025)), float(np.quantile(there, 0.975))) if len(there) else (np.nan, np.nan)
 
 
 # -- scaling laws ----------------------------------------------------------------------------------------------------

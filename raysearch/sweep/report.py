@@ -8,8 +8,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from raysearch.session.directory import FINISHED
-from raysearch.sweep.curves import Curve, Fit, at, budgets, interval, shown
+from raysearch.bootstrap import interval
+from raysearch.session.tables import FINISHED
+from raysearch.sweep.curves import Curve, Fit, at, budgets, shown
 
 COST_TITLES = {
     "nfe": "NFE (alone)",

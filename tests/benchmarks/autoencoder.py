@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 from diffusers import AutoencoderKLWan
 
 from actors.tiny import verifier, world
-from actors.tiny.training.loop import to_model
+from actors.tiny.training.clips import to_model
 from actors.tiny.training.pixel_data import pixels, statistics
 
 

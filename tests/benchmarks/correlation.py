@@ -6,7 +6,7 @@ score the same noises early and finished, with several rewards:
 
 A row is an arm of `--early`, a column one of `--late`, each with its own reward. First Pearson's r within captions: of
 what a caption's noises differ by. Then how much of the best noise's lead over a caption's mean the early choice keeps,
-as the late reward sees it. Intervals are bootstraps over captions, 95%.
+as the late reward sees it. Intervals are 95%, by raysearch.bootstrap.
 """
 
 import argparse
@@ -14,6 +14,8 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
+
+from raysearch.bootstrap import draws, interval, shared
 
 
 def scores(rows: list[dict], arm: str, *, finished: bool) -> dict[tuple[str, str], float]:
@@ -32,9 +34,9 @@ def parts(first: np.ndarray, last: np.ndarray) -> list[np.ndarray]:
     return [(x * x).sum(), (y * y).sum(), (x * y).sum(), y[x.argmax()], y.max()]
 
 
-def figures(sums: np.ndarray) -> np.ndarray:
-    """(..., 5) sums over groups -> (..., 2): Pearson's r, and the share of the lead that is kept."""
-    xx, yy, xy, lead, best = np.moveaxis(sums, -1, 0)
+def figures(means: np.ndarray) -> np.ndarray:
+    """(..., 5) means over groups -> (..., 2): Pearson's r, and the share of the lead that is kept."""
+    xx, yy, xy, lead, best = np.moveaxis(means, -1, 0)
     return np.stack([xy / np.sqrt(xx * yy), lead / best], -1)
 
 
@@ -54,15 +56,15 @@ def main() -> None:
         parser.error(f"the run has no noises that all of {', '.join(found)} have scored")
     names = {g: i for i, g in enumerate(dict.fromkeys(g for g, _ in keys))}
     groups = np.array([names[g] for g, _ in keys])
-    drawn = np.random.default_rng(0).multinomial(len(names), np.full(len(names), 1 / len(names)), size=2000)
-    print(f"{len(names)} captions, {len(keys)} noises")
+    captions, _, seeds = zip(*(name.partition("-s") for name in names), strict=True)
+    print(f"{len(set(captions))} captions, {len(keys)} noises")
     table = {}
     for a in args.early:
         for b in args.late:
             x, y = (np.array([found[arm][k] for k in keys]) for arm in (a, b))
             by_group = np.array([parts(x[groups == g], y[groups == g]) for g in range(len(names))])
-            low, high = np.percentile(figures(drawn @ by_group), [2.5, 97.5], axis=0)
-            table[a, b] = figures(by_group.sum(0)), low, high
+            low, high = interval(figures(draws(by_group, captions, shared(captions, seeds))))
+            table[a, b] = figures(by_group.mean(0)), low, high
     for k, title in enumerate(("correlation", "lead kept")):
         print(f"{title:24}" + "".join(f"{b:>24}" for b in args.late))
         for a in args.early:

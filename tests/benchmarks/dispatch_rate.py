@@ -21,10 +21,11 @@ from bench import cluster, paired, spread, table
 
 from actors.cluster.fleet import RayReplica
 from raysearch.engine.dispatcher import Dispatcher
-from raysearch.engine.protocol import Answer, Call, Replica
+from raysearch.engine.protocol import Answer, Call, Denoise, Denoised, Replica
+from raysearch.testing import fake_sampler
 
-CALL = Call("denoise", {"step": 0, "until": 1, "velocity": False}, (None, None))
-DONE = Answer({})
+CALL = Call(Denoise(fake_sampler(), b"", 0, 1), {"text": None, "negative": None})
+DONE = Answer(Denoised(0, 0.0, 0))
 
 
 @dataclass
@@ -50,8 +51,8 @@ class Idle:
     """An actor that does nothing."""
 
     @ray.method(num_returns=2)
-    async def run(self, item: int, method: str, arguments: dict[str, Any], *inputs: Any) -> tuple[Any, Any]:
-        return {}, None
+    async def run(self, item: int, request: Any, names: tuple[str, ...], *inputs: Any) -> tuple[Any, Any]:
+        return DONE.reply, None
 
 
 async def timed(n: int, in_flight: int, one: Callable[[int], Coroutine[Any, Any, Any]]) -> tuple[float, float]:
@@ -73,7 +74,7 @@ async def dispatched(replicas: list[Replica], n: int, in_flight: int) -> tuple[f
     """The same through a dispatcher: searches of different ages, half of the items with a place they prefer."""
     async with Dispatcher.open(replicas) as d:
         places = [r.id for r in replicas] + [""] * len(replicas)
-        return await timed(n, in_flight, lambda i: d.submit("denoiser", CALL, age=i % 7, place=places[i % len(places)]))
+        return await timed(n, in_flight, lambda i: d.submit(CALL, age=i % 7, place=places[i % len(places)]))
 
 
 def on_fakes(n: int, repeats: int) -> list[list[str]]:
@@ -94,7 +95,7 @@ async def on_ray(n: int, in_flight: int, actors: int, repeats: int) -> list[list
     ]
 
     async def bare_call(i: int) -> None:
-        made = handles[i % actors].run.remote(i, CALL.method, CALL.arguments, *CALL.inputs)
+        made = handles[i % actors].run.remote(i, CALL.request, tuple(CALL.inputs), *CALL.inputs.values())
         await made[0]
 
     async def bare() -> float:

@@ -5,7 +5,7 @@
 
 The gain is that of the judge's VQ + MQ + TA, or of other `--components`, paired by caption and seed; only those that
 all arms have finished count, so that a run may be looked at while it goes on. Costs are replica-seconds, scoring
-included, as if an arm had run alone. Ratios are to `--against`; intervals are bootstraps over captions, 95%.
+included, as if an arm had run alone. Ratios are to `--against`; intervals are 95%, by raysearch.bootstrap.
 """
 
 import argparse
@@ -14,9 +14,11 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 
+from raysearch.bootstrap import draws, interval, shared
 
-def arms_of(run: Path, components: list[str]) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """Judged sum and replica-seconds (n, 2) of each arm, in one order; and the captions' numbers (n,)."""
+
+def arms_of(run: Path, components: list[str]) -> tuple[dict[str, np.ndarray], list[tuple[str, int]]]:
+    """Judged sum and replica-seconds (n, 2) of each arm, in one order; and the n captions and seeds."""
     table = pq.read_table(run / "searches.parquet").to_pylist()
     arms: dict[str, dict[tuple[str, int], tuple[float, float]]] = {}
     for r in table:
@@ -24,8 +26,7 @@ def arms_of(run: Path, components: list[str]) -> tuple[dict[str, np.ndarray], np
         if None not in judged:
             arms.setdefault(r["arm"], {})[r["prompt"], r["seed"]] = sum(judged), r["replica_seconds"]
     both = sorted(set.intersection(*map(set, arms.values()))) if arms else []
-    order = {p: i for i, p in enumerate(dict.fromkeys(p for p, _ in both))}
-    return {a: np.array([rows[k] for k in both]) for a, rows in arms.items()}, np.array([order[p] for p, _ in both])
+    return {a: np.array([rows[k] for k in both]) for a, rows in arms.items()}, both
 
 
 def main() -> None:
@@ -42,28 +43,26 @@ def main() -> None:
         if c not in columns:
             judged = [n for n in columns if n.startswith(("holdout_", "final_")) and not n.endswith("_chunks")]
             parser.error(f"the run has no column {c}; it has {', '.join(judged) or 'no judge'}")
-    arms, captions = arms_of(args.run, args.components)
+    arms, both = arms_of(args.run, args.components)
     for name in (args.single, args.against):
         if name not in arms:
             parser.error(f"the run's arms with judged searches are {', '.join(arms) or 'none'}, and not {name}")
-    n = captions.max() + 1
-    # Sums over each caption's seeds: (captions, arms, 2), then of captions drawn with replacement.
-    sums = np.stack([[np.bincount(captions, x) for x in rows.T] for rows in arms.values()]).transpose(2, 0, 1)
-    drawn = np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), size=2000)
+    captions, seeds = zip(*both, strict=True)
+    values = np.stack(list(arms.values()), 1)  # (n, arms, 2)
     index = list(arms).index
     single, against = index(args.single), index(args.against)
 
-    def figures(total: np.ndarray) -> np.ndarray:
+    def figures(means: np.ndarray) -> np.ndarray:
         """(..., arms, 2) -> (..., arms, 4): gain, its ratio, seconds a search, their ratio."""
-        gain = (total[..., 0] - total[..., single, None, 0]) / len(captions)
-        cost = total[..., 1] / len(captions)
+        gain = means[..., 0] - means[..., single, None, 0]
+        cost = means[..., 1]
         ratios = gain / gain[..., against, None], cost / cost[..., against, None]
         return np.stack([gain, ratios[0], cost, ratios[1]], -1)
 
-    found = figures(sums.sum(0))
-    low, high = np.percentile(figures(np.einsum("dc,cak->dak", drawn, sums)), [2.5, 97.5], axis=0)
+    found = figures(values.mean(0))
+    low, high = interval(figures(draws(values, captions, shared(captions, seeds))))
     half = (high - low) / 2
-    print(f"{n} captions, {len(captions)} pairs of caption and seed; ratios to {args.against}")
+    print(f"{len(set(captions))} captions, {len(both)} pairs of caption and seed; ratios to {args.against}")
     print(f"{'arm':20}{'gain':>18}{'of its gain':>18}{'replica-s':>12}{'of its cost':>18}")
     for i, arm in enumerate(arms):
         cells = [f"{found[i, k]:.3f} ± {half[i, k]:.3f}" for k in (0, 1, 3)]

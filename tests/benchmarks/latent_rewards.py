@@ -4,9 +4,10 @@
     python tests/benchmarks/latent_rewards.py --dataset runs/held_out_latents/dataset
 
 Pairs: the same held-out caption, different seeds, the exact verifier's grades at least 0.1 apart (others are ties).
-Intervals are bootstraps over captions. The baseline decodes the x0 estimate at the same level and asks the verifier; it
-pays a guided evaluation and a decode. Then what choosing one of n rollouts at a level gains, over all choices of n of a
-caption's, and what it costs; and milliseconds per candidate on one thread.
+Intervals are 95%, by raysearch.bootstrap, drawing captions alone: each has noises of its own. The baseline decodes the
+x0 estimate at the same level and asks the verifier; it pays a guided evaluation and a decode. Then what choosing one of
+n rollouts at a level gains, over all choices of n of a caption's, and what it costs; and milliseconds per candidate on
+one thread.
 """
 
 import argparse
@@ -28,6 +29,7 @@ from actors.models.wan import Autoencoder, TextEncoder, Transformer
 from actors.rewards import View, latent_reward, pavrm
 from actors.tiny.verifier import Verifier
 from actors.training.pairs import agreement
+from raysearch.bootstrap import draws, interval
 from raysearch.session.dataset import SPLITS, shards_of
 
 TINY = ROOT / "actors" / "assets" / "tiny-wan"
@@ -82,12 +84,12 @@ class Rewards:
         return torch.cat(found).numpy()
 
 
-def interval(counts: list[tuple[float, int, int]], draws: int = 1000) -> tuple[float, float, int, float]:
-    """Accuracy, half of its 95% interval, pairs, share of ties."""
-    table = np.array(counts, dtype=float)
-    rng = np.random.default_rng(0)
-    drawn = table[rng.integers(len(table), size=(draws, len(table)))].sum(1)
-    low, high = np.percentile(drawn[:, 0] / np.maximum(drawn[:, 1], 1), [2.5, 97.5])
+def agreed(counts: dict[object, tuple[float, int, int]]) -> tuple[float, float, int, float]:
+    """Accuracy, half of its 95% interval, pairs, share of ties, of counts by caption."""
+    table = np.array(list(counts.values()), dtype=float)
+    drawn = draws(table, list(counts))
+    with np.errstate(invalid="ignore"):  # a draw without a pair says nothing
+        low, high = interval(drawn[:, 0] / drawn[:, 1])
     right, pairs, ties = table.sum(0)
     return right / max(pairs, 1), (high - low) / 2, int(pairs), ties / max(pairs + ties, 1)
 
@@ -108,16 +110,14 @@ def accuracy(rewards: Rewards, table: pa.Table, levels: list[float]) -> None:
             each["sum"], grades["sum"] = scores.sum(1), sum(grades[c] for c in NAMES)
             sums[name].append(each["sum"])
             for c, values in each.items():
-                right, half, pairs, ties = interval(
-                    list(agreement(values, grades[c], rows["prompt"].to_pylist()).values())
-                )
+                right, half, pairs, ties = agreed(agreement(values, grades[c], rows["prompt"].to_pylist()))
                 cells[c].append(f"{100 * right:.1f} ± {100 * half:.1f}%")
         for c, texts in cells.items():
             print(f"{name:22}{c:5}" + "".join(f"{t:>16}" for t in texts), flush=True)
     print("chance                50%")
     for c in (*NAMES, "sum"):
         counts = agreement(np.zeros(len(rows)), grades[c], rows["prompt"].to_pylist())
-        _, _, pairs, ties = interval(list(counts.values()))
+        _, _, pairs, ties = agreed(counts)
         print(f"pairs in {c}: {pairs} a level, and {100 * ties:.0f}% ties besides; {len(counts)} captions")
     choices(sums, grades["sum"], rows["prompt"].to_pylist(), [(steps[s], s) for s in chosen])
 
@@ -129,31 +129,33 @@ def choices(
     groups: dict[str, list[int]] = {}
     for i, p in enumerate(prompts):
         groups.setdefault(p, []).append(i)
-    rng = np.random.default_rng(0)
 
-    def gains(score: np.ndarray, n: int) -> np.ndarray:
+    def gains(score: np.ndarray, n: int) -> dict[str, float]:
         """Mean over all sets of n, for each caption that has as many."""
-        found = []
-        for rows in groups.values():
+        found = {}
+        for p, rows in groups.items():
             sets = np.array(list(itertools.combinations(rows, n)), dtype=int)
             if len(sets):
                 best = np.take_along_axis(sets, score[sets].argmax(1)[:, None], 1)
-                found.append(grade[best].mean() - grade[rows].mean())
-        return np.array(found)
+                found[p] = grade[best].mean() - grade[rows].mean()
+        return found
 
-    whole = gains(grade, 4)
-    if not len(whole):
+    def mean(gained: dict[str, float]) -> tuple[float, np.ndarray]:
+        values = np.array(list(gained.values()))
+        return values.mean(), draws(values, list(gained))
+
+    if not (whole := gains(grade, 4)):
         return
-    print(f"\ngain of the best of n, of the verifier's best of 4 ({whole.mean():.3f}, {len(whole)} captions)")
+    most, drawn_most = mean(whole)
+    print(f"\ngain of the best of n, of the verifier's best of 4 ({most:.3f}, {len(whole)} captions)")
     print(f"{'':22}{'n':3}" + "".join(f"{f'sigma {sigma:.2f}':>16}" for sigma, _ in at))
     for name, scores in sums.items():
         for n in range(2, max(map(len, groups.values())) + 1):
             cells = []
             for score in scores:
-                g = gains(score, n)
-                drawn = rng.integers(len(g), size=(1000, len(g)))
-                low, high = np.percentile(g[drawn].mean(1) / whole[drawn].mean(1), [2.5, 97.5])
-                cells.append(f"{g.mean() / whole.mean():.2f} ± {(high - low) / 2:.2f}")
+                gained, drawn = mean(gains(score, n))
+                low, high = interval(drawn / drawn_most)
+                cells.append(f"{gained / most:.2f} ± {(high - low) / 2:.2f}")
             print(f"{name:22}{n:<3}" + "".join(f"{c:>16}" for c in cells))
     print(f"steps of a rollout that each of the n takes: {', '.join(str(step) for _, step in at)}")
 

@@ -8,7 +8,7 @@ the first and in the last chunk, in all of them, and VQ, the imaging quality. Th
 ship: subject consistency with `--features` instead of DINO; background consistency as the colour of what no object
 covers, instead of CLIP; motion smoothness with frames between two others instead of AMT's; flicker as it is. They need
 `output.frames=true`. NFE and replica-seconds are over those of `--against`. Only captions and seeds that all arms have
-finished count; intervals are bootstraps over captions, 95%.
+finished count; intervals are 95%, by raysearch.bootstrap.
 """
 
 import argparse
@@ -20,6 +20,7 @@ import torch
 
 from actors import features
 from actors.tiny.verifier import coverage
+from raysearch.bootstrap import draws, interval, shared
 
 
 def consistency(d: np.ndarray) -> float:
@@ -56,8 +57,8 @@ def main() -> None:
     if args.against not in arms:
         parser.error(f"the run's arms with judged long videos are {', '.join(arms) or 'none'}, and not {args.against}")
     both = sorted(set.intersection(*map(set, arms.values())))
-    captions = {p: i for i, p in enumerate(dict.fromkeys(p for p, _ in both))}
-    which = np.array([captions[p] for p, _ in both])
+    captions, seeds = zip(*both, strict=True)
+    seeds = shared(captions, seeds)
     looked = (args.run / "frames").is_dir()
     torch.set_num_threads(1)  # of so small a network threads wait for each other
     look = features.find(args.features)(args.path) if looked else None
@@ -80,24 +81,21 @@ def main() -> None:
                 row += measures(np.load(args.run / "frames" / f"{r['search_id']}.npy"), look, args.every)
             values.append([*row, r["nfe"], r["replica_seconds"]])
         table[arm] = np.array(values)
-    n = len(captions)
-    drawn = np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), size=2000)
-    counts = np.bincount(which, minlength=n)
-    print(f"{n} captions, {len(both)} pairs of caption and seed; ± 95%; costs are over {args.against}'s")
+    pairs = f"{len(set(captions))} captions, {len(both)} pairs of caption and seed"
+    print(f"{pairs}; ± 95%; costs are over {args.against}'s")
     print(f"{'arm':16}" + "".join(f"{c:>15}" for c in names) + f"{'NFE':>8}{'seconds':>9}")
     for arm, values in table.items():
-        sums = np.stack([np.bincount(which, v, minlength=n) for v in values.T], 1)
         mean = values.mean(0)
-        spread = np.percentile(drawn @ sums / (drawn @ counts)[:, None], [2.5, 97.5], axis=0)
-        half = (spread[1] - spread[0]) / 2
+        low, high = interval(draws(values, captions, seeds))
+        half = (high - low) / 2
         cost = values[:, -2:].mean(0) / table[args.against][:, -2:].mean(0)
         cells = "".join(f"{f'{m:.3f} ± {h:.3f}':>15}" for m, h in zip(mean[:-2], half[:-2], strict=True))
         print(f"{arm:16}{cells}{cost[0]:>8.2f}{cost[1]:>9.2f}")
     print(f"success over {args.against}'s, paired by caption and seed")
     for arm in [a for a in table if a != args.against]:
-        gained = np.bincount(which, table[arm][:, 0] - table[args.against][:, 0], minlength=n)
-        low, high = np.percentile(drawn @ gained / (drawn @ counts), [2.5, 97.5])
-        print(f"{arm:16}{gained.sum() / counts.sum():+.3f} ({low:+.3f} to {high:+.3f})")
+        gained = table[arm][:, 0] - table[args.against][:, 0]
+        low, high = interval(draws(gained, captions, seeds))
+        print(f"{arm:16}{gained.mean():+.3f} ({low:+.3f} to {high:+.3f})")
 
 
 if __name__ == "__main__":

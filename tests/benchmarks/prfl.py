@@ -27,7 +27,7 @@ from torch.nn import functional as F
 from actors.models import wan
 from actors.rewards import pavrm, pixel
 from actors.training import prfl_config as configs
-from actors.training.prfl import Decodes, Given, Prfl, hinge, rollout, velocity
+from actors.training.prfl import Conditions, Decodes, Prfl, hinge, rollout, velocity
 
 KINDS = ("PRFL", "RGB ReFL")
 
@@ -73,7 +73,7 @@ def measure(kind, config, steps):
     p = (Prfl if kind == "PRFL" else Refl)(c, device)
     p.asked_texts = [p.captions[i % len(p.captions)] for i in range(c.batch)]
     negative = p.embed([""]).expand(c.batch, -1, -1) if c.sampler.guidance_scale > 1 else None
-    given = Given(p.embed(p.asked_texts), negative, [None] * c.batch)
+    given = Conditions(p.embed(p.asked_texts), negative, [None] * c.batch)
     optimizer = torch.optim.AdamW(p.net.parameters(), lr=c.learning_rate)
     m, before, timings = c.sampler.num_steps // 2, peak(device), []
     with Decodes() as decodes, p.precision():

@@ -16,18 +16,18 @@ import torch
 from bench import TINY, cluster, paired, rollouts, search, spread, standing, stepwise, table, wan
 
 from actors.backend import Backend
-from raysearch.engine.protocol import Call
+from raysearch.engine.protocol import Call, Denoise, Encode, Start, Text
+from raysearch.recipe.origins import Noise
 
 
 async def bare(denoisers, plan, text, n: int) -> float:
     """n rollouts by direct calls, divided evenly, one at a time on each."""
-    arguments = {"sampler": plan.arms[0].sampler, "lineage": b"", "step": 0, "velocity": False}
-    arguments |= {"until": plan.arms[0].sampler.num_steps}
+    sampler = plan.arms[0].sampler
 
     async def some(denoiser, mine) -> None:
         for i in mine:
-            call = Call("denoise", arguments | {"origin": {"kind": "noise", "key": i}}, (None, text, text, None))
-            await denoiser.run(call)
+            rollout = Denoise(sampler, b"", 0, sampler.num_steps, start=Start(Noise(i, 0), i))
+            await denoiser.run(Call(rollout, {"text": text, "negative": text}))
 
     began = time.perf_counter()
     await asyncio.gather(*(some(d, range(i, n, len(denoisers))) for i, d in enumerate(denoisers)))
@@ -40,7 +40,7 @@ async def measure(steps: int, n: int, repeats: int) -> list[list[str]]:
     async with standing(Backend(), config) as (fleet, plan):
         denoisers = [r for r in fleet.replicas if r.kind == "denoiser"]
         rest = [r for r in fleet.replicas if r.kind != "denoiser"]
-        encoded = await next(r for r in rest if r.kind == "encoder").run(Call("encode_text", {"what": ("a", 80)}))
+        encoded = await next(r for r in rest if r.kind == "encoder").run(Call(Encode(Text("a", 80))))
 
         async def searched(policy, on) -> float:
             return (await search(config, plan, fleet, partial(policy, n=n), [*on, *rest])).seconds

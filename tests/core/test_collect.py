@@ -10,7 +10,7 @@ import yaml
 
 from raysearch.config import config as configuration
 from raysearch.errors import ConfigError
-from raysearch.session import collect, dataset
+from raysearch.session import dataset
 from raysearch.session.session import Session
 from raysearch.testing import FakeBackend, FakeFleet, run_virtual, virtual_now
 
@@ -138,7 +138,7 @@ def test_winners_without_latents_are_left_out_and_counted(tmp_path):
     mutants = sum('"kind":"noise"' not in o.replace(" ", "") for o in origins)
     assert 0 < mutants < 40
     for _ in range(2):
-        said = collect.write(c, tmp_path, complete=True)
+        said = dataset.collected(c, tmp_path, complete=True)
         assert len(pq.read_table(tmp_path / "dataset")) == 2 * (40 - mutants)
         assert f"; {mutants} winners are left out" in said and "\n" not in said
 
@@ -149,7 +149,7 @@ def test_a_collection_that_kept_nothing_is_one_error(tmp_path):
     run(c, tmp_path)
     for _ in range(2):
         with pytest.raises(ConfigError, match=r"^collect\.levels: \[0\.9, 0\.5\] .*: none did$"):
-            collect.write(c, tmp_path, complete=True)
+            dataset.collected(c, tmp_path, complete=True)
 
 
 def test_a_grade_that_is_missing_leaves_its_column_what_it_is(tmp_path):
@@ -190,7 +190,7 @@ def test_mistakes_are_one_line(tmp_path, line, values):
     base = {"prompts": PROMPTS, "rewards": {"final": {"name": "verifier"}}, "model": {"path": "x"}}
     (tmp_path / "c.yaml").write_text(yaml.safe_dump(base | values))
     with pytest.raises(ConfigError, match=line):
-        collect.load(tmp_path / "c.yaml")
+        dataset.load(tmp_path / "c.yaml")
 
 
 def test_levels_nearest_to_one_step_are_refused(tmp_path):

@@ -25,7 +25,7 @@ def context(rewards=lambda x: 0.0, *, num_steps=30, budget=None, stochastic=Fals
         fake_sampler(num_steps, stochastic),
         seed,
         reward=fake_reward(),
-        meter=Meter(Budget(nfe=budget), Ledger(preview=True, decodes=True)),
+        meter=Meter(Budget(nfe=budget), Ledger(needs_velocity=True, decodes=True)),
         answer=answer,
         rng_key=("key",),
     )

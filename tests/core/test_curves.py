@@ -4,6 +4,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from raysearch.bootstrap import interval
 from raysearch.sweep import curves, report
 
 
@@ -86,31 +87,6 @@ def test_a_law_whose_exponent_is_at_the_end_of_the_grid_is_not_chosen():
     assert log.chosen and not power.chosen
 
 
-def test_an_interval_is_the_middle_95_percent():
-    assert curves.interval(np.append(np.arange(1001) / 1000, np.nan)) == pytest.approx((0.025, 0.975))
-
-
-@pytest.mark.parametrize(
-    ("spread", "low", "high"),
-    [
-        ((0.2, 0.02, 0.05), 0.89, 0.98),  # captions matter most: single searches drawn would cover 47%
-        (
-            (0.05, 0.2, 0.05),
-            0.85,
-            0.96,
-        ),  # seeds do: captions drawn alone would cover 25%; that there are only 10 costs some
-        ((0.02, 0.02, 0.2), 0.97, 1.0),  # neither does: on the wide side
-    ],
-)
-def test_the_band_covers_the_truth_as_often_as_it_says(spread, low, high):
-    inside = []
-    for trial in range(300):
-        (c,) = curves.curves(made([60], 30, 10, noisy(lambda c: 1.0, trial, 30, 10, spread)), seed=trial)
-        band = curves.interval(c.draws["reward_search"][:, 0])
-        inside.append(band[0] <= 1.0 <= band[1])
-    assert low <= np.mean(inside) <= high  # 95%, with 3 standard errors of 300 trials
-
-
 def test_what_is_missing_is_left_out_and_counted():
     def value(i, j, k, c):
         return float("nan") if (i + k) % 4 == 0 else float(i)
@@ -119,15 +95,15 @@ def test_what_is_missing_is_left_out_and_counted():
     (c,) = curves.curves(table)
     assert c.n["reward_search"].tolist() == [10, 12]
     assert c.means["reward_search"].tolist() == [np.mean([1, 2, 3, 5, 6]), np.mean([0, 1, 2, 4, 5, 6])]
-    assert np.isfinite(curves.interval(c.draws["reward_search"][:, 0])).all()
+    assert np.isfinite(interval(c.draws["reward_search"][:, 0])).all()
     assert "**4 searches failed" in report.summary(table, [c], [])
 
 
 def test_one_search_has_no_interval_and_one_caption_has_that_of_its_seeds():
     (c,) = curves.curves(made([60], 1, 1, lambda i, j, k, c: 0.5))
-    assert np.isnan(curves.interval(c.draws["reward_search"][:, 0])).all()
+    assert np.isnan(interval(c.draws["reward_search"][:, 0])).all()
     (c,) = curves.curves(made([60], 1, 8, lambda i, j, k, c: float(j)))
-    low, high = curves.interval(c.draws["reward_search"][:, 0])
+    low, high = interval(c.draws["reward_search"][:, 0])
     assert 1 < low < 3.5 < high < 6
 
 

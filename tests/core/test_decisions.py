@@ -67,7 +67,7 @@ def test_particles_under_an_ode_by_hand():
     assert log_w == pytest.approx([0.5, 0.1])
     xs, log_w = three_and_one("renoise")
     assert [x.origin.describe()["kind"] for x in xs] == ["noise", "renoise", "renoise", "noise"]
-    assert [x.origin.to_step for x in xs[1:3]] == [0, 0]
+    assert [x.origin.how.to_step for x in xs[1:3]] == [0, 0]
     assert log_w == pytest.approx([-np.log(3)] * 3 + [0.0])
 
 
@@ -100,7 +100,7 @@ def test_dfs_goes_back_as_told():
     kinds = ["noise", "noise", "noise", "renoise", "renoise", "renoise", "renoise", "renoise"]
     assert world.asked == list(zip(kinds, [2, 2, 4, 2, 4, 6, 4, 6], strict=True))
     assert world.rewards == []
-    assert winner.origin.to_step == 1 and winner.step == 8  # the one that came from the first way back
+    assert winner.origin.how.to_step == 1 and winner.step == 8  # the one that came from the first way back
 
 
 def test_dfs_starts_anew_where_going_back_would_end_at_noise():

@@ -3,15 +3,16 @@ import asyncio
 import pytest
 
 from raysearch.engine.dispatcher import Dispatcher
-from raysearch.engine.protocol import Answer, Call
+from raysearch.engine.protocol import Answer, Call, Denoise, Encode, Encoded, Text
 from raysearch.errors import NoReplica, OutOfMemory, PoisonousItem, ReplicaDied
-from raysearch.testing import FakeReplica, run_virtual
-
-CALL = Call("encode_text", {"what": "x"})
+from raysearch.testing import FakeReplica, fake_sampler, run_virtual
 
 
 def named(name: str) -> Call:
-    return Call("encode_text", {"what": name})
+    return Call(Encode(Text(name, 0)))
+
+
+CALL = named("x")
 
 
 def encoder(name: str = "e", **values) -> FakeReplica:
@@ -23,7 +24,7 @@ def dies(*names: str, times: int = 10**6):
     left = [times]
 
     def fault(call: Call):
-        if call.arguments["what"] in names and left[0] > 0:
+        if call.request.what.text in names and left[0] > 0:
             left[0] -= 1
             return ReplicaDied("killed")
         return None
@@ -36,16 +37,14 @@ def dispatch(replicas, *calls: Call):
 
     async def work():
         async with Dispatcher.open(replicas) as d:
-            return await asyncio.gather(
-                *(d.submit("encoder", c, age=i) for i, c in enumerate(calls)), return_exceptions=True
-            )
+            return await asyncio.gather(*(d.submit(c, age=i) for i, c in enumerate(calls)), return_exceptions=True)
 
     return run_virtual(work())
 
 
 def test_a_result_and_an_error_go_to_their_own_waiters():
     broken = ValueError("no such text")
-    fault = lambda call: broken if call.arguments["what"] == "bad" else None  # noqa: E731
+    fault = lambda call: broken if call.request.what.text == "bad" else None  # noqa: E731
     good, bad, other = dispatch([encoder(fault=fault)], CALL, named("bad"), named("y"))
     assert isinstance(good, Answer)
     assert bad is broken
@@ -63,14 +62,14 @@ def test_a_waiting_item_that_is_cancelled_never_runs():
     async def work():
         replica = encoder()
         async with Dispatcher.open([replica]) as d:
-            first = asyncio.create_task(d.submit("encoder", named("first"), age=0))
-            second = asyncio.create_task(d.submit("encoder", named("second"), age=1))
+            first = asyncio.create_task(d.submit(named("first"), age=0))
+            second = asyncio.create_task(d.submit(named("second"), age=1))
             await asyncio.sleep(0.5)
             second.cancel()
             await first
-            await d.submit("encoder", named("third"), age=2)
+            await d.submit(named("third"), age=2)
         assert second.cancelled()
-        return [c.arguments["what"] for c in replica.calls]
+        return [c.request.what.text for c in replica.calls]
 
     assert run_virtual(work()) == ["first", "third"]
 
@@ -79,13 +78,13 @@ def test_a_running_item_that_is_cancelled_frees_its_slot():
     async def work():
         replica = encoder(seconds=100)
         async with Dispatcher.open([replica]) as d:
-            task = asyncio.create_task(d.submit("encoder", CALL, age=0))
+            task = asyncio.create_task(d.submit(CALL, age=0))
             await asyncio.sleep(1)
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
             assert (replica.running, d.tally.busy["encoder"]) == (0, 0)
             began = asyncio.get_running_loop().time()
-            await d.submit("encoder", CALL, age=1)
+            await d.submit(CALL, age=1)
             return asyncio.get_running_loop().time() - began
 
     assert run_virtual(work()) == 100
@@ -94,18 +93,18 @@ def test_a_running_item_that_is_cancelled_frees_its_slot():
 def test_an_item_cancelled_in_the_turn_in_which_it_gets_its_slot_gives_it_back():
     async def work():
         async with Dispatcher.open([replica := encoder()]) as d:
-            first = asyncio.create_task(d.submit("encoder", named("first"), age=0))
+            first = asyncio.create_task(d.submit(named("first"), age=0))
             await asyncio.sleep(0)
-            second = asyncio.create_task(d.submit("encoder", named("second"), age=1))
+            second = asyncio.create_task(d.submit(named("second"), age=1))
 
             async def follow():
-                await d.submit("encoder", named("zeroth"), age=-1)
+                await d.submit(named("zeroth"), age=-1)
                 second.cancel()  # in the turn in which the slot is granted to it
 
             await asyncio.gather(follow(), first, second, return_exceptions=True)
             assert second.cancelled() and d.tally.busy["encoder"] == 0
-            await d.submit("encoder", named("third"), age=2)
-        return [c.arguments["what"] for c in replica.calls]
+            await d.submit(named("third"), age=2)
+        return [c.request.what.text for c in replica.calls]
 
     assert run_virtual(work()) == ["first", "zeroth", "third"]
 
@@ -114,23 +113,23 @@ def test_an_item_cancelled_in_the_turn_in_which_a_slot_is_free_does_not_take_it(
     class Gated(FakeReplica):
         async def run(self, call):
             self.calls.append(call)
-            if gate := gates.get(call.arguments["what"]):
+            if gate := gates.get(call.request.what.text):
                 await gate
-            return Answer({})
+            return Answer(Encoded())
 
     gates = {}
 
     async def work():
         gates["first"] = asyncio.get_running_loop().create_future()
         async with Dispatcher.open([replica := Gated("e", "encoder")]) as d:
-            items = [asyncio.create_task(d.submit("encoder", named(n), age=0)) for n in ("first", "second", "third")]
+            items = [asyncio.create_task(d.submit(named(n), age=0)) for n in ("first", "second", "third")]
             await asyncio.sleep(1)
             gates["first"].set_result(None)
             items[1].cancel()  # its waiter runs after the first's
             ends = await asyncio.gather(*items, return_exceptions=True)
             assert [type(e) for e in ends] == [Answer, asyncio.CancelledError, Answer]
             assert d.tally.busy["encoder"] == 0
-        return [c.arguments["what"] for c in replica.calls]
+        return [c.request.what.text for c in replica.calls]
 
     assert run_virtual(work()) == ["first", "third"]
 
@@ -138,7 +137,7 @@ def test_an_item_cancelled_in_the_turn_in_which_a_slot_is_free_does_not_take_it(
 def test_the_slots_of_a_replica_that_died_and_came_back_are_counted_once():
     async def work():
         async with Dispatcher.open([encoder(slots=3, fault=dies("x", times=1), revives_after=5)]) as d:
-            item = asyncio.create_task(d.submit("encoder", named("x"), age=0))
+            item = asyncio.create_task(d.submit(named("x"), age=0))
             await asyncio.sleep(2)
             away = dict(d.tally.slots)
             await item
@@ -187,7 +186,7 @@ def test_a_replica_that_joins_takes_what_waits():
     async def work():
         slow, late = encoder("slow", seconds=10), encoder("late")
         async with Dispatcher.open([slow]) as d:
-            items = [asyncio.create_task(d.submit("encoder", named(str(i)), age=i)) for i in range(5)]
+            items = [asyncio.create_task(d.submit(named(str(i)), age=i)) for i in range(5)]
             await asyncio.sleep(2)
             d.join(late)
             assert d.tally.slots == {"encoder": 2}
@@ -203,7 +202,7 @@ def test_while_one_is_away_the_others_do_its_work():
     async def work():
         away, other = encoder("away", fault=dies("x", times=1), revives_after=1000), encoder("other")
         async with Dispatcher.open([away, other]) as d:
-            await asyncio.gather(*(d.submit("encoder", named(n), age=i) for i, n in enumerate("xyz")))
+            await asyncio.gather(*(d.submit(named(n), age=i) for i, n in enumerate("xyz")))
             assert (d.tally.slots, d.tally.deaths) == ({"encoder": 1}, 1)
             assert asyncio.get_running_loop().time() < 10
             await asyncio.sleep(1000)
@@ -217,7 +216,7 @@ def test_items_wait_for_the_only_replica_while_it_is_away_and_one_that_joins_tak
     async def work():
         gone, late = encoder("gone", fault=dies("x"), revives_after=10**6), encoder("late")
         async with Dispatcher.open([gone]) as d:
-            item = asyncio.create_task(d.submit("encoder", named("x"), age=0))
+            item = asyncio.create_task(d.submit(named("x"), age=0))
             await asyncio.sleep(1000)
             assert not item.done()
             d.join(late)
@@ -230,9 +229,9 @@ def test_after_the_last_replica_is_given_up_one_that_joins_is_used():
     async def work():
         async with Dispatcher.open([encoder("a", fault=dies("x"), revives_after=None)]) as d:
             with pytest.raises(NoReplica):
-                await d.submit("encoder", named("x"), age=0)
+                await d.submit(named("x"), age=0)
             d.join(encoder("b"))
-            return (await d.submit("encoder", named("x"), age=1)).place
+            return (await d.submit(named("x"), age=1)).place
 
     assert run_virtual(work()) == "b@node"
 
@@ -241,7 +240,7 @@ def test_a_kind_that_does_not_exist_is_an_error_at_once():
     async def work():
         async with Dispatcher.open([encoder()]) as d:
             with pytest.raises(NoReplica):
-                await d.submit("denoiser", CALL, age=0)
+                await d.submit(Call(Denoise(fake_sampler(), b"", 0, 1)), age=0)
 
     run_virtual(work())
 
@@ -250,11 +249,11 @@ def test_older_searches_go_first():
     async def work():
         replica = encoder()
         async with Dispatcher.open([replica]) as d:
-            busy = asyncio.create_task(d.submit("encoder", named("busy"), age=9))
+            busy = asyncio.create_task(d.submit(named("busy"), age=9))
             await asyncio.sleep(0.1)
-            rest = [asyncio.create_task(d.submit("encoder", named(str(age)), age=age)) for age in (5, 3, 4)]
+            rest = [asyncio.create_task(d.submit(named(str(age)), age=age)) for age in (5, 3, 4)]
             await asyncio.gather(busy, *rest)
-        return [c.arguments["what"] for c in replica.calls]
+        return [c.request.what.text for c in replica.calls]
 
     assert run_virtual(work()) == ["busy", "3", "4", "5"]
 
@@ -265,7 +264,7 @@ def test_where_memory_runs_out_fewer_run_from_then_on(ahead):
         replica = encoder(slots=4, ahead=ahead)
         replica.fault = lambda call: OutOfMemory("full") if replica.running > 2 + ahead else None
         async with Dispatcher.open([replica]) as d:
-            await asyncio.gather(*(d.submit("encoder", CALL, age=i) for i in range(40)))
+            await asyncio.gather(*(d.submit(CALL, age=i) for i in range(40)))
             return len(replica.calls), d.tally.slots, d.tally.busy
 
     calls, slots, busy = run_virtual(work())
@@ -274,7 +273,7 @@ def test_where_memory_runs_out_fewer_run_from_then_on(ahead):
 
 
 def test_an_item_that_fits_nowhere_is_given_up_though_others_wait_there():
-    replica = encoder(ahead=1, fault=lambda call: OutOfMemory("full") if call.arguments["what"] == "big" else None)
+    replica = encoder(ahead=1, fault=lambda call: OutOfMemory("full") if call.request.what.text == "big" else None)
     big, *others = dispatch([replica], named("big"), *[CALL] * 5)
     assert isinstance(big, OutOfMemory)
     assert all(isinstance(o, Answer) for o in others)
@@ -282,10 +281,10 @@ def test_an_item_that_fits_nowhere_is_given_up_though_others_wait_there():
 
 def test_an_item_that_does_not_fit_alone_is_given_up():
     b = encoder("b")
-    b.fault = lambda call: OutOfMemory("full") if call.arguments["what"] == "big" else None
+    b.fault = lambda call: OutOfMemory("full") if call.request.what.text == "big" else None
     big, *others = dispatch([b], named("big"), named("x"), named("y"))
     assert isinstance(big, OutOfMemory)
-    assert str(big) == "encode_text: full, 3 times while it ran alone"
+    assert str(big) == "encode: full, 3 times while it ran alone"
     assert all(isinstance(o, Answer) for o in others)
 
 
@@ -296,9 +295,9 @@ def test_a_node_that_took_idle_replicas_with_it_poisons_no_item():
 
     async def work():
         async with Dispatcher.open([*gone, busy]) as d:
-            long = asyncio.create_task(d.submit("encoder", named("long"), age=0, place="busy@node"))
+            long = asyncio.create_task(d.submit(named("long"), age=0, place="busy@node"))
             await asyncio.sleep(0)
-            answer = await d.submit("encoder", named("x"), age=1)
+            answer = await d.submit(named("x"), age=1)
             await long
             return answer.place, d.tally.deaths
 
@@ -309,9 +308,9 @@ def test_an_item_that_gives_up_the_replica_kept_for_it_lets_others_in_at_once():
     async def work():
         a = encoder(slots=2, seconds=100)
         async with Dispatcher.open([a]) as d:
-            long = asyncio.create_task(d.submit("encoder", named("long"), age=0))
-            alone = asyncio.create_task(d.submit("encoder", named("alone"), age=1, avoid="elsewhere"))
-            other = asyncio.create_task(d.submit("encoder", named("other"), age=2))
+            long = asyncio.create_task(d.submit(named("long"), age=0))
+            alone = asyncio.create_task(d.submit(named("alone"), age=1, avoid="elsewhere"))
+            other = asyncio.create_task(d.submit(named("other"), age=2))
             await asyncio.sleep(1)
             assert a.running == 1  # the other slot is kept free
             alone.cancel()
@@ -325,13 +324,13 @@ def test_an_item_that_avoids_a_replica_waits_for_another():
     async def work():
         a, b = encoder("a"), encoder("b", seconds=50)
         async with Dispatcher.open([a, b]) as d:
-            busy = asyncio.create_task(d.submit("encoder", named("long"), age=0, place="b@node"))
+            busy = asyncio.create_task(d.submit(named("long"), age=0, place="b@node"))
             await asyncio.sleep(0)
-            await d.submit("encoder", named("doubted"), age=1, avoid="a@node")
+            await d.submit(named("doubted"), age=1, avoid="a@node")
             await busy
         async with Dispatcher.open([a]) as d:
-            await d.submit("encoder", named("here then"), age=1, avoid="a@node")
-        return [[c.arguments["what"] for c in r.calls] for r in (a, b)]
+            await d.submit(named("here then"), age=1, avoid="a@node")
+        return [[c.request.what.text for c in r.calls] for r in (a, b)]
 
     assert run_virtual(work()) == [["here then"], ["long", "doubted"]]
 
@@ -340,7 +339,7 @@ def test_items_go_ahead_to_a_busy_replica_and_the_tally_counts_slots():
     async def work():
         replica = encoder(slots=2, ahead=1)
         async with Dispatcher.open([replica]) as d:
-            tasks = [asyncio.create_task(d.submit("encoder", CALL, age=i)) for i in range(6)]
+            tasks = [asyncio.create_task(d.submit(CALL, age=i)) for i in range(6)]
             await asyncio.sleep(0.5)
             seen = replica.running, d.tally.busy["encoder"]
             await asyncio.gather(*tasks)

@@ -8,10 +8,11 @@ import pytest
 
 from raysearch.engine.dispatcher import Dispatcher
 from raysearch.engine.engine import IN_FLIGHT, Engine, Memo, Spent
+from raysearch.engine.protocol import Denoise
 from raysearch.engine.store import Store
 from raysearch.errors import InputLost
 from raysearch.recipe.candidate import Candidate, Prompt, denoise
-from raysearch.recipe.origins import Noise, Perturb
+from raysearch.recipe.origins import Derived, Noise, Perturb
 from raysearch.testing import FakeFleet, FakeReplica, fake_reward, fake_sampler, run_virtual
 
 SAMPLER = fake_sampler(10)
@@ -32,8 +33,8 @@ def with_engine(work, fleet: FakeFleet | None = None, capacity: int = 10**6):
             return await work(Engine(dispatcher, Store(capacity), fleet.fetch, tasks))
 
     result = run_virtual(run())
-    calls = [c for r in fleet.replicas for c in r.calls if c.method == "denoise"]
-    return result, [(c.arguments["step"], c.arguments["until"], c.arguments["velocity"]) for c in calls]
+    calls = [c for r in fleet.replicas for c in r.calls if isinstance(c.request, Denoise)]
+    return result, [(c.request.step, c.request.until, c.request.velocity) for c in calls]
 
 
 def test_equal_requests_are_one_item():
@@ -95,7 +96,7 @@ def test_a_waiter_that_stays_gets_the_result():
 def test_parents_are_made_first_however_long_the_chain():
     x = at(1)
     for i in range(900):
-        x = Candidate(x.prompt, x.sampler, Perturb(x, i, beta=0.1))
+        x = Candidate(x.prompt, x.sampler, Derived(x, i, Perturb(beta=0.1)))
 
     async def work(engine):
         return await engine.latent(x, False, Spent())

@@ -1,7 +1,7 @@
 import pytest
 
 from raysearch.recipe.candidate import Candidate, Prompt, denoise
-from raysearch.recipe.origins import Branch, Noise, Perturb, Renoise
+from raysearch.recipe.origins import Branch, Derived, Noise, Perturb, Renoise
 from raysearch.search.budget import Budget, Cost, Ledger, Meter
 from raysearch.testing import fake_sampler
 
@@ -14,7 +14,7 @@ def at(step: int, origin=None) -> Candidate:
 
 def charge(*asked: Candidate, preview: bool = False, finish: Candidate | None = None) -> list[int]:
     """NFE of each score in turn, and of finishing."""
-    ledger = Ledger(preview=preview, decodes=preview)
+    ledger = Ledger(needs_velocity=preview, decodes=preview)
     return [ledger.score([x]).nfe for x in asked] + ([ledger.finish(finish).nfe] if finish else [])
 
 
@@ -28,10 +28,14 @@ def charge(*asked: Candidate, preview: bool = False, finish: Candidate | None = 
         ([at(0), at(1)], True, [2, 2]),
         ([at(4), at(4)], True, [10, 0]),
         ([at(10), at(4)], False, [20, 8]),  # alone, the earlier point would be made by itself
-        ([at(4, Perturb(at(4), 0, beta=0.1))], False, [8]),  # its parent
-        ([at(4), at(6, Perturb(at(4), 0, beta=0.1))], True, [10, 6]),  # 2 steps and a preview, the parent is there
-        ([at(6), at(6, Renoise(at(6), 0, to_step=2))], False, [12, 8]),
-        ([at(4), at(5, Branch(at(4), 0))], True, [10, 2]),  # the branch inherits the parent's evaluation
+        ([at(4, Derived(at(4), 0, Perturb(beta=0.1)))], False, [8]),  # its parent
+        (
+            [at(4), at(6, Derived(at(4), 0, Perturb(beta=0.1)))],
+            True,
+            [10, 6],
+        ),  # 2 steps and a preview, the parent is there
+        ([at(6), at(6, Derived(at(6), 0, Renoise(to_step=2)))], False, [12, 8]),
+        ([at(4), at(5, Derived(at(4), 0, Branch()))], True, [10, 2]),  # the branch inherits the parent's evaluation
     ],
 )
 def test_alone_costs(asked, preview, expected):
@@ -45,14 +49,14 @@ def test_finishing_continues_from_what_is_there():
 
 
 def test_decodes_and_calls():
-    ledger = Ledger(preview=True, decodes=True)
+    ledger = Ledger(needs_velocity=True, decodes=True)
     assert ledger.score([at(4), at(4), at(5)]) == Cost(12, 2, 2)
     assert ledger.finish(at(5)) == Cost(8, 1, 0)
 
 
 def meter(**budget) -> Meter:
     now = iter(range(1000))
-    return Meter(Budget(**budget), Ledger(preview=False, decodes=False), lambda: float(next(now)))
+    return Meter(Budget(**budget), Ledger(needs_velocity=False, decodes=False), lambda: float(next(now)))
 
 
 def test_a_score_that_does_not_fit_charges_nothing():
@@ -73,10 +77,10 @@ def test_the_cost_of_finishing_the_dearest_candidate_is_held_back():
 
 def test_seconds_of_a_trajectory_are_charged_once_and_scoring_each_time():
     m = meter()
-    m.time(at(4), 4.0, 0.5)
-    m.time(at(6), 6.0, 0.5)
-    m.time(at(6), 6.0, 0.0)
-    m.time(at(1, Noise(0, 1)), 1.0, 0.5)
+    m.charge_seconds(at(4), 4.0, 0.5)
+    m.charge_seconds(at(6), 6.0, 0.5)
+    m.charge_seconds(at(6), 6.0, 0.0)
+    m.charge_seconds(at(1, Noise(0, 1)), 1.0, 0.5)
     assert m.charged.replica_seconds == 8.5
 
 

@@ -8,7 +8,7 @@ import pytest
 from raysearch.errors import ConfigError
 from raysearch.recipe.candidate import Candidate, Prompt, denoise, rebase
 from raysearch.recipe.digests import digest
-from raysearch.recipe.origins import Branch, Noise, Perturb, Renoise
+from raysearch.recipe.origins import Branch, Derived, Noise, Perturb, Renoise
 from raysearch.testing import fake_sampler
 
 SAMPLER = fake_sampler(10)
@@ -24,8 +24,8 @@ def test_denoising_in_legs_is_the_same_candidate():
 
 
 def test_equal_recipes_are_one_object_and_die_with_their_last_user():
-    x = Candidate(PROMPT, SAMPLER, Perturb(noise(), 3, beta=0.25))
-    assert x is Candidate(PROMPT, SAMPLER, Perturb(noise(), 3, beta=0.25))
+    x = Candidate(PROMPT, SAMPLER, Derived(noise(), 3, Perturb(beta=0.25)))
+    assert x is Candidate(PROMPT, SAMPLER, Derived(noise(), 3, Perturb(beta=0.25)))
     identity = x.identity
     del x
     gc.collect()
@@ -35,7 +35,7 @@ def test_equal_recipes_are_one_object_and_die_with_their_last_user():
 
 
 def test_a_pickled_recipe_comes_back_as_itself():
-    x = denoise(Candidate(PROMPT, SAMPLER, Renoise(denoise(noise(), 6), 0, to_step=2)), 5)
+    x = denoise(Candidate(PROMPT, SAMPLER, Derived(denoise(noise(), 6), 0, Renoise(to_step=2))), 5)
     assert pickle.loads(pickle.dumps(x)) is x
 
 
@@ -53,7 +53,9 @@ def test_a_pickled_recipe_comes_back_as_itself():
 def test_lineage_is_blind_to_prompt_and_sampler_and_identity_is_not(other):
     assert other.lineage == noise().lineage
     assert other.identity != noise().identity
-    child, mine = (Candidate(x.prompt, x.sampler, Perturb(denoise(x, 3), 1, beta=0.5)) for x in (other, noise()))
+    child, mine = (
+        Candidate(x.prompt, x.sampler, Derived(denoise(x, 3), 1, Perturb(beta=0.5))) for x in (other, noise())
+    )
     assert child.origin.key == mine.origin.key
 
 
@@ -61,14 +63,22 @@ def test_noise_zero_is_the_seed_itself_and_every_other_key_is_its_own():
     assert noise().origin.key == 7
     parent = denoise(noise(), 4)
     origins = [Noise(7, 1), Noise(7, 2), Noise(8, 1), Noise(7, 0, "child")]
-    origins += [Perturb(parent, 0, beta=0.1), Perturb(parent, 1, beta=0.1), Perturb(parent, 0, beta=0.1, scope="s")]
-    origins += [Perturb(denoise(noise(), 5), 0, beta=0.1), Renoise(parent, 0, to_step=2), Branch(parent, 0)]
+    origins += [
+        Derived(parent, 0, Perturb(beta=0.1)),
+        Derived(parent, 1, Perturb(beta=0.1)),
+        Derived(parent, 0, Perturb(beta=0.1), scope="s"),
+    ]
+    origins += [
+        Derived(denoise(noise(), 5), 0, Perturb(beta=0.1)),
+        Derived(parent, 0, Renoise(to_step=2)),
+        Derived(parent, 0, Branch()),
+    ]
     keys = [o.key for o in origins]
     assert len({7, *keys}) == len(keys) + 1
 
 
 def test_arms_with_another_beta_share_the_noise_but_not_the_candidate():
-    a, b = (Perturb(noise(), 0, beta=beta) for beta in (0.1, 0.2))
+    a, b = (Derived(noise(), 0, Perturb(beta=beta)) for beta in (0.1, 0.2))
     assert a.key == b.key
     assert a.identity != b.identity
     assert a.lineage != b.lineage
@@ -89,8 +99,8 @@ def test_no_step_backwards_and_none_beyond_the_end():
 
 def test_rebase_keeps_the_noise_and_drops_later_origins():
     other = replace(SAMPLER, num_steps=20, sigmas=tuple(1 - i / 20 for i in range(21)))
-    start = Candidate(PROMPT, SAMPLER, Perturb(noise(), 2, beta=0.3))
-    late = Candidate(PROMPT, SAMPLER, Renoise(denoise(start, 6), 0, to_step=2))
+    start = Candidate(PROMPT, SAMPLER, Derived(noise(), 2, Perturb(beta=0.3)))
+    late = Candidate(PROMPT, SAMPLER, Derived(denoise(start, 6), 0, Renoise(to_step=2)))
     rebased = rebase(denoise(late, 9), other)
     assert rebased is rebase(start, other)
     assert rebased.sampler is other
@@ -100,6 +110,6 @@ def test_rebase_keeps_the_noise_and_drops_later_origins():
 def test_a_chain_of_thousands_of_origins_needs_no_recursion():
     x = noise()
     for i in range(5000):
-        x = Candidate(PROMPT, SAMPLER, Perturb(x, i, beta=0.1))
+        x = Candidate(PROMPT, SAMPLER, Derived(x, i, Perturb(beta=0.1)))
     assert sum(1 for _ in x.ancestors()) == 5000
     assert x.origin.describe()["ordinal"] == 4999

@@ -1,8 +1,12 @@
 """Going on with a run that was killed: at any record of its journal, on another fleet, with budgets in seconds."""
 
+import json
+import random
+import shutil
 from collections import Counter
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
@@ -10,7 +14,7 @@ from fakes import ARMS, answers, cut, run, same, session
 
 from raysearch.errors import ConfigError
 from raysearch.session import journal
-from raysearch.testing import FakeFleet
+from raysearch.testing import FakeFleet, run_virtual
 
 ROOT = Path(__file__).parents[2]
 BEAM = {"name": "beam", "policy": {"name": "beam", "every": 3, "k": 2, "n": 2}}
@@ -18,7 +22,7 @@ FEW = {"arms": [*ARMS[1:], BEAM], "prompts": ["a"]}
 
 
 def scored(fleet: FakeFleet) -> int:
-    return sum(c.method == "score" for r in fleet.replicas for c in r.calls)
+    return sum(c.name == "look" for r in fleet.replicas for c in r.calls)
 
 
 def test_killed_after_any_record_it_ends_as_if_nothing_had_been(tmp_path):
@@ -39,6 +43,21 @@ def test_killed_after_any_record_it_ends_as_if_nothing_had_been(tmp_path):
         assert scored(fleet) == len(every) - len(known)  # no recorded reward is asked again
         assert progress.kept == done
         assert Counter(answers(path)) == Counter(answers(tmp_path / "whole"))
+
+
+def test_killed_at_any_byte_it_ends_as_if_nothing_had_been(tmp_path):
+    """The tables stay as they were, ahead of the journal that was cut."""
+    expected, _ = run(tmp_path / "whole", **FEW)
+    candidates = pq.read_table(tmp_path / "whole" / "candidates.parquet")
+    journaled = (tmp_path / "whole" / "journal" / "answers.jsonl").read_bytes()
+    ends = [i for i, byte in enumerate(journaled) if byte == ord("\n")]
+    for k in (0, *random.Random(0).sample(range(len(journaled)), 8), ends[-1], ends[-2]):
+        path = tmp_path / str(k)
+        shutil.copytree(tmp_path / "whole", path)
+        (path / "journal" / "answers.jsonl").write_bytes(journaled[:k])
+        rows, _ = run(path, **FEW, resume="require")
+        assert same(rows) == same(expected)
+        assert pq.read_table(path / "candidates.parquet").equals(candidates)
 
 
 def test_a_run_may_be_killed_again_and_again(tmp_path):
@@ -65,15 +84,83 @@ def test_of_two_answers_to_a_question_the_first_stands(tmp_path):
     assert same(rows) == same(expected)
 
 
-def test_candidates_that_were_not_written_yet_come_back_from_the_answers(tmp_path):
+TABLES = ("searches.parquet", "candidates.parquet")
+
+
+@pytest.mark.parametrize("damage", ["missing", "torn", "behind", "another's"])
+def test_tables_are_made_again_from_the_journal(tmp_path, damage):
     expected, _ = run(tmp_path / "run", **FEW)
-    table = tmp_path / "run" / "candidates.parquet"
-    whole = pq.read_table(table)
-    pq.write_table(whole.filter(pc.equal(whole["search_id"], "000000-s0-bon")), table)
+    before = {name: (tmp_path / "run" / name).read_bytes() for name in TABLES}
+    for name in TABLES:
+        file = tmp_path / "run" / name
+        if damage == "missing":
+            file.unlink()
+        elif damage == "torn":
+            file.write_bytes(before[name][:-20])
+        elif damage == "behind":
+            whole = pq.read_table(file)
+            pq.write_table(whole.filter(pc.equal(whole["search_id"], "000000-s0-bon")), file)
+        else:
+            pq.write_table(pa.table({"mine": [1]}), file)
     fleet = FakeFleet()
     rows, progress = run(tmp_path / "run", fleet, **FEW, resume="require")
-    assert rows == expected and progress.kept == progress.total and not scored(fleet)
-    assert pq.read_table(table).equals(whole)
+    assert rows == expected and progress.kept == progress.total and not any(r.calls for r in fleet.replicas)
+    assert {name: (tmp_path / "run" / name).read_bytes() for name in TABLES} == before
+
+
+def test_tables_that_are_whole_are_not_written_again(tmp_path):
+    run(tmp_path / "run", **FEW)
+    written = {name: (tmp_path / "run" / name).stat().st_mtime_ns for name in TABLES}
+    run(tmp_path / "run", **FEW, resume="require")
+    assert {name: (tmp_path / "run" / name).stat().st_mtime_ns for name in TABLES} == written
+
+
+def test_a_table_that_is_deleted_while_a_run_goes_on_comes_back(tmp_path):
+    expected, _ = run(tmp_path / "whole", **FEW)
+    s = session(tmp_path / "run", **FEW)
+    add = s.journal.add
+
+    def losing(record):
+        for name in TABLES if record["kind"] == "search" else ():
+            (tmp_path / "run" / name).unlink(missing_ok=True)
+        add(record)
+
+    s.journal.add = losing
+    run_virtual(s.run())
+    assert same(pq.read_table(tmp_path / "run" / TABLES[0]).to_pylist()) == same(expected)
+    assert pq.read_table(tmp_path / "run" / TABLES[1]).equals(pq.read_table(tmp_path / "whole" / TABLES[1]))
+
+
+def test_a_search_that_is_run_again_takes_the_place_of_the_one_that_failed(tmp_path):
+    def failing(after):
+        fleet, scores = FakeFleet(), iter(range(10**6))
+        fleet.replicas[1].fault = lambda call: ValueError("a bad day") if next(scores) >= after else None
+        return fleet
+
+    values = {"arms": [BEAM], "prompts": ["a"]}
+    for after, resume in ((6, "never"), (0, "require")):  # after some scores; then at once, as some are recorded
+        (row,), _ = run(tmp_path / "run", failing(after), **values, resume=resume)
+        asked = len(answers(tmp_path / "run"))
+        assert row["status"] == "failed"
+        assert len(pq.read_table(tmp_path / "run" / TABLES[1])) == asked > 0
+    (row,), _ = run(tmp_path / "run", **values, resume="require")
+    expected, _ = run(tmp_path / "whole", **values)
+    assert same([row]) == same(expected)
+    candidates = pq.read_table(tmp_path / "run" / TABLES[1])
+    assert candidates.equals(pq.read_table(tmp_path / "whole" / TABLES[1]))
+    (tmp_path / "run" / TABLES[1]).unlink()
+    run(tmp_path / "run", **values, resume="require")
+    assert pq.read_table(tmp_path / "run" / TABLES[1]).equals(candidates)
+
+
+def test_what_an_earlier_version_began_is_refused_in_one_line(tmp_path):
+    run(tmp_path / "run", **FEW)
+    file = tmp_path / "run" / "journal" / "content.json"
+    content = json.loads(file.read_bytes())
+    del content["the journal's records"]
+    file.write_text(json.dumps(content))
+    with pytest.raises(ConfigError, match="it must be a new folder: an earlier version of raysearch began this run"):
+        session(tmp_path / "run", **FEW, resume="require")
 
 
 def test_the_first_answer_stands(tmp_path):

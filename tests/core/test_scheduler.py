@@ -1,24 +1,24 @@
 import pytest
 
-from raysearch.engine.scheduler import Scheduler, Seat, Work
+from raysearch.engine.scheduler import ReplicaSlots, Scheduler, Work
 
 
-def place(seats: str, work: str) -> str:
-    """Seats "id:node:slots:busy[:ahead] ..." and works "id:age:place[:alone]" -> "id>seat ..." in order."""
+def place(replicas: str, work: str) -> str:
+    """Replicas "id:node:slots:busy[:ahead] ..." and works "id:age:place[:alone]" -> "id>replica ..." in order."""
     scheduler = Scheduler()
     places = {"": ""}
-    for s in seats.split():
+    for s in replicas.split():
         name, node, slots, busy, *ahead = s.split(":")
         places[name] = f"{name}@{node}"
-        scheduler.open(Seat(name, "denoiser", node, int(slots), int(busy), int(*ahead)))
+        scheduler.open(ReplicaSlots(name, "denoiser", node, int(slots), int(busy), int(*ahead)))
     for w in work.split():
         i, age, home, *alone = w.split(":")
         scheduler.add(Work(int(i), "denoiser", int(age), places[home], bool(alone)))
-    return " ".join(f"{w.id}>{seat.id}" for w, seat in scheduler.assign())
+    return " ".join(f"{w.id}>{replica.id}" for w, replica in scheduler.assign())
 
 
 @pytest.mark.parametrize(
-    ("seats", "work", "expected"),
+    ("replicas", "work", "expected"),
     [
         ("a:n:1:0", "", ""),
         ("a:n:0:0", "1:0:", ""),
@@ -41,34 +41,34 @@ def place(seats: str, work: str) -> str:
         ("a:n:1:1 b:n:2:1", "1:5::alone 2:6::alone 3:7:", ""),
     ],
 )
-def test_table(seats, work, expected):
-    assert place(seats, work) == expected
+def test_table(replicas, work, expected):
+    assert place(replicas, work) == expected
 
 
 def test_what_was_made_before_its_maker_moved_is_on_the_old_node():
-    scheduler = Scheduler([old := Seat("a", "denoiser", "m", 1), Seat("b", "denoiser", "m", 1, busy=1)])
+    scheduler = Scheduler([old := ReplicaSlots("a", "denoiser", "m", 1), ReplicaSlots("b", "denoiser", "m", 1, busy=1)])
     scheduler.shut(old)
-    scheduler.open(Seat("a", "denoiser", "n", 1))
-    scheduler.open(Seat("c", "denoiser", "m", 1))
+    scheduler.open(ReplicaSlots("a", "denoiser", "n", 1))
+    scheduler.open(ReplicaSlots("c", "denoiser", "m", 1))
     scheduler.add(Work(1, "denoiser", 0, old.place))
     scheduler.add(Work(2, "denoiser", 1, "a@n"))
     assert [(w.id, s.id) for w, s in scheduler.assign()] == [(1, "c"), (2, "a")]
 
 
 def test_an_item_alone_gets_its_replica_when_it_empties_and_gives_it_back():
-    scheduler = Scheduler([seat := Seat("a", "denoiser", "n", 2, busy=1)])
+    scheduler = Scheduler([replica := ReplicaSlots("a", "denoiser", "n", 2, busy=1)])
     scheduler.add(Work(1, "denoiser", 0, alone=True))
     scheduler.add(Work(2, "denoiser", 0))
     assert list(scheduler.assign()) == []
-    scheduler.release(seat)
+    scheduler.release(replica)
     assert [w.id for w, _ in scheduler.assign()] == [1]
-    scheduler.release(seat)
+    scheduler.release(replica)
     assert [w.id for w, _ in scheduler.assign()] == [2]
 
 
 def test_an_item_alone_takes_another_replica_that_empties_first_and_frees_the_one_kept_for_it():
     scheduler = Scheduler(
-        [kept := Seat("a", "denoiser", "n", 3, busy=1), other := Seat("b", "denoiser", "n", 3, busy=2)]
+        [kept := ReplicaSlots("a", "denoiser", "n", 3, busy=1), other := ReplicaSlots("b", "denoiser", "n", 3, busy=2)]
     )
     scheduler.add(Work(1, "denoiser", 0, alone=True))
     scheduler.add(Work(2, "denoiser", 0))
@@ -81,7 +81,7 @@ def test_an_item_alone_takes_another_replica_that_empties_first_and_frees_the_on
 
 
 def test_a_cancelled_item_alone_lets_go_of_the_replica_kept_for_it():
-    scheduler = Scheduler([Seat("a", "denoiser", "n", 2, busy=1)])
+    scheduler = Scheduler([ReplicaSlots("a", "denoiser", "n", 2, busy=1)])
     scheduler.add(Work(1, "denoiser", 0, alone=True))
     assert list(scheduler.assign()) == []
     assert scheduler.remove(1)
@@ -90,29 +90,29 @@ def test_a_cancelled_item_alone_lets_go_of_the_replica_kept_for_it():
 
 
 def test_kinds_do_not_mix_and_a_seat_out_of_service_takes_nothing():
-    scheduler = Scheduler([Seat("s", "scorer", "n", 1), gone := Seat("d", "denoiser", "n", 1)])
+    scheduler = Scheduler([ReplicaSlots("s", "scorer", "n", 1), gone := ReplicaSlots("d", "denoiser", "n", 1)])
     assert scheduler.shut(gone)
     assert not scheduler.shut(gone)
     scheduler.add(Work(1, "denoiser", 0))
     scheduler.add(Work(2, "scorer", 1))
     assert [(w.id, s.id) for w, s in scheduler.assign()] == [(2, "s")]
-    scheduler.release(gone)  # a late release of a dead seat changes nothing
+    scheduler.release(gone)  # a late release of a dead replica changes nothing
     assert list(scheduler.assign()) == []
     assert scheduler.waiting("denoiser") == [1]
     assert not scheduler.remove(2)
 
 
 def test_a_late_release_of_a_dead_seat_does_not_free_the_new_one():
-    scheduler = Scheduler([old := Seat("a", "denoiser", "n", 1, busy=1)])
+    scheduler = Scheduler([old := ReplicaSlots("a", "denoiser", "n", 1, busy=1)])
     scheduler.shut(old)
-    scheduler.open(Seat("a", "denoiser", "n", 1, busy=1))
+    scheduler.open(ReplicaSlots("a", "denoiser", "n", 1, busy=1))
     scheduler.release(old)
     scheduler.add(Work(1, "denoiser", 0))
     assert list(scheduler.assign()) == []
 
 
 def test_a_cancelled_item_is_not_counted_among_those_that_wait():
-    scheduler = Scheduler([Seat("a", "denoiser", "n", 2, busy=2, ahead=1)])
+    scheduler = Scheduler([ReplicaSlots("a", "denoiser", "n", 2, busy=2, ahead=1)])
     for i in range(2):
         scheduler.add(Work(i, "denoiser", 0))
     scheduler.remove(0)
@@ -122,23 +122,23 @@ def test_a_cancelled_item_is_not_counted_among_those_that_wait():
 
 
 def test_after_a_death_as_many_must_wait_before_one_goes_ahead_as_before():
-    scheduler = Scheduler([old := Seat("a", "denoiser", "n", 2, busy=2, ahead=1)])
+    scheduler = Scheduler([old := ReplicaSlots("a", "denoiser", "n", 2, busy=2, ahead=1)])
     scheduler.shut(old)
-    scheduler.open(Seat("a", "denoiser", "n", 2, busy=2, ahead=1))
+    scheduler.open(ReplicaSlots("a", "denoiser", "n", 2, busy=2, ahead=1))
     for i in range(2):
         scheduler.add(Work(i, "denoiser", 0))
     assert [w.id for w, _ in scheduler.assign()] == [0]
 
 
 def test_a_seat_shrinks_to_one_item_fewer_than_it_had_when_memory_ran_out():
-    scheduler = Scheduler([seat := Seat("a", "denoiser", "n", 8, busy=3)])
-    assert (scheduler.shrink(seat), seat.slots) == (6, 2)
-    seat.busy = 1
-    assert (scheduler.shrink(seat), seat.slots) == (1, 1)
+    scheduler = Scheduler([replica := ReplicaSlots("a", "denoiser", "n", 8, busy=3)])
+    assert (scheduler.shrink(replica), replica.slots) == (6, 2)
+    replica.busy = 1
+    assert (scheduler.shrink(replica), replica.slots) == (1, 1)
 
 
 def test_what_is_ahead_of_a_replica_that_dies_leaves_no_trace():
-    scheduler = Scheduler([old := Seat("a", "denoiser", "n", 1, ahead=1)])
+    scheduler = Scheduler([old := ReplicaSlots("a", "denoiser", "n", 1, ahead=1)])
     for i in range(3):
         scheduler.add(Work(i, "denoiser", 0))
     assert [w.id for w, _ in scheduler.assign()] == [0, 1]
@@ -146,5 +146,5 @@ def test_what_is_ahead_of_a_replica_that_dies_leaves_no_trace():
     scheduler.release(old)
     scheduler.release(old)
     assert list(scheduler.assign()) == []
-    scheduler.open(Seat("a", "denoiser", "n", 1, ahead=1))
+    scheduler.open(ReplicaSlots("a", "denoiser", "n", 1, ahead=1))
     assert [w.id for w, _ in scheduler.assign()] == [2]

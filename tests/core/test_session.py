@@ -53,14 +53,14 @@ def test_arms_pay_once_for_what_they_share(tmp_path):
 def test_what_is_never_scored_or_returned_is_never_made(tmp_path):
     fleet = FakeFleet()
     run(tmp_path / "run", fleet, arms=ARMS[:1], prompts=["a"])
-    calls = [c for r in fleet.replicas for c in r.calls if c.method == "denoise"]
-    assert [(c.arguments["step"], c.arguments["until"]) for c in calls] == [(0, 10)]
+    calls = [c for r in fleet.replicas for c in r.calls if c.name == "denoise"]
+    assert [(c.request.step, c.request.until) for c in calls] == [(0, 10)]
 
 
 def test_captions_are_encoded_once(tmp_path):
     fleet = FakeFleet(2, 2)
     run(tmp_path / "run", fleet, arms=ARMS, seeds=[0, 1, 2])
-    texts = [c.arguments["what"][0] for c in fleet.replicas[-1].calls]
+    texts = [c.request.what.text for c in fleet.replicas[-1].calls]
     assert sorted(texts) == ["", "a", "b"]
 
 
@@ -70,7 +70,7 @@ def test_lost_latents_are_made_again_from_their_recipes(tmp_path):
     losses = []
 
     def lose(call):
-        if call.inputs and isinstance(call.inputs[0], FakeLatent) and rng.random() < 0.2:
+        if any(isinstance(i, FakeLatent) for i in list(call.inputs.values())[:1]) and rng.random() < 0.2:
             losses.append(call)
             return InputLost("gone")
         return None
@@ -115,11 +115,11 @@ def test_replicas_that_die_change_nothing(tmp_path):
 @pytest.mark.parametrize(("answer", "reason"), [([float("nan")], "not finite"), ([0.1, 0.2], "answered 2 components")])
 def test_a_bad_reward_fails_its_search_and_no_other(tmp_path, answer, reason):
     class Scorer(FakeReplica):
-        async def _score(self, call):
-            good = await super()._score(call)
-            if call.arguments["prompts"][0] == "a":
-                good.meta["rewards"] = [dict.fromkeys(*good.meta["rewards"], answer)]
-            return good
+        async def _score(self, request, inputs):
+            good = await super()._score(request, inputs)
+            if request.captions[0] != "a":
+                return good
+            return replace(good, reply=replace(good.reply, rewards=[dict.fromkeys(*good.reply.rewards, answer)]))
 
     fleet = FakeFleet(replicas=[Scorer("s", "scorer"), *FakeFleet().replicas])
     fleet.replicas = [r for r in fleet.replicas if r.id != "scorer-0"]
@@ -170,19 +170,37 @@ def test_a_session_may_be_made_inside_a_running_event_loop(tmp_path):
     assert made_there.costs["best_of_n"].nfe == 80
 
 
-def test_a_table_is_rewritten_with_every_row_until_that_takes_its_share_of_the_time(tmp_path):
+def test_a_table_is_rewritten_with_every_search_until_that_takes_its_share_of_the_time(tmp_path):
     times = iter([0, 0, 0, 1, 10, 22, 22, 23])  # made; asked, begun, written; asked; asked, begun, written
-    table = Table(tmp_path / "t.parquet", schema({"search_id": pa.string()}, []), 3, clock=lambda: next(times))
+    recorded = []
+    table = Table(
+        tmp_path / "t.parquet", schema({"search_id": pa.string()}, []), 5, lambda: recorded, lambda: next(times)
+    )
+
+    def add(name):
+        recorded.append((name, [{"search_id": name}]))
+        table.add(*recorded[-1])
 
     def seen():
         return pq.read_table(table.path)["search_id"].to_pylist()
 
-    table.add([{"search_id": "b"}])  # at 0: written in a second, so due again at 1 + 20
+    add("b")  # at 0: written in a second, so due again at 1 + 20
     assert seen() == ["b"]
-    table.add([{"search_id": "c"}])  # at 10
+    add("c")  # at 10
     assert seen() == ["b"]
-    table.add([{"search_id": "a"}])  # at 22
+    add("a")  # at 22
     assert seen() == ["a", "b", "c"]
+
+
+def test_rows_that_wait_are_bounded(tmp_path):
+    recorded = []
+    table = Table(tmp_path / "t.parquet", schema({"search_id": pa.string()}, []), 7, lambda: recorded, lambda: 0.0)
+    table._due = 1.0  # never
+
+    for i in range(4):
+        recorded.append((str(i), [{"search_id": str(i)}] * (1 if i else 2)))
+        table.add(*recorded[-1])
+        assert table.path.exists() == (i == 3)
 
 
 def test_rows_and_files(tmp_path):
@@ -306,9 +324,9 @@ def test_prompts_stream_in_constant_memory(tmp_path):
     s.directory.searches._clock, s.directory.searches._due = lambda: next(ticks), 0
     add, visible = s.directory.searches.add, []
 
-    def watch(rows):
-        add(rows)
-        done = s.progress.done
+    def watch(search_id, rows):
+        add(search_id, rows)
+        done = s.progress.done + 1  # with this one
         if done % 200 == 0:
             for r in fleet.replicas:
                 r.calls.clear()  # of which a fake keeps the latest 1000
@@ -359,7 +377,7 @@ def test_arms_with_other_rewards_share_latents_and_no_scores(tmp_path):
     fleet = FakeFleet()
     arms = [ARMS[1], ARMS[1] | {"name": "other"}]
     progress = run_virtual(session(tmp_path / "run", Backend(fleet), arms=arms, prompts=["a"]).run())
-    scored = [c.arguments["rewards"] for r in fleet.replicas for c in r.calls if c.method == "score"]
+    scored = [list(c.request.rewards) for r in fleet.replicas for c in r.calls if c.name == "look"]
     assert (scored.count(["quality"]), scored.count(["other"])) == (4, 4)
     assert progress.engine.nfe == 80
 
@@ -394,7 +412,7 @@ def test_no_more_searches_live_than_allowed_and_the_oldest_go_first(tmp_path):
 def test_the_oldest_search_gets_the_slot(tmp_path):
     fleet = FakeFleet(1, 1)
     run(tmp_path / "run", fleet, arms=ARMS[1:2], prompts=["a", "b", "c"], max_searches=3)
-    keys = [c.inputs[1] for c in fleet.replicas[0].calls]
+    keys = [c.inputs["text"] for c in fleet.replicas[0].calls]
     assert keys == sorted(keys, key=keys.index)  # four rollouts of a search, then the next's
     assert [len(list(g)) for _, g in itertools.groupby(keys)] == [4, 4, 4]
 
@@ -441,12 +459,13 @@ class Doubtful(FakeReplica):
 
     bad = 0
 
-    async def _score(self, call):
-        answer = await super()._score(call)
-        if self.bad > 0:
-            self.bad -= 1
-            answer.meta["rewards"] = [{key: [float("nan")] for key in r} for r in answer.meta["rewards"]]
-        return answer
+    async def _score(self, request, inputs):
+        answer = await super()._score(request, inputs)
+        if self.bad <= 0:
+            return answer
+        self.bad -= 1
+        rewards = [{key: [float("nan")] for key in r} for r in answer.reply.rewards]
+        return replace(answer, reply=replace(answer.reply, rewards=rewards))
 
 
 def doubtful(*bad: int) -> FakeFleet:
@@ -462,8 +481,8 @@ def test_a_score_that_is_not_finite_is_asked_again_elsewhere(tmp_path):
     rows, progress = run(tmp_path / "run", fleet, arms=ARMS[1:2], prompts=["a"])
     assert same(rows) == same(expected)
     first, second = (r for r in fleet.replicas if r.kind == "scorer")
-    asked = [c.inputs[0] for c in first.calls]
-    assert asked and all(any(c.inputs[0] is x for c in second.calls) for x in asked)
+    asked = [c.inputs["state 0"] for c in first.calls]
+    assert asked and all(any(c.inputs["state 0"] is x for c in second.calls) for x in asked)
     assert len(first.calls) + len(second.calls) == 4 + 1 + len(
         asked
     )  # four scores and the judging, and again what was doubted

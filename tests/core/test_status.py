@@ -146,7 +146,7 @@ def test_a_run_is_seen_while_it_goes_on_and_the_command_changes_nothing(tmp_path
 
 def test_a_finished_run(tmp_path, capsys):
     fleet = FakeFleet()
-    fleet.replicas[1].fault = lambda call: ValueError("a bad day") if call.arguments["prompts"][0] == "b" else None
+    fleet.replicas[1].fault = lambda call: ValueError("a bad day") if call.request.captions[0] == "b" else None
     watched(tmp_path / "run", FakeBackend(fleet))
     out = shown(tmp_path / "run", capsys)
     assert (out["state"], out["searches"]) == ("finished", "2/2, 1 failed")
@@ -194,28 +194,21 @@ run_virtual(s.run([(0.5, lambda seen: seen.elapsed > 20 and os._exit(9))]))
     held.close()
 
 
-def test_a_run_without_a_status_file_is_read_from_its_journal(tmp_path, capsys):
-    _, progress = unwatched(tmp_path / "run", arms=[BEST_OF_2])
-    assert not (tmp_path / "run" / "status.json").exists()
-    out = shown(tmp_path / "run", capsys)
-    assert (out["state"], out["searches"]) == ("finished", "2/2")
-    assert out["best reward"] == f"{progress.best:.3f}"
-    assert read(tmp_path / "run").arms["best"].means == tuple(progress.arms["best"].judged.mean)
-    assert "made" not in out
-    book = tmp_path / "run" / "journal" / "answers.jsonl"
-    book.write_bytes(b"".join(book.read_bytes().splitlines(keepends=True)[:2]))  # one search of the two
-    assert shown(tmp_path / "run", capsys)["state"] == "killed"
-    (tmp_path / "run" / "status.json").write_text('{"of": "another version"}')
-    assert shown(tmp_path / "run", capsys)["searches"] == "1/2"
-    (tmp_path / "run" / "config.yaml").write_text("prompts: [unclosed")
-    assert shown(tmp_path / "run", capsys)["searches"] == "1/?"
-
-
-def test_an_interrupted_run_without_a_status_file(tmp_path):
-    stopped(tmp_path / "run", 20, max_searches=1)
-    (tmp_path / "run" / "status.json").unlink()
-    s = read(tmp_path / "run")
-    assert (s.state, s.done, s.total) == ("interrupted", 1, 2)
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        (None, "of a run that has written status.json: this one has not started its fleet"),
+        ('{"of": "another version"}', "of a run of this version of raysearch: its status.json is of another"),
+    ],
+)
+def test_a_run_without_a_status_of_this_version_is_one_clear_line(tmp_path, capsys, text, line):
+    unwatched(tmp_path / "run", arms=[BEST_OF_2])
+    if text:
+        (tmp_path / "run" / "status.json").write_text(text)
+    assert main(["status", str(tmp_path / "run")]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err == f"raysearch: RUN_DIR: '{tmp_path / 'run'}' is not allowed; it must be the folder {line}\n"
 
 
 @pytest.mark.parametrize("files", [None, [], ["mine"], ["config.yaml"], ["status.json"]])

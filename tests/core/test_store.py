@@ -2,7 +2,7 @@ import gc
 
 from raysearch.engine.store import Entry, Store
 from raysearch.recipe.candidate import Candidate, Prompt, denoise
-from raysearch.recipe.origins import Noise, Perturb
+from raysearch.recipe.origins import Derived, Noise, Perturb
 from raysearch.testing import fake_sampler
 
 PROMPT, SAMPLER = Prompt("for the store alone"), fake_sampler(10)
@@ -51,7 +51,7 @@ def test_what_a_live_candidate_needs_outlasts_what_nobody_does():
     store.put(candidate(9), entry())
     assert store.get(candidate(0, 3)) is not None
     assert store.get(candidate(1)) is None
-    child = Candidate(PROMPT, SAMPLER, Perturb(live, 0, beta=0.1))
+    child = Candidate(PROMPT, SAMPLER, Derived(live, 0, Perturb(beta=0.1)))
     store.watch(child)  # not made: needs its parent's state
     del live
     for i in range(20, 30):

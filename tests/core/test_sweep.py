@@ -17,6 +17,7 @@ from fakes import same, virtual_now
 from sweeps import BASE, BEST, RGRP, grid
 
 from raysearch.__main__ import main
+from raysearch.engine.protocol import Encode
 from raysearch.errors import ConfigError
 from raysearch.session import journal
 from raysearch.session.session import Session
@@ -165,11 +166,11 @@ def stopped(s, path, after, fleet=None):
 
 def encoded(fleet):
     """The captions that were asked for."""
-    return {c.arguments["what"][0] for r in fleet.replicas for c in r.calls if c.method == "encode_text"} - {""}
+    return {c.request.what.text for r in fleet.replicas for c in r.calls if isinstance(c.request, Encode)} - {""}
 
 
 def denoised(fleet):
-    return sum(c.method == "denoise" for r in fleet.replicas for c in r.calls)
+    return sum(c.name == "denoise" for r in fleet.replicas for c in r.calls)
 
 
 def test_an_interrupted_sweep_finishes_what_is_missing_and_redoes_nothing(tmp_path):
@@ -284,7 +285,7 @@ run_virtual(s.run())
 def test_failed_searches_are_run_again(tmp_path):
     s = grid(BEST)
     fleet = FakeFleet()
-    fleet.replicas[1].fault = lambda call: ValueError("a bad day") if call.arguments["prompts"][0] == "b" else None
+    fleet.replicas[1].fault = lambda call: ValueError("a bad day") if call.request.captions[0] == "b" else None
     rows, progress = run(s, tmp_path / "run", fleet)
     assert Counter(r["status"] for r in rows) == {"done": 6, "failed": 3}
     rows, progress = run(s, tmp_path / "run")

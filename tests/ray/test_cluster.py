@@ -170,7 +170,7 @@ def test_a_node_lost_with_the_only_copy_of_latents_changes_nothing(cluster, tiny
     lost: list[str] = []
 
     async def act(replica, call):
-        if replica.kind == "denoiser" and not lost and call.arguments["step"] > 0 and call.inputs[0] is not None:
+        if replica.kind == "denoiser" and not lost and call.request.step > 0 and "base" in call.inputs:
             lost.append(replica.node)
             (node,) = [n for n in cluster.worker_nodes if n.node_id == replica.node]
             cluster.remove_node(node, allow_graceful=False)

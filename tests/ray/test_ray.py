@@ -118,7 +118,7 @@ def test_a_killed_denoiser_comes_back_and_nothing_changes(tiny, tmp_path, monkey
     killed = []
 
     async def run_and_kill(self, call):
-        if self.kind == "denoiser" and len(killed) < 2 and call.arguments["step"] > 0:
+        if self.kind == "denoiser" and len(killed) < 2 and call.request.step > 0:
             killed.append(self.id)
             os.kill(await pid_of(self.actor), signal.SIGKILL)
         return await plain(self, call)
@@ -143,7 +143,7 @@ def test_a_gang_that_loses_any_rank_comes_back_and_nothing_changes(tiny, tmp_pat
 
     async def run_and_strike(self, call):
         again = len(pids) > 2 - len(blows)  # the gang that the last blow hit has come back
-        if self.kind == "denoiser" and blows and again and call.arguments["step"] > 0:
+        if self.kind == "denoiser" and blows and again and call.request.step > 0:
             os.kill(pids[-1][blows.pop(0)], signal.SIGKILL)
         return await plain(self, call)
 
@@ -339,9 +339,9 @@ def test_what_takes_long_to_end_is_not_aborted_by_ray():
     script = """if True:
         import sys, time
         from actors.cluster.fleet import joined
-        from raysearch.__main__ import sigterm_interrupts
+        from actors.training.driver import interrupt_on_sigterm
         joined(sys.argv[1])
-        sigterm_interrupts()
+        interrupt_on_sigterm()
         try:
             print("ready", flush=True)
             time.sleep(100)

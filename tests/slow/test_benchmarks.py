@@ -54,9 +54,18 @@ def test_how_long_videos_keep(tmp_path):
     (tmp_path / "frames").mkdir()
     rows = []
     for arm, shown, success in (("base", frames, 1.0), ("still", frames[:1].repeat(49, 0), 0.0)):
-        np.save(tmp_path / "frames" / f"{arm}.npy", shown)
-        row = {"search_id": arm, "arm": arm, "prompt": captions[0], "seed": 0, "nfe": 60 + 60 * (arm == "still")}
-        rows.append(row | {"replica_seconds": 2.0, "holdout_VQ": 0.5, "holdout_success_chunks": [1.0, 1.0, success]})
+        for seed in (0, 1):
+            name = f"{arm}-{seed}"
+            np.save(tmp_path / "frames" / f"{name}.npy", shown)
+            row = {
+                "search_id": name,
+                "arm": arm,
+                "prompt": captions[0],
+                "seed": seed,
+                "nfe": 60 + 60 * (arm == "still"),
+            }
+            row |= {"replica_seconds": 2.0, "holdout_VQ": 0.5, "holdout_success_chunks": [1.0, 1.0, success]}
+            rows.append(row)
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "searches.parquet")
     lines = printed("benchmarks/long_videos.py", f"{tmp_path} --features world").replace(" ± 0.000", "").splitlines()
     base, still = (line.split()[1:] for line in lines[2:4])

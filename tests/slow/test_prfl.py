@@ -23,7 +23,7 @@ from actors.rewards import pavrm
 from actors.tiny.training import latents
 from actors.training import distributed, prfl
 from actors.training import prfl_config as configs
-from actors.training.distributed import Parts
+from actors.training.loop import Means
 from raysearch.__main__ import main
 from raysearch.errors import ConfigError
 
@@ -89,7 +89,7 @@ def test_gradient_is_that_of_exactly_one_solver_step(load, batched):
         reward={"folder": load().reward.folder, "weights": {"MQ": 0.5}},
     )
     p = prfl.Prfl(c, CPU)
-    m, given, noise = 2, p.asked(batch(), np.random.default_rng(0)), torch.randn(2, *SHAPE)
+    m, given, noise = 2, p.draw_conditions(batch(), np.random.default_rng(0)), torch.randn(2, *SHAPE)
     x, state = prfl.rollout(p.model, p.solver, noise, m, given, c.sampler)
     assert not x.requires_grad
     prfl.hinge(p.rewards(x, state, m, given), target=c.target, weight=c.weight).backward()
@@ -123,7 +123,7 @@ def test_what_came_before_the_step_has_no_gradient(load, name):
     evaluate = p.model.velocity
     p.model.velocity = lambda *a: calls.append(torch.is_grad_enabled()) or evaluate(*a)
     p.trained.velocity = p.model.velocity
-    given = p.asked(None, np.random.default_rng(0))
+    given = p.draw_conditions(None, np.random.default_rng(0))
     x, state = prfl.rollout(p.model, p.solver, torch.randn(2, *SHAPE), 3, given, c.sampler)
     p.rewards(x, state, 3, given).sum().backward()
     assert calls == [False] * 3 + [True]
@@ -136,7 +136,7 @@ def test_the_reward_stays_frozen_and_nothing_is_decoded(load):
     with prfl.Decodes() as decodes:
         optimizer = torch.optim.SGD(p.net.parameters(), lr=0.1)
         for step in range(4):
-            p.loss(step, batch(), Parts()).backward()
+            p.loss(step, batch(), Means()).backward()
             optimizer.step()
         assert decodes.n == 0
         vae = AutoencoderKLWan.from_pretrained(p.folder / "vae")
@@ -160,7 +160,7 @@ def test_m_is_uniform_and_steps_alternate(load, monkeypatch):
     monkeypatch.setattr(p, "rewards", lambda x, *_: x.mean((1, 2, 3, 4)))
     monkeypatch.setattr(p, "flow_loss", lambda *_: seen.append("flow"))
     for step in range(1200):
-        p.loss(step, batch(), Parts())
+        p.loss(step, batch(), Means())
     assert seen[1::3] == seen[2::3] == ["flow"] * 400
     counts = np.bincount(seen[::3])
     assert len(counts) == 4  # T - 2 is the last, of T = 5
@@ -175,7 +175,7 @@ def test_workers_see_different_noise_steps_and_captions(load, monkeypatch):
         monkeypatch.setattr(p, "rewards", lambda x, *_: x.mean((1, 2, 3, 4)))
         torch.manual_seed(rank)
         for step in (0, 2, 4, 6):
-            p.loss(step, batch(), Parts())
+            p.loss(step, batch(), Means())
     ms = [[m for m, _, _ in seen[i : i + 4]] for i in (0, 4, 8)]
     assert ms[0] == ms[2] != ms[1]
     assert torch.equal(seen[0][1], seen[8][1])
@@ -184,7 +184,7 @@ def test_workers_see_different_noise_steps_and_captions(load, monkeypatch):
 def test_a_given_first_frame_is_kept_and_its_captions_go_with_it(load):
     c = load(image_share=0.5, target=100.0, batch=8)
     p, data = prfl.Prfl(c, CPU), batch(8)
-    given = p.asked(data, np.random.default_rng(0))
+    given = p.draw_conditions(data, np.random.default_rng(0))
     with_first = given.has_first.tolist()
     assert 0 < sum(with_first) < 8
     for i, f in enumerate(given.first):
@@ -203,7 +203,7 @@ def test_a_given_first_frame_is_kept_and_its_captions_go_with_it(load):
 def test_flow_matching_leaves_given_frames_out(load, monkeypatch):
     p, z = prfl.Prfl(load(), CPU), torch.randn(3, *SHAPE)
     first = [None, z[1:2, :, :1], None]
-    given = prfl.Given(p.embed(["a", "b", "c"]), None, first)
+    given = prfl.Conditions(p.embed(["a", "b", "c"]), None, first)
     sigma = torch.tensor([0.2, 0.5, 0.9])
     torch.manual_seed(0)
     found = prfl.flow_loss(p.model, z, given, sigma)
@@ -231,7 +231,7 @@ def test_bfloat16_is_near(load):
         p = prfl.Prfl(load(model={"path": c.model.path, **SIZE, "dtype": dtype}, target=100.0), CPU)
         for step in range(2):
             torch.manual_seed(step)
-            p.loss(step, batch(), Parts()).backward()
+            p.loss(step, batch(), Means()).backward()
         found.append(torch.cat([g.flatten() for g in gradients(p.net).values()]))
     assert torch.nn.functional.cosine_similarity(*found, dim=0) > 0.99
 
@@ -242,7 +242,7 @@ def test_gradient_checkpointing_changes_no_gradient(load):
         p = prfl.Prfl(load(gradient_checkpointing=on, target=100.0), CPU)
         for step in range(2):
             torch.manual_seed(step)
-            p.loss(step, batch(), Parts()).backward()
+            p.loss(step, batch(), Means()).backward()
         found.append(gradients(p.net))
     for k, g in found[0].items():
         torch.testing.assert_close(found[1][k], g, rtol=1e-4, atol=1e-7, msg=k)

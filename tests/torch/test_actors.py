@@ -15,15 +15,18 @@ from diffusers import (
     WanPipeline,
 )
 from PIL import Image
-from runs import ARMS, PROMPT, SCHEDULERS, SIZE, config, image_to_video, leg_of, run, workers
+from runs import ARMS, PROMPT, SCHEDULERS, SIZE, config, embedded, image_to_video, leg_of, run, workers
 
 from actors.backend import Backend
 from actors.models import wan
 from actors.sampling import solvers
 from actors.workers import slot, worker
 from actors.workers.denoiser import Denoiser
+from actors.workers.state import State
 from raysearch.config import config as configuration
+from raysearch.engine.protocol import File, Start
 from raysearch.errors import OutOfMemory
+from raysearch.recipe.origins import Noise, Perturb, Renoise
 from raysearch.session.session import Session
 
 
@@ -70,23 +73,23 @@ def test_fork_is_the_straight_run_bit_for_bit(tiny, tmp_path, name):
     plan = Backend().prepare(c := config(tiny, sampler={"name": name}), configuration.arms(config(tiny)))
     sampler = Backend().prepare(c, configuration.arms(c)).arms[0].sampler
     encoder = worker.build("encoder", c, plan)
-    text = encoder.encode_text({"what": (PROMPT, 40)})[1]
-    negative = encoder.encode_text({"what": ("", 40)})[1]
+    text, negative = embedded(encoder, PROMPT, "")
     workers = [worker.build("denoiser", c, plan) for _ in range(2)]
 
     def leg(worker: Denoiser, base, step, until, velocity):
-        origin = {"kind": "noise", "key": 5} if base is None else None
-        arguments = leg_of(sampler, until, origin=origin, step=step, velocity=velocity)
-        return worker.submit(0, arguments, (base, text, negative, None)).result(timeout=60)
+        start = Start(Noise(5, 0), key=5) if base is None else None
+        request = leg_of(sampler, until, start=start, step=step, velocity=velocity)
+        given = {"text": text, "negative": negative} | ({"base": base} if base else {})
+        return worker.submit(0, request, given).result(timeout=60)
 
     straight = leg(workers[0], None, 0, 8, False)
     for previews in (False, True):
         evaluations, base = 0, None
         for i, (step, until) in enumerate([(0, 3), (3, 6), (6, 8)]):
-            meta, base = leg(workers[i % 2], base, step, until, previews and until < 8)
-            evaluations += meta["nfe"]
-        assert np.array_equal(base["latent"], straight[1]["latent"])
-        assert evaluations == straight[0]["nfe"] == 16  # a preview's evaluation is the next step's: paid once
+            reply, base = leg(workers[i % 2], base, step, until, previews and until < 8)
+            evaluations += reply.nfe
+        assert np.array_equal(base.latent, straight[1].latent)
+        assert evaluations == straight[0].nfe == 16  # a preview's evaluation is the next step's: paid once
     for w in workers:
         w.close()
 
@@ -153,12 +156,12 @@ def test_a_still_clip_is_encoded_as_its_first_frame_and_then_some(tiny):
     pixels = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
     data = io.BytesIO()
     Image.fromarray(pixels).save(data, "png")
-    what = {"data": data.getvalue()}
-    _, clip = encoder.encode_video({"what": ("p.png", b"", (9, 32, 32)), **what})
-    _, first = encoder.encode_image({"what": ("p.png", b"", (9, 32, 32)), **what})
+    png = data.getvalue()
+    clip = encoder.encode(File("video", "p.png", b"", (9, 32, 32), png), {})
+    first = encoder.encode(File("image", "p.png", b"", (9, 32, 32), png), {})
     assert clip.shape == (1, 4, 3, 8, 8)
     np.testing.assert_allclose(clip[:, :, :1], first, atol=1e-4)
-    _, smaller = encoder.encode_video({"what": ("p.png", b"", (5, 16, 32)), **what})
+    smaller = encoder.encode(File("video", "p.png", b"", (5, 16, 32), png), {})
     assert smaller.shape == (1, 4, 2, 4, 8)
 
 
@@ -185,7 +188,6 @@ def test_best_of_n_finds_the_best_of_the_finished_videos_scored_outside(tiny, tm
     from tiny import Brightness
 
     from actors.rewards import View
-    from raysearch.recipe.origins import Noise
 
     pipeline = WanPipeline.from_pretrained(tiny, dtype=torch.float32)
     pipeline.set_progress_bar_config(disable=True)
@@ -202,35 +204,30 @@ def test_best_of_n_finds_the_best_of_the_finished_videos_scored_outside(tiny, tm
 def test_preview_is_the_estimate_at_the_candidates_own_point(tiny, tmp_path):
     """Siblings perturbed from one latent differ in their previews, and each preview is x - sigma v(x)."""
     sampler, encoder, worker = workers(tiny)
-    text = encoder.encode_text({"what": (PROMPT, 40)})[1]
-    none = encoder.encode_text({"what": ("", 40)})[1]
-    start = leg_of(sampler, 4)
-    parent = worker.submit(0, start, (None, text, none, None)).result(60)[1]
+    text, none = embedded(encoder, PROMPT, "")
+    given = {"text": text, "negative": none}
+    parent = worker.submit(0, leg_of(sampler, 4), given).result(60)[1]
     previews = []
     for key in (2, 3):
-        child = start | {"origin": {"kind": "perturb", "key": key, "beta": 0.3}, "step": 4, "velocity": True}
-        state = worker.submit(key, child, (parent, text, none, None)).result(60)[1]
+        child = leg_of(sampler, 4, start=Start(Perturb(0.3), key, 4), step=4, velocity=True)
+        state = worker.submit(key, child, given | {"base": parent}).result(60)[1]
         noise = torch.randn(1, 4, 3, 8, 8, generator=torch.Generator().manual_seed(key))
-        x = (1 - 0.09) ** 0.5 * torch.tensor(parent["latent"]) + 0.3 * noise
-        assert np.allclose(state["latent"], x.numpy(), atol=1e-6)
+        x = (1 - 0.09) ** 0.5 * torch.tensor(parent.latent) + 0.3 * noise
+        assert np.allclose(state.latent, x.numpy(), atol=1e-6)
         model, t = worker._model.model, torch.tensor([worker._solver(sampler).timesteps[4]])
         with torch.no_grad():
             c_, u_ = (model(x, t, torch.tensor(e), return_dict=False)[0] for e in (text, none))
-        from actors.workers.scorer import preview
-
-        previews.append(preview(state, sampler.sigmas[4]))
+        previews.append(state.x0(sampler.sigmas[4]))
         assert torch.allclose(previews[-1], x - sampler.sigmas[4] * (u_ + 3.0 * (c_ - u_)), atol=1e-5)
     worker.close()
     assert not torch.allclose(*previews, atol=1e-2)
 
 
 def test_the_preview_of_a_first_frame_candidate_keeps_the_frame(tiny):
-    from actors.workers.scorer import preview
-
     g = torch.Generator().manual_seed(0)
     latent, velocity = (torch.randn(1, 4, 3, 8, 8, generator=g).numpy() for _ in range(2))
     first = torch.randn(1, 4, 1, 8, 8, generator=g).numpy()
-    shown = preview({"latent": latent, "velocity": velocity, "first": first}, 0.5).numpy()
+    shown = State(latent, velocity, first=first).x0(0.5).numpy()
     assert np.array_equal(shown[:, :, :1], first)
     assert np.allclose(shown[:, :, 1:], (latent - 0.5 * velocity)[:, :, 1:])
 
@@ -293,13 +290,12 @@ def test_the_forward_kernel_has_the_marginals_of_the_higher_level():
 def test_perturbation_starts_with_fresh_history_and_is_not_undone(tiny):
     """With kept UniPC history a perturbation is gone after one step (0.2 rms becomes 0.0004); ours stays."""
     sampler, encoder, worker = workers(tiny)
-    text, none = (encoder.encode_text({"what": (t, 40)})[1] for t in (PROMPT, ""))
-    start = leg_of(sampler, 4)
-    parent = worker.submit(0, start, (None, text, none, None)).result(60)[1]
-    onward = start | {"origin": None, "step": 4, "until": 5}
-    plain = worker.submit(1, onward, (parent, text, none, None)).result(60)[1]["latent"]
-    moved = onward | {"origin": {"kind": "perturb", "key": 9, "beta": 0.2}}
-    other = worker.submit(2, moved, (parent, text, none, None)).result(60)[1]["latent"]
+    text, none = embedded(encoder, PROMPT, "")
+    given = {"text": text, "negative": none}
+    given["base"] = worker.submit(0, leg_of(sampler, 4), given).result(60)[1]
+    plain = worker.submit(1, leg_of(sampler, 5, start=None, step=4), given).result(60)[1].latent
+    moved = leg_of(sampler, 5, start=Start(Perturb(0.2), 9, 4), step=4)
+    other = worker.submit(2, moved, given).result(60)[1].latent
     worker.close()
     assert np.sqrt(np.mean((plain - other) ** 2)) > 0.05
 
@@ -307,14 +303,15 @@ def test_perturbation_starts_with_fresh_history_and_is_not_undone(tiny):
 def test_a_cancelled_item_frees_its_slot_between_steps(tiny):
     sampler, encoder, worker = workers(tiny)
     sampler = replace(sampler, num_steps=999, sigmas=(1.0,) * 1000)
-    text = encoder.encode_text({"what": (PROMPT, 40)})[1]
+    (text,) = embedded(encoder, PROMPT)
+    given = {"text": text, "negative": text}
     start = leg_of(sampler, 999)
-    long = worker.submit(0, start, (None, text, text, None))
-    waiting = worker.submit(1, start, (None, text, text, None))
+    long = worker.submit(0, start, given)
+    waiting = worker.submit(1, start, given)
     worker.cancel(1)
     worker.cancel(0)
-    short = worker.submit(2, start | {"until": 1}, (None, text, text, None))
-    assert short.result(60)[0]["nfe"] == 2
+    short = worker.submit(2, replace(start, until=1), given)
+    assert short.result(60)[0].nfe == 2
     for item in (long, waiting):  # cancelled before it was admitted, or between two steps
         assert item.cancelled() or isinstance(item.exception(60), CancelledError)
     worker.close()
@@ -323,41 +320,43 @@ def test_a_cancelled_item_frees_its_slot_between_steps(tiny):
 def test_a_cancellation_from_outside_never_ends_the_compute_thread(tiny):
     """As asyncio does it: the future itself is cancelled, at any moment, by another thread."""
     sampler, encoder, worker = workers(tiny)
-    text = encoder.encode_text({"what": (PROMPT, 40)})[1]
+    (text,) = embedded(encoder, PROMPT)
+    given = {"text": text, "negative": text}
     start = leg_of(sampler, 2)
     for i in range(40):
-        worker.submit(i, start, (None, text, text, None)).cancel()
-        worker.submit(100 + i, start, (None, text, text, None))
+        worker.submit(i, start, given).cancel()
+        worker.submit(100 + i, start, given)
         worker.cancel(100 + i)
-    assert worker.submit(999, start, (None, text, text, None)).result(60)[0]["nfe"] == 4
+    assert worker.submit(999, start, given).result(60)[0].nfe == 4
     worker.close()
 
 
 def test_an_error_reaches_its_waiter_and_the_worker_goes_on(tiny):
     sampler, encoder, worker = workers(tiny)
-    text = encoder.encode_text({"what": (PROMPT, 40)})[1]
-    bad = leg_of(sampler, 1, origin={"kind": "renoise", "key": 1})
-    with pytest.raises(TypeError):  # a renoising needs its parent
-        worker.submit(0, bad, (None, text, text, None)).result(60)
-    wrong_shape = bad | {"origin": {"kind": "noise", "key": 1}}
+    (text,) = embedded(encoder, PROMPT)
+    given = {"text": text, "negative": text}
+    bad = leg_of(sampler, 1, start=Start(Renoise(0), 1))
+    with pytest.raises(AssertionError):  # a renoising needs its parent
+        worker.submit(0, bad, given).result(60)
+    good = leg_of(sampler, 1)
     with pytest.raises(RuntimeError):
-        worker.submit(1, wrong_shape, (None, text[:, :, :3], text, None)).result(60)
-    good = bad | {"origin": {"kind": "noise", "key": 1}}
-    assert worker.submit(2, good, (None, text, text, None)).result(60)[0]["nfe"] == 2
+        worker.submit(1, good, given | {"text": text[:, :, :3]}).result(60)
+    assert worker.submit(2, good, given).result(60)[0].nfe == 2
     worker.close()
 
 
 def test_a_result_that_cannot_be_handed_over_is_its_waiters_error_and_the_worker_goes_on(tiny, monkeypatch):
     sampler, encoder, denoiser = workers(tiny)
-    text = encoder.encode_text({"what": (PROMPT, 40)})[1]
+    (text,) = embedded(encoder, PROMPT)
+    given = {"text": text, "negative": text}
     pack, errors = solvers.pack, [RuntimeError("a copy failed"), torch.OutOfMemoryError("CUDA out of memory")]
     monkeypatch.setattr(solvers, "pack", lambda state: pack(state) if not errors else fail(errors.pop(0)))
     leg = leg_of(sampler, 2)
     with pytest.raises(RuntimeError, match="a copy failed"):
-        denoiser.submit(1, leg, (None, text, text, None)).result(60)
+        denoiser.submit(1, leg, given).result(60)
     with pytest.raises(OutOfMemory):
-        denoiser.submit(2, leg, (None, text, text, None)).result(60)
-    assert denoiser.submit(3, leg, (None, text, text, None)).result(60)[0]["nfe"] == 4
+        denoiser.submit(2, leg, given).result(60)
+    assert denoiser.submit(3, leg, given).result(60)[0].nfe == 4
     denoiser.close()
 
 
@@ -368,10 +367,11 @@ def fail(error):
 def test_a_last_step_that_finds_no_memory_midway_is_done_again_whole(tiny, monkeypatch):
     """The older of two candidates fails where its first frame is put back; the younger one leaves."""
     sampler, encoder, alone = workers(tiny)
-    text = encoder.encode_text({"what": (PROMPT, 40)})[1]
+    (text,) = embedded(encoder, PROMPT)
+    given = {"text": text, "negative": text}
     first = np.random.default_rng(0).normal(size=(1, 4, 1, 8, 8)).astype("f4")
-    inputs = (None, text, text, first)
-    expected = alone.submit(1, leg_of(sampler, 8), inputs).result(60)[1]["latent"]
+    inputs = given | {"first": first}
+    expected = alone.submit(1, leg_of(sampler, 8), inputs).result(60)[1].latent
     alone.close()
     plain, failed, started = slot.with_first, [], threading.Event()
 
@@ -384,9 +384,9 @@ def test_a_last_step_that_finds_no_memory_midway_is_done_again_whole(tiny, monke
     monkeypatch.setattr(slot, "with_first", with_first)
     gate = Denoiser._admit
 
-    def admit(self, request):
+    def admit(self, item):
         started.wait(60)  # so that both are there before the first step
-        return gate(self, request)
+        return gate(self, item)
 
     monkeypatch.setattr(Denoiser, "_admit", admit)
     both = Denoiser(str(tiny), dtype="float32", device="cpu", slots=2)
@@ -394,7 +394,7 @@ def test_a_last_step_that_finds_no_memory_midway_is_done_again_whole(tiny, monke
     started.set()
     with pytest.raises(OutOfMemory):
         younger.result(60)
-    np.testing.assert_allclose(older.result(60)[1]["latent"], expected, atol=1e-4)
+    np.testing.assert_allclose(older.result(60)[1].latent, expected, atol=1e-4)
     both.close()
 
 

@@ -11,7 +11,7 @@ from actors.tiny.training import latents
 from actors.training import config as train
 from actors.training import prfl_config as prfl
 from raysearch.config import config as configuration
-from raysearch.session import collect, dataset
+from raysearch.session import dataset
 from raysearch.sweep import grid as sweep
 
 ROOT = Path(__file__).parents[2]
@@ -24,7 +24,7 @@ def test_every_config_is_valid(path, tmp_path):
     if "sweep" in values:
         sweep.load(path)
     elif "collect" in values:
-        collect.load(path)
+        dataset.load(path)
     elif "reward" in values and "model" not in values:
         columns = {"prompt": ["a"], "first": [False], "latent": dataset.tensors(np.zeros((1, 8, 5, 8, 8)))}
         numbers = {k: [0.0] for k in ("sigma", "similarity", "VQ", "MQ", "TA")}

@@ -16,12 +16,13 @@ from actors.backend import Backend
 from actors.models import wan
 from actors.sampling import solvers
 from actors.workers import video
+from raysearch.engine.protocol import Finish
 from raysearch.engine.spill import Spill
 from raysearch.errors import ConfigError, InputLost
 from raysearch.recipe.candidate import Candidate, Prompt, denoise, invert
 from raysearch.recipe.digests import digest, noise_key
-from raysearch.recipe.long_video import Queue, Window
-from raysearch.recipe.origins import Noise, Slide
+from raysearch.recipe.long_video import Queue, Window, before, caption, captions, kept, opening, parts, shows, unseen
+from raysearch.recipe.origins import Derived, Noise, Slide
 from raysearch.session import journal
 from raysearch.session.session import Session
 from raysearch.testing import FakeFleet, fake_sampler
@@ -98,30 +99,37 @@ def slides(n: int, prompt: Prompt = Prompt("a"), ordinal: int = 0) -> list[Candi
     found = [Candidate(prompt, base, Noise(7, 0), 4)]
     for part in range(1, n + 1):
         sampler = base.of_queue(SMALL, part)
-        found.append(Candidate(prompt, sampler, Slide(found[-1], ordinal), sampler.num_steps))
+        found.append(Candidate(prompt, sampler, Derived(found[-1], ordinal, Slide()), sampler.num_steps))
     return found
 
 
 def test_a_slide_knows_its_place():
     prompt = Prompt("a", later=("b", "c"))
     clip, *found = slides(6, prompt)
-    assert [(x.part, x.before, x.opening) for x in found[:2]] == [(1, clip, clip), (2, found[0], clip)]
-    assert [Candidate(prompt, x.sampler, x.origin).text for x in found] == ["b", "b", "c", "c", "c", "c"]  # the tail's
-    assert [x.text for x in found] == ["a", "a", "a", "b", "b", "c"]  # the latest clean frames'
-    assert [x.captions for x in found] == [(1,), (1,), (1, 2), (1, 2), (2,), (2,)]
-    assert [x.kept for x in found] == [True, False, True, False, True, True]
-    assert [x.shows for x in found] == [False, False, False, False, True, True]  # frames come out with the fifth
-    assert found[4].unseen == found[3::-1] and found[5].unseen == found[4::-1]
-    assert invert(found[4], 1.0).text == "b"
+    assert [(x.part, before(x), opening(x)) for x in found[:2]] == [(1, clip, clip), (2, found[0], clip)]
+    assert [caption(Candidate(prompt, x.sampler, x.origin)) for x in found] == [
+        "b",
+        "b",
+        "c",
+        "c",
+        "c",
+        "c",
+    ]  # the tail's
+    assert [caption(x) for x in found] == ["a", "a", "a", "b", "b", "c"]  # the latest clean frames'
+    assert [captions(x) for x in found] == [(1,), (1,), (1, 2), (1, 2), (2,), (2,)]
+    assert [kept(x) for x in found] == [True, False, True, False, True, True]
+    assert [shows(x) for x in found] == [False, False, False, False, True, True]  # frames come out with the fifth
+    assert unseen(found[4]) == found[3::-1] and unseen(found[5]) == found[4::-1]
+    assert caption(invert(found[4], 1.0)) == "b"
     assert found[3].sampler.whole == clip.sampler
-    assert found[5].parts == [clip, *found]
+    assert parts(found[5]) == [clip, *found]
 
 
 def test_slides_differ_by_what_enters_and_share_noise_over_prompts():
     (clip, x), (_, y) = slides(1), slides(1, ordinal=1)
     assert x.identity != y.identity and x.origin.key != y.origin.key
     assert slides(1, Prompt("b"))[1].origin.key == x.origin.key
-    mixed = Candidate(x.prompt, x.sampler, Slide(clip, 0, cutoff=0.25))
+    mixed = Candidate(x.prompt, x.sampler, Derived(clip, 0, Slide(cutoff=0.25)))
     assert mixed.identity != denoise(x, 1).identity and mixed.origin.key == x.origin.key
 
 
@@ -189,8 +197,8 @@ def test_lost_latents_and_dead_replicas_change_nothing(tmp_path):
 def test_killed_after_any_answer_it_ends_as_if_nothing_had_been(tmp_path):
     few = {"arms": ARMS[1:], "prompts": ["a"], "long": FIFO}
     expected, _ = run(tmp_path / "whole", **few)
-    for kept in range(len(list(journal.read(tmp_path / "whole" / "journal"))) + 1):
-        rows, _ = run(cut(tmp_path / "whole", tmp_path / str(kept), kept), resume="require", **few)
+    for n in range(len(list(journal.read(tmp_path / "whole" / "journal"))) + 1):
+        rows, _ = run(cut(tmp_path / "whole", tmp_path / str(n), n), resume="require", **few)
         assert same(rows) == same(expected)
 
 
@@ -207,7 +215,7 @@ def test_a_kill_near_the_end_does_not_replay_the_whole_video(tmp_path, monkeypat
     fleet = FakeFleet(1, 1)
 
     def dies(call):
-        if call.method == "finish":
+        if isinstance(call.request, Finish):
             raise Killed
         return None
 
@@ -216,8 +224,8 @@ def test_a_kill_near_the_end_does_not_replay_the_whole_video(tmp_path, monkeypat
     with pytest.raises(BaseExceptionGroup) as caught:
         run(tmp_path / "killed", fleet, arms=arms, prompts=["a"], long=long)
     assert caught.group_contains(Killed)
-    kept = sorted((tmp_path / "killed" / "spill").iterdir())
-    assert len(kept) == 1 + 7  # the clip, and whenever the queue had moved on by a chunk but at the end
+    files = sorted((tmp_path / "killed" / "spill").iterdir())
+    assert len(files) == 1 + 7  # the clip, and whenever the queue had moved on by a chunk but at the end
     rows, progress = run(tmp_path / "killed", resume="require", arms=arms, prompts=["a"], long=long)
     assert same(rows) == same(expected)
     assert rows[0]["nfe"] == expected[0]["nfe"] == whole
@@ -277,10 +285,10 @@ def test_a_finished_video_is_rated_by_all_its_frames_each_chunk_under_its_captio
     x = Candidate(prompt, base, Noise(7, 0), steps)
     for part in range(1, 1 + queue.slides + queue.drains):
         sampler = base.of_queue(queue, part)
-        x = Candidate(prompt, sampler, Slide(x, 0), sampler.num_steps)
-    shown = [c for c in x.parts if c.shows]
-    assert [c.text for c in shown] == [str(i) for i in range(chunks)]
-    clean = [5 if c.sampler.queue is None else queue.clean(c.iteration) for c in shown]
+        x = Candidate(prompt, sampler, Derived(x, 0, Slide()), sampler.num_steps)
+    shown = [c for c in parts(x) if shows(c)]
+    assert [caption(c) for c in shown] == [str(i) for i in range(chunks)]
+    clean = [5 if c.sampler.queue is None else queue.clean(queue.begins(c.part) + c.step) for c in shown]
     assert clean == [5 + 4 * i for i in range(chunks)]  # and of each the latest 5
 
 
@@ -353,7 +361,7 @@ def by_hand(tiny, *, partitions: int = 4, stride: int = 1, seed: int = 5) -> tor
     c = Candidate(Prompt("any"), base, Noise(seed, 0), 8)
     frames, steps, size = list(x.split(1, 2)), [8, 8, 8], 8 // partitions
     for part in range(1, queue.slides + queue.drains + 1):
-        c = Candidate(c.prompt, base.of_queue(queue, part), Slide(c, 0))
+        c = Candidate(c.prompt, base.of_queue(queue, part), Derived(c, 0, Slide()))
         for i in range(c.sampler.num_steps):
             if len(frames) < 7:
                 key = c.origin.key if i == 0 else noise_key(digest(c.origin.lineage, i), "tail")

@@ -11,7 +11,7 @@ import gangs
 import numpy as np
 import pytest
 import torch
-from runs import PROMPT, config, leg_of
+from runs import PROMPT, config, embedded, leg_of
 
 from actors.backend import Backend
 from actors.workers import gang, worker
@@ -36,7 +36,7 @@ def work(tiny):
     """A sampler and the inputs of a leg: text, negative text, a first frame."""
     plan = Backend().prepare(c := config(tiny), configuration.arms(c))
     encoder = worker.build("encoder", c, plan)
-    text, negative = (encoder.encode_text({"what": (t, 40)})[1] for t in (PROMPT, ""))
+    text, negative = embedded(encoder, PROMPT, "")
     return plan.arms[0].sampler, text, negative, np.random.default_rng(0).normal(size=(1, 4, 1, 8, 8)).astype("f4")
 
 
@@ -60,12 +60,12 @@ def trajectories(worker, work):
     sampler, text, negative, first = work
     found = []
     for picture in (None, first):
-        arguments = leg_of(sampler, 3, velocity=True)
-        half = worker.submit(0, arguments, (None, text, negative, picture)).result(120)[1]
-        arguments = leg_of(sampler, 8, origin=None, step=3)
-        meta, end = worker.submit(1, arguments, (half, text, negative, picture)).result(120)
-        found += [half["velocity"], half["latent"], end["latent"]]
-        assert meta["nfe"] == 8  # 5 steps under guidance, the first of them paid by the preview
+        given = {"text": text, "negative": negative, "first": picture}
+        half = worker.submit(0, leg_of(sampler, 3, velocity=True), given).result(120)[1]
+        onward = leg_of(sampler, 8, start=None, step=3)
+        reply, end = worker.submit(1, onward, given | {"base": half}).result(120)
+        found += [half.velocity, half.latent, end.latent]
+        assert reply.nfe == 8  # 5 steps under guidance, the first of them paid by the preview
     return found
 
 
@@ -132,11 +132,12 @@ def test_a_lost_or_hung_follower_breaks_the_gang_and_hangs_nobody(tiny, work, bl
     try:
         with leading(tiny, pool, "float32", start, patience) as denoiser:
             leg = leg_of(sampler, 1)
-            assert denoiser.submit(0, leg, (None, text, negative, None)).result(120)[0]["nfe"] == 2
+            given = {"text": text, "negative": negative}
+            assert denoiser.submit(0, leg, given).result(120)[0].nfe == 2
             os.kill(followers[0].pid, blow)
             for item in (1, 2):  # it stays broken
                 with pytest.raises(ReplicaDied, match="a gang of 2 shards is broken"):
-                    denoiser.submit(item, leg, (None, text, negative, None)).result(120)
+                    denoiser.submit(item, leg, given).result(120)
     finally:
         followers[0].kill()
         followers[0].join()

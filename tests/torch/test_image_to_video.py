@@ -16,7 +16,7 @@ from safetensors.numpy import load_file
 from actors.backend import Backend
 from raysearch.errors import ConfigError
 from raysearch.recipe.candidate import Candidate, Prompt
-from raysearch.recipe.origins import Extend, Noise
+from raysearch.recipe.origins import Derived, Extend, Noise
 from raysearch.session.session import Session
 from raysearch.testing import fake_sampler
 
@@ -67,7 +67,7 @@ def test_a_chunk_begins_with_the_last_frame_of_the_one_before(pictured, tmp_path
     latents, frames = load_file(file), np.load(shown)
     assert len(frames) == 9 + 8
     first = Candidate(Prompt("any"), fake_sampler(8), Noise(5, 0), 8)
-    noise = torch.Generator().manual_seed(Extend(first, 0, 1, anew=True).key)
+    noise = torch.Generator().manual_seed(Derived(first, 0, Extend(prefix=1, anew=True)).key)
     expected = pipeline_of(pictured)(image=Image.fromarray(frames[8]), generator=noise, **CALL).frames
     np.testing.assert_allclose(latents["latents_0001"], expected.numpy(), atol=1e-4)
 

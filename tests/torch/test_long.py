@@ -21,9 +21,10 @@ from actors.sampling import solvers
 from actors.workers import video
 from policies import scaling_noise
 from raysearch.errors import ConfigError
+from raysearch.recipe import long_video
 from raysearch.recipe.candidate import Candidate, Prompt, denoise, invert, rebase
 from raysearch.recipe.long_video import Course
-from raysearch.recipe.origins import Extend, Neighbour, Noise
+from raysearch.recipe.origins import Derived, Extend, Neighbour, Noise
 from raysearch.recipe.reward import Reward, Score
 from raysearch.search.budget import Budget, Ledger, Meter
 from raysearch.search.context import Context
@@ -44,8 +45,8 @@ def opening(prompt: Prompt = Prompt("a")) -> Candidate:
     return Candidate(prompt, SAMPLER, Noise(7, 0), 10)
 
 
-def after(c: Candidate, ordinal: int = 0, **more) -> Candidate:
-    return Candidate(c.prompt, c.sampler, Extend(c, ordinal, 1, **more))
+def after(c: Candidate, ordinal: int = 0, reads=(), **more) -> Candidate:
+    return Candidate(c.prompt, c.sampler, Derived(c, ordinal, Extend(prefix=1, **more), reads=reads))
 
 
 # -- recipes ---------------------------------------------------------------------------------------------------------
@@ -54,9 +55,13 @@ def after(c: Candidate, ordinal: int = 0, **more) -> Candidate:
 def test_a_chunk_knows_its_place():
     x = opening()
     y = denoise(after(x), 10)
-    z = Candidate(y.prompt, SAMPLER, Neighbour(after(y), 0, cosine=0.5), 3)
-    assert [(c.part, c.before, c.opening) for c in (x, y, z)] == [(0, None, None), (1, x, x), (2, y, x)]
-    assert z.parts == [x, y, z]
+    z = Candidate(y.prompt, SAMPLER, Derived(after(y), 0, Neighbour(cosine=0.5)), 3)
+    assert [(c.part, long_video.before(c), long_video.opening(c)) for c in (x, y, z)] == [
+        (0, None, None),
+        (1, x, x),
+        (2, y, x),
+    ]
+    assert long_video.parts(z) == [x, y, z]
     assert pickle.loads(pickle.dumps(z)) is z
 
 
@@ -64,14 +69,14 @@ def test_each_chunk_has_its_caption():
     prompt = Prompt("a", later=("b", "c"))
     x = opening(prompt)
     y = denoise(after(x), 10)
-    assert [c.text for c in (x, y, after(y))] == ["a", "b", "c"]
-    assert denoise(after(opening()), 10).text == "a"
+    assert [long_video.caption(c) for c in (x, y, after(y))] == ["a", "b", "c"]
+    assert long_video.caption(denoise(after(opening()), 10)) == "a"
     assert prompt.identity != Prompt("a").identity != Prompt("a", later=("c", "b")).identity
 
 
 def test_continuations_differ_by_what_they_are_made_of_and_share_noise_over_prompts():
     x, start = opening(), invert(opening(), 1.0)
-    ways = [{}, {"anew": True}, {"cutoff": 0.25}, {"cutoff": 0.25, "dims": 2}, {"start": start}]
+    ways = [{}, {"anew": True}, {"cutoff": 0.25}, {"cutoff": 0.25, "dims": 2}, {"reads": (start,)}]
     assert len({after(x, **w).identity for w in ways}) == len({after(x, **w).lineage for w in ways}) == len(ways)
     assert len({after(x, **w).origin.key for w in ways}) == 1
     assert after(opening(Prompt("b"))).origin.key == after(x).origin.key != after(x, 1).origin.key
@@ -195,7 +200,7 @@ def beam(judge: Judge, *, chunks: int = 3, num_steps: int = 10, seed: int = 0, *
         fake_sampler(num_steps),
         seed,
         reward=Reward("r", b"r", ("r",), (1.0,), "frames"),
-        meter=Meter(Budget(), Ledger(preview=True, decodes=True, course=Course(chunks))),
+        meter=Meter(Budget(), Ledger(needs_velocity=True, decodes=True, course=Course(chunks))),
         answer=judge.answer,
         rng_key=(),
         long=Course(chunks),
@@ -208,7 +213,7 @@ def test_k_beams_of_n_proposals_and_not_the_other_way_round():
     winner = beam(judge, k=2, n=5)
     *looks, finished = judge.asked
     assert [len(xs) for xs in looks] == [10, 10, 10]
-    assert [len({x.before for x in xs}) for xs in looks] == [1, 2, 2]
+    assert [len({long_video.before(x) for x in xs}) for xs in looks] == [1, 2, 2]
     assert len(finished) == 2 * 3
     assert winner is finished[-1]  # whose chunks are the better ones
 
@@ -219,7 +224,7 @@ def test_the_best_are_kept_always():
         judge = Judge(best=3)
         beam(judge, k=1, n=5, seed=seed)
         for before, xs in itertools.pairwise(judge.asked[:-1]):
-            assert {x.before for x in xs} == {denoise(before[3], 10)}
+            assert {long_video.before(x) for x in xs} == {denoise(before[3], 10)}
 
 
 @pytest.mark.parametrize(("m", "step"), [(1, 0), (4, 3), (10, 10)])
@@ -234,8 +239,8 @@ def test_an_inversion_is_the_odes_unless_told_otherwise():
         judge = Judge()
         beam(judge, k=1, n=4, weights=(0, 0, 1, 0), inversion=inversion)
         first, *others = judge.asked[1]
-        assert first.origin.start.origin.describe()["kind"] == kind
-        assert first.origin.start.parent is first.before
+        assert first.origin.reads[0].origin.describe()["kind"] == kind
+        assert first.origin.reads[0].parent is long_video.before(first)
         assert {y.origin.parent for y in others} == {first}  # a second inversion would be the same
 
 
@@ -243,7 +248,7 @@ def test_an_inversion_is_the_odes_unless_told_otherwise():
 def test_resampled_inversions_are_within_delta(delta):
     judge = Judge()
     beam(judge, k=1, n=200, chunks=2, weights=(0, 0, 0, 1), delta=delta)
-    distances = [np.sqrt(2 - 2 * y.origin.cosine) for y in judge.asked[1]]
+    distances = [np.sqrt(2 - 2 * y.origin.how.cosine) for y in judge.asked[1]]
     assert 0 <= min(distances) < 0.1 * delta
     assert 0.9 * delta < max(distances) < delta
 
@@ -256,7 +261,7 @@ def test_proposals_are_shared_out_by_their_weights():
     assert scaling_noise.shares(4, (1e-320, 1e308, 0, 0)) == [0, 4, 0, 0]
     judge = Judge()
     beam(judge, k=1, n=4, chunks=2, weights=(2, 2, 0, 0), cutoff=0.3, dims=2)
-    assert [(y.origin.cutoff, y.origin.dims) for y in judge.asked[1]] == [(0, 3), (0, 3), (0.3, 2), (0.3, 2)]
+    assert [(y.origin.how.cutoff, y.origin.how.dims) for y in judge.asked[1]] == [(0, 3), (0, 3), (0.3, 2), (0.3, 2)]
 
 
 def test_the_odes_inversion_leads_back_to_where_it_came_from():
@@ -299,7 +304,7 @@ def test_a_chunk_is_what_the_image_to_video_pipeline_makes_of_the_last_frame(tin
     x = Candidate(Prompt("any"), fake_sampler(8), Noise(5, 0), 8)
     for i, latents in enumerate(latents_of(tmp_path)):
         if i:
-            origin = Extend(x, 0, 1, anew=True)
+            origin = Derived(x, 0, Extend(prefix=1, anew=True))
             x = Candidate(Prompt("any"), fake_sampler(8), origin, 8)
             call = {"prompt": prompts[0][i], "num_inference_steps": 8, "guidance_scale": 3.0, "output_type": "latent"}
             image, noise = Image.fromarray(frames[8 * i]), torch.Generator().manual_seed(origin.key)

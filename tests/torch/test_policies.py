@@ -169,7 +169,7 @@ def test_neighbours_keep_norm_and_cosine():
     ctx = context(sampler(4))
     x0, _ = world.state(x)
     for y in ctx.neighbours(x, 20, 0.95):
-        assert isinstance(y.origin, Neighbour)
+        assert isinstance(y.origin.how, Neighbour)
         other, _ = world.state(y)
         assert float((x0 * other).sum() / (x0.norm() * other.norm())) == pytest.approx(0.95, abs=1e-5)
         assert float(other.norm()) == pytest.approx(float(x0.norm()), rel=1e-5)

@@ -1,20 +1,24 @@
 """ScalingNoise on a toy Wan: each kind of proposal as a tensor, what a queue's preview is, what the anchor is."""
 
 import asyncio
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from runs import PROMPT, leg_of
+from runs import PROMPT, embedded, leg_of
 from runs import config as tiny_config
 from safetensors.numpy import load_file
 
 from actors.backend import Backend
 from actors.models import wan
 from actors.sampling import solvers
-from actors.workers import scorer, worker
+from actors.workers import worker
+from actors.workers.state import State
 from raysearch.config import config as configuration
+from raysearch.engine.protocol import QueuePart, Start
 from raysearch.recipe.long_video import Queue
+from raysearch.recipe.origins import Extend, Neighbour, Slide
 from raysearch.session.session import Session
 
 EULER = {"name": "euler", "num_steps": 8, "guidance_scale": 3.0}
@@ -46,7 +50,7 @@ def denoiser(tiny):
     c = tiny_config(tiny, sampler=EULER)
     plan = Backend().prepare(c, configuration.arms(c))
     encode = worker.build("encoder", c, plan)
-    texts = [encode.encode_text({"what": (t, 40)})[1] for t in (PROMPT, "")]
+    texts = dict(zip(("text", "negative"), embedded(encode, PROMPT, ""), strict=True))
     built = worker.build("denoiser", c, plan)
     yield built, plan.arms[0].sampler, texts
     built.close()
@@ -56,62 +60,61 @@ START, KEY = 3, 11  # keys of the noise that is given, and of the origin's own
 
 
 @pytest.mark.parametrize(
-    ("origin", "expected"),
+    ("cutoff", "read", "expected"),
     [
-        ({"cutoff": 0.0, "start": False}, lambda last, e, given: e),
-        ({"cutoff": 0.25, "start": False}, lambda last, e, given: low(last, e, 0.25, (2, 3, 4))),
-        ({"cutoff": 0.0, "start": True}, lambda last, e, given: given),
+        (0.0, False, lambda last, e, given: e),
+        (0.25, False, lambda last, e, given: low(last, e, 0.25, (2, 3, 4))),
+        (0.0, True, lambda last, e, given: given),
     ],
     ids=["fresh", "mixed", "given"],
 )
-def test_the_noise_of_a_chunk(denoiser, origin, expected):
+def test_the_noise_of_a_chunk(denoiser, cutoff, read, expected):
     worker, sampler, texts = denoiser
     before, given = noise((1, 4, 3, 8, 8), 1), noise((1, 4, 3, 8, 8), START)
-    how = {"kind": "extend", "key": KEY, "prefix": 1, "dims": 3} | origin
-    points = [{"latent": given.numpy()}] if origin["start"] else []
-    call = leg_of(sampler, 0, origin=how), ({"latent": before.numpy()}, *texts, None, *points)
-    payload = worker.submit(0, *call).result(timeout=60)[1]
+    points = {"point 0": State(given.numpy())} if read else {}
+    leg = leg_of(sampler, 0, start=Start(Extend(prefix=1, cutoff=cutoff), KEY))
+    state = worker.submit(0, leg, texts | points | {"base": State(before.numpy())}).result(timeout=60)[1]
     made = expected(before.numpy(), noise((1, 4, 3, 8, 8), KEY).numpy(), given.numpy())
-    np.testing.assert_allclose(payload["latent"], made, atol=1e-5)
+    np.testing.assert_allclose(state.latent, made, atol=1e-5)
 
 
 @pytest.mark.parametrize(
-    ("origin", "expected"),
+    ("cutoff", "read", "expected"),
     [
-        ({"cutoff": 0.0, "start": False}, lambda last, e, given: e),
-        ({"cutoff": 0.25, "start": False}, lambda last, e, given: low(last, e, 0.25, (2, 3, 4))),
-        ({"cutoff": 0.0, "start": True}, lambda last, e, given: given[:, :, -1:]),
+        (0.0, False, lambda last, e, given: e),
+        (0.25, False, lambda last, e, given: low(last, e, 0.25, (2, 3, 4))),
+        (0.0, True, lambda last, e, given: given[:, :, -1:]),
     ],
     ids=["fresh", "mixed", "given"],
 )
-def test_the_noise_that_enters_a_queue(denoiser, origin, expected):
+def test_the_noise_that_enters_a_queue(denoiser, cutoff, read, expected):
     """The tail alone differs by it, and its last clean frame is what it is mixed with."""
     worker, sampler, texts = denoiser
     queue = Queue(sampler.sigmas, 4, 1, 3, 1, 3)
     clean, waiting = noise((1, 4, 3, 8, 8), 1), noise((1, 4, 2, 8, 8), 2)
-    base = {"latent": clean.numpy(), "queue": waiting.numpy(), "out": clean[:, :, :0].numpy()}
-    how = {"kind": "slide", "key": KEY, "dims": 3, "carries": True} | origin
+    base = State(clean.numpy(), queue=waiting.numpy(), out=clean[:, :, :0].numpy())
     given = noise((1, 4, 3, 8, 8), START)
-    points = [{"latent": given.numpy()}] if origin["start"] else []
-    slide = leg_of(sampler.of_queue(queue, 3), 0, origin=how, velocity=True) | {"part": 3, "captions": (1, 2)}
-    payload = worker.submit(0, slide, (base, *texts, None, *points, *texts)).result(timeout=60)[1]
+    points = {"point 0": State(given.numpy())} if read else {}
+    texts = texts | {f"text {i}": texts["text"] for i in range(2)}
+    part = QueuePart(3, (1, 2))
+    slide = leg_of(sampler.of_queue(queue, 3), 0, start=Start(Slide(cutoff=cutoff), KEY), velocity=True)
+    slide = replace(slide, queue=part)
+    state = worker.submit(0, slide, texts | points | {"base": base}).result(timeout=60)[1]
     tail = expected(clean[:, :, -1:].numpy(), noise((1, 4, 1, 8, 8), KEY).numpy(), given.numpy())
-    assert np.array_equal(payload["latent"], clean) and np.array_equal(payload["queue"][:, :, :2], waiting)
-    np.testing.assert_allclose(payload["queue"][:, :, 2:], tail, atol=1e-5)
+    assert np.array_equal(state.latent, clean) and np.array_equal(state.queue[:, :, :2], waiting)
+    np.testing.assert_allclose(state.queue[:, :, 2:], tail, atol=1e-5)
 
-    # Its x0 estimate: of the tail's window, each frame at its own level.
+    # Its x0 prediction: of the tail's window, each frame at its own level.
     levels = torch.tensor([sampler.sigmas[i] for i in (2, 1, 0)]).view(1, 1, 3, 1, 1)
-    assert payload["levels"].tolist() == pytest.approx(levels.flatten().tolist())
+    assert state.levels.tolist() == pytest.approx(levels.flatten().tolist())
     seen = torch.tensor(np.concatenate([waiting, tail.astype(np.float32)], 2))
-    estimate = scorer.preview(payload, 1.0)
-    torch.testing.assert_close(estimate, seen - levels * torch.tensor(payload["velocity"]), atol=1e-5, rtol=0)
+    torch.testing.assert_close(state.x0(1.0), seen - levels * torch.tensor(state.velocity), atol=1e-5, rtol=0)
 
     # A neighbour moves that frame alone, to its cosine.
-    how = {"kind": "neighbour", "key": 5, "cosine": 0.8, "from_step": 0}
-    near = leg_of(sampler.of_queue(queue, 3), 0, origin=how) | {"part": 3, "captions": (1, 2)}
-    moved = worker.submit(0, near, (payload, *texts, None, *texts)).result(timeout=60)[1]["queue"]
+    near = replace(leg_of(sampler.of_queue(queue, 3), 0, start=Start(Neighbour(0.8), 5)), queue=part)
+    moved = worker.submit(0, near, texts | {"base": state}).result(timeout=60)[1].queue
     assert np.array_equal(moved[:, :, :2], waiting)
-    a, b = moved[:, :, 2].ravel().astype(float), payload["queue"][:, :, 2].ravel().astype(float)
+    a, b = moved[:, :, 2].ravel().astype(float), state.queue[:, :, 2].ravel().astype(float)
     assert a @ b / np.sqrt((a @ a) * (b @ b)) == pytest.approx(0.8, abs=1e-5)
 
 

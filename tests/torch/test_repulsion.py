@@ -24,6 +24,7 @@ from actors.sampling import potential
 from actors.workers import video
 from policies import best_of_n, repulsion, single
 from raysearch.config import config as configuration
+from raysearch.engine.protocol import Call
 from raysearch.errors import BudgetExhausted, ConfigError
 from raysearch.recipe.candidate import Candidate, Prompt, denoise
 from raysearch.recipe.origins import Noise, Obstacle, Push
@@ -216,7 +217,7 @@ def scripted(table):
         async def answer(self, xs, reward):
             if not reward.obstacles:
                 return await super().answer(xs, reward)
-            return [Score((table.get((type(x.origin).__name__, x.step), 9.0),)) for x in xs]
+            return [Score((table.get((type(x.origin.how).__name__, x.step), 9.0),)) for x in xs]
 
     return World()
 
@@ -240,7 +241,7 @@ COSTS = [
 def test_cost_table(table, nfe, calls):
     given = {"n": 1, "eta": (1.0,), "reach": (0.5,), "start": 3, "every": 3, "tries": 2, "obstacles": [at(0, 0)]}
     _, winner, ctx = search(repulsion.search, sampler(T), world=scripted(table), **given)
-    clear = table.get((type(winner.origin).__name__, T), 9.0) > 0.5
+    clear = table.get((type(winner.origin.how).__name__, T), 9.0) > 0.5
     assert ctx.charged.nfe == nfe
     assert ctx.charged.reward_calls == calls + clear  # the end is scored if it is clear
 
@@ -262,7 +263,7 @@ def test_a_video_of_a_text_is_charged_once():
     assert ctx.charged.nfe == 24 + 2 * 24
     given |= {"reach": (5.0,), "tries": 0}
     _, winner, ctx = search(repulsion.search, s, world=world, **given)
-    pushes = sum(isinstance(o, Push) for o in (winner.origin, *(a.origin for a in winner.ancestors())))
+    pushes = sum(isinstance(o.how, Push) for o in (winner.origin, *(a.origin for a in winner.ancestors())))
     assert pushes == T - T // 4
     assert ctx.charged.nfe == 24 + 2 * 24 + 2 * pushes
 
@@ -300,7 +301,8 @@ def test_on_fakes_the_meter_is_exact_and_the_fleet_changes_nothing(tmp_path):
     assert {r["search_id"]: (r["winner"], r["nfe"]) for r in few} == {
         r["search_id"]: (r["winner"], r["nfe"]) for r in many
     }
-    kinds = {c.arguments["origin"]["kind"] for r in fleet.replicas for c in r.calls if c.arguments.get("origin")}
+    starts = [getattr(c.request, "start", None) for r in fleet.replicas for c in r.calls]
+    kinds = {start.how.kind for start in starts if start}
     assert {"noise", "push", "renoise"} <= kinds
 
 
@@ -310,11 +312,11 @@ def test_obstacles_that_are_lost_are_made_again(tmp_path):
     lost = []
 
     class Forgetful(FakeReplica):
-        async def _score(self, call):
-            if len(call.inputs) > 2 and len(lost) < 3:
-                lost.append(replace(call.inputs[2], lost=True))
-                return await self.run(replace(call, inputs=(*call.inputs[:2], lost[-1])))
-            return await super()._score(call)
+        async def _score(self, request, inputs):
+            if "point 0" in inputs and len(lost) < 3:
+                lost.append(replace(inputs["point 0"], lost=True))
+                return await self.run(Call(request, inputs | {"point 0": lost[-1]}))
+            return await super()._score(request, inputs)
 
     fleet = FakeFleet()
     fleet.replicas = [Forgetful(r.id, r.kind, r.node) if r.kind == "scorer" else r for r in fleet.replicas]

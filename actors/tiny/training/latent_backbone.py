@@ -23,9 +23,11 @@ from actors.rewards.latent_reward import LatentRewardConfig, LatentRewardNet
 from actors.tiny import world
 from actors.tiny.corruptions import ATTRIBUTES, swap
 from actors.tiny.training import pixel_data
-from actors.tiny.training.loop import to_model, train
+from actors.tiny.training.clips import to_model
 from actors.tiny.training.pixel_reward import VOCABULARY
 from actors.training import losses
+from actors.training.config import Schedule
+from actors.training.loop import Means, train
 
 CHUNK = 250
 CAPTIONS = 12  # kept with a clip, its own first
@@ -116,7 +118,7 @@ def main() -> None:
     net.model.language_model.set_attn_implementation("eager")  # the fastest on a CPU at this size
     print(f"{sum(p.numel() for p in net.parameters()):,} parameters, {len(latents)} clips", flush=True)
 
-    def loss(step: int, rng: np.random.Generator) -> tuple[Tensor, dict[str, float]]:
+    def loss(step: int, rng: np.random.Generator, means: Means) -> Tensor:
         pick = rng.integers(len(latents), size=args.batch)
         which = np.stack([rng.choice(np.arange(1, CAPTIONS), WRONG, replace=False) for _ in pick[:JUDGED]])
         others = np.take_along_axis(captions[pick[:JUDGED]], which, 1)
@@ -132,22 +134,15 @@ def main() -> None:
         error = losses.regression(scores, wanted)
         among_captions = losses.preference(scores, wanted)
         among_clips = losses.preference(own, torch.from_numpy(grades[pick, 0]))
-        parts = {"mse": error, "captions": among_captions, "clips": among_clips, "words": said}
         value = error + 0.5 * (among_captions + among_clips) + said
+        parts = {"loss": value, "mse": error, "captions": among_captions, "clips": among_clips, "words": said}
         told = wanted[:, :1, 2] > wanted[:, 1:, 2] + 0.05
         parts["TA"] = (scores[:, :1, 2] > scores[:, 1:, 2])[told].float().mean()
-        return value, {k: v.item() for k, v in parts.items()}
+        means.add({name: part.item() for name, part in parts.items()})
+        return value
 
-    average = train(
-        net,
-        loss,
-        checkpoint=args.work / f"{args.run}.pt",
-        steps=args.steps,
-        seed=args.seed,
-        peak=args.peak,
-        weight_decay=0.01,
-    )
-    net.load_state_dict(average)
+    schedule = Schedule(steps=args.steps, learning_rate=args.peak, warm_up=200, seed=args.seed, every=200)
+    train(net, loss, schedule, checkpoint=args.work / f"{args.run}.pt")
     latent_reward.save(net, args.out)
     print(f"wrote {args.out}: {sum(f.stat().st_size for f in args.out.iterdir()) / 1e6:.2f} MB", flush=True)
     report(latent_reward.load(args.out), vae, n=args.check, seed=args.seed)

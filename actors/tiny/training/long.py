@@ -18,17 +18,11 @@ from torch import Tensor
 
 from actors.models import wan
 from actors.tiny import world
-from actors.tiny.training.loop import to_model, train
-from actors.tiny.training.pipeline import (
-    FIRST,
-    NO_CAPTION,
-    SHIFT,
-    TEXT_LENGTH,
-    flow_loss,
-    forget_paths,
-    noise_levels,
-    use_fast_attention,
-)
+from actors.tiny.training.clips import to_model
+from actors.tiny.training.pipeline import FIRST, NO_CAPTION, SHIFT, TEXT_LENGTH, flow_loss, forget_paths, noise_levels
+from actors.training.attention import use_fast_attention
+from actors.training.config import Schedule
+from actors.training.loop import Means, train
 
 CHUNKS = 3
 BACK = {"left": "right", "right": "left", "up": "down", "down": "up"}
@@ -128,7 +122,7 @@ def main() -> None:
         for block in transformer.blocks:
             block.compile(dynamic=False)
 
-    def loss(step: int, rng: np.random.Generator) -> tuple[Tensor, dict[str, float]]:
+    def loss(step: int, rng: np.random.Generator, means: Means) -> Tensor:
         kind = int(rng.choice(len(KINDS), p=SHARES))
         begins = kind < 3
         pick = rng.integers(len(latents), size=args.batch)
@@ -139,19 +133,12 @@ def main() -> None:
         name = KINDS[kind]
         sigma = queue_levels(rng, args.batch, clip) if name == "queue" else noise_levels(rng, name, args.batch, clip)
         first = FIRST if begins else 1.0
-        return flow_loss(transformer, z, embeddings[row], sigma, uniform=name == "one", first=first), {}
+        value = flow_loss(transformer, z, embeddings[row], sigma, uniform=name == "one", first=first)
+        means.add({"loss": value.item()})
+        return value
 
-    transformer.load_state_dict(
-        train(
-            transformer,
-            loss,
-            checkpoint=args.work / "long-transformer.pt",
-            steps=args.steps,
-            seed=args.seed + 3,
-            peak=args.peak,
-            weight_decay=0.01,
-        )
-    )
+    schedule = Schedule(steps=args.steps, learning_rate=args.peak, warm_up=200, seed=args.seed + 3, every=200)
+    train(transformer, loss, schedule, checkpoint=args.work / "long-transformer.pt")
     shutil.copytree(args.model, args.out, dirs_exist_ok=True)
     transformer.half().save_pretrained(args.out / "transformer")
     forget_paths(args.out)

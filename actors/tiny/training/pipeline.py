@@ -23,7 +23,10 @@ from torch.nn import functional as F
 from transformers import ByT5Tokenizer, UMT5Config, UMT5EncoderModel
 
 from actors.tiny import world
-from actors.tiny.training.loop import clips, train
+from actors.tiny.training.clips import clips
+from actors.training.attention import use_fast_attention
+from actors.training.config import Schedule
+from actors.training.loop import Means, train
 
 TEXT_LENGTH = 80  # bytes; `max_sequence_length` of every call of the pipeline
 PER_FRAME = 16  # tokens of a latent frame: 8x8 latents in patches of 2x2
@@ -112,40 +115,8 @@ class Reader(nn.Module):
         states = self.embed(captions)
         said = [head(states).transpose(1, 2) for head in self.heads]
         right = torch.stack([((s.argmax(1) == t) | (t < 0)).all(1) for s, t in zip(said, truth, strict=True)])
-        return sum(F.cross_entropy(s, t) for s, t in zip(said, truth, strict=True)), right.all(0).float().mean().item()
-
-
-class FastAttention:
-    """`WanAttnProcessor` for training on a CPU, where scaled_dot_product_attention is slow at this size in bfloat16."""
-
-    _attention_backend = None
-    _parallel_config = None
-
-    def __call__(self, attn, hidden_states, encoder_hidden_states=None, attention_mask=None, rotary_emb=None):
-        context = hidden_states if encoder_hidden_states is None else encoder_hidden_states
-        q, k, v = attn.to_q(hidden_states), attn.to_k(context), attn.to_v(context)
-        with torch.autocast("cpu", enabled=False):
-            q, k, v = (
-                x.unflatten(2, (attn.heads, -1)) for x in (attn.norm_q(q.float()), attn.norm_k(k.float()), v.float())
-            )
-            if rotary_emb is not None:
-                q, k = (rotate(x, rotary_emb[0][..., 0::2], rotary_emb[1][..., 1::2]) for x in (q, k))
-            q, k, v = (
-                x.transpose(1, 2).bfloat16() for x in (q * q.shape[-1] ** -0.5, k, v)
-            )  # (n, heads, tokens, width)
-            out = (q @ k.transpose(2, 3)).float().softmax(-1).bfloat16() @ v
-        return attn.to_out[0](out.transpose(1, 2).flatten(2))
-
-
-def use_fast_attention(transformer: WanTransformer3DModel) -> None:
-    for block in transformer.blocks:
-        block.attn1.set_processor(FastAttention())
-        block.attn2.set_processor(FastAttention())
-
-
-def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    x1, x2 = x.unflatten(-1, (-1, 2)).unbind(-1)
-    return torch.stack((x1 * cos - x2 * sin, x1 * sin + x2 * cos), -1).flatten(-2)
+        losses = [F.cross_entropy(s, t) for s, t in zip(said, truth, strict=True)]
+        return torch.stack(losses).sum(), right.all(0).float().mean().item()
 
 
 def noise_levels(rng: np.random.Generator, kind: str, n: int, frames: int) -> Tensor:
@@ -230,23 +201,22 @@ def main() -> None:
 
     reader = Reader()
 
-    def text_loss(step: int, rng: np.random.Generator) -> tuple[Tensor, dict[str, float]]:
+    def text_loss(step: int, rng: np.random.Generator, means: Means) -> Tensor:
         texts = [world.caption(world.training_objects(rng)) for _ in range(64)]
         value, right = reader.loss(texts)
-        return value, {"right": right}
+        means.add({"loss": value.item(), "right": right})
+        return value
 
-    reader.load_state_dict(
-        train(
-            reader,
-            text_loss,
-            checkpoint=args.work / "text.pt",
-            steps=args.text_steps,
-            seed=args.seed + 1,
-            peak=2e-3,
-            ema=0.99,
-        )
+    schedule = Schedule(
+        steps=args.text_steps,
+        learning_rate=2e-3,
+        warm_up=200,
+        weight_decay=0.0,
+        ema=0.99,
+        seed=args.seed + 1,
+        every=200,
     )
-    reader.eval()
+    train(reader, text_loss, schedule, checkpoint=args.work / "text.pt")
     with torch.no_grad():
         for held_out in (world.HELD_OUT_ONE, world.HELD_OUT_TWO):
             print(f"reads {reader.loss(held_out)[1]:.4f} of {len(held_out)} held-out captions")
@@ -262,25 +232,18 @@ def main() -> None:
         for block in transformer.blocks:
             block.compile(dynamic=False)
 
-    def loss(step: int, rng: np.random.Generator) -> tuple[Tensor, dict[str, float]]:
+    def loss(step: int, rng: np.random.Generator, means: Means) -> Tensor:
         kind = str(rng.choice(LEVELS, p=SHARES))
         pick = rng.integers(len(latents), size=args.batch)
         row = np.where(rng.random(args.batch) < NO_CAPTION, 0, rows[pick])
         sigma = noise_levels(rng, kind, args.batch, latents.shape[2])
-        return flow_loss(transformer, latents[pick], embeddings[row], sigma, uniform=kind == "one"), {}
+        value = flow_loss(transformer, latents[pick], embeddings[row], sigma, uniform=kind == "one")
+        means.add({"loss": value.item()})
+        return value
 
-    transformer.load_state_dict(
-        train(
-            transformer,
-            loss,
-            checkpoint=args.work / "transformer.pt",
-            steps=args.steps,
-            seed=args.seed + 2,
-            peak=args.peak,
-            weight_decay=0.01,
-        )
-    )
-    save(args.out, vae, reader, transformer.eval())
+    schedule = Schedule(steps=args.steps, learning_rate=args.peak, warm_up=200, seed=args.seed + 2, every=200)
+    train(transformer, loss, schedule, checkpoint=args.work / "transformer.pt")
+    save(args.out, vae, reader, transformer)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from diffusers import AutoencoderKLWan, WanPipeline
 
 from actors.tiny import verifier, world
 from actors.tiny.corruptions import ATTRIBUTES, CORRUPTIONS, swap
-from actors.tiny.training.loop import to_model
+from actors.tiny.training.clips import to_model
 
 CHUNK = 500
 TEXT_LENGTH = 80

@@ -22,7 +22,8 @@ from torch.nn import functional as F
 from actors.rewards import pixel
 from actors.tiny import verifier, world
 from actors.tiny.training import pixel_data
-from actors.tiny.training.loop import train
+from actors.training.config import Schedule
+from actors.training.loop import Means, train
 from actors.training.pairs import ordered
 
 VOCABULARY = ("a", "and", "moving", *world.COLOURS, *world.SHAPES, *world.MOTIONS)
@@ -57,7 +58,7 @@ def fit(args: argparse.Namespace) -> None:
 
     weights = torch.tensor([OWN] + [1.0] * (pixel_data.CAPTIONS - 1))[:, None]
 
-    def loss(step: int, rng: np.random.Generator) -> tuple[torch.Tensor, dict[str, float]]:
+    def loss(step: int, rng: np.random.Generator, means: Means) -> torch.Tensor:
         x, words, labels = batch(rng, kinds, args.batch, config)
         with torch.autocast("cpu", torch.bfloat16):
             seen = net.look(x)
@@ -65,18 +66,12 @@ def fit(args: argparse.Namespace) -> None:
         least = F.binary_cross_entropy(labels, labels, reduction="none")
         excess = F.binary_cross_entropy(y, labels, reduction="none") - least  # 0 where they agree
         error = (y.detach() - labels)[:, 0].abs().mean(0)
-        return (weights * excess).mean(), dict(zip(pixel.PixelReward.components, error.tolist(), strict=True))
+        value = (weights * excess).mean()
+        means.add({"loss": value.item(), **dict(zip(pixel.PixelReward.components, error.tolist(), strict=True))})
+        return value
 
-    average = train(
-        net,
-        loss,
-        checkpoint=args.work / f"{args.run}.pt",
-        steps=args.steps,
-        seed=args.seed,
-        peak=args.peak,
-        weight_decay=0.01,
-    )
-    net.load_state_dict(average)
+    schedule = Schedule(steps=args.steps, learning_rate=args.peak, warm_up=200, seed=args.seed, every=200)
+    train(net, loss, schedule, checkpoint=args.work / f"{args.run}.pt")
     pixel.save(net, args.out)
     print(f"wrote {args.out}")
 

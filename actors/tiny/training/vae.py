@@ -18,7 +18,9 @@ from diffusers import AutoencoderKLWan
 from torch.nn import functional as F
 
 from actors.tiny import world
-from actors.tiny.training.loop import clips, train
+from actors.tiny.training.clips import clips
+from actors.training.config import Schedule
+from actors.training.loop import Means, train
 
 Z_DIM = 8
 FOREGROUND = 8.0  # weight of a pixel on or next to an object, against 1 for the background
@@ -75,18 +77,21 @@ def main() -> None:
     torch.manual_seed(args.seed)
     vae = build()
 
-    def loss(step: int, rng: np.random.Generator) -> tuple[torch.Tensor, dict[str, float]]:
+    def loss(step: int, rng: np.random.Generator, means: Means) -> torch.Tensor:
         _, x = clips(rng, 8, frames=9 if step < 0.8 * args.steps else 17)
         z = vae.encode(x).latent_dist.mean
         fit = reconstruction(x, vae.decode(z + NOISE * torch.randn_like(z)).sample)
         colour = (z[:, :3] - colours(x)).square().mean()
         white = whiteness(z[:, 3:, :1]) + whiteness(z[:, 3:, 1:])  # the first latent frame is one picture, others four
-        parts = {"fit": fit.item(), "colour": colour.item(), "white": white.item()}
-        return fit + COLOUR * colour + WHITE * white, parts
+        value = fit + COLOUR * colour + WHITE * white
+        parts = {"loss": value, "fit": fit, "colour": colour, "white": white}
+        means.add({name: part.item() for name, part in parts.items()})
+        return value
 
-    average = train(vae, loss, checkpoint=args.work / "vae.pt", steps=args.steps, seed=args.seed, peak=2e-3, ema=0.998)
-    vae.load_state_dict(average)
-    vae.eval()
+    schedule = Schedule(
+        steps=args.steps, learning_rate=2e-3, warm_up=200, weight_decay=0.0, ema=0.998, seed=args.seed, every=200
+    )
+    train(vae, loss, schedule, checkpoint=args.work / "vae.pt")
     with torch.no_grad():
         z = torch.cat([vae.encode(clips(np.random.default_rng([1, i]), 16)[1]).latent_dist.mode() for i in range(16)])
     # WanPipeline decodes z * std + mean, channel by channel.
