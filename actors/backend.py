@@ -1,16 +1,17 @@
-"""What a run needs of models and rewards, found out before anything is loaded: digests, grids, components.
+"""The real backend: checks what a run asks of models and rewards before anything is loaded, and starts the replicas.
 
-`Backend` is what the command line hands to the engine: `prepare` checks, `fleet` starts the replicas, here in this
-process (`local`) or on Ray.
+The command line hands `Backend` to the engine. `prepare` checks and plans; `fleet` starts replicas in this process
+(fleet.backend: local) or on Ray.
 """
 
 import importlib.metadata
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -24,63 +25,49 @@ from raysearch.files import content_digest
 from raysearch.recipe.candidate import Sampler
 from raysearch.recipe.long_video import Long
 from raysearch.recipe.reward import Reward
-from raysearch.search.obstacles import barriers
+from raysearch.search.obstacles import Barrier, barriers
 from raysearch.session.plan import ArmPlan, Plan
 from raysearch.session.snapshot import Snapshot
 
 
+@dataclass(frozen=True)
+class Model:
+    """The facts about the configured model that are known without its weights."""
+
+    folder: Path
+    geometry: Any  # the family's `Geometry`: see actors.models
+    shape: tuple[int, ...]  # (1, C, T, H, W) of a latent
+    content: bytes  # digest of the folder
+
+
 class Backend:
-    """Real models; see `raysearch.testing.FakeBackend` for the other kind."""
+    """Real models and rewards; `raysearch.testing.FakeBackend` has made-up ones."""
 
     def __init__(self) -> None:
         self._publish: Callable[[Snapshot], None] | None = None
 
     def prepare(self, config: Config, arms: Sequence[Arm], begun: Config | None = None) -> Plan:
-        folder = model_folder(config.model.path)
-        m = config.model
-        geometry = family(folder).Geometry.of(folder)
-        geometry.check(num_frames=m.num_frames, height=m.height, width=m.width)
-        geometry.check_shards(config.fleet.denoisers, num_frames=m.num_frames, height=m.height, width=m.width)
-        shape = geometry.latent_shape(num_frames=m.num_frames, height=m.height, width=m.width)
-        allowed = f"below {shape[2]}, the latent frames of a chunk (model.num_frames={m.num_frames})"
-        check(config.long.chunks == 1 or config.long.prefix < shape[2], "long.prefix", config.long.prefix, allowed)
-        if config.long.chunks > 1 and geometry.pictured:
-            why = "with an image-to-video model, which continues a chunk's last frame"
-            check(config.long.anew, "long.anew", False, f"true {why}")
-            check(config.long.prefix == 1, "long.prefix", config.long.prefix, f"1 {why}")
-        text_dim = geometry.text_dim
-        content = content_digest([folder])
+        """The plan of a run with these arms. Loads no weights; connects to Ray or starts it if the fleet runs on Ray.
+
+        `begun` is the config that a resumed run began with, whose numerics the candidates' identities keep.
+        Raises ConfigError for what the model, the rewards or the cluster cannot do.
+        """
+        model = checked_model(config)
         specs: dict[str, RewardSpec] = {}
-        plans = []
-        for arm in arms:
-            at_steps = partial(sampler_at, begun or config, arm.sampler, folder, content)
-            full = at_steps(arm.sampler.num_steps)
-            met = barriers(arm.obstacles, full, lambda key, block: reward(key, block, specs, (), shape, text_dim))
-            texts = [b for b in arm.obstacles if "text" in b]
-            check(
-                not texts or not geometry.pictured, "obstacles", texts, "without texts: this model needs first frames"
-            )
-            points = tuple(b.obstacle for b in met if b.obstacle is not None)
-            if points:
-                specs["distance"] = RewardSpec("distance", "distance", {})
-            found = {
-                k: reward(f"rewards.{k}", block, specs, points, shape, text_dim) if block is not None else None
-                for k, block in vars(arm.rewards).items()
-            }
-            judges = found["search"], found["final"], found["holdout"]
-            check_queue(config.long, arm, found["search"], geometry.per_frame, shape[2])
-            plans.append(ArmPlan(arm, full, *judges, at_steps, met, config.long.course(full.sigmas, shape[2])))
+        plans = tuple(plan_arm(arm, config, begun or config, model, specs) for arm in arms)
         if config.fleet.backend == "ray":
             from actors.cluster.fleet import connect
 
             connect(config)
         else:
             check_devices(config)
-        return Plan(tuple(plans), {"folder": str(folder), "rewards": tuple(specs.values())}, geometry.images)
+        details = {"folder": str(model.folder), "rewards": tuple(specs.values())}
+        return Plan(plans, details, model.geometry.images)
 
     def fleet(
         self, config: Config, plan: Plan, report: Callable[[str], None]
     ) -> AbstractAsyncContextManager[Fleet, bool | None]:
+        """A context with the fleet of replicas, all with their models loaded; `report` takes lines for the user."""
         if config.fleet.backend == "local":
             from actors.workers.local import local_fleet
 
@@ -92,13 +79,83 @@ class Backend:
         return ray_fleet(config, plan, report)
 
     def publish(self, snapshot: Snapshot) -> None:
-        """Ray's metrics; a run without Ray has status.json."""
+        """Export a run's numbers as metrics of Ray; a local fleet exports none."""
         if self._publish is not None:
             self._publish(snapshot)
 
 
+def checked_model(config: Config) -> Model:
+    """The configured model. Raises ConfigError for a size, shards or long videos that do not fit the model."""
+    folder = model_folder(config.model.path)
+    geometry = family(folder).Geometry.of(folder)
+    m = config.model
+    geometry.check(num_frames=m.num_frames, height=m.height, width=m.width)
+    geometry.check_shards(config.fleet.denoisers, num_frames=m.num_frames, height=m.height, width=m.width)
+    shape = geometry.latent_shape(num_frames=m.num_frames, height=m.height, width=m.width)
+    check_chunks(config, geometry, shape[2])
+    return Model(folder, geometry, shape, content_digest([folder]))
+
+
+def check_chunks(config: Config, geometry: Any, clip: int) -> None:
+    """Raises ConfigError if the model cannot continue chunks as asked; `clip` is the latent frames T of a chunk."""
+    long = config.long
+    if long.chunks == 1:
+        return
+    allowed = f"below {clip}, the latent frames of a chunk (model.num_frames={config.model.num_frames})"
+    check(long.prefix < clip, "long.prefix", long.prefix, allowed)
+    if geometry.image_to_video:
+        why = "with an image-to-video model, which continues a chunk's last frame"
+        check(long.anew, "long.anew", False, f"true {why}")
+        check(long.prefix == 1, "long.prefix", long.prefix, f"1 {why}")
+
+
+def plan_arm(arm: Arm, config: Config, begun: Config, model: Model, specs: dict[str, RewardSpec]) -> ArmPlan:
+    """The plan of one arm: its sampler, rewards, obstacles and course. Raises ConfigError.
+
+    `begun` is the config whose numerics the candidates' identities name. What scorers need to build the rewards is
+    added to `specs`.
+    """
+    at_steps = partial(sampler_at, begun, arm.sampler, model.folder, model.content)
+    sampler = at_steps(arm.sampler.num_steps)
+    obstacles = plan_obstacles(arm, sampler, model, specs)
+    points = tuple(b.obstacle for b in obstacles if b.obstacle is not None)
+    if points:
+        specs["distance"] = RewardSpec("distance", "distance", {})
+
+    def judge(name: str, block: dict[str, Any] | None) -> Reward | None:
+        if block is None:
+            return None
+        return reward(f"rewards.{name}", block, specs, points, model.shape, model.geometry.text_dim)
+
+    found = {name: judge(name, block) for name, block in vars(arm.rewards).items()}
+    clip = model.shape[2]
+    check_queue(config.long, arm, found["search"], model.geometry.per_frame, clip)
+    course = config.long.course(sampler.sigmas, clip)
+    judges = found["search"], found["final"], found["holdout"]
+    return ArmPlan(arm, sampler, *judges, at_steps, obstacles, course)
+
+
+def plan_obstacles(arm: Arm, sampler: Sampler, model: Model, specs: dict[str, RewardSpec]) -> tuple[Barrier, ...]:
+    """The arm's obstacles; what scorers need to build the rewards of obstacles is added to `specs`.
+
+    Raises ConfigError, also for an obstacle that is a text if the model makes videos from first frames only.
+    """
+
+    def classify(key: str, block: dict[str, Any]) -> Reward:
+        return reward(key, block, specs, (), model.shape, model.geometry.text_dim)
+
+    found = barriers(arm.obstacles, sampler, classify)
+    texts = [b for b in arm.obstacles if "text" in b]
+    allowed = "without texts: this model needs first frames"
+    check(not texts or not model.geometry.image_to_video, "obstacles", texts, allowed)
+    return found
+
+
 def check_queue(long: Long, arm: Arm, search: Reward | None, per_frame: bool, clip: int) -> None:
-    """Raises ConfigError where a queue of frames is asked for that this arm cannot have."""
+    """Raises ConfigError if long.fifo asks for a queue that this arm cannot have.
+
+    `search` is the reward that the search sees, `per_frame` is the model's, `clip` the latent frames T of a clip.
+    """
     if long.fifo is None:
         return
     n, partitions, stride = arm.sampler.num_steps, long.fifo.partitions, long.fifo.stride
@@ -117,13 +174,17 @@ def check_queue(long: Long, arm: Arm, search: Reward | None, per_frame: bool, cl
 
 
 def check_devices(config: Config) -> None:
+    """Raises ConfigError if a local fleet asks for GPUs and torch sees none."""
     for kind in ("denoisers", "scorers", "encoders"):
         gpus = getattr(config.fleet, kind).num_gpus
         check(not gpus or torch.cuda.is_available(), f"fleet.{kind}.num_gpus", gpus, "0: torch sees no GPU here")
 
 
-def sampler(config: Config, s: SamplerConfig, folder: Path, content: bytes) -> Sampler:
-    """The recipe's sampler, with the grid of the real scheduler."""
+def recipe_sampler(config: Config, s: SamplerConfig, folder: Path, content: bytes) -> Sampler:
+    """The recipe's sampler for a config block, with the noise levels of the real scheduler.
+
+    `folder` is the model's, and `content` its digest. Raises ConfigError for a sampler or shift that does not fit.
+    """
     m = config.model
     path = family(folder).Geometry.of(folder).path
     fits = VP if path == "vp" else (*ODE, *SDE)
@@ -153,12 +214,12 @@ def sampler(config: Config, s: SamplerConfig, folder: Path, content: bytes) -> S
 
 
 def sampler_at(config: Config, s: SamplerConfig, folder: Path, content: bytes, num_steps: int) -> Sampler:
-    """The same with another number of steps."""
-    return sampler(config, replace(s, num_steps=num_steps), folder, content)
+    """The recipe's sampler for a config block, but with another number of steps. Raises ConfigError."""
+    return recipe_sampler(config, replace(s, num_steps=num_steps), folder, content)
 
 
 def fingerprint(config: Config, s: SamplerConfig) -> str:
-    """What can change bits: precision, device type, batching, sharding, library versions."""
+    """All that may change the bits of a latent, in words: precision, device, batching, shards, library versions."""
     pool = config.fleet.denoisers
     versions = [f"{p} {importlib.metadata.version(p)}" for p in ("torch", "diffusers", "transformers")]
     mode = "exact" if pool.slots == 1 and not s.batched_guidance else f"fast, batched guidance {s.batched_guidance}"

@@ -4,4 +4,4 @@ from raysearch.api import Result, run
 
 __all__ = ["Result", "__version__", "run"]
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

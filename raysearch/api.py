@@ -16,7 +16,7 @@ from raysearch.session.plan import in_its_own_loop
 
 @dataclass(frozen=True)
 class Result:
-    """A finished run: its directory, and its rows (see README, run directory)."""
+    """A finished run: its directory, and its rows (see configs/README.md)."""
 
     path: Path
 

@@ -1,4 +1,4 @@
-"""The Ray actors that a replica is: one, or one for each shard. They run on the nodes."""
+"""The Ray actors of a replica, which run on the nodes: one actor, or one for each shard."""
 
 import asyncio
 import os
@@ -21,56 +21,67 @@ from raysearch.session.plan import Plan
 
 
 class Actor:
-    """A worker behind Ray. Asynchronous, so that calls queue and cancellations pass them."""
+    """A worker behind Ray, built by `make`. Its methods are asynchronous, so that a cancellation overtakes calls."""
 
     def __init__(self, kind: str, config: Config, plan: Plan, make: Callable[..., Worker]) -> None:
         self._worker = make(kind, config, plan)
 
     @ray.method(max_task_retries=-1)  # type: ignore[misc]
     async def ready(self) -> tuple[str, str]:
-        """The id of the node it is on, and where that is in words, once the model is loaded; outlives restarts."""
+        """The id of the actor's node, and its address and GPUs in words, once the model is loaded.
+
+        Ray repeats this call when the actor is restarted.
+        """
         context = ray.get_runtime_context()
         node, gpus = context.get_node_id(), context.get_accelerator_ids().get("GPU", [])
         return node, f"{ray.util.get_node_ip_address()} ({node[:8]})" + (f" GPU {', '.join(gpus)}" if gpus else "")
 
     @ray.method(concurrency_group="control")  # type: ignore[misc]
     async def pulse(self) -> tuple[float, int]:
-        """Seconds that the step or call at hand has taken so far, and how many are done."""
+        """The seconds that the current step or call has taken so far, and the number of those that are done."""
         return self._worker.pulse.busy(), self._worker.pulse.beats
 
     async def pid(self) -> int:
+        """The id of the actor's process, which tests kill."""
         return os.getpid()
 
     @ray.method(num_returns=2)  # type: ignore[misc]
     async def run(self, item: int, request: Request, names: tuple[str, ...], *inputs: Any) -> tuple[Reply, Any]:
-        """Ray resolves references only as arguments of their own, so the inputs follow their names."""
+        """The reply to a request, and the value that the reply is about, which stays in the object store.
+
+        Ray resolves references only as arguments of their own, so `inputs` come one by one, with their `names` before.
+        """
         try:
             named = dict(zip(names, inputs, strict=True))
             reply, made = await asyncio.wrap_future(self._worker.submit(item, request, named))
-        except torch.AcceleratorError:  # its device fails whatever follows, until the process is another one
+        except torch.AcceleratorError:  # the device fails all that follows in this process, so Ray must start another
             os._exit(1)
             raise
         return reply, made
 
     async def cancel(self, item: int) -> None:
+        """Free a leg's slot after the current step."""
         self._worker.cancel(item)
 
 
 class Shard(Actor):
-    """One rank of a gang; rank 0 is the one that runs items. It loads when it is told where the others are."""
+    """One rank of a gang. It loads its part of the model in `lead` or `follow`; rank 0 runs the items."""
 
     def __init__(self, kind: str, config: Config, plan: Plan, make: Callable[..., Worker]) -> None:
         self._kind, self._config, self._plan, self._make = kind, config, plan, make
         self._store: Any = None
 
     async def listen(self, on_one_node: bool) -> tuple[str, int]:
-        """Where the others find this rank: on loopback if all are on one node, else at the node's own address."""
+        """Open the store where the ranks meet; returns its host and port.
+
+        The host is loopback if all ranks are `on_one_node`, else the node's own address.
+        """
         host = gang.LOOPBACK if on_one_node else self._address()
         self._store, port = gang.listen(host)
         return host, port
 
     async def lead(self, place: gang.Place) -> None:
-        """Be rank 0; returns when all ranks are ready."""
+        """Load as rank 0; returns when every rank is ready."""
 
         def load() -> Worker:
             led = shard(self._config, self._plan, place, self._store)
@@ -79,13 +90,13 @@ class Shard(Actor):
         self._worker = await asyncio.to_thread(load)
 
     async def follow(self, place: gang.Place) -> None:
-        """Be another rank; returns when told to stop."""
+        """Load as another rank and compute its share of every forward; returns when rank 0 says to stop."""
         if place.host != gang.LOOPBACK:
             place = replace(place, here=self._address())
         await asyncio.to_thread(lambda: shard(self._config, self._plan, place).follow())
 
     async def watch(self, followers: list[Any]) -> None:
-        """End this process when a follower ends: a gang lives and dies as a whole, and one that waits cannot notice."""
+        """End rank 0's process when a follower ends, so that the gang dies as a whole even while rank 0 is idle."""
         await asyncio.wait([asyncio.wrap_future(f.future()) for f in followers], return_when=asyncio.FIRST_COMPLETED)
         os._exit(1)
 
@@ -94,9 +105,9 @@ class Shard(Actor):
 
 
 def launch(tenant: Tenant, group: PlacementGroup, *arguments: Any) -> "list[ActorHandle[Any]]":
-    """A replica's actors, one for each shard, which start when the group has its place; `arguments` follow the kind.
+    """The actors of a tenant's replica, one for each shard, which start when the placement group has room.
 
-    Ray restarts a lone one; a gang is launched again.
+    `arguments` are those of `Actor` after the kind. Ray restarts a single actor; a gang has to be launched again.
     """
     alone = tenant.pool.shards == 1
     made = ray.remote(concurrency_groups={"control": 1})(Actor if alone else Shard)

@@ -1,4 +1,4 @@
-"""A run's numbers as Ray metrics, which every node exports to Prometheus; a table in the guides lists them.
+"""A run's numbers as Ray metrics, which every node exports to Prometheus; docs/cluster.md has the table.
 
 Each metric has the tag `run`, the run folder's name; some have `kind` (denoiser, scorer, encoder) or `arm`.
 """

@@ -1,7 +1,7 @@
-"""One replica of a run: the Ray actors that are it, and the driver's end, where Ray's errors become ours.
+"""The driver's end of a replica on Ray: its actors, their starts and ends, and Ray's errors as raysearch's own.
 
 States stay in the object store: a call returns a reply and the state as two objects, and the driver awaits only the
-reply. Ray's own task retries are off; recomputation is ours.
+reply. Ray's own retries of calls are off, since the engine recomputes what is lost.
 """
 
 import asyncio
@@ -29,14 +29,19 @@ from raysearch.errors import InputLost, ReplicaDied
 if TYPE_CHECKING:
     from actors.cluster.fleet import RayFleet
 
-FIRST = 3  # times timeout_s for an actor's first step or call, which may compile
-# Died, cannot be reached just now, or was killed by Ray since its node's memory was full.
+FIRST = 3  # an actor's first step or call, which may compile, may take this many times fleet.timeout_s
+# The actor died, cannot be reached just now, or was killed by Ray since its node's memory was full.
 GONE = (RayActorError, NodeDiedError, ActorUnschedulableError, OutOfMemoryError)
-STARTS = 5  # in a row that a gang may lose a rank while it starts
+STARTS = 5  # starts in a row in each of which a gang may lose a rank
 
 
 @dataclass
 class RayReplica:
+    """A replica of one actor, as the engine's `Replica`.
+
+    `launch` starts the actors. `node` is the id of the node of the first actor, and `where` its address in words.
+    """
+
     id: str
     kind: str
     slots: int
@@ -44,15 +49,17 @@ class RayReplica:
     fleet: "RayFleet"
     node: str = ""
     where: str = ""
-    ahead: int = 1  # hides the way to the driver and back between two items
-    actors: "list[ActorHandle[Any]]" = field(default_factory=list)  # the first runs the items
+    ahead: int = 1  # the next item is there when one ends, without the way to the driver and back
+    actors: "list[ActorHandle[Any]]" = field(default_factory=list)  # the first one runs the items
     _items: int = 0
 
     @property
     def actor(self) -> "ActorHandle[Any]":
+        """The actor that runs the items."""
         return self.actors[0]
 
     async def run(self, call: Call) -> Answer:
+        """The answer to a call. Raises ReplicaDied, InputLost or the worker's error. Cancelling frees the slot."""
         self._items += 1
         item, actor = self._items, self.actor
         try:
@@ -66,13 +73,14 @@ class RayReplica:
         return Answer(reply, made[1])
 
     async def ping(self) -> None:
+        """Return if the actor answers. Raises ReplicaDied if the actor is gone."""
         try:
             await self.actor.pulse.remote()
         except RayError as error:
             raise mapped(error) from error
 
     async def ready(self) -> None:
-        """Wait until it has a place and its model is loaded."""
+        """Wait until the actor has a place and its model is loaded. Raises ReplicaDied if it does not start."""
         self.actors = self.actors or self.launch()
         try:
             self.node, self.where = await self.actor.ready.remote()
@@ -81,7 +89,10 @@ class RayReplica:
         self.fleet.serving(self)
 
     async def restart(self) -> None:
-        """Back on its node, or on another one that has room; given up when none of its kind serves for long."""
+        """Wait until the replica serves again, on its node or on another one that has room.
+
+        Raises ReplicaDied when no replica of its kind has served for fleet.timeout_s; this one may then still join.
+        """
         self.fleet.left(self)
         before, coming = self.where, asyncio.ensure_future(self.ready())
         try:
@@ -98,7 +109,7 @@ class RayReplica:
         raise ReplicaDied(f"no {self.kind} has been in service for fleet.timeout_s, {self.fleet.timeout:g} s")
 
     async def hangs(self) -> bool:
-        """Whether its compute thread is stuck, or all of it. One that is dead or restarting does not hang."""
+        """True if the actor does not answer, or its compute thread is stuck; False if it is dead or restarting."""
         timeout = self.fleet.timeout
         try:
             async with asyncio.timeout(timeout):
@@ -110,6 +121,7 @@ class RayReplica:
         return bool(busy > timeout * (1 if beats else FIRST))
 
     def close(self) -> None:
+        """Kill the actors."""
         for actor in reversed(self.actors):
             ray.kill(actor)
         self.actors = []
@@ -117,11 +129,12 @@ class RayReplica:
 
 @dataclass
 class RayGang(RayReplica):
-    """A replica of several actors, its ranks: when one is lost, all are, and all start anew."""
+    """A replica of several actors, the ranks of a gang: when one is lost, all start anew."""
 
-    _following: list[Any] = field(default_factory=list)  # the followers' ends
+    _following: list[Any] = field(default_factory=list)  # calls that end with the followers
 
     async def ready(self) -> None:
+        """Launch the ranks and wait until all are ready. Raises ReplicaDied for an error, or after STARTS losses."""
         for left in reversed(range(STARTS)):
             await self._end()
             self.actors = self.launch()
@@ -131,11 +144,12 @@ class RayGang(RayReplica):
             except RayError as error:
                 faults = [e for e in (*await self._end(), error) if isinstance(e, RayTaskError)]
                 why = next((e for e in faults if not isinstance(e.cause, ReplicaDied)), None)
-                if why or not left:  # not just: a rank is gone
+                if why or not left:  # a mere loss of a rank is tried again
                     raise ReplicaDied(f"{self.id} does not start: {last_line(why or error)}") from error
         self.fleet.serving(self)
 
     async def _meet(self) -> None:
+        """Tell the ranks where to find each other; returns when rank 0 is ready."""
         leader, *others = self.actors
         found = await asyncio.gather(*(self._whereabouts(a) for a in self.actors))
         host, port = await leader.listen.remote(len({node for node, _ in found}) == 1)
@@ -151,14 +165,14 @@ class RayGang(RayReplica):
         return node, where
 
     async def _end(self) -> list[Any]:
-        """Kill all ranks; how the followers ended."""
+        """Kill all ranks; returns what the followers' calls returned or raised."""
         self.close()
         ends, self._following = self._following, []
         return await asyncio.gather(*ends, return_exceptions=True)
 
 
 def mapped(error: RayError) -> Exception:
-    """Ray's errors in our terms."""
+    """The error of raysearch, or of the worker, that an error of Ray stands for."""
     if isinstance(error, GONE):
         return ReplicaDied(first_line(error))
     if isinstance(error, ObjectLostError):
@@ -170,10 +184,11 @@ def mapped(error: RayError) -> Exception:
 
 
 def first_line(error: BaseException) -> str:
+    """The first line of an error's message, or its class if it has none."""
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def last_line(error: BaseException) -> str:
-    """Where Ray puts the error of an actor's constructor."""
+    """The last line of an error's message, where Ray puts the error of an actor's constructor."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[-1] if lines else type(error).__name__

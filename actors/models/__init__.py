@@ -1,6 +1,58 @@
-"""Model families, one file each: `check_folder`, `Geometry`, `TextEncoder`, `Transformer`, `Autoencoder`.
+"""Model families, one module each. A model is a folder, and the class in its model_index.json says its family.
 
-A model is a folder; the class that its model_index.json names says of which family.
+A new family is a module in this folder and a line in `FAMILIES`. The module has the names below; the letters of shapes
+are in `actors/__init__.py`. The four parts are classes, and each worker builds only the parts that it needs, so a part
+reads no other part's files. `folder` is a Path, `dtype` a key of `DTYPES`, `device` "cpu" or "cuda".
+
+check_folder(folder, key) -> None
+    Raises ConfigError, which names the config's `key`, unless the folder holds a whole model that this module can run.
+
+Geometry.of(folder) -> Geometry, a frozen dataclass: facts from config files alone; no weights are read.
+    path: str               "flow" (x = (1 - sigma) x0 + sigma noise) or "vp" (x = sqrt(1 - sigma^2) x0 + sigma noise)
+    text_dim: int | None    D of a caption's embedding, for rewards that read one; None if any D will do
+    per_frame: bool         True if the transformer takes a noise level for each latent frame, which a queue needs
+    images: str             first frames are "allowed", "required" or "refused"
+    image_to_video: bool    True if the transformer sees the first frame in channels of their own
+    sees_image: bool        True if the transformer attends to an ImageEncoder's embedding, too; only of image_to_video
+    check(*, num_frames, height, width) -> None
+        Raises ConfigError for a size of video, in frames and pixels, that the model cannot make.
+    check_shards(pool, *, num_frames, height, width) -> None
+        Raises ConfigError if the denoisers' `PoolConfig` shards the model in a way that does not fit.
+    latent_shape(*, num_frames, height, width) -> tuple
+        The shape (1, C, T, H, W) of the latent of a video of this size.
+    frames(latent_frames) -> int
+        How many frames a video with so many latent frames has.
+
+TextEncoder(folder, *, dtype, device)
+    __call__(text, length) -> numpy float32 (1, L, D)
+        The embedding of a caption of at most `length` tokens; L is the same for all captions.
+
+Transformer(folder, *, dtype, device), whose attribute `dtype` is the torch.dtype of its embeddings and outputs.
+    __call__(latents, timesteps, text, conditions) -> tensor (B, C, T, H, W), without gradient
+        The model's output: with `path` "flow" the velocity, noise - x0; with "vp" the noise. `latents` are float32
+        (B, C, T, H, W). `timesteps` are the solver's, (B,), which for a flow are 1000 sigma; if `per_frame` also
+        (B, T), with 0 for clean frames. `text` is (B, L, D) in `dtype`. `conditions` has one `Condition` for each row.
+        Apart from rounding, a row's output does not depend on the other rows. Sharding also reads the attribute
+        `model`, a torch module, and sets the attribute `device`.
+
+Autoencoder(folder, *, dtype, device), in which a size is `num_frames`, `height`, `width`, in frames and pixels
+    decode(latent) -> numpy uint8 (T', H', W', 3)
+        The frames of one latent (1, C, T, H, W).
+    decode_part(latent, *, fresh) -> numpy uint8 (T', H', W', 3)
+        The frames of the next latent frames of a video, or with `fresh` of its first ones. The parts, one after the
+        other, are the frames that `decode` makes of the whole latent.
+    encode_video(frames, num_frames, height, width) -> numpy float32 (1, C, T, H, W)
+        The latent of frames, uint8 (T', H', W', 3), that are first stretched to this size.
+    encode_image(image, num_frames, height, width) -> numpy float32 (1, C, T, H, W)
+        The latent of a PIL image, followed by empty frames. Needed unless `images` is "refused".
+    image_channels(image, num_frames, height, width) -> numpy float32 (1, C', T, H, W)
+        The channels in which the transformer sees a PIL image as the first frame. Needed if `image_to_video`.
+
+ImageEncoder(folder, *, dtype, device), needed if `sees_image`
+    __call__(image) -> numpy float32 (1, L, D)
+        The embedding of a PIL image to which the transformer attends, in addition to the caption's.
+
+A family whose folder has scheduler/scheduler_config.json gets the solver's noise schedule from there.
 """
 
 import importlib
@@ -17,37 +69,42 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 FAMILIES = {"WanPipeline": "wan", "WanImageToVideoPipeline": "wan", "GaussianMixture": "mixture"}
 
 
-# What a video is given beside its captions: clean first latent frames (1, C, k, H, W); or what an image-to-video model
-# sees of its first frame, a condition of other channels (1, C', T, H, W) and maybe an embedding (1, tokens, width).
-Given: TypeAlias = torch.Tensor | tuple[torch.Tensor, ...] | None
+# What one row is conditioned on besides its caption: clean first latent frames, a tensor (1, C, k, H, W); or what an
+# image-to-video model sees of the first frame, a tuple of channels (1, C', T, H, W) and maybe an embedding (1, L, D).
+Condition: TypeAlias = torch.Tensor | tuple[torch.Tensor, ...] | None
 
 
 def index(folder: Path) -> dict[str, Any]:
-    """The pipeline's model_index.json."""
+    """The content of the model's model_index.json. Raises OSError if the file cannot be read."""
     found: dict[str, Any] = json.loads((folder / "model_index.json").read_text())
     return found
 
 
 def family(folder: Path) -> Any:
-    """The module of a model's family. Raises ConfigError."""
+    """The module of a model's family, as described above. Raises ConfigError for a folder of no known family."""
     check((folder / "model_index.json").is_file(), "model.path", str(folder), "a folder with a model_index.json")
     name = index(folder).get("_class_name")
     check(name in FAMILIES, "model.path", str(folder), f"a model of class {', '.join(FAMILIES)}, not {name}")
     return importlib.import_module(f"actors.models.{FAMILIES[str(name)]}")
 
 
-def given_frames(first: Any) -> int:
-    """How many of a latent's first frames are given, clean ones."""
-    return 0 if first is None or isinstance(first, tuple) else int(first.shape[2])
+def clean_frames(condition: Any) -> int:
+    """The number of clean first latent frames that a condition, of tensors or of arrays, holds."""
+    return 0 if condition is None or isinstance(condition, tuple) else int(condition.shape[2])
 
 
-def with_first(latent: torch.Tensor, first: Given) -> torch.Tensor:
-    """`latent` (1, C, T, H, W) with given first frames in their place."""
-    return torch.cat([first, latent[:, :, first.shape[2] :]], 2) if isinstance(first, torch.Tensor) else latent
+def with_clean_frames(latent: torch.Tensor, condition: Condition) -> torch.Tensor:
+    """`latent`, (1, C, T, H, W), in which the condition's clean first frames, if it holds any, replace the first."""
+    if not isinstance(condition, torch.Tensor):
+        return latent
+    return torch.cat([condition, latent[:, :, condition.shape[2] :]], 2)
 
 
 def model_folder(path: str) -> Path:
-    """A checked folder in diffusers' layout; a hub id is looked up in the cache, else downloaded."""
+    """The checked folder of a model in diffusers' layout.
+
+    `path` is a folder or a hub id; a hub id's files come from the local cache, else from the hub. Raises ConfigError.
+    """
     folder = Path(path)
     from actors.models import wan  # which imports this module
 

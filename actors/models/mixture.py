@@ -1,28 +1,28 @@
-"""An exact flow over a Gaussian mixture: velocity, score and posterior in closed form. A model like any other.
+"""A family whose models are Gaussian mixtures: velocity, score and posterior are exact, in closed form.
 
-Its folder holds model_index.json alone: `_class_name: GaussianMixture`, `means` (K, C), `stds` (K,), `weights` (K,),
-and `captions`, from a text to other weights. `path: vp` makes it a model of noise on DDIM's variance-preserving path.
-Latents are points, (1, C, 1, 1, 1); a decoded one is a picture of a dot.
-So every policy runs in milliseconds, and what it should find is known.
+A model's folder holds model_index.json alone: `_class_name: GaussianMixture`, `means` (K, C), `stds` (K,), `weights`
+(K,), and `captions`, a mapping from a text to other weights (K,); K counts the mixture's components. With `path: vp`
+the model predicts noise on DDIM's variance-preserving path. A latent is a point, (1, C, 1, 1, 1), and decodes to a
+picture of a dot. So every policy runs in milliseconds, and the distribution that a policy should reach is known.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
-from actors.models import index
+from actors.models import Condition, index
 from actors.sampling import solvers
 from raysearch.config.config import PoolConfig
 from raysearch.errors import ConfigError, check
 
-SIDE, REACH = 32, 4.0  # pixels of the picture, and the range of coordinates that it shows
+SIDE, REACH = 32, 4.0  # a picture has SIDE x SIDE pixels and shows coordinates from -REACH to REACH
 
 
 def check_folder(folder: Path, key: str) -> None:
-    """Raises ConfigError unless the folder holds a mixture."""
+    """Raises ConfigError, which names `key`, unless the folder holds a mixture."""
     try:
         Mixture.of(folder)
     except (KeyError, ValueError, TypeError) as error:
@@ -31,9 +31,10 @@ def check_folder(folder: Path, key: str) -> None:
 
 @dataclass(frozen=True)
 class Mixture:
-    """sum_k weights_k N(means_k, stds_k^2), in float64; `weights` may have a row for each latent, (B, K).
+    """The mixture sum_k weights_k N(means_k, stds_k^2 I) of x0, in float64, and its noisy versions.
 
-    At level s a point is alpha x0 + s noise, alpha = 1 - s; with `vp` sqrt(1 - s^2).
+    `means` is (K, C), `stds` (K,); `weights` is (K,), or (B, K) with a row for each point. In all methods x is a point
+    x_s = alpha x0 + s eps, (B, C), at noise level s, (B,), where alpha = 1 - s, or with `vp` sqrt(1 - s^2).
     """
 
     weights: torch.Tensor
@@ -43,6 +44,7 @@ class Mixture:
 
     @classmethod
     def of(cls, folder: Path) -> "Mixture":
+        """The mixture in a folder. Raises KeyError, ValueError or TypeError if the folder's numbers are none."""
         parts = [torch.tensor(index(folder)[k], dtype=torch.float64) for k in ("weights", "means", "stds")]
         w, m, s = parts
         if m.ndim != 2 or w.shape != s.shape or len(w) != len(m):
@@ -53,10 +55,11 @@ class Mixture:
         return cls(w / w.sum(), m, s, path == "vp")
 
     def alpha(self, s: torch.Tensor) -> torch.Tensor:
+        """The factor of x0 at level s, of the shape of `s`."""
         return (1 - s.square()).sqrt() if self.vp else 1 - s
 
     def posterior(self, x: torch.Tensor, s: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Of x_s (B, C) at level s (B,): probabilities of the components (B, K), and E[x0 | component] (B, K, C)."""
+        """The components' probabilities given x, (B, K), and E[x0 | x, component], (B, K, C)."""
         a, s = self.alpha(s)[:, None], s[:, None]
         variance = (a * self.stds) ** 2 + s**2  # (B, K)
         off = x[:, None] - a[..., None] * self.means
@@ -65,24 +68,24 @@ class Mixture:
         return log_p.softmax(-1), self.means + shrink[..., None] * off
 
     def denoised(self, x: torch.Tensor, s: torch.Tensor) -> torch.Tensor:
-        """E[x0 | x_s], (B, C)."""
+        """The x0 prediction E[x0 | x], (B, C)."""
         p, x0 = self.posterior(x, s)
         return (p[..., None] * x0).sum(1)
 
     def velocity(self, x: torch.Tensor, s: torch.Tensor) -> torch.Tensor:
-        """(x - E[x0 | x_s]) / s, (B, C), for s > 0: of a flow E[eps - x0 | x_s]."""
+        """(x - E[x0 | x]) / s, (B, C), for s > 0; without `vp` this is E[eps - x0 | x]."""
         return (x - self.denoised(x, s)) / s[:, None]
 
     def noise(self, x: torch.Tensor, s: torch.Tensor) -> torch.Tensor:
-        """E[eps | x_s], (B, C), for s > 0."""
+        """The noise E[eps | x], (B, C), for s > 0."""
         return (x - self.alpha(s)[:, None] * self.denoised(x, s)) / s[:, None]
 
     def score(self, x: torch.Tensor, s: torch.Tensor) -> torch.Tensor:
-        """The gradient of log p_s, (B, C), for s > 0."""
+        """The gradient of log p_s at x, (B, C), for s > 0."""
         return -self.noise(x, s) / s[:, None]
 
     def log_density(self, x: torch.Tensor, s: torch.Tensor) -> torch.Tensor:
-        """log p_s(x), (B,)."""
+        """The log density of x at level s, log p_s(x), (B,)."""
         a, s = self.alpha(s)[:, None], s[:, None]
         variance = (a * self.stds) ** 2 + s**2
         off = (x[:, None] - a[..., None] * self.means).square().sum(-1)
@@ -91,28 +94,31 @@ class Mixture:
 
 
 class TextEncoder:
-    """A caption's embedding is the weights of the components under it."""
+    """Embeds a caption as the weights of the components under it."""
 
     def __init__(self, folder: Path, *, dtype: str, device: str) -> None:
         self._captions = index(folder).get("captions", {})
         self._weights = index(folder)["weights"]
 
     def __call__(self, text: str, length: int) -> np.ndarray:
+        """Weights, float32 (1, 1, K), which sum to 1; the mixture's own for a text that is none of its captions."""
         weights = np.array(self._captions.get(text, self._weights), dtype=np.float32)
         return (weights / weights.sum())[None, None]  # type: ignore[no-any-return]
 
 
 class Transformer:
+    """The exact output of a model that has learnt the mixture perfectly."""
+
     def __init__(self, folder: Path, *, dtype: str, device: str) -> None:
         self.dtype, self._mixture = torch.float32, Mixture.of(folder)
         self._levels = (1 - solvers.ddim({}).alphas_cumprod.double()).sqrt()
 
     def __call__(
-        self, latents: torch.Tensor, timesteps: torch.Tensor, text: torch.Tensor, first: list[Any]
+        self, latents: torch.Tensor, timesteps: torch.Tensor, text: torch.Tensor, conditions: Sequence[Condition]
     ) -> torch.Tensor:
-        """Velocities of latents (B, C, 1, 1, 1) at timesteps (B,) = 1000 s, under component weights text (B, 1, K).
+        """Velocities (B, C, 1, 1, 1) of `latents` of the same shape at `timesteps` (B,) = 1000 s; with `vp` the noise.
 
-        With `vp` their noise, at DDIM's timesteps.
+        `text` holds component weights, (B, 1, K). `timesteps` are DDIM's with `vp`. `conditions` are all None.
         """
         m = replace(self._mixture, weights=text[:, 0].double())
         x = latents.flatten(1).double()
@@ -122,52 +128,60 @@ class Transformer:
 
 @dataclass(frozen=True)
 class Geometry:
+    """The facts about a mixture that `actors.models` lists; videos have one frame of one pixel."""
+
     in_channels: int
     text_dim: int | None = None
     path: str = "flow"
     per_frame: bool = False
     images: str = "refused"
-    pictured: bool = False
+    image_to_video: bool = False
 
     @classmethod
     def of(cls, folder: Path) -> "Geometry":
+        """The geometry of the mixture in a folder."""
         m = Mixture.of(folder)
         return cls(m.means.shape[1], path="vp" if m.vp else "flow")
 
     def check(self, *, num_frames: int, height: int, width: int) -> None:
-        """A point has no size: all must be 1."""
+        """Raises ConfigError unless all three are 1, since a point has no size."""
         for key, value in (("num_frames", num_frames), ("height", height), ("width", width)):
             check(value == 1, f"model.{key}", value, "1 for a Gaussian mixture")
 
     def check_shards(self, pool: PoolConfig, *, num_frames: int, height: int, width: int) -> None:
-        """A formula has no parts."""
+        """Raises ConfigError for more than one shard, since a formula has no parts."""
         check(pool.shards == 1, "fleet.denoisers.shards", pool.shards, "1 for a Gaussian mixture")
 
     def frames(self, latent_frames: int) -> int:
+        """The number of frames, which is that of the latent frames."""
         return latent_frames
 
     def latent_shape(self, *, num_frames: int, height: int, width: int) -> tuple[int, ...]:
+        """The shape of a latent, (1, C, 1, 1, 1)."""
         return 1, self.in_channels, 1, 1, 1
 
 
 class Autoencoder:
+    """Draws a point as a picture of a white dot on black, and finds the dot in a picture."""
+
     def __init__(self, folder: Path, *, dtype: str, device: str) -> None:
         self._channels = Mixture.of(folder).means.shape[1]
 
     def decode(self, latent: torch.Tensor) -> np.ndarray:
-        """A white dot at the first two coordinates (x to the right, y up), uint8 (1, SIDE, SIDE, 3)."""
+        """A picture, uint8 (1, SIDE, SIDE, 3), of a dot at the first two coordinates: x to the right, y up."""
         x, y = (*latent.flatten().double().tolist(), 0.0)[:2]
         grid = (np.arange(SIDE) + 0.5) / SIDE * 2 * REACH - REACH
         dot = np.exp(-0.5 * ((grid[None] - x) ** 2 + (-grid[:, None] - y) ** 2) / 0.25**2)
         return np.rint(255 * dot).astype(np.uint8)[None, ..., None].repeat(3, -1)
 
-    def decode_on(self, latent: torch.Tensor, *, fresh: bool) -> np.ndarray:
+    def decode_part(self, latent: torch.Tensor, *, fresh: bool) -> np.ndarray:
+        """The picture of `decode`: no part of a video depends on the part before it."""
         return self.decode(latent)
 
     def encode_video(self, frames: np.ndarray, num_frames: int, height: int, width: int) -> np.ndarray:
-        """Where the dot is in pictures of any size, float32 (1, C, 1, 1, 1): the centre of what is bright.
+        """The point of the dot in `frames`, uint8 (T, H, W, 3) of any size, as float32 (1, C, 1, 1, 1).
 
-        Coordinates after the second are 0.
+        The point is the pixels' mean position, weighted by brightness. Coordinates after the second are 0.
         """
         light = frames.astype(np.float64).mean((0, 3))
         light /= max(light.sum(), 1e-9)

@@ -1,7 +1,7 @@
-"""The Wan family through diffusers' own classes, a part at a time: text encoder, transformer, autoencoder.
+"""The Wan family: the parts of diffusers' Wan pipelines, each loaded alone by the worker that needs it.
 
-Every formula is WanPipeline's (and, for a first frame, that of WanImageToVideoPipeline with expand_timesteps), so that
-a plain sample is bit for bit what the pipeline gives.
+Every formula is WanPipeline's, or WanImageToVideoPipeline's for a first frame, so that a plain sample is bit for bit
+the pipeline's.
 """
 
 import json
@@ -21,18 +21,18 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import AutoTokenizer, ByT5Tokenizer, CLIPImageProcessorPil, CLIPVisionModel, UMT5EncoderModel
 
-from actors.models import DTYPES, Given, given_frames, index, with_first
+from actors.models import DTYPES, Condition, clean_frames, index, with_clean_frames
 from actors.workers import video
 from raysearch.config.config import PoolConfig
 from raysearch.errors import check
 
-PARTS = ("transformer", "text_encoder", "tokenizer", "vae", "scheduler")
-MORE = ("image_encoder", "image_processor")  # that some have
-TOGETHER = 1024  # pixels of latent frames that are decoded in one pass
+PARTS = ("transformer", "text_encoder", "tokenizer", "vae", "scheduler")  # folders that every model has
+MORE = ("image_encoder", "image_processor")  # folders that image-to-video models may have, too
+TOGETHER = 1024  # latent frames are decoded in one pass while they have no more latent pixels than this
 
 
 def check_folder(folder: Path, key: str) -> None:
-    """Raises ConfigError unless the folder holds a Wan pipeline that raysearch can run."""
+    """Raises ConfigError, which names `key`, unless the folder holds a Wan pipeline that raysearch can run."""
     for part in PARTS:
         check((folder / part).is_dir(), key, str(folder), f"a folder with {part}/ in it")
     check(index(folder).get("boundary_ratio") is None, key, str(folder), "a Wan pipeline with one transformer")
@@ -44,6 +44,8 @@ def check_folder(folder: Path, key: str) -> None:
 
 
 class TextEncoder:
+    """Wan's tokenizer and UMT5 encoder."""
+
     def __init__(self, folder: Path, *, dtype: str, device: str) -> None:
         tokenizer_class = {"ByT5Tokenizer": ByT5Tokenizer}.get(index(folder)["tokenizer"][1], AutoTokenizer)
         encoder = UMT5EncoderModel.from_pretrained(folder / "text_encoder", dtype=DTYPES[dtype]).to(device).eval()
@@ -58,7 +60,7 @@ class TextEncoder:
 
     @torch.no_grad()
     def __call__(self, text: str, length: int) -> np.ndarray:
-        """Embeddings, float32 (1, length, dim), zero beyond the text."""
+        """The embedding of a text, float32 (1, L, D), padded with zeros or cut to L = `length` tokens."""
         embeddings, _ = self._pipeline.encode_prompt(
             text, do_classifier_free_guidance=False, max_sequence_length=length, device=self._device
         )
@@ -66,7 +68,7 @@ class TextEncoder:
 
 
 class ImageEncoder:
-    """What an image-to-video model's transformer attends to beside the caption."""
+    """The CLIP encoder of image-to-video models; their transformers attend to its embedding and the caption's."""
 
     def __init__(self, folder: Path, *, dtype: str, device: str) -> None:
         part = folder / "image_encoder"
@@ -76,13 +78,13 @@ class ImageEncoder:
 
     @torch.no_grad()
     def __call__(self, image: Image.Image) -> np.ndarray:
-        """float32 (1, tokens, width)."""
+        """The embedding of a picture, float32 (1, L, D)."""
         pixels = self._processor(images=image, return_tensors="pt")["pixel_values"].to(self._device)
         return self.model(pixel_values=pixels, output_hidden_states=True).hidden_states[-2].float().cpu().numpy()  # type: ignore[no-any-return]
 
 
 class Transformer:
-    """velocity(latent, timestep) under a condition; batches rows with their own timesteps."""
+    """Wan's transformer on a batch whose rows have their own timesteps, captions and conditions."""
 
     def __init__(self, folder: Path, *, dtype: str, device: str) -> None:
         self.dtype, self.device = DTYPES[dtype], device
@@ -92,23 +94,25 @@ class Transformer:
 
     @torch.no_grad()
     def __call__(
-        self, latents: torch.Tensor, timesteps: torch.Tensor, text: torch.Tensor, first: list[Given]
+        self, latents: torch.Tensor, timesteps: torch.Tensor, text: torch.Tensor, conditions: Sequence[Condition]
     ) -> torch.Tensor:
-        """Velocities (B, C, T, H, W) of float32 latents.
+        """Velocities (B, C, T, H, W) of float32 latents of the same shape, without gradient.
 
-        timesteps (B,), or one for each latent frame (B, T); text (B, length, dim); first: what each row is
-        given.
+        `timesteps` is (B,), or (B, T) with one for each latent frame; `text` (B, L, D); `conditions` has one for each
+        row. The conditions of an image-to-video model must be tuples of one shape.
         """
-        return self.velocity(latents, timesteps, text, first)
+        return self.velocity(latents, timesteps, text, conditions)
 
     def velocity(
-        self, latents: torch.Tensor, timesteps: torch.Tensor, text: torch.Tensor, first: list[Given]
+        self, latents: torch.Tensor, timesteps: torch.Tensor, text: torch.Tensor, conditions: Sequence[Condition]
     ) -> torch.Tensor:
-        """The same with its gradient."""
-        if self.expand_timesteps or timesteps.ndim == 2 or any(map(given_frames, first)):
-            timesteps = per_token(timesteps, latents, self._patch, [given_frames(f) for f in first])
-            latents = torch.cat([with_first(x, f) for x, f in zip(latents.split(1), first, strict=True)])
-        seen = [torch.cat(parts) for parts in zip(*(f for f in first if isinstance(f, tuple)), strict=True)]
+        """The velocities of `__call__`, with gradient."""
+        clean = [clean_frames(c) for c in conditions]
+        if self.expand_timesteps or timesteps.ndim == 2 or any(clean):
+            timesteps = per_token(timesteps, latents, self._patch, clean)
+            rows = zip(latents.split(1), conditions, strict=True)
+            latents = torch.cat([with_clean_frames(x, c) for x, c in rows])
+        seen = [torch.cat(parts) for parts in zip(*(c for c in conditions if isinstance(c, tuple)), strict=True)]
         if seen:
             latents = torch.cat([latents, seen[0]], 1)
         return self.model(
@@ -121,49 +125,54 @@ class Transformer:
 
 
 def per_token(
-    timesteps: torch.Tensor, latents: torch.Tensor, patch: Sequence[int], given: Sequence[int] | torch.Tensor
+    timesteps: torch.Tensor, latents: torch.Tensor, patch: Sequence[int], clean: Sequence[int] | torch.Tensor
 ) -> torch.Tensor:
-    """Timesteps (B, tokens) of latents (B, C, T, H, W), from (B,) or (B, T): 0 in the first frames of a row, as many
-    as are given (B,)."""
+    """A timestep for each token, (B, L), from `timesteps`, (B,) or (B, T), of latents (B, C, T, H, W).
+
+    `patch` is the size of a token in latent frames, rows and columns; `clean`, (B,), is the number of a row's clean
+    first frames, whose tokens get timestep 0.
+    """
     _, p_h, p_w = patch
     n, _, frames, height, width = latents.shape
-    given = torch.as_tensor(given, device=latents.device)
-    asked = torch.arange(frames, device=latents.device) >= given[:, None]
-    mask = asked[:, :, None, None].expand(n, frames, height, width).float()
+    clean = torch.as_tensor(clean, device=latents.device)
+    noisy = torch.arange(frames, device=latents.device) >= clean[:, None]
+    mask = noisy[:, :, None, None].expand(n, frames, height, width).float()
     by_frame = timesteps if timesteps.ndim == 2 else timesteps[:, None]
     return (mask[:, :, ::p_h, ::p_w] * by_frame[:, :, None, None]).flatten(1)
 
 
 @dataclass(frozen=True)
 class Geometry:
-    """How a model's latents relate to videos, from its config files alone."""
+    """The facts about a Wan model that `actors.models` lists, and how latents relate to videos, from config files."""
 
-    in_channels: int  # of the transformer
-    z_dim: int  # of the autoencoder
-    temporal: int
-    spatial: int
-    patch: tuple[int, int]
+    in_channels: int  # channels of the transformer's input
+    z_dim: int  # channels C of a latent
+    temporal: int  # frames for each latent frame after the first
+    spatial: int  # pixels for each row or column of a latent
+    patch: tuple[int, int]  # rows and columns of a latent in one token
     heads: int
     text_dim: int
-    sees_image: bool = False  # its transformer attends to an embedding of the first frame
+    sees_image: bool = False  # True if the transformer attends to an embedding of the first frame
     path: str = "flow"
 
     @property
-    def pictured(self) -> bool:
-        """It makes videos of a first frame only, which it sees beside the latents."""
+    def image_to_video(self) -> bool:
+        """True for an image-to-video model, whose transformer sees the first frame in channels of their own."""
         return self.in_channels != self.z_dim
 
     @property
     def images(self) -> str:
-        return "required" if self.pictured else "allowed"
+        """Whether a prompt may have a first frame: "required" or "allowed"."""
+        return "required" if self.image_to_video else "allowed"
 
     @property
     def per_frame(self) -> bool:
-        """It takes a noise level for each latent frame."""
-        return not self.pictured
+        """True if the transformer takes a noise level for each latent frame."""
+        return not self.image_to_video
 
     @classmethod
     def of(cls, folder: Path) -> "Geometry":
+        """The geometry of the model in a folder. Raises OSError or KeyError if config is missing."""
         vae = json.loads((folder / "vae" / "config.json").read_text())
         transformer = json.loads((folder / "transformer" / "config.json").read_text())
         _, p_h, p_w = transformer["patch_size"]
@@ -173,7 +182,7 @@ class Geometry:
         return cls(*channels, *factors, (p_h, p_w), heads, text_dim, sees)
 
     def check(self, *, num_frames: int, height: int, width: int) -> None:
-        """Raises ConfigError for a size that the model cannot make."""
+        """Raises ConfigError for a size, in frames and pixels, that the model cannot make."""
         for key, value, unit in (("height", height, self.patch[0]), ("width", width, self.patch[1])):
             unit *= self.spatial
             check(value % unit == 0, f"model.{key}", value, f"a multiple of {unit} for this model")
@@ -181,7 +190,7 @@ class Geometry:
         check(held, "model.num_frames", num_frames, f"1 plus a multiple of {self.temporal}")
 
     def check_shards(self, pool: PoolConfig, *, num_frames: int, height: int, width: int) -> None:
-        """Raises ConfigError unless heads and tokens can be shared out evenly."""
+        """Raises ConfigError unless each context shard gets as many heads and as many tokens as the others."""
         n = pool.context_shards
         _, _, frames, h, w = self.latent_shape(num_frames=num_frames, height=height, width=width)
         tokens = frames * (h // self.patch[0]) * (w // self.patch[1])
@@ -189,17 +198,20 @@ class Geometry:
         check(self.heads % n == 0 and tokens % n == 0, "fleet.denoisers.shards", pool.shards, fits)
 
     def frames(self, latent_frames: int) -> int:
-        """How many frames so many latent ones are."""
+        """The number of frames that so many latent frames decode to."""
         return 1 + self.temporal * (latent_frames - 1)
 
     def latent_shape(self, *, num_frames: int, height: int, width: int) -> tuple[int, ...]:
-        """(1, C, T, H, W) of a video's latent."""
+        """The shape (1, C, T, H, W) of the latent of a video of this size, in frames and pixels."""
         frames = (num_frames - 1) // self.temporal + 1
         return 1, self.z_dim, frames, height // self.spatial, width // self.spatial
 
 
 def hasten(decoder: nn.Module) -> None:
-    """The same sums in another order, on a CPU: for one small clip torch's own take thrice as long."""
+    """Replace a decoder's convolutions and norms by faster ones for CPUs, which sum in another order.
+
+    With torch's own, decoding one small clip takes three times as long.
+    """
     for module in decoder.modules():
         if isinstance(module, nn.Conv3d):
             module._conv_forward = partial(_onednn, module)  # type: ignore[method-assign]
@@ -218,6 +230,8 @@ def _rms_norm(norm: WanRMS_norm, x: torch.Tensor) -> torch.Tensor:
 
 
 class Autoencoder:
+    """Wan's causal video autoencoder; the methods take and return latents in the transformer's scale."""
+
     def __init__(self, folder: Path, *, dtype: str, device: str) -> None:
         self.vae = AutoencoderKLWan.from_pretrained(folder / "vae", dtype=DTYPES[dtype]).to(device).eval()
         if device == "cpu":
@@ -231,14 +245,15 @@ class Autoencoder:
         return mean, 1.0 / torch.tensor(self.vae.config.latents_std).view(shape).to(**like)
 
     def decode(self, latent: torch.Tensor) -> np.ndarray:
-        """float32 (1, C, T, H, W) -> frames, uint8 (T, H, W, 3)."""
-        return self.decode_on(latent, fresh=True)
+        """The frames, uint8 (T', H', W', 3), of a latent, float32 (1, C, T, H, W)."""
+        return self.decode_part(latent, fresh=True)
 
     @torch.no_grad()
-    def decode_on(self, latent: torch.Tensor, *, fresh: bool) -> np.ndarray:
-        """The same in parts, which together are what `decode` makes of all at once: `fresh` begins a video.
+    def decode_part(self, latent: torch.Tensor, *, fresh: bool) -> np.ndarray:
+        """The frames, uint8 (T', H', W', 3), of the next latent frames of a video; with `fresh` of its first ones.
 
-        The causal cache of the decoder is carried from part to part; nothing else may be decoded in between.
+        The frames of all parts are those that `decode` makes of the whole latent. The decoder's causal cache is carried
+        from part to part, so no other video may be decoded in between.
         """
         if fresh:
             self.vae.clear_cache()
@@ -266,15 +281,18 @@ class Autoencoder:
 
     @torch.no_grad()
     def encode_image(self, image: Image.Image, num_frames: int, height: int, width: int) -> np.ndarray:
-        """A picture -> the latent of a first frame, float32 (1, C, 1, H, W), or of a clip that is empty after it."""
+        """The latent, float32 (1, C, T, H, W), of a clip that begins with the picture and is empty after it."""
         pixels = self._processor.preprocess(image, height=height, width=width).to(self._device, self.vae.dtype)
         clip = F.pad(pixels.unsqueeze(2), (0, 0, 0, 0, 0, num_frames - 1))
         mean, inverse_std = self._statistics()
         latent = (self.vae.encode(clip).latent_dist.mode() - mean) * inverse_std
         return latent.float().cpu().numpy()  # type: ignore[no-any-return]
 
-    def condition(self, image: Image.Image, num_frames: int, height: int, width: int) -> np.ndarray:
-        """What an image-to-video model sees of its first frame, float32 (1, 4 + C, T, H, W): where it is, and it."""
+    def image_channels(self, image: Image.Image, num_frames: int, height: int, width: int) -> np.ndarray:
+        """The channels in which an image-to-video model sees its first frame, float32 (1, temporal + C, T, H, W).
+
+        They are a mask, 1 in the first latent frame and 0 after it, and the latent of `encode_image`.
+        """
         latent = self.encode_image(image, num_frames, height, width)
         mask = np.zeros((1, self.vae.config.scale_factor_temporal, *latent.shape[2:]), np.float32)
         mask[:, :, 0] = 1
@@ -282,7 +300,7 @@ class Autoencoder:
 
     @torch.no_grad()
     def encode_video(self, frames: np.ndarray, num_frames: int, height: int, width: int) -> np.ndarray:
-        """Frames, uint8 (T, H, W, 3), fitted to a size -> their latent, float32 (1, C, T', H', W')."""
+        """The latent, float32 (1, C, T, H, W), of frames, uint8 (T', H', W', 3), stretched to a size."""
         frames = video.fitted(frames, num_frames=num_frames, height=height, width=width)
         pixels = torch.tensor(frames).permute(3, 0, 1, 2)[None].float() / 127.5 - 1
         mean, inverse_std = self._statistics()

@@ -63,8 +63,8 @@ class Trainee:
 def of_pavrm(c: TrainConfig, *, model: str, blocks: int = 8, heads: int = 8) -> Trainee:
     """An untrained PAVRM over the first blocks of a model, which embeds captions by the model's own text encoder."""
     folder = model_folder(model)
-    pictured = family(folder).Geometry.of(folder).pictured
-    check(not pictured, "reward.model", model, "a model whose transformer takes latents alone")
+    image_to_video = family(folder).Geometry.of(folder).image_to_video
+    check(not image_to_video, "reward.model", model, "a model whose transformer takes latents alone")
     net = pavrm.of_model(folder, blocks=blocks, heads=heads, components=c.components)
     device = "cuda" if c.workers.num_gpus else "cpu"
     if device == "cpu" and c.dtype == "bfloat16":

@@ -27,7 +27,7 @@ from diffusers.models.autoencoders.autoencoder_kl_wan import WanDecoder3d
 from torch import nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 
-from actors.models import Given, family, model_folder, wan, with_first
+from actors.models import Condition, family, model_folder, wan, with_clean_frames
 from actors.rewards import pavrm, weights_of
 from actors.sampling.solvers import Solver, State, grid, scheduler, scheduler_config
 from actors.training import distributed
@@ -61,7 +61,7 @@ class Conditions:
 
     text: torch.Tensor
     negative: torch.Tensor | None
-    first: list[Given]
+    first: list[Condition]
 
     @property
     def has_first(self) -> torch.Tensor:
@@ -70,7 +70,7 @@ class Conditions:
 
     def clean(self, latents: torch.Tensor) -> torch.Tensor:
         """Latents (n, C, T, H, W) with the clean first frames in place, as the model and the reward see them."""
-        return torch.cat([with_first(x, f) for x, f in zip(latents.split(1), self.first, strict=True)])
+        return torch.cat([with_clean_frames(x, f) for x, f in zip(latents.split(1), self.first, strict=True)])
 
 
 def velocity(
@@ -234,7 +234,7 @@ class Prfl:
         """Draw the conditions of a reward step: captions, and for a share of them a first frame with its caption."""
         n = self.c.batch
         texts = [self.captions[i] for i in rng.integers(len(self.captions), size=n)]
-        first: list[Given] = [None] * n
+        first: list[Condition] = [None] * n
         for i in np.flatnonzero(rng.random(n) < self.c.image_share):
             assert batch is not None
             texts[i], first[i] = str(batch["prompt"][i]), self.clean(batch["latent"][i : i + 1])[:, :, :1]
@@ -344,7 +344,7 @@ def check_parts(c: PrflConfig) -> dict[str, bytes]:
     folder = model_folder(m.path)
     check(family(folder) is wan, "model.path", m.path, "a Wan model")
     g = wan.Geometry.of(folder)
-    check(not g.pictured, "model.path", m.path, TEXT_TO_VIDEO)
+    check(not g.image_to_video, "model.path", m.path, TEXT_TO_VIDEO)
     g.check(num_frames=m.num_frames, height=m.height, width=m.width)
     sigmas = grid(scheduler_config(folder), c.sampler.name, c.sampler.flow_shift, c.sampler.num_steps)
     falling = all(a > b >= 0 for a, b in pairwise(sigmas))

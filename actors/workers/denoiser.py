@@ -1,7 +1,8 @@
-"""A denoiser: one model, `slots` places, one compute thread that steps all occupied slots together.
+"""A denoiser: one model, a number of slots, and one compute thread that steps all occupied slots together.
 
 Candidates join and leave between steps, each with its own timestep and solver state. With one slot every forward holds
-one candidate: the exact mode, whose bits depend on nothing else. Plain torch; Ray wraps it in `actors.cluster.fleet`.
+one candidate: this is the exact mode, in which a result's bits depend on nothing else. Plain torch; `actors.cluster`
+puts a denoiser on Ray.
 """
 
 import queue
@@ -17,7 +18,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import torch
 
-from actors.models import Given, family
+from actors.models import Condition, family
 from actors.sampling import potential, solvers
 from actors.workers import memory
 from actors.workers.gang import Gang
@@ -46,7 +47,7 @@ Slot: TypeAlias = Clip | Reel
 
 @dataclass
 class Item:
-    """A leg that waits for a slot, or has one; `done` resolves to (Denoised, State)."""
+    """A leg that waits for a slot; `done` resolves to the reply and the state at the end of the leg."""
 
     id: int
     request: Denoise
@@ -55,6 +56,8 @@ class Item:
 
 
 class Denoiser:
+    """The model in `folder` on `device`, with its compute thread; `gang` runs the model if it is sharded."""
+
     def __init__(self, folder: str, *, dtype: str, device: str, slots: int, gang: Gang | None = None) -> None:
         torch.set_num_threads(1)
         self._device, self._slots, self._gang = device, slots, gang
@@ -70,16 +73,20 @@ class Denoiser:
         self._thread.start()
 
     def submit(self, item: int, request: Denoise, inputs: Mapping[str, Any]) -> "Future[tuple[Denoised, State]]":
-        """Denoise one leg; resolves to a reply and the state that was made."""
+        """Queue a leg and return at once; the future resolves to a reply and the state at the end of the leg.
+
+        The future gets OutOfMemory if the device had no room, and FloatingPointError for a latent that is not finite.
+        """
         waiting = Item(item, request, inputs)
         self._items.put(waiting)
         return waiting.done
 
     def cancel(self, item: int) -> None:
-        """Free the item's slot after the step in progress. Its future is cancelled."""
+        """Take a leg out of its slot after the current step; its future is cancelled, or gets CancelledError."""
         self._cancelled.add(item)
 
     def close(self) -> None:
+        """End the compute thread and the gang; the futures of legs that are not done stay unsettled."""
         self._items.put(None)
         self._thread.join()
         if self._gang is not None:
@@ -101,7 +108,7 @@ class Denoiser:
             try:
                 with self.pulse.beat(), memory.guarded():
                     self._advance(occupied)
-            except OutOfMemory as error:  # the newest goes back; the others go on from where they are
+            except OutOfMemory as error:  # the newest slot is freed; the others go on from where they are
                 occupied.pop().done.set_exception(error)
             except Exception as error:
                 for slot in occupied:
@@ -113,7 +120,7 @@ class Denoiser:
                 self._hand_over(slot)
 
     def _hand_over(self, slot: Slot) -> None:
-        """Nothing that happens here may end the thread: all later items would wait for ever."""
+        """Settle a finished slot's future. No error may end the thread, or all later items would wait for ever."""
         try:
             with memory.guarded():
                 result = self._result(slot)
@@ -131,6 +138,7 @@ class Denoiser:
         return [s for s in occupied if s.id not in gone]
 
     def _admit(self, item: Item) -> Slot | None:
+        """A slot for the item; None if the item was cancelled or cannot start, which its future then says."""
         if item.id in self._cancelled:
             self._cancelled.discard(item.id)
             item.done.cancel()
@@ -145,7 +153,7 @@ class Denoiser:
             return None
 
     def _clip(self, item: Item) -> Clip:
-        """A slot for a clip: its base state goes on, or its origin is made of it."""
+        """A slot for a clip that goes on from its base state, or begins with its origin."""
         request, inputs = item.request, item.inputs
         base: State | None = inputs.get("base")
         solver, how = self._solver(request.sampler), request.start.how if request.start else None
@@ -153,9 +161,9 @@ class Denoiser:
         if how is None or isinstance(how, Branch):
             assert base is not None
             state = solvers.unpack(base.solver, self._device)
-        first = inputs.get("first")
-        if first is None and base is not None:
-            first = base.latent[:, :, -how.prefix :] if isinstance(how, Extend) else base.first
+        condition = inputs.get("first")
+        if condition is None and base is not None:
+            condition = base.latent[:, :, -how.prefix :] if isinstance(how, Extend) else base.condition
         if base is not None and base.velocity is not None and (how is None or how.keeps_velocity):
             velocity = self._tensor(base.velocity).to(self._model.dtype)
         return Clip(
@@ -163,12 +171,12 @@ class Denoiser:
             latent=self._origin(request, base, solver, inputs) if how or base is None else self._tensor(base.latent),
             state=solver.start(request.step) if state is None else state,
             texts=self._texts(inputs.get("text"), inputs.get("negative")),
-            first=self._first(first),
+            condition=self._condition(condition),
             velocity=velocity,
         )
 
     def _reel(self, item: Item) -> Reel:
-        """A slot for a queue: the frames of its base state, and at their tail what its origin makes."""
+        """A slot for a queue that goes on from its base state; an origin makes or changes the frame at the tail."""
         request, inputs = item.request, item.inputs
         part, start = request.queue, request.start
         base: State = inputs["base"]
@@ -196,7 +204,7 @@ class Denoiser:
         return reel
 
     def _leg(self, item: Item) -> dict[str, Any]:
-        """What clips and queues in a slot have in common."""
+        """The fields of a `Leg` for an item."""
         r = item.request
         return {
             "id": item.id,
@@ -209,10 +217,10 @@ class Denoiser:
             "done": item.done,
         }
 
-    def _first(self, first: Any) -> Given:
-        if isinstance(first, tuple):
-            return tuple(self._tensor(part) for part in first)
-        return None if first is None else self._tensor(first)
+    def _condition(self, arrays: Any) -> Condition:
+        if isinstance(arrays, tuple):
+            return tuple(self._tensor(part) for part in arrays)
+        return None if arrays is None else self._tensor(arrays)
 
     def _texts(self, *texts: np.ndarray | None) -> list[torch.Tensor]:
         return [self._tensor(t).to(self._model.dtype) for t in texts if t is not None]
@@ -244,8 +252,8 @@ class Denoiser:
                 away = potential.push(base.x0(s.sigmas[request.step]), obstacles, eta, reach, h)
                 return x + away.to(self._device)
             case (Extend() | Slide()) as link:
-                if (given := inputs.get("point 0")) is not None:
-                    return self._tensor(given.latent)
+                if (noise := inputs.get("point 0")) is not None:
+                    return self._tensor(noise.latent)
                 return solvers.frequency_mix(x, self._normal(x.shape, start.key), link.cutoff, link.dims)
         raise ValueError(f"unknown origin {start.how}")
 
@@ -260,7 +268,7 @@ class Denoiser:
 
     @torch.no_grad()
     def _advance(self, occupied: list[Slot]) -> None:
-        """Evaluate what each slot misses next, in one batch where shapes allow, then step those that miss nothing."""
+        """Evaluate each slot's next row, in one batch where shapes allow, and step the slots that need no more rows."""
         began = time.perf_counter()
         groups: dict[tuple[Any, ...], list[tuple[Slot, Row]]] = {}
         for s in occupied:
@@ -274,27 +282,29 @@ class Denoiser:
         for s in occupied:
             if s.step < s.until and s.row() is None:
                 s.advance(self._normal)
-        if self._device == "cuda":  # which is only told what to do: its time and its errors are this step's
+        if self._device == "cuda":  # CUDA works in the background: wait, so that its time and errors are this step's
             torch.cuda.synchronize()
         share = (time.perf_counter() - began) / max(len(occupied), 1)
         for s in occupied:
             s.seconds += share
 
     def _normal(self, shape: Sequence[int], key: int) -> torch.Tensor:
+        """Standard normal noise, float32, seeded by `key` and drawn on the CPU, so that devices agree."""
         return torch.randn(tuple(shape), generator=torch.Generator().manual_seed(key)).to(self._device)
 
     def _velocities(self, group: list[tuple[Slot, Row]]) -> list[torch.Tensor]:
+        """The guided model output of each row, (1, C, T, H, W), from one batch of rows of one shape."""
         rows, samplers = [row for _, row in group], [s.sampler for s, _ in group]
         latents = torch.cat([r.latent for r in rows])
         timesteps = torch.stack([r.timestep for r in rows])
-        first = [r.first for r in rows]
+        conditions = [r.condition for r in rows]
         halves = [torch.cat([r.texts[i] for r in rows]) for i in range(len(rows[0].texts))]
         if len(halves) == 2 and samplers[0].batched_guidance:
             both = torch.cat([timesteps, timesteps])
-            (out,) = self._evaluate(latents.repeat(2, 1, 1, 1, 1), both, [torch.cat(halves)], first * 2)
+            (out,) = self._evaluate(latents.repeat(2, 1, 1, 1, 1), both, [torch.cat(halves)], conditions * 2)
             parts = list(out.chunk(2))
         else:
-            parts = self._evaluate(latents, timesteps, halves, first)
+            parts = self._evaluate(latents, timesteps, halves, conditions)
         conditional = parts[0].split(1)
         if len(parts) == 1:
             return list(conditional)
@@ -303,15 +313,15 @@ class Denoiser:
         ]
 
     def _evaluate(
-        self, latents: torch.Tensor, timesteps: torch.Tensor, texts: list[torch.Tensor], first: list[Given]
+        self, latents: torch.Tensor, timesteps: torch.Tensor, texts: list[torch.Tensor], conditions: list[Condition]
     ) -> list[torch.Tensor]:
-        """Velocities under each of the texts."""
+        """The model's output, (B, C, T, H, W), under each of the texts."""
         if self._gang is not None:
-            return self._gang.velocities(latents, timesteps, texts, first)
-        return [self._model(latents, timesteps, text, first) for text in texts]
+            return self._gang.velocities(latents, timesteps, texts, conditions)
+        return [self._model(latents, timesteps, text, conditions) for text in texts]
 
     def _result(self, slot: Slot) -> tuple[Denoised, State]:
-        state = slot.state_made()
+        state = slot.to_state()
         if not np.isfinite(state.latent).all():
             raise FloatingPointError(f"the latent is not finite after step {slot.step} of {slot.sampler.num_steps}")
         return Denoised(slot.evaluations * slot.sampler.nfe_per_step, slot.seconds, state.nbytes), state

@@ -26,7 +26,7 @@ from torch.distributed import Store, TCPStore  # type: ignore[attr-defined]
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
-from actors.models import Given, family
+from actors.models import Condition, family
 from raysearch.config.config import PoolConfig
 from raysearch.errors import ReplicaDied
 
@@ -102,7 +102,7 @@ class Gang:
     # -- rank 0 ----------------------------------------------------------------------------------------------------
 
     def velocities(
-        self, latents: torch.Tensor, timesteps: torch.Tensor, texts: Sequence[torch.Tensor], first: list[Given]
+        self, latents: torch.Tensor, timesteps: torch.Tensor, texts: Sequence[torch.Tensor], first: list[Condition]
     ) -> list[torch.Tensor]:
         """Velocities (n, C, T, H, W) under each of the texts, which are (n, L, D). Only rank 0 calls this.
 
@@ -142,7 +142,7 @@ class Gang:
         dist.destroy_process_group()
 
     def _part(
-        self, latents: torch.Tensor, timesteps: torch.Tensor, texts: Sequence[torch.Tensor], first: list[Given]
+        self, latents: torch.Tensor, timesteps: torch.Tensor, texts: Sequence[torch.Tensor], first: list[Condition]
     ) -> list[torch.Tensor]:
         """Compute this rank's share of the forwards; only rank 0 gets the whole velocities."""
         if not self._guidance:
@@ -160,7 +160,7 @@ class Gang:
         return [mine, theirs]
 
     def _send(
-        self, latents: torch.Tensor, timesteps: torch.Tensor, texts: Sequence[torch.Tensor], first: list[Given]
+        self, latents: torch.Tensor, timesteps: torch.Tensor, texts: Sequence[torch.Tensor], first: list[Condition]
     ) -> None:
         """Broadcast types and shapes, then bytes, so that no rank unpickles anything.
 
@@ -177,7 +177,7 @@ class Gang:
             if t.numel():
                 dist.broadcast(_bytes(t.contiguous()), 0)
 
-    def _receive(self) -> tuple[torch.Tensor, torch.Tensor, list[torch.Tensor], list[Given]] | None:
+    def _receive(self) -> tuple[torch.Tensor, torch.Tensor, list[torch.Tensor], list[Condition]] | None:
         counts = torch.empty(2, dtype=torch.int64)
         dist.broadcast(counts, 0, group=self._orders)
         count, texts = counts.tolist()
@@ -196,7 +196,7 @@ class Gang:
         return latents, timesteps, rest[:texts], [_given(*pair, latents.shape[1]) for pair in rows]
 
 
-def _given(first: torch.Tensor, more: torch.Tensor, channels: int) -> Given:
+def _given(first: torch.Tensor, more: torch.Tensor, channels: int) -> Condition:
     """A latent's condition from the two tensors that were sent; clean first frames have the latents' channels."""
     if not first.numel():
         return None

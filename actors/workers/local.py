@@ -1,4 +1,4 @@
-"""The same workers without Ray, in this process: tests, notebooks, one machine with one device."""
+"""A fleet without Ray: the workers run in this process. For tests, notebooks, and a machine with one device."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -18,6 +18,8 @@ KINDS = ("denoiser", "scorer", "encoder")
 
 @dataclass
 class LocalReplica:
+    """A worker in this process as the engine's `Replica`."""
+
     id: str
     kind: str
     slots: int
@@ -27,6 +29,7 @@ class LocalReplica:
     _items: int = 0
 
     async def run(self, call: Call) -> Answer:
+        """The worker's answer to a call, or the worker's error. Cancelling this frees a denoiser's slot."""
         self._items += 1
         item = self._items
         try:
@@ -37,30 +40,39 @@ class LocalReplica:
         return Answer(reply, made)
 
     async def ping(self) -> None:
-        """It is there as long as this process is."""
+        """Return at once: the replica lives as long as this process."""
 
     async def restart(self) -> None:
+        """Raises ReplicaDied, since a worker in this process cannot be started again."""
         raise ReplicaDied(f"{self.id} runs in this process")
 
 
 @dataclass
 class LocalFleet:
+    """The replicas in this process as the engine's `Fleet`; a reference is the value itself."""
+
     replicas: list[LocalReplica] = field(default_factory=list)
 
     async def arrivals(self) -> AsyncIterator[LocalReplica]:
+        """No replicas: a local fleet does not grow."""
         return
         yield
 
     async def fetch(self, ref: Any) -> dict[str, Any]:
+        """The arrays of a finished state by name, or the files of a video by extension."""
         return ref.plain() if isinstance(ref, State) else dict(ref)
 
     def put(self, arrays: dict[str, Any]) -> State:
+        """The finished state that consists of these arrays."""
         return State(**arrays)
 
 
 @asynccontextmanager
 async def local_fleet(config: Config, plan: Plan, make: Callable[..., Worker] = Worker) -> AsyncIterator[LocalFleet]:
-    """The fewest replicas that the config asks for."""
+    """A fleet of as many replicas of each kind as the config asks for at least, with their models loaded.
+
+    `make` builds a worker. When the context ends, so do the workers.
+    """
     fleet = LocalFleet()
     try:
         for kind in KINDS:

@@ -1,4 +1,4 @@
-"""A device that is full, in our terms."""
+"""Turns torch's error of a full device into raysearch's OutOfMemory."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,7 +10,7 @@ from raysearch.errors import OutOfMemory
 
 @contextmanager
 def guarded() -> Iterator[None]:
-    """Raise OutOfMemory for torch's own error, with what can be given back given back."""
+    """Raises OutOfMemory instead of torch's own error, after the memory that torch caches is given back."""
     try:
         yield
     except torch.OutOfMemoryError as error:

@@ -1,4 +1,4 @@
-"""How long a worker's compute thread has been at one step or call: what tells a slow one from one that hangs."""
+"""How long a worker's compute thread has been at one step or call, by which a fleet tells slow from stuck."""
 
 import time
 from collections.abc import Iterator
@@ -6,13 +6,15 @@ from contextlib import contextmanager
 
 
 class Pulse:
+    """Times the current step or call of a compute thread; other threads may read at any moment."""
+
     def __init__(self) -> None:
-        self.beats = 0  # steps and calls done
+        self.beats = 0  # steps and calls that are done
         self._began: float | None = None
 
     @contextmanager
     def beat(self) -> Iterator[None]:
-        """Around each step or call, on the compute thread."""
+        """Enter this context around each step or call, on the compute thread."""
         self._began = time.monotonic()
         try:
             yield
@@ -21,6 +23,6 @@ class Pulse:
             self.beats += 1
 
     def busy(self) -> float:
-        """Seconds since the step or call at hand began; 0 between two. From any thread."""
+        """Seconds since the current step or call began; 0 if the thread is idle."""
         began = self._began
         return 0.0 if began is None else time.monotonic() - began

@@ -1,4 +1,4 @@
-"""A scorer: a bundle of rewards over a view of the candidate. It decodes; frames never cross the network."""
+"""A scorer decodes candidates and computes rewards, so that frames never cross the network."""
 
 import io
 import time
@@ -21,10 +21,12 @@ from raysearch.engine.protocol import Components, Finish, Look, Scored, series
 from raysearch.recipe.long_video import Link
 from raysearch.session.dataset import rollout
 
-SEEN = 2**30  # bytes of finished chunks' frames that a scorer remembers
+SEEN = 2**30  # bytes: the frames of finished chunks that a scorer remembers
 
 
 class Scorer:
+    """The autoencoder of the model in `folder`, and the rewards of `specs`, each under its key."""
+
     def __init__(self, folder: str, specs: Sequence[RewardSpec], *, dtype: str, device: str) -> None:
         torch.set_num_threads(1)
         models = family(Path(folder))
@@ -37,11 +39,11 @@ class Scorer:
                 reward.to(device)
 
     def run(self, request: Look | Finish, inputs: Mapping[str, Any]) -> tuple[Scored, dict[str, bytes] | None]:
-        """Rewards of a candidate, or of a finished video with its files."""
+        """The reply to a request, and the files of a finished video by extension."""
         return self.look(request, inputs) if isinstance(request, Look) else self.finish(request, inputs)
 
     def look(self, request: Look, inputs: Mapping[str, Any]) -> tuple[Scored, None]:
-        """Rewards of a candidate at its own point."""
+        """The rewards of a candidate at its own step, from its noisy latent, its x0 prediction, or frames of that."""
         began = time.perf_counter()
         state: State = inputs["state 0"]
         (link,), (caption,) = request.links, request.captions
@@ -59,37 +61,38 @@ class Scorer:
             frames,
             self._obstacles(request, inputs),
             _tensor(inputs.get("text 0")),
-            state.given,
+            state.clean_frames,
             **earlier,
         )
         found = self._scores(request.rewards, view)
         return Scored((found,), int(frames is not None), time.perf_counter() - began), None
 
     def finish(self, request: Finish, inputs: Mapping[str, Any]) -> tuple[Scored, dict[str, bytes]]:
-        """Rewards of a video's chunks, and its files by extension; the seconds leave the judging out.
+        """The rewards of a finished video's chunks, and the video's files by extension.
 
-        Chunks are decoded one after the other, and what was decoded is not kept.
+        The reply's seconds leave out the rewards. Chunks are decoded one after the other, and only the frames of the
+        first, the previous and the current chunk are in memory, unless a file of all frames is asked for.
         """
         began, judging = time.perf_counter(), 0.0
         outputs, n = request.outputs, len(request.captions)
         states: list[State] = series(inputs, "state")
         texts = series(inputs, "text") or [None] * n
-        latents, given = _chunks(states, request.links)
+        latents, clean = _chunks(states, request.links)
         obstacles = self._obstacles(request, inputs)
         file = video.Mp4(fps=outputs.fps, scale=outputs.scale) if outputs.mp4 else None
         shown: list[np.ndarray] = []
         scores = []
         before: np.ndarray | None = None
         opening: np.ndarray | None = None
-        chunks = zip(latents, given, texts, request.captions, request.links, strict=True)
-        for latent, first, text, caption, link in chunks:
+        chunks = zip(latents, clean, texts, request.captions, request.links, strict=True)
+        for latent, clean_frames, text, caption, link in chunks:
             clip, new = self._next(latent, link, before)
             if file is not None:
                 file.add(new)
             if outputs.npy:
                 shown.append(new)
             start = time.perf_counter()
-            beside = (obstacles, _tensor(text), first, before, opening)
+            beside = (obstacles, _tensor(text), clean_frames, before, opening)
             scores.append(self._scores(request.rewards, rewards.View(caption, 0.0, latent, latent, clip, *beside)))
             judging += time.perf_counter() - start
             before, opening = clip, clip if opening is None else opening
@@ -106,25 +109,29 @@ class Scorer:
         if request.kept:
             way: list[State] = series(inputs, "kept")
             found = torch.cat([state.noisy() for state in way]).numpy()
-            files["arrow"] = rollout(found, states[-1].latent[0], list(request.kept), first=way[0].given > 0)
+            files["arrow"] = rollout(found, states[-1].latent[0], list(request.kept), first=way[0].clean_frames > 0)
         return Scored(tuple(scores), n, time.perf_counter() - began - judging), files
 
     def _next(
         self, latent: torch.Tensor, link: Link | None, before: np.ndarray | None
     ) -> tuple[np.ndarray, np.ndarray]:
-        """The frames of the next finished chunk, and those of them that are new: uint8 (T, H, W, 3).
+        """The frames of the next finished chunk, uint8 (T, H, W, 3), and those that the chunk before does not show.
 
-        One that goes on with latents is decoded with the decoder's cache, so that there is no seam.
+        `before` are the frames of the chunk before. A chunk that goes on from latents is decoded with the decoder's
+        cache, so that no seam shows.
         """
         if link is None or link.anew:
-            clip = self._autoencoder.decode_on(latent, fresh=True)
+            clip = self._autoencoder.decode_part(latent, fresh=True)
             return clip, clip if link is None else clip[self._geometry.frames(link.prefix) :]
         assert before is not None
-        new = self._autoencoder.decode_on(latent[:, :, link.prefix :], fresh=False)
+        new = self._autoencoder.decode_part(latent[:, :, link.prefix :], fresh=False)
         return np.concatenate([before[-self._geometry.frames(link.prefix) :], new]), new
 
     def _clip(self, latent: torch.Tensor, link: Link | None, before: State | None) -> np.ndarray:
-        """The frames of a chunk that may be thrown away; where it goes on with latents those are decoded before it."""
+        """The frames, uint8 (T, H, W, 3), of an x0 prediction of a chunk.
+
+        A chunk that goes on from latents is decoded together with those of the chunk `before`.
+        """
         if link is None or link.anew:
             return self._autoencoder.decode(latent)  # type: ignore[no-any-return]
         assert before is not None
@@ -133,7 +140,10 @@ class Scorer:
         return frames[-self._geometry.frames(latent.shape[2]) :]  # type: ignore[no-any-return]
 
     def _recalled(self, key: str, state: State) -> np.ndarray:
-        """The frames of a finished chunk; the latest are remembered, since many candidates continue one chunk."""
+        """The frames, uint8 (T, H, W, 3), of a finished chunk, whose name is `key`.
+
+        The latest chunks' frames are remembered, since many candidates continue one chunk.
+        """
         if key not in self._seen:
             self._seen[key] = self._autoencoder.decode(torch.tensor(state.latent))
             while sum(f.nbytes for f in self._seen.values()) > SEEN and len(self._seen) > 1:
@@ -153,15 +163,15 @@ def _tensor(text: np.ndarray | None) -> torch.Tensor | None:
 
 
 def _chunks(states: Sequence[State], links: Sequence[Link | None]) -> tuple[list[torch.Tensor], list[int]]:
-    """The finished latents of a video's chunks, and how many of each one's first frames are given.
+    """The finished latent of each chunk, (1, C, T, H, W), and the number of each chunk's clean first frames.
 
-    The chunks of a queue overlap as if each went on with the latents of the one before it.
+    The frames of a queue are cut into chunks that overlap as if each chunk went on from latents of the one before it.
     """
     if states[-1].out is None:
-        return [torch.tensor(s.latent) for s in states], [s.given for s in states]
+        return [torch.tensor(s.latent) for s in states], [s.clean_frames for s in states]
     clip, *others = states
     whole = torch.cat([torch.tensor(clip.latent), *(torch.tensor(s.out) for s in others)], 2)
     prefix = links[-1].prefix if links[-1] else 0
     n = clip.latent.shape[2]
     latents = [whole[:, :, i * (n - prefix) :][:, :, :n].contiguous() for i in range(len(links))]
-    return latents, [clip.given, *([prefix] * (len(links) - 1))]
+    return latents, [clip.clean_frames, *([prefix] * (len(links) - 1))]

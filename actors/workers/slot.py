@@ -1,4 +1,8 @@
-"""What is in a denoiser's place: a candidate on its way, a clip or a queue of frames, one evaluation at a time."""
+"""The contents of a denoiser's slot: a leg of a candidate's trajectory, of a clip or of a queue of frames.
+
+The denoiser asks each slot for a row, evaluates the rows of all slots together, hands each slot its output, and lets
+every slot whose outputs are complete take its step.
+"""
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
@@ -8,7 +12,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import torch
 
-from actors.models import Given, with_first
+from actors.models import Condition, with_clean_frames
 from actors.sampling import solvers
 from actors.workers.state import State
 from raysearch.engine.protocol import Denoised
@@ -16,25 +20,29 @@ from raysearch.recipe.candidate import Sampler
 from raysearch.recipe.digests import Digest, digest, noise_key
 from raysearch.recipe.long_video import Window
 
-Normal: TypeAlias = Callable[[Sequence[int], int], torch.Tensor]  # of a shape and a key
+Normal: TypeAlias = Callable[[Sequence[int], int], torch.Tensor]  # from a shape and a key, standard normal noise
 
 
 @dataclass(frozen=True)
 class Row:
-    """One evaluation: latents (1, C, T, H, W) at a timestep, () or one for each latent frame (T,).
+    """One row of a batch: `latent`, (1, C, T, H, W), is evaluated under each of `texts`, which are (1, L, D).
 
-    Under each of the texts, and beside what the video is given.
+    `timestep` is a scalar, or (T,) with one for each latent frame.
     """
 
     latent: torch.Tensor
     timestep: torch.Tensor
     texts: Sequence[torch.Tensor]
-    first: Given = None
+    condition: Condition = None
 
 
 @dataclass(kw_only=True)
 class Leg:
-    """What clips and queues in a slot have in common. `lineage` is the origin's, and keys the noise of steps."""
+    """The fields that clips and queues share: a leg from solver step `step`, which advances, to `until`.
+
+    With `wants_velocity` the model is evaluated at `until`, too. `lineage` is the origin's and keys the noise of
+    stochastic steps. `evaluations` counts rows, and `seconds` is this slot's share of the time of the batches.
+    """
 
     id: int
     sampler: Sampler
@@ -48,57 +56,66 @@ class Leg:
     seconds: float = 0.0
 
     def noise(self, normal: Normal, shape: Sequence[int], purpose: str) -> torch.Tensor:
+        """The noise of this shape for the current step and a purpose; the same whenever and wherever it is drawn."""
         return normal(shape, noise_key(digest(self.lineage, self.step), purpose))
 
 
 @dataclass(kw_only=True)
 class Clip(Leg):
-    """`velocity` is that of the current point, once it is known; `texts` the caption's and the negative prompt's."""
+    """A clip in a slot: its `latent`, (1, C, T, H, W), and the solver's `state` at the current step.
+
+    `texts` are the embeddings, (1, L, D), of the caption and, under guidance, of the negative prompt. `velocity`, of
+    the latent's shape, is None until the model has been evaluated at the current step.
+    """
 
     latent: torch.Tensor
     state: solvers.State
     texts: list[torch.Tensor]
-    first: Given
+    condition: Condition
     velocity: torch.Tensor | None
 
     @property
     def finished(self) -> bool:
+        """True if the leg is done: step `until` is reached, and the velocity there is known if wanted."""
         return self.step == self.until and (not self.wants_velocity or self.velocity is not None)
 
     def row(self) -> Row | None:
-        """What is to be evaluated next; None when a step can be taken."""
+        """The next row to evaluate; None if the step can be taken or the leg is finished."""
         if self.velocity is not None or self.finished:
             return None
-        return Row(self.latent, self.solver.timesteps[self.step], self.texts, self.first)
+        return Row(self.latent, self.solver.timesteps[self.step], self.texts, self.condition)
 
     def receive(self, output: torch.Tensor) -> None:
+        """Take the model's guided output, (1, C, T, H, W), for the last row."""
         self.velocity = self.solver.velocity(output, self.latent, self.step)
 
     def advance(self, normal: Normal) -> None:
-        """One step. All or nothing: memory may end on the way."""
+        """Take one solver step. If it raises, for example for lack of memory, the clip is as before."""
         assert self.velocity is not None
         noise = self.noise(normal, self.latent.shape, "step") if self.sampler.stochastic else None
         latent, state = self.solver.step(self.state, self.velocity, self.latent, noise)
         if self.step + 1 == self.sampler.num_steps:
-            latent = with_first(latent, self.first)
+            latent = with_clean_frames(latent, self.condition)
         self.latent, self.state, self.step, self.velocity = latent, state, self.step + 1, None
 
-    def state_made(self) -> State:
-        """The state at the current step."""
+    def to_state(self) -> State:
+        """The state at the current step, in arrays on the CPU."""
         return State(
             self.latent.cpu().numpy(),
             velocity=None if self.velocity is None else self.velocity.float().cpu().numpy(),
             solver=solvers.pack(self.state) if self.step < self.sampler.num_steps else None,
-            first=None if self.first is None else _arrays(self.first),
+            condition=None if self.condition is None else _arrays(self.condition),
         )
 
 
 @dataclass(kw_only=True)
 class Reel(Leg):
-    """FIFO-Diffusion's queue: `frames` (1, C, T, H, W) are the latest clean ones, as many as a clip has, and the queue.
+    """A queue of frames in a slot (FIFO-Diffusion); one step is one iteration of the queue.
 
-    `out` are the clean ones since the last part that is kept; `texts` are by caption. The velocities of an iteration
-    come window by window, that of the tail first, and that alone is kept with a point.
+    `frames`, (1, C, T, H, W), holds the latest clean frames, as many as a clip has, and after them the queue frames.
+    `out` holds the clean frames that left the queue since the last kept part. `texts` has the embeddings for each
+    caption, by chunk. `velocities` has one, (1, C, T, H, W), for each window of the current iteration that has been
+    evaluated, the window at the tail first; a state keeps the first one alone.
     """
 
     part: int
@@ -113,17 +130,21 @@ class Reel(Leg):
 
     @property
     def iteration(self) -> int:
+        """The number of iterations of the queue that are done, over all parts."""
         return self.queue.begins(self.part) + self.step
 
     @property
     def windows(self) -> list[Window]:
+        """The windows of the current iteration, the one at the queue's tail first."""
         return self.queue.windows(self.iteration)
 
     @property
     def finished(self) -> bool:
+        """True if the leg is done: step `until` is reached, and the velocity there is known if wanted."""
         return self.step == self.until and (not self.wants_velocity or bool(self.velocities))
 
     def row(self) -> Row | None:
+        """The row of the next window to evaluate; None if the iteration can be done or the leg is finished."""
         known = len(self.velocities)
         needed = len(self.windows) if self.step < self.until else int(self.wants_velocity)
         if known >= needed:
@@ -131,12 +152,13 @@ class Reel(Leg):
         window = self.windows[known]
         latent = self._seen(window)
         timesteps = self.solver.timesteps
-        given = [
+        by_frame = [
             timesteps[d] if d < self.queue.num_steps else torch.zeros_like(timesteps[0]) for d in self._done(window)
         ]
-        return Row(latent, torch.stack(given), self.texts[window.caption])
+        return Row(latent, torch.stack(by_frame), self.texts[window.caption])
 
     def receive(self, output: torch.Tensor) -> None:
+        """Take the model's guided output, (1, C, T, H, W), for the last row's window."""
         window = self.windows[len(self.velocities)]
         pairs = zip(output.split(1, 2), self._seen(window).split(1, 2), self._done(window), strict=True)
         clean = self.queue.num_steps
@@ -144,34 +166,34 @@ class Reel(Leg):
         self.velocities.append(torch.cat(parts, 2))
 
     def advance(self, normal: Normal) -> None:
-        """One iteration: every frame of the queue by one step, one frame out of it, and one of noise into it."""
+        """Do one iteration: every queue frame takes a step, one frame leaves the queue, a frame of noise enters."""
         frames, i = list(self.frames.split(1, 2)), self.iteration
-        shift = self.queue.entered(i) - len(frames)  # of the video's frames to these
+        shift = self.queue.entered(i) - len(frames)  # frame a of the video is frames[a - shift]
         noise = self.noise(normal, self.frames.shape, "step") if self.sampler.stochastic else None
         for window, v in zip(self.windows, self.velocities, strict=True):
             for a in range(window.new, window.last):
                 at, state = slice(a - window.first, a - window.first + 1), self.solver.start(self.queue.done(a, i))
                 own = None if noise is None else noise[:, :, a - shift : a - shift + 1]
                 frames[a - shift], _ = self.solver.step(state, v[:, :, at], frames[a - shift], own)
-        came = self.queue.clean(i + 1) - self.queue.clean(i)
+        left = self.queue.clean(i + 1) - self.queue.clean(i)
         first = self.queue.clean(i) - shift
-        out = torch.cat([self.out, *frames[first : first + came]], 2)
-        self.frames, self.out, self.velocities = torch.cat(frames[came:], 2), out, []
+        out = torch.cat([self.out, *frames[first : first + left]], 2)
+        self.frames, self.out, self.velocities = torch.cat(frames[left:], 2), out, []
         self.step += 1
         if self.step < self.sampler.num_steps:
             self.enter(self.noise(normal, frames[0].shape, "tail"))
 
     def enter(self, noise: torch.Tensor) -> None:
-        """A frame into the queue's tail, unless the video has no more."""
+        """Put a frame of `noise`, (1, C, 1, H, W), at the queue's tail, unless the video's last frame has entered."""
         if self.queue.entered(self.iteration) > self.queue.entered(self.iteration - 1):
             self.frames = torch.cat([self.frames, noise], 2)
 
-    def state_made(self) -> State:
-        """The clean frames and the queue; with a velocity also what a scorer sees: the tail's window and its levels."""
+    def to_state(self) -> State:
+        """The state at the current step, in arrays on the CPU; with a velocity, that of the window at the tail."""
         clip, levels, velocity = self.queue.clip, None, None
         if self.velocities:
-            each = (*self.queue.levels[:-1], 0.0)
-            levels = np.array([each[d] for d in self._done(self.windows[0])], np.float32)
+            by_step = (*self.queue.levels[:-1], 0.0)
+            levels = np.array([by_step[d] for d in self._done(self.windows[0])], np.float32)
             velocity = self.velocities[0].float().cpu().numpy()
         return State(
             self.frames[:, :, :clip].cpu().numpy(),
@@ -182,12 +204,14 @@ class Reel(Leg):
         )
 
     def _seen(self, window: Window) -> torch.Tensor:
+        """The frames of a window, (1, C, T, H, W)."""
         end = self.queue.entered(self.iteration)
         return self.frames[:, :, self.frames.shape[2] + window.first - end : self.frames.shape[2] + window.last - end]
 
     def _done(self, window: Window) -> list[int]:
+        """The number of solver steps that each frame of a window has taken."""
         return [self.queue.done(a, self.iteration) for a in range(window.first, window.last)]
 
 
-def _arrays(given: torch.Tensor | tuple[torch.Tensor, ...]) -> Any:
-    return tuple(map(_arrays, given)) if isinstance(given, tuple) else given.cpu().numpy()
+def _arrays(condition: torch.Tensor | tuple[torch.Tensor, ...]) -> Any:
+    return tuple(map(_arrays, condition)) if isinstance(condition, tuple) else condition.cpu().numpy()

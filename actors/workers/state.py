@@ -1,4 +1,4 @@
-"""What a denoiser makes and a scorer sees: a candidate's latent, and what it takes to go on from it.
+"""The state that a denoiser makes and a scorer reads: a latent, and all that denoising needs to go on from there.
 
 Arrays are numpy's, so that Ray shares them between processes without a copy.
 """
@@ -9,70 +9,81 @@ from typing import Any, TypeAlias
 import numpy as np
 import torch
 
-from actors.models import given_frames, with_first
+from actors.models import clean_frames, with_clean_frames
 
 Arrays: TypeAlias = np.ndarray | tuple[np.ndarray, ...]
 
 
 @dataclass(frozen=True)
 class State:
-    """A point of a trajectory.
+    """The state of a clip, or of a queue of frames, at one step of a candidate's trajectory.
 
-    `latent` is float32 (1, C, T, H, W); of a queue its clean frames, as many as a clip has. `velocity` is the model's
-    at this point. `solver` is the multistep history; a finished state has none. `first` is what the video is given
-    beside its captions: see `actors.models.Given`.
+    `latent` is float32 (1, C, T, H, W); in a queue's state it holds the latest clean frames, as many as a clip has.
+    `velocity`, of the same shape, is the model's velocity at this step, if it was evaluated. `solver` is the solver's
+    multistep history, which `actors.sampling.solvers.pack` made; a finished clip and a queue have none. `condition` is
+    an `actors.models.Condition` in arrays.
 
-    Of a queue, `queue` are the frames that wait, `out` the clean frames since the last kept part, and `levels`, (T,),
-    the noise levels of the tail's window, whose velocity is known.
+    A queue's state has three more arrays: `queue`, (1, C, T, H, W), the queue frames; `out`, the clean frames that left
+    the queue since the last kept part; and with a velocity `levels`, (T,), the noise levels of the frames in the window
+    at the queue's tail, which is the window that the velocity belongs to.
     """
 
     latent: np.ndarray
     velocity: np.ndarray | None = None
     solver: Any = None
-    first: Arrays | None = None
+    condition: Arrays | None = None
     queue: np.ndarray | None = None
     out: np.ndarray | None = None
     levels: np.ndarray | None = None
 
     @property
-    def given(self) -> int:
-        """How many of the latent's first frames are given, clean ones."""
-        return given_frames(self.first)
+    def clean_frames(self) -> int:
+        """The number of the clip's first latent frames that the condition holds clean; 0 of a queue."""
+        return clean_frames(self.condition)
 
     @property
     def nbytes(self) -> int:
-        """The bytes of all arrays."""
+        """The size of all arrays, in bytes."""
         return sum(_nbytes(getattr(self, f.name)) for f in fields(self))
 
     def noisy(self) -> torch.Tensor:
-        """The latent as the model sees it, (1, C, T, H, W): given first frames stay clean; of a queue, its tail."""
+        """The latent as the model sees it, (1, C, T, H, W).
+
+        In a clip the condition's clean frames are in their place. A queue with a velocity shows its tail's window.
+        """
         latent = torch.tensor(self.latent)
         if self.levels is not None:
             latent = torch.cat([latent, torch.tensor(self.queue)], 2)[:, :, -latent.shape[2] :]
-        return with_first(latent, self._first())
+        return with_clean_frames(latent, self._clean())
 
     def x0(self, sigma: float) -> torch.Tensor:
-        """The x0 prediction x - sigma v at this point, (1, C, T, H, W); the latent itself where there is no noise."""
+        """The x0 prediction x - sigma v, (1, C, T, H, W); at sigma 0 the latent itself.
+
+        A queue's prediction is that of its tail's window, whose frames have their own levels instead of `sigma`.
+        """
         latent = torch.tensor(self.latent)
         if sigma == 0:
             return latent
         if self.levels is None:
-            return with_first(latent - sigma * torch.tensor(self.velocity), self._first())
+            return with_clean_frames(latent - sigma * torch.tensor(self.velocity), self._clean())
         levels = torch.tensor(self.levels).view(-1, 1, 1)
-        return with_first(self.noisy() - levels * torch.tensor(self.velocity), self._first())
+        return with_clean_frames(self.noisy() - levels * torch.tensor(self.velocity), self._clean())
 
     def plain(self) -> dict[str, np.ndarray]:
-        """The arrays of a finished state by name, to be kept in a file; what it saw of a picture is over."""
+        """The arrays of a finished state by name, for a file.
+
+        An image-to-video condition, a tuple, is left out: the parts that go on from this state have their own.
+        """
         assert self.solver is None
         values = {f.name: getattr(self, f.name) for f in fields(self)}
         return {name: v for name, v in values.items() if isinstance(v, np.ndarray)}
 
-    def _first(self) -> torch.Tensor | None:
-        return torch.tensor(self.first) if self.given else None
+    def _clean(self) -> torch.Tensor | None:
+        return torch.tensor(self.condition) if self.clean_frames else None
 
 
 def finished(point: "State | np.ndarray") -> torch.Tensor:
-    """The latent of an obstacle's point: a finished candidate's state, or what the encoder made of a file."""
+    """The latent (1, C, T, H, W) of an obstacle's point: of a finished candidate, or of a recording."""
     return torch.tensor(point.latent if isinstance(point, State) else point)
 
 

@@ -9,7 +9,10 @@ from PIL import Image, UnidentifiedImageError
 
 
 class Mp4:
-    """An mp4 file that grows, of frames of one size, each pixel `scale` x `scale`; odd sizes lose a row or column."""
+    """An mp4 file in memory, to which frames of one size are added, `fps` of them a second.
+
+    Each pixel becomes `scale` x `scale` pixels. A height or width that is odd then loses its last row or column.
+    """
 
     def __init__(self, *, fps: int, scale: int = 1) -> None:
         self._scale, self._buffer = scale, io.BytesIO()
@@ -19,7 +22,7 @@ class Mp4:
         self._stream.options = {"crf": "16", "preset": "veryfast", "threads": "1"}
 
     def add(self, frames: np.ndarray) -> None:
-        """uint8 (T, H, W, 3)."""
+        """Append frames, uint8 (T, H, W, 3)."""
         frames = frames.repeat(self._scale, axis=1).repeat(self._scale, axis=2)
         height, width = frames.shape[1] // 2 * 2, frames.shape[2] // 2 * 2  # 4:2:0 needs even sizes
         if not self._stream.codec_context.is_open:
@@ -29,14 +32,14 @@ class Mp4:
             self._container.mux(self._stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
 
     def close(self) -> bytes:
-        """The whole file."""
+        """Finish the file; returns its bytes."""
         self._container.mux(self._stream.encode())
         self._container.close()
         return self._buffer.getvalue()
 
 
 def frames(data: bytes) -> np.ndarray:
-    """A video or a picture -> uint8 (T, H, W, 3)."""
+    """The frames, uint8 (T, H, W, 3), in a file's bytes; T is 1 for a picture. Raises PyAV's error for other files."""
     try:
         return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))[None]
     except UnidentifiedImageError:

@@ -1,4 +1,4 @@
-"""A replica's worker: a denoiser, scorer or encoder with its model loaded, behind one interface."""
+"""The worker of a replica: a denoiser, scorer or encoder with its model loaded, behind one interface."""
 
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -20,7 +20,7 @@ from raysearch.session.plan import Plan
 
 
 def build(kind: str, config: Config, plan: Plan, gang: Gang | None = None) -> Denoiser | Scorer | Encoder:
-    """The worker of one replica, with its model loaded; a sharded denoiser's leads its `gang`."""
+    """A denoiser, scorer or encoder, by `kind`, with its model loaded; a sharded denoiser leads its `gang`."""
     diffusers.utils.logging.disable_progress_bar()
     transformers.utils.logging.disable_progress_bar()
     folder, dtype = plan.details["folder"], config.model.dtype
@@ -33,13 +33,13 @@ def build(kind: str, config: Config, plan: Plan, gang: Gang | None = None) -> De
 
 
 def shard(config: Config, plan: Plan, place: Place, store: Store | None = None) -> Gang:
-    """One rank of a denoiser's gang, with its part of the model loaded, once all ranks have theirs."""
+    """One rank of a denoiser's gang; returns when every rank has loaded its part. Rank 0 passes the `store`."""
     folder, dtype, pool = plan.details["folder"], config.model.dtype, config.fleet.denoisers
     return Gang(folder, dtype=dtype, device=pool.device, pool=pool, place=place, store=store)
 
 
 class Worker:
-    """A worker and its one compute thread; `submit` never blocks."""
+    """A denoiser, scorer or encoder and its one compute thread, whose `pulse` can be read from any thread."""
 
     def __init__(self, kind: str, config: Config, plan: Plan, gang: Gang | None = None) -> None:
         self._worker = build(kind, config, plan, gang)
@@ -47,7 +47,10 @@ class Worker:
         self.pulse = self._worker.pulse if isinstance(self._worker, Denoiser) else Pulse()
 
     def submit(self, item: int, request: Request, inputs: Mapping[str, Any]) -> "Future[Any]":
-        """Resolves to (reply, the big part that an answer refers to)."""
+        """Queue a request and return at once; the future resolves to a reply and the value that the reply is about.
+
+        The value is a state, the files of a video or None, or a condition. `item` is a number to cancel the request by.
+        """
         if isinstance(self._worker, Denoiser):
             assert isinstance(request, Denoise)
             return self._worker.submit(item, request, inputs)
@@ -58,10 +61,12 @@ class Worker:
             return self._worker.run(request, inputs)  # type: ignore[union-attr, arg-type]
 
     def cancel(self, item: int) -> None:
+        """Free a leg's slot after the current step; scorers and encoders finish what they were asked for."""
         if isinstance(self._worker, Denoiser):
             self._worker.cancel(item)
 
     def close(self) -> None:
+        """Wait for the compute thread to end; a gang's followers end, too."""
         self._thread.shutdown()
         if isinstance(self._worker, Denoiser):
             self._worker.close()

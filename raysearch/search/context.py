@@ -5,8 +5,8 @@ gives the same winner whatever the fleet, the order of completion, or what was a
 """
 
 from collections.abc import Awaitable, Callable, Sequence
+from copy import copy
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 
@@ -73,10 +73,13 @@ class Context:
         self._at_steps, self._commit = at_steps, commit
         self.obstacles = tuple(obstacles)
         self.long = long
+        self._begin()
+
+    def _begin(self) -> None:
         self._ordinals: dict[bytes, int] = {}
         self._children: set[str] = set()
-        self._noises = 0
-        self._pending = 0
+        self._noises = self._pending = 0
+        self._rng: np.random.Generator | None = None
 
     # -- what is given ---------------------------------------------------------------------------------------------
 
@@ -109,11 +112,10 @@ class Context:
     def rng(self) -> np.random.Generator:
         """The search's own generator, seeded by its seed, prompt, policy and arguments."""
         self._quiet("rng")
+        if self._rng is None:
+            key = digest("rng", self.seed, *self._rng_key, self._scope)
+            self._rng = np.random.default_rng(int.from_bytes(key, "big"))
         return self._rng
-
-    @cached_property
-    def _rng(self) -> np.random.Generator:
-        return np.random.default_rng(int.from_bytes(digest("rng", self.seed, *self._rng_key, self._scope), "big"))
 
     # -- recipes: pure ---------------------------------------------------------------------------------------------
 
@@ -248,21 +250,11 @@ class Context:
         return self._within(self._at_steps(steps), key, self._scope, self._commit or self.sampler)
 
     def _within(self, sampler: Sampler, rng_key: tuple[object, ...], scope: str, commit: Sampler | None) -> "Context":
-        return Context(
-            self.prompt,
-            sampler,
-            self.seed,
-            reward=self._reward,
-            meter=self.meter,
-            answer=self._answer,
-            rng_key=rng_key,
-            history=self.history,
-            scope=scope,
-            at_steps=self._at_steps,
-            commit=commit,
-            obstacles=self.obstacles,
-            long=self.long,
-        )
+        """A context of the same search, budget and history, with a generator, ordinals and noises of its own."""
+        within = copy(self)
+        within.sampler, within._rng_key, within._scope, within._commit = sampler, rng_key, scope, commit
+        within._begin()
+        return within
 
     # -- the one effect: questions about candidates ----------------------------------------------------------------
 

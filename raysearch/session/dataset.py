@@ -32,7 +32,7 @@ FOLDER = "dataset"
 SPLITS = ("train", "test")
 SHARD_BYTES = 128 << 20
 FROM_SEARCH = ("prompt", "seed", "search_id")
-GRADE = "final_"  # of searches.parquet's columns, those of the reward that grades
+GRADE = "final_"  # begins the columns of searches.parquet that hold grades
 
 
 def load(path: Path, overrides: Sequence[str] = ()) -> Config:
@@ -56,10 +56,10 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Config:
 
 
 def rollout(latents: np.ndarray, final: np.ndarray, points: Sequence[tuple[int, float]], *, first: bool) -> bytes:
-    """An Arrow file of latents (n, C, T, H, W), each at its step and sigma, on their way to `final` (C, T, H, W).
+    """An Arrow file of a rollout: latents (n, C, T, H, W) at their steps and sigmas; it ended at `final` (C, T, H, W).
 
     `similarity` is 0.5 (1 + cosine) of a latent and the final one (LatSearch). Latents are kept as float16. `first`
-    says that their first frame is a given, clean one.
+    is True if their first frame was given and is clean.
     """
     flat, end = latents.reshape(len(latents), -1).astype(np.float64), final.ravel().astype(np.float64)
     cosine = flat @ end / (np.linalg.norm(flat, axis=1) * np.linalg.norm(end))
@@ -80,14 +80,14 @@ def rollout(latents: np.ndarray, final: np.ndarray, points: Sequence[tuple[int, 
 
 
 def tensors(latents: np.ndarray) -> pa.Array:
-    """A column of latents (n, ...) as float16 tensors of a fixed shape."""
+    """Latents (n, ...) as an Arrow column of n float16 tensors."""
     kind = pa.fixed_shape_tensor(pa.float16(), latents.shape[1:])
     flat = pa.array(latents.astype(np.float16).ravel())
     return pa.ExtensionArray.from_storage(kind, pa.FixedSizeListArray.from_arrays(flat, latents[0].size))
 
 
 def stops(sigmas: Sequence[float], levels: Sequence[float]) -> list[int]:
-    """The steps at which a grid comes nearest to noise levels. Raises ConfigError where two are the same."""
+    """The steps whose sigmas are nearest to noise levels. Raises ConfigError if two levels have the same step."""
     steps = [min(range(len(sigmas) - 1), key=lambda i: abs(sigmas[i] - level)) for level in levels]
     for level, step in zip(levels, steps, strict=True):
         allowed = f"the only one nearest to its step: both are nearest to step {step}, sigma {sigmas[step]:.3f}"
@@ -96,13 +96,13 @@ def stops(sigmas: Sequence[float], levels: Sequence[float]) -> list[int]:
 
 
 def split_of(prompt: str, train: float) -> str:
-    """A caption's side: what it is called decides, so that it stays there whatever else is collected."""
+    """train or test. Only the caption decides, so that it stays on its side whatever else is collected."""
     drawn = int.from_bytes(digest("split", prompt)[:6], "big") / 2**48
     return "train" if drawn < train else "test"
 
 
 def collected(config: Config, run_dir: Path, *, complete: bool) -> str:
-    """Write the dataset of a run; a line that says what it holds. Raises ConfigError where no latents were kept."""
+    """Write the dataset of a run, and return a line that says what it holds. Raises ConfigError if it is empty."""
     assert config.collect is not None
     rows = write(run_dir, train=config.collect.train, complete=complete)
     without = left_out(run_dir)
@@ -113,12 +113,13 @@ def collected(config: Config, run_dir: Path, *, complete: bool) -> str:
 
 
 def write(run_dir: Path, *, train: float, complete: bool, shard_bytes: int = SHARD_BYTES) -> dict[str, int]:
-    """Write the shards of a run, whose rollouts go if it is complete; the rows of each split.
+    """Write the shards of a run, and return the number of rows of each split.
 
-    Of a run whose rollouts are gone the shards are there already. A search without a rollout has no rows.
+    If the run is complete its rollouts are deleted; called again, this then leaves the shards as they are. A search
+    without a rollout has no rows.
     """
     folder, rollouts = run_dir / FOLDER, run_dir / FOLDERS["arrow"]
-    partial = run_dir / f"{FOLDER}.partial"  # what is half made, or half gone
+    partial = run_dir / f"{FOLDER}.partial"  # shards that are half made, or rollouts that are half deleted
     shutil.rmtree(partial, ignore_errors=True)
     if rollouts.exists():
         partial.mkdir()
@@ -139,7 +140,7 @@ def write(run_dir: Path, *, train: float, complete: bool, shard_bytes: int = SHA
 
 
 def left_out(run_dir: Path) -> int:
-    """How many finished searches have no rows: their winners' own ways begin below every level."""
+    """The number of finished searches without rows: their winners start below every noise level."""
     status = pq.read_table(run_dir / "searches.parquet", columns=["status"])["status"].to_pylist()
     shards = shards_of(run_dir / FOLDER, *SPLITS)
     ids = {i for p in shards for i in pq.read_table(p, columns=["search_id"])["search_id"].unique().to_pylist()}
@@ -147,6 +148,7 @@ def left_out(run_dir: Path) -> int:
 
 
 def shards_of(folder: Path, *splits: str) -> list[Path]:
+    """The Parquet files of splits in a dataset's folder, in order."""
     return [p for s in splits for p in sorted(folder.glob(f"{s}-*.parquet"))]
 
 
@@ -155,7 +157,7 @@ def _file(rollouts: Path, row: dict[str, Any]) -> Path:
 
 
 def _caption(rows: Sequence[dict[str, Any]], rollouts: Path) -> pa.Table:
-    """All rollouts of a caption, with what searches.parquet says of each."""
+    """All rollouts of a caption, with the columns FROM_SEARCH and the grades of their searches."""
     tables = []
     for r in rows:
         with pa.ipc.open_file(_file(rollouts, r)) as file:

@@ -1,6 +1,7 @@
-"""The folder of a run: claiming it, comparing its config with one that would go on with it, and its files.
+"""The folder of a run: which files it holds, who may claim it, and which config may resume its run.
 
-It holds config.yaml, journal/, searches.parquet, candidates.parquet, videos/ and the like, and is an interface.
+config.yaml, journal/, searches.parquet, candidates.parquet, videos/, latents/, frames/ and rollouts/ are an interface:
+other programs read them.
 """
 
 import json
@@ -15,9 +16,9 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from raysearch.errors import ConfigError, check
 from raysearch.files import write
-from raysearch.session.tables import BATCH, CANDIDATES, SEARCHES, Table, ended, recorded, schema
+from raysearch.session.tables import BATCH, CANDIDATES, SEARCHES, Table, candidates_in, schema, search_records
 
-FREE = ("fleet", "output", "run_dir", "resume", "address")  # keys that may differ when a run is gone on with
+FREE = ("fleet", "output", "run_dir", "resume", "address")  # keys that may differ when a run is resumed
 JOURNAL = "journal"
 CONTENT = Path(JOURNAL, "content.json")
 FOLDERS = {"mp4": "videos", "safetensors": "latents", "npy": "frames", "arrow": "rollouts"}
@@ -35,9 +36,10 @@ class RunDirectory:
         *,
         long: bool = False,
     ) -> None:
-        """`path` was claimed; the resolved config is written there, unless it holds the one that its run began with.
+        """Write `resolved`, the run's config, to the claimed folder `path`, unless config.yaml holds one already.
 
-        `long` videos have lists of what was judged, chunk by chunk, beside the means.
+        Components name the columns of rewards. For `long` videos searches.parquet has, beside each judged mean, the
+        list of its values chunk by chunk.
         """
         self.path, self.journal = path, path / JOURNAL
         if not (path / "config.yaml").stat().st_size:
@@ -47,31 +49,32 @@ class RunDirectory:
             path / "searches.parquet",
             schema(SEARCHES | chunks, judged_components),
             256,
-            lambda: ((r["search_id"], [r]) for r in ended(self.journal)),
+            lambda: ((r["search_id"], [r]) for r in search_records(self.journal)),
         )
         self.candidates = Table(
             path / "candidates.parquet",
             schema(CANDIDATES, search_components),
             BATCH,
-            lambda: ((r["search_id"], recorded(r)) for r in ended(self.journal)),
+            lambda: ((r["search_id"], candidates_in(r)) for r in search_records(self.journal)),
         )
 
     def save(self, search_id: str, files: dict[str, bytes]) -> str | None:
-        """Write a winner's files; returns the video's path within the directory."""
+        """Write a winner's files, by extension; the mp4's path within the directory, or None without one."""
         for extension, content in files.items():
             write(self.path / FOLDERS[extension] / f"{search_id}.{extension}", content)
         return f"{FOLDERS['mp4']}/{search_id}.mp4" if "mp4" in files else None
 
     def flush(self) -> None:
-        """Bring both tables up to the journal."""
+        """Write both tables as the journal has them."""
         self.searches.flush()
         self.candidates.flush()
 
 
 def chosen(run_dir: str | None, resume: str, name: str) -> Path:
-    """The configured run directory; by default one under runs/, named after the config, and the time if it is new.
+    """The absolute path of the run directory: `run_dir`, or by default a folder in runs/ with the config's name.
 
-    Absolute, since it is shown: a job's working directory is none that its user knows.
+    With resume=never the default name ends in the time. The path is absolute because it is printed, and the user of a
+    Ray job does not know the job's working directory.
     """
     when = f"-{time.strftime('%Y%m%d-%H%M%S')}" if resume == "never" else ""
     return Path(run_dir or f"runs/{name}{when}").expanduser().absolute()
@@ -79,10 +82,10 @@ def chosen(run_dir: str | None, resume: str, name: str) -> Path:
 
 @contextmanager
 def claimed(path: Path, resolved: str, resume: str) -> Iterator[str | None]:
-    """Make the directory, which must be new or empty and writable; take it away again if what follows fails.
+    """Make a new or empty, writable run directory and claim it; remove it again if the body of the `with` fails.
 
-    Where `resume` allows, one that holds a run of the same config will do as well, and stays: yields the config that
-    this run began with.
+    Unless `resume` is never, a folder with a run of the same config is accepted, too, and kept whatever happens: then
+    the config with which that run began is yielded. Raises ConfigError.
     """
     key, made = "run_dir", not path.exists()
     if resume != "never" and (path / "config.yaml").is_file():
@@ -92,7 +95,7 @@ def claimed(path: Path, resolved: str, resume: str) -> Iterator[str | None]:
     try:
         path.mkdir(parents=True, exist_ok=True)
         check(not any(path.iterdir()), key, str(path), "a new or empty folder: this one holds files, which are kept")
-        (path / "config.yaml").touch(exist_ok=False)  # from now on it is nobody else's
+        (path / "config.yaml").touch(exist_ok=False)  # from now on no other run can claim the folder
     except OSError as error:
         raise ConfigError(
             f"{key}: {str(path)!r} is not allowed; it must be a writable folder ({error.strerror})"
@@ -108,9 +111,9 @@ def claimed(path: Path, resolved: str, resume: str) -> Iterator[str | None]:
 
 
 def _same(path: Path, resolved: str) -> str | None:
-    """The config of a run directory, None if it was stopped before it wrote any; another is refused.
+    """The config.yaml of a run directory, or None if its run was stopped before writing it.
 
-    FREE keys may differ.
+    Raises ConfigError if it differs from `resolved` in more than FREE keys.
     """
     text = (path / "config.yaml").read_text()
     if not text and {p.name for p in path.iterdir()} <= {"config.yaml", "config.yaml.partial"}:
@@ -118,7 +121,7 @@ def _same(path: Path, resolved: str) -> str | None:
     fresh = "a new or empty folder, or one with a run of this config"
     try:
         before, now = _leaves(OmegaConf.create(text)), _leaves(OmegaConf.create(resolved))
-    except Exception as error:  # yaml's own errors are of no one type
+    except Exception as error:  # YAML errors have no common type
         raise ConfigError.of("run_dir", str(path), fresh) from error
     for key in [*now, *before]:
         if before.get(key) != now.get(key) and key.partition(".")[0] not in FREE:
@@ -136,9 +139,10 @@ def _leaves(value: Any, key: str = "") -> dict[str, Any]:
 
 
 def check_content(path: Path, content: bytes) -> None:
-    """Refuse a run directory whose run had other prompts, weights or rewards, though its config reads the same.
+    """Raise ConfigError if a run directory's run had other prompts, weights or rewards under the same config.
 
-    `content` is a JSON object of digests by what they are of. One that lacks a key is of an earlier version.
+    `content` is a JSON object of digests, keyed by what was digested. content.json lacks a key if an earlier version
+    of raysearch wrote it.
     """
     if (path / CONTENT).exists():
         before, now = json.loads((path / CONTENT).read_bytes()), json.loads(content)

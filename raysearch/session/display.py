@@ -1,4 +1,4 @@
-"""What a run shows while it goes on and when it ends: live on a terminal, plain lines when piped."""
+"""What a run prints while it goes on and when it ends: drawn live on a terminal, plain lines in a pipe."""
 
 import time
 from collections.abc import Callable
@@ -17,17 +17,19 @@ DRAW_EVERY = 0.5
 
 
 def cost_text(c: Cost) -> str:
+    """A cost as words, such as `480 NFE, 8 decodes, 8 reward calls`."""
     return f"{c.nfe} NFE, {c.decodes} decodes, {c.reward_calls} reward calls"
 
 
 def duration(seconds: float) -> str:
+    """Seconds as words, such as `2 h 05 min`, `3 min 07 s` or `9 s`."""
     minutes, s = divmod(round(seconds), 60)
     hours, m = divmod(minutes, 60)
     return f"{hours} h {m:02d} min" if hours else f"{m} min {s:02d} s" if m else f"{s} s"
 
 
 def facts(s: Snapshot) -> list[str]:
-    """Searches done, best reward, NFE/s, slots busy, time left."""
+    """Phrases for one line: searches done, best reward, NFE per second, busy slots, time left."""
     parts = [f"{s.done}/{s.total} searches"]
     if s.failed:
         parts.append(f"{s.failed} failed")
@@ -41,7 +43,7 @@ def facts(s: Snapshot) -> list[str]:
 
 
 class Display:
-    """Draws a run's snapshots: `with Display(console) as screen: ... screen.sink ...`."""
+    """Shows a run's snapshots while it goes on: `with Display(console) as screen: ... screen.sink ...`."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -60,24 +62,24 @@ class Display:
     def _draw(self, s: Snapshot) -> None:
         assert self._live
         bar = ProgressBar(total=max(s.total, 1), completed=s.done)
-        drawing = Table.grid(expand=True)  # a bar ends no line of its own
+        drawing = Table.grid(expand=True)  # a grid, as a bar alone does not end its line
         drawing.add_row(bar)
         drawing.add_row(Text("  ".join(facts(s))))
         self._live.update(drawing, refresh=True)
 
     def _line(self, s: Snapshot) -> None:
-        if s.going and s.elapsed >= LINE_EVERY / 2:  # what starts or ends is said elsewhere
+        if s.going and s.elapsed >= LINE_EVERY / 2:  # start and end are printed elsewhere
             self._console.print("; ".join(facts(s)), highlight=False, soft_wrap=True)
 
 
 def summary(console: Console, s: Snapshot, run_dir: str) -> None:
-    """How a run ended: its arms, and where the results are."""
+    """Print how a run ended: a table of its arms, and where the results are."""
     console.print(_table(s))
     console.print(f"results: {run_dir}", highlight=False, soft_wrap=True)
 
 
 def status(console: Console, s: Snapshot, now: float) -> None:
-    """A run seen from elsewhere: tables on a terminal, else plain lines."""
+    """Print how a run goes, `now` in seconds since the epoch: tables on a terminal, else plain lines."""
     details = _details(s, now)
     if console.is_terminal:
         grid = Table.grid(padding=(0, 2))
@@ -94,6 +96,7 @@ def status(console: Console, s: Snapshot, now: float) -> None:
 
 
 def say(console: Console) -> Callable[[str], None]:
+    """A function that prints a line as it is: no markup, no colours, no wrapping."""
     return lambda line: console.print(line, highlight=False, soft_wrap=True, markup=False)
 
 
@@ -101,14 +104,14 @@ def say(console: Console) -> Callable[[str], None]:
 
 
 def _details(s: Snapshot, now: float) -> list[tuple[str, str]]:
-    """What there is to say of a run beside its arms; of one that has ended, nothing that was only so for a moment."""
+    """Named facts of a run besides its arms; queues, busy slots and the like only while it goes on."""
     parts = [("run", s.run), ("state", s.state + (f": {s.reason}" if s.reason else ""))]
     clock = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(s.started))
     parts.append(("started", f"{clock}, {duration(s.elapsed)} {'so far' if s.going else 'in all'}"))
     if s.going:
         parts.append(("seen", f"{duration(max(now - s.at, 0))} ago"))
     notes = "".join(f", {n} {what}" for what, n in (("failed", s.failed), ("done before", s.kept)) if n)
-    parts.append(("searches", f"{s.done}/{s.total or '?'}{notes}"))
+    parts.append(("searches", f"{s.done}/{s.total}{notes}"))
     if s.left is not None:
         parts.append(("left", f"about {duration(s.left)}"))
     if s.best is not None:
@@ -134,11 +137,11 @@ def _busy(f: FleetStatus) -> str:
 
 def _searches(a: ArmStatus) -> str:
     notes = "".join(f", {k} {v}" for k, v in (("failed", a.failed), ("at budget", a.budget)) if v)
-    return (str(a.done) if a.done == a.total else f"{a.done}/{a.total or '?'}") + notes
+    return (str(a.done) if a.done == a.total else f"{a.done}/{a.total}") + notes
 
 
 def _judged(a: ArmStatus) -> dict[str, str]:
-    """The winners' mean of each component."""
+    """The winners' mean of each component, with half the width of its interval."""
     cells = [f"{m:.3f}" for m in a.means]
     if a.intervals:
         cells = [f"{m} ± {h:.3f}" for m, h in zip(cells, a.intervals, strict=True)]
@@ -146,9 +149,9 @@ def _judged(a: ArmStatus) -> dict[str, str]:
 
 
 def _table(s: Snapshot) -> Table:
-    """A row per arm; quality is by the held-out judge where there is one.
+    """A row per arm, with the means of the held-out judge if there is one.
 
-    NFE and replica-seconds are charged per search, as if alone; "NFE run" is what the arm really added.
+    NFE and replica-seconds are means over searches, each charged as if it ran alone; "NFE run" is the arm's real total.
     """
     names = sorted({a.judge for a in s.arms.values() if a.judge})
     components = list(dict.fromkeys(c for a in s.arms.values() for c in a.components))

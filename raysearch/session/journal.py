@@ -1,7 +1,7 @@
-"""An append-only record of answers: what was asked of the world, and what it said.
+"""The journal: an append-only file of the rewards that searches were answered, and of how searches ended.
 
-One JSON object a line, each with a CRC so that a torn last line is known for what it is. Tensors are not recorded: a
-policy replayed against its answers asks for the same candidates, and those are recipes.
+Each line is a CRC and a JSON object, so that a torn last line is recognised. Tensors are not recorded: a policy that is
+replayed against its recorded answers asks for the same candidates, and candidates are recipes.
 """
 
 import json
@@ -16,14 +16,14 @@ from raysearch.errors import ConfigError
 from raysearch.recipe.digests import canonical_json
 
 ANSWERS = "answers.jsonl"
-FORMAT = 2  # of the records: a folder whose journal has another one is not gone on with
+FORMAT = 2  # of the records: a run whose journal has another format is not resumed
 
 
 class Journal:
-    """Appends records to `folder/answers.jsonl`; a record is in the operating system's hands when `add` returns.
+    """Appends records to `folder/answers.jsonl`, and holds its lock until it is closed.
 
-    Of an earlier run's file what follows a torn record is cut off first, or nothing added could be read. One writer at
-    a time: a second raises ConfigError.
+    An earlier run's file is first cut off at its first torn record, as records after that one could not be read.
+    Raises ConfigError if another process has the journal open.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -38,17 +38,19 @@ class Journal:
         self._file.truncate(sum(len(line) for line, _ in _records(path)))
 
     def add(self, record: dict[str, Any]) -> None:
+        """Append a record; when this returns the operating system has it."""
         text = canonical_json(record).encode()
         self._file.write(b"%08x %s\n" % (crc32(text), text))
-        self._file.flush()  # what a full disk does not take stays in the buffer, and goes first the next time
+        self._file.flush()  # if the disk is full, the rest stays in the buffer and is written first next time
 
     def close(self) -> None:
+        """Let go of the file and its lock."""
         self._file.close()
 
 
 @contextmanager
 def held(folder: Path) -> Iterator[None]:
-    """The lock of a run that records no answers. Raises ConfigError where another holds it."""
+    """Hold the lock of a folder without a journal, such as a training's. Raises ConfigError if another process does."""
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / "lock", "ab") as file:
         _lock(file, folder)
@@ -65,17 +67,17 @@ def _lock(file: IO[bytes], folder: Path) -> None:
 
 
 def read(folder: Path) -> Iterator[dict[str, Any]]:
-    """The records of a journal, up to the first that is torn."""
+    """The records of a journal, up to the first torn one; none without a journal."""
     path = folder / ANSWERS
     if path.exists():
         yield from (json.loads(text) for _, text in _records(path))
 
 
 def written(folder: Path) -> bool | None:
-    """Whether a process has the journal open for writing; None where a file system has no locks."""
+    """True if a process has the journal open for writing; None on a file system without locks."""
     with open(folder / ANSWERS, "rb") as file:
         try:
-            flock(file, LOCK_SH | LOCK_NB)  # let go when the file is closed, at once
+            flock(file, LOCK_SH | LOCK_NB)  # closing the file releases this lock at once
         except BlockingIOError:
             return True
         except OSError:
@@ -84,7 +86,7 @@ def written(folder: Path) -> bool | None:
 
 
 def _records(path: Path) -> Iterator[tuple[bytes, bytes]]:
-    """Each whole line and its record's text, up to the first that is torn."""
+    """Each line and its JSON text, up to the first torn line."""
     with open(path, "rb") as lines:
         for line in lines:
             checksum, _, text = line.rstrip(b"\n").partition(b" ")

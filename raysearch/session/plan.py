@@ -1,6 +1,6 @@
-"""What a run is going to do: its arms with what the backend knows of them, its searches, and their cost.
+"""What a run is going to do: its arms as the backend prepared them, its searches, and what they will cost.
 
-`estimate` is the dry run: each arm's policy runs against made-up rewards, which finds its mistakes and prices it.
+`estimate` is the dry run: it runs each arm's policy against made-up rewards, which finds mistakes and gives the cost.
 """
 
 import asyncio
@@ -30,27 +30,29 @@ T = TypeVar("T")
 
 
 class Backend(Protocol):
-    """Where models and rewards come from. `prepare` finds every mistake that can be found before anything is loaded.
-
-    `fleet` says through `report` what was placed where, and what comes and goes.
-    """
+    """Where models and rewards come from."""
 
     def prepare(self, config: Config, arms: Sequence[Arm], begun: Config | None = None) -> "Plan":
-        """`begun` is the config with which a run that is gone on with began: candidates keep its numerics' name."""
+        """The plan of a config. Raises ConfigError for every mistake that can be found without loading a model.
+
+        A resumed run's candidates keep their numerics fingerprint: that of `begun`, the config it began with.
+        """
         ...
 
     def fleet(
         self, config: Config, plan: "Plan", report: Callable[[str], None]
-    ) -> AbstractAsyncContextManager[Fleet, bool | None]: ...
+    ) -> AbstractAsyncContextManager[Fleet, bool | None]:
+        """Start the replicas and stop them in the end; lines about where they are, come and go, pass to `report`."""
+        ...
 
     def publish(self, snapshot: Snapshot) -> None:
-        """Export a run's numbers as metrics, where the backend has a place for them; called once its fleet is up."""
+        """Export a snapshot as metrics if the backend can; called every few seconds while its fleet is up."""
         ...
 
 
 @dataclass(frozen=True)
 class ArmPlan:
-    """An arm with what the backend knows of it. `reward` is what its search sees."""
+    """An arm as the backend prepared it. The search sees `reward`; `final` and `holdout` judge its winner."""
 
     arm: Arm
     sampler: Sampler
@@ -63,30 +65,32 @@ class ArmPlan:
 
     @property
     def components(self) -> tuple[str, ...]:
-        """Of the reward that the search sees."""
+        """The names of the components of the search's reward; none without one."""
         return self.reward.components if self.reward else ()
 
     @property
     def asks(self) -> list[Reward]:
-        """What the search can ask about."""
+        """The rewards that the search can ask for: its own, and the obstacles' distances."""
         return [*([self.reward] if self.reward else []), *(b.distance for b in self.obstacles)]
 
     @property
     def judges(self) -> list[tuple[str, Reward]]:
-        """What scores the winners."""
+        """The rewards that score winners, by the names of their columns."""
         return [(k, r) for k, r in (("final", self.final), ("holdout", self.holdout)) if r is not None]
 
 
 @dataclass(frozen=True)
 class Plan:
+    """All arms of a run."""
+
     arms: tuple[ArmPlan, ...]
     details: dict[str, Any] = field(default_factory=dict)  # the backend's own: reward specs and the like
-    images: str = "allowed"  # first frames: with this model they may be given, or are required, or refused
+    images: str = "allowed"  # whether prompts may, must or must not have first frames
 
 
 @dataclass(frozen=True)
 class Search:
-    """One search to run. `age` is its place in the run's order."""
+    """One search to run. `age` is its place in the run's order: the oldest search gets the next free slot."""
 
     age: int
     id: str
@@ -111,7 +115,7 @@ def content_of(plan: Plan, texts: Sequence[Prompt]) -> bytes:
 
 
 def _reward_content(r: Reward) -> object:
-    # One that meets obstacles has no weights, and its identity covers how their videos are made.
+    # A reward with obstacles has no weights, and its identity would include how their videos are made.
     return r.key if r.obstacles else r.identity
 
 
@@ -122,9 +126,9 @@ def _obstacle_content(b: Barrier) -> list[object]:
 
 
 def searches(plan: Plan, texts: Sequence[Prompt], seeds: Sequence[int], *, apart: bool = False) -> Iterator[Search]:
-    """In the order in which they are run: a prompt's arms together, so that they share what they can.
+    """The searches in the order in which they run: all arms of a prompt and seed together, as they share candidates.
 
-    `apart`: no two prompts share a seed; prompt i has those of the first, moved on by i times their range.
+    With `apart` no two prompts share a seed: prompt i has the first prompt's seeds plus i times their range.
     """
     stride = max(seeds) + 1 if apart else 0
     for age, ((i, prompt), seed, arm) in enumerate(product(enumerate(texts), seeds, plan.arms)):
@@ -132,11 +136,12 @@ def searches(plan: Plan, texts: Sequence[Prompt], seeds: Sequence[int], *, apart
 
 
 def group_of(search_id: str) -> str:
-    """The prompt and the seed that a search shares with those of the other arms."""
+    """The part of a search's id that the searches of the other arms share: its prompt and its seed."""
     return "-".join(search_id.split("-", 2)[:2])
 
 
 def arm_of(search_id: str) -> str:
+    """The name of a search's arm, from the search's id."""
     return search_id.split("-", 2)[2]
 
 
@@ -146,7 +151,7 @@ def context(
     clock: Callable[[], float],
     walls: Sequence[float] = (),
 ) -> Context:
-    """A search's verbs, with a fresh account; `walls` are those of its earlier run."""
+    """The context of a search, with nothing charged yet; `walls` are the `Past.walls` of a resumed search."""
     reward, arm = s.plan.reward, s.plan.arm
     ledger = Ledger(
         needs_velocity=reward is not None and reward.needs_velocity,
@@ -169,13 +174,13 @@ def context(
 
 
 async def run_policy(s: Search, ctx: Context) -> tuple[Candidate, bool]:
-    """The winner, as the finished video, and whether the search ended for its budget."""
+    """The winner, denoised to the end, and whether the budget ended the search."""
     exhausted = False
     try:
         winner = await s.plan.arm.search(ctx, **s.plan.arm.arguments)
         if not isinstance(winner, Candidate):
             raise ConfigError(f"policy {s.plan.arm.policy} returned {type(winner).__name__}, not a Candidate")
-        if not ctx.affords(winner):  # never scored, hence nothing was held back for it
+        if not ctx.affords(winner):  # it was never scored, so its cost was not reserved
             winner = ctx.best
     except BudgetExhausted:
         winner, exhausted = ctx.best, True
@@ -183,13 +188,13 @@ async def run_policy(s: Search, ctx: Context) -> tuple[Candidate, bool]:
 
 
 def in_its_own_loop(work: Coroutine[Any, Any, T]) -> T:
-    """`asyncio.run` in a thread, where no event loop runs: the caller's may."""
+    """The result of `asyncio.run` in another thread, so that the caller may be inside a running event loop."""
     with ThreadPoolExecutor(1) as thread:
         return thread.submit(asyncio.run, work).result()
 
 
 def estimate(plan: Plan, texts: Sequence[Prompt], seeds: Sequence[int]) -> dict[str, Cost]:
-    """What one search of each arm would cost, by the policy itself against made-up rewards. Raises ConfigError."""
+    """The cost of one search of each arm, by its name, as its policy asks for it. Raises ConfigError."""
     costs = {}
     for arm in plan.arms:
         s = Search(0, "dry-run", texts[0], seeds[0], arm)

@@ -1,4 +1,4 @@
-"""How far a run has come: running sums in constant memory, of which snapshots are taken."""
+"""How far a run has come: running sums in constant memory, and snapshots of them for the display and status.json."""
 
 import asyncio
 import time
@@ -14,19 +14,19 @@ from raysearch.engine.dispatcher import Dispatcher
 from raysearch.engine.engine import Engine
 from raysearch.errors import single
 from raysearch.search.budget import Cost
-from raysearch.session.snapshot import ArmStatus, FleetStatus, Snapshot
+from raysearch.session.snapshot import ArmStatus, FleetStatus, Snapshot, Totals
 
 T = TypeVar("T")
-Sink = tuple[float, Callable[[Snapshot], None]]  # every so many seconds a snapshot is handed to it
+Sink = tuple[float, Callable[[Snapshot], None]]  # seconds between the snapshots that it is called with
 
-WINDOW = 300.0  # seconds over which rates are taken: a leg of a large model takes minutes, and counts when it ends
+WINDOW = 300.0  # seconds over which rates are taken: a large model's item takes minutes and counts when it ends
 
 
 @dataclass
 class ArmTally:
-    """Running sums of one arm; `components` are of the held-out judge.
+    """Running sums of one arm's searches. `judge` is the held-out one, if any, with its `components`.
 
-    `apart` says that no two captions share a seed, so that intervals draw captions alone.
+    `apart` is True if no two captions share a noise; intervals then draw captions alone.
     """
 
     total: int
@@ -41,7 +41,7 @@ class ArmTally:
     judged: RunningMean = field(default_factory=RunningMean)
 
     def add(self, row: dict[str, Any]) -> None:
-        """A search's row, unless it was cancelled."""
+        """Count the row of a search, unless the search was cancelled."""
         if row["status"] == "cancelled":
             return
         self.done += 1
@@ -54,6 +54,7 @@ class ArmTally:
             self.judged.add(values, row["prompt"], None if self.apart else row["seed"])
 
     def status(self) -> ArmStatus:
+        """The sums so far, as plain values."""
         return ArmStatus(
             self.total,
             self.done,
@@ -70,8 +71,8 @@ class ArmTally:
 
 
 @dataclass
-class Progress:
-    """What is known of a run while it goes on; engine and dispatcher once they are up."""
+class Progress(Totals):
+    """How far a run has come, by arm. `engine` and `dispatcher` are set when its fleet is up."""
 
     run: str
     arms: dict[str, ArmTally]
@@ -79,30 +80,21 @@ class Progress:
     engine: Engine | None = None
     dispatcher: Dispatcher | None = None
     best: float | None = None
-    kept: int = 0  # finished by an earlier run, hence done at once
-    _past: deque[tuple[float, np.ndarray]] = field(default_factory=deque)  # when, and what had been made
-
-    @property
-    def total(self) -> int:
-        return sum(a.total for a in self.arms.values())
-
-    @property
-    def done(self) -> int:
-        return sum(a.done for a in self.arms.values())
-
-    @property
-    def failed(self) -> int:
-        return sum(a.failed for a in self.arms.values())
+    kept: int = 0  # searches that an earlier run finished
+    _past: deque[tuple[float, np.ndarray]] = field(default_factory=deque)  # seconds elapsed, and counts so far
 
     def add(self, row: dict[str, Any]) -> None:
-        """A search has ended."""
+        """Count the row of a search that has ended."""
         self.arms[row["arm"]].add(row)
         reward = row["reward_search"]
         if reward is not None:
             self.best = reward if self.best is None else max(self.best, reward)
 
     def snapshot(self, now: float, at: float, state: str | None = None, reason: str = "") -> Snapshot:
-        """This moment: `now` by the clock of `started`, `at` since the epoch; with the state given if it has ended."""
+        """The run now, which is `now` by the clock of `started` and `at` in seconds since the epoch.
+
+        `state` and `reason` say how it ended, if it has.
+        """
         elapsed = max(now - self.started, 0.0)
         left = elapsed / (self.done - self.kept) * (self.total - self.done) if self.kept < self.done else None
         return Snapshot(
@@ -140,7 +132,7 @@ class Progress:
         )
 
     def _rates(self, elapsed: float, counts: Sequence[int]) -> list[float]:
-        """Per second, since the youngest snapshot that is WINDOW old, or since the start."""
+        """What was made per second since the latest snapshot that is at least WINDOW old, or since the start."""
         if not self._past:
             self._past.append((0.0, np.zeros(len(counts))))
         self._past.append((elapsed, np.asarray(counts)))
@@ -159,7 +151,7 @@ async def follow(
     clock: Callable[[], float] = time.monotonic,
     wall: Callable[[], float] = time.time,
 ) -> T:
-    """Await `work`; meanwhile each sink gets snapshots, the first at once, the last when it has ended."""
+    """The result of `work`; each sink gets snapshots meanwhile, the first at once, the last when `work` has ended."""
     task = asyncio.ensure_future(work)
     due = [clock()] * len(sinks)
     state, reason = "interrupted", ""

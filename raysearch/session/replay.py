@@ -1,38 +1,57 @@
-"""What the journal of an earlier run gives back, so that nothing recorded is asked of the world again.
+"""Resuming a run: the journal's answers are read back, so that no recorded reward is computed again.
 
-The journal holds answers, not tensors: a policy that is run against its answers asks the same questions, and gets to
-where it was. The latents that its next question needs are made again from recipes.
+The journal holds answers, not tensors: a policy that runs against recorded answers asks the same questions, and so
+reaches the point where it was stopped. The latents that its next question needs are made again from recipes.
 """
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from raysearch.recipe.candidate import Candidate
 from raysearch.recipe.digests import Digest
-from raysearch.recipe.reward import Score, score_key
+from raysearch.recipe.reward import Reward, Score, score_key
 from raysearch.session import journal
-from raysearch.session.plan import Plan, arm_of, group_of
-from raysearch.session.tables import FINISHED, ended
+from raysearch.session.plan import Plan, Search, arm_of, group_of
+from raysearch.session.tables import FINISHED, search_records
 
 
 @dataclass
 class Past:
-    """An earlier run's record; that of a new run is empty. All but the scores are by a search's id."""
+    """What the journal of an earlier run holds, empty for a new run. All but `scores` is keyed by search_id."""
 
     finished: dict[str, dict[str, Any]] = field(default_factory=dict)  # rows of searches.parquet
-    scores: dict[Digest, Score] = field(default_factory=dict)  # what was answered, by `score_key`
+    scores: dict[Digest, Score] = field(default_factory=dict)  # recorded answers, by `score_key`
     walls: dict[str, list[float]] = field(default_factory=dict)  # the search's age in seconds at each question
-    calls: Counter[str] = field(default_factory=Counter)  # how many questions were answered
-    spent: dict[str, int] = field(default_factory=dict)  # the NFE that were really run
+    calls: Counter[str] = field(default_factory=Counter)  # the number of recorded questions
+    spent: dict[str, int] = field(default_factory=dict)  # NFE that were really run
+
+
+def answer_record(
+    s: Search, xs: Sequence[Candidate], reward: Reward, scores: Sequence[Score], *, wall: float, spent: int
+) -> dict[str, Any]:
+    """The journal's record of one question: `xs` were scored `wall` seconds into the search, at `spent` NFE in all."""
+    return {
+        "kind": "answer",
+        "search": s.id,
+        "reward": reward.key,
+        "asked": [x.id for x in xs],
+        "components": [list(a.components) for a in scores],
+        "seconds": [[a.making, a.scoring, *a.earlier] for a in scores],
+        "wall": wall,
+        "spent": spent,
+    }
 
 
 def read(folder: Path, plan: Plan) -> Past:
-    """The record of a journal's folder: finished searches, and the answers that can be asked for again.
+    """The finished searches of a journal's folder, and the recorded answers that a resumed run can ask for.
 
-    Those are the answers of the prompts and seeds of which an arm is missing. The first answer to a question stands.
+    Only searches of a prompt and seed of which some arm is unfinished can ask. If a question was answered twice, the
+    first answer counts.
     """
-    past = Past({r["search_id"]: _row(r) for r in ended(folder) if r["status"] in FINISHED})
+    past = Past({r["search_id"]: _row(r) for r in search_records(folder) if r["status"] in FINISHED})
     arms = Counter(map(group_of, past.finished))
     rewards = {a.arm.name: {r.key: r for r in a.asks} for a in plan.arms}
     for r in journal.read(folder):

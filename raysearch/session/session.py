@@ -1,12 +1,12 @@
-"""One run: a dry run of every arm against fakes, the fleet up, the searches, their results, the fleet down.
+"""One run: check and price every arm, start the fleet, run the searches, write their results, stop the fleet.
 
-For each (prompt, seed, arm), at most `max_searches` at a time, a search task runs the policy; its winner is denoised
-to the end, decoded, judged and written. Prompts stream, so memory does not grow with their number.
+For each prompt, seed and arm, at most `max_searches` at a time, a task runs the policy; the winner is denoised to the
+end, decoded, judged and written. Prompts are read one by one, so memory does not grow with their number.
 """
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from raysearch.config import config as configuration
 from raysearch.config import prompts
 from raysearch.config.config import Config
 from raysearch.engine.dispatcher import Dispatcher
-from raysearch.engine.engine import Engine, Spent
+from raysearch.engine.engine import Engine, Finished, Spent
 from raysearch.engine.protocol import Fleet, Outputs, Replica
 from raysearch.engine.spill import SPILL, Spill
 from raysearch.engine.store import Store
@@ -32,16 +32,16 @@ from raysearch.session.journal import Journal
 from raysearch.session.plan import Backend, Search, content_of, context, estimate, run_policy, searches
 from raysearch.session.progress import ArmTally, Progress, Sink, follow
 from raysearch.session.snapshot import STATUS, Snapshot
-from raysearch.session.tables import Ended
+from raysearch.session.tables import Outcome
 
 SAVE_EVERY = 2.0  # seconds between snapshots in status.json and in the fleet's metrics
 
 
 class Session:
-    """A checked run: construct (raises ConfigError before anything is loaded), then `await run()`.
+    """A checked run: construct it (raises ConfigError before any model is loaded), then `await run()`.
 
-    Where `config.resume` says so, a run that `run_dir` holds is gone on with: its finished searches are kept, and the
-    others are replayed as far as their answers were recorded.
+    If `config.resume` allows and `run_dir` holds an earlier run of the config, that run is resumed: its finished
+    searches are kept, and the policies of the others run against the recorded answers first.
     """
 
     def __init__(
@@ -89,7 +89,7 @@ class Session:
 
     @property
     def _apart(self) -> bool:
-        """When latents are collected every rollout has a noise of its own; else prompts may share theirs."""
+        """True if no two prompts share a noise: as the config says, and always when latents are collected."""
         return self.config.seeds_apart or self.config.collect is not None
 
     def _stops(self, sampler: Sampler) -> list[int]:
@@ -103,13 +103,13 @@ class Session:
         return ArmTally(self.searches_per_arm, name, judge.components, apart)
 
     async def run(self, sinks: Sequence[Sink] | None = None) -> Progress:
-        """Run every search that is missing; with `sinks` it is watched and its status written, else no timer is set."""
+        """Run every unfinished search. With `sinks`, even none, snapshots go to them and to status.json meanwhile."""
         try:
-            if sinks is None or self.progress.kept == self.progress.total:  # what has nothing to do changes no file
+            if sinks is None or self.progress.kept == self.progress.total:  # with nothing to do no file changes
                 await self._run()
             else:
                 await follow(self._run(), self.progress, [(SAVE_EVERY, self._save), *sinks], clock=self.clock)
-        finally:  # only now: who sees the journal free and no end in status.json takes the run for killed
+        finally:  # after the last status: `raysearch status` calls a run killed that is neither ended nor locked
             self.journal.close()
         return self.progress
 
@@ -144,11 +144,11 @@ class Session:
             self.directory.flush()
 
     def _alive_for(self, replicas: Sequence[Replica]) -> int:
-        """How many searches keep these replicas busy: two per slot of a denoiser."""
+        """The number of searches that keep these replicas busy: two for each slot of a denoiser."""
         return 2 * sum(r.slots for r in replicas if r.kind == "denoiser")
 
     async def _welcome(self, fleet: Fleet, dispatcher: Dispatcher, live: asyncio.Semaphore) -> None:
-        """Take into service what joins the fleet, and have more searches alive for it."""
+        """Use each replica that joins the fleet, and let more searches run for it."""
         async for replica in fleet.arrivals():
             dispatcher.join(replica)
             if self.config.max_searches is None:
@@ -156,56 +156,40 @@ class Session:
                     live.release()
 
     async def _run_searches(self, engine: Engine, live: asyncio.Semaphore) -> None:
-        async with asyncio.TaskGroup() as tasks:
-            every = (s for s in self._searches() if s.id not in self.past.finished)
-            async for s in _admitted(every, live):
-                tasks.create_task(self._guarded(s, engine, live))
+        async def one(s: Search) -> None:
+            try:
+                await self._search(s, engine)
+            finally:
+                live.release()
 
-    async def _guarded(self, s: Search, engine: Engine, live: asyncio.Semaphore) -> None:
-        try:
-            await self._search(s, engine)
-        finally:
-            live.release()
+        async with asyncio.TaskGroup() as tasks:
+            for s in self._searches():
+                if s.id not in self.past.finished:
+                    await live.acquire()
+                    tasks.create_task(one(s))
 
     async def _search(self, s: Search, engine: Engine) -> None:
+        """Run one search to its end, whatever that is, and record it. Raises CancelledError alone."""
         spent, calls = Spent(s.age, self.past.spent.get(s.id, 0)), 0
-        recorded, walls = self.past.calls.get(s.id, 0), self.past.walls.get(s.id, ())
 
         async def answer(xs: Sequence[Candidate], reward: Reward) -> list[Score]:
             nonlocal calls
-            at = ctx.meter.asked_at
+            wall = ctx.meter.asked_at
             scores = await engine.score(xs, reward, spent)
             calls += 1
-            if calls > recorded:
-                self.journal.add(
-                    {
-                        "kind": "answer",
-                        "search": s.id,
-                        "reward": reward.key,
-                        "asked": [x.id for x in xs],
-                        "components": [list(a.components) for a in scores],
-                        "seconds": [[a.making, a.scoring, *a.earlier] for a in scores],
-                        "wall": at,
-                        "spent": spent.nfe,
-                    }
-                )
+            if calls > self.past.calls[s.id]:
+                self.journal.add(replay.answer_record(s, xs, reward, scores, wall=wall, spent=spent.nfe))
             return scores
 
-        ctx = context(s, answer, self.clock, walls)
-        end = Ended("done")
+        ctx = context(s, answer, self.clock, self.past.walls.get(s.id, ()))
+        end = Outcome("done")
         try:
             winner, exhausted = await run_policy(s, ctx)
             end = replace(end, winner=winner)
             if exhausted:
                 self.journal.add({"kind": "exhausted", "search": s.id, "wall": ctx.meter.asked_at})
                 end = replace(end, status="budget", reason=str(ctx.history.exhausted))
-            ctx.meter.charged += ctx.meter.ledger.finish(winner)
-            judges = list({r.key: r for _, r in s.plan.judges}.values())
-            finished = await engine.finish(winner, judges, self._outputs(), spent, self._kept(winner))
-            for part, making in zip(long_video.parts(winner), finished.making, strict=True):
-                ctx.meter.charge_seconds(part, making, 0.0)
-            ctx.meter.charged += Cost(replica_seconds=finished.decoding)
-            end = replace(end, finished=finished)
+            end = replace(end, finished=await self._finish(s, ctx, winner, engine, spent))
         except asyncio.CancelledError:
             self._record(s, ctx, replace(end, status="cancelled", reason="interrupted"), spent)
             raise
@@ -214,31 +198,30 @@ class Session:
         self._record(s, ctx, end, spent)
         engine.forget(spent)
 
-    def _kept(self, x: Candidate) -> list[Candidate]:
-        return [Candidate(x.prompt, x.sampler, x.origin, t) for t in self._stops(x.sampler) if t >= x.origin.step]
+    async def _finish(self, s: Search, ctx: Context, winner: Candidate, engine: Engine, spent: Spent) -> Finished:
+        """The winner denoised to the end, decoded and judged, for which the search is charged."""
+        ctx.meter.charged += ctx.meter.ledger.finish(winner)
+        judges = list({r.key: r for _, r in s.plan.judges}.values())
+        kept = [t for t in self._stops(winner.sampler) if t >= winner.origin.step]
+        collected = [Candidate(winner.prompt, winner.sampler, winner.origin, t) for t in kept]
+        finished = await engine.finish(winner, judges, self._outputs(), spent, collected)
+        for part, making in zip(long_video.parts(winner), finished.making, strict=True):
+            ctx.meter.charge_seconds(part, making, 0.0)
+        ctx.meter.charged += Cost(replica_seconds=finished.decoding)
+        return finished
 
     def _outputs(self) -> Outputs:
         o = self.config.output
         return Outputs(mp4=o.videos, safetensors=o.latents, npy=o.frames, fps=o.fps, scale=o.scale)
 
-    def _record(self, s: Search, ctx: Context, end: Ended, spent: Spent) -> None:
-        """Write a winner's files and a search's rows: to the journal first, of which the tables are copies."""
+    def _record(self, s: Search, ctx: Context, end: Outcome, spent: Spent) -> None:
+        """Write the winner's files, and the search's rows first to the journal, then to the tables, its copies."""
         video = self.directory.save(s.id, end.finished.files) if end.finished else None
         row = tables.search_row(s, ctx, end, nfe_spent=spent.nfe, video=video)
         candidates = tables.candidate_rows(s, ctx.history, end.winner)
-        self.journal.add(tables.record(row, candidates))
+        self.journal.add(tables.search_record(row, candidates))
         self.directory.searches.add(s.id, [row])
         self.directory.candidates.add(s.id, candidates)
         self.progress.add(row)
         if end.status == "failed":
             self.report(f"{s.id} failed: {end.reason}")
-
-
-async def _admitted(source: Iterator[Search], live: asyncio.Semaphore) -> AsyncIterator[Search]:
-    while True:
-        await live.acquire()
-        s = next(source, None)
-        if s is None:
-            live.release()
-            return
-        yield s

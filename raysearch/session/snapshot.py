@@ -1,25 +1,26 @@
-"""A run at one moment, in plain values: what the display draws, status.json holds, and a fleet publishes as metrics."""
+"""A run at one moment, in plain values: the display draws it, status.json holds it, a fleet publishes it as metrics."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 STATUS = "status.json"
-GOING = ("starting", "running")  # of the states; the others are ends
+GOING = ("starting", "running")  # the states of a run that has not ended
 
 
 @dataclass(frozen=True)
 class ArmStatus:
-    """How far an arm has come. The winners' means, and half widths of their 95% intervals, are the held-out judge's."""
+    """How far an arm has come. `components`, `means` and `intervals` are of the held-out judge, over winners."""
 
-    total: int  # 0: not known
-    done: int = 0  # with a winner, at its budget, or failed
+    total: int
+    done: int = 0  # searches that ended, whether with a winner, at their budget, or failed
     failed: int = 0
     budget: int = 0
     judge: str = ""
     components: tuple[str, ...] = ()
     means: tuple[float, ...] = ()
-    intervals: tuple[float, ...] = ()  # none below two winners
+    intervals: tuple[float, ...] = ()  # half widths of 95% intervals; none below two winners
     nfe: int = 0  # charged, as if each search had run alone
     nfe_spent: int = 0
     replica_seconds: float = 0.0
@@ -27,67 +28,82 @@ class ArmStatus:
 
 @dataclass(frozen=True)
 class FleetStatus:
-    """What the fleet does, by kind of replica, and what this process has made with it; rates over the last minutes."""
+    """What the fleet does now, by kind of replica, and what it has made for this process, with rates.
+
+    Rates are those of the last five minutes.
+    """
 
     slots: dict[str, int]
     busy: dict[str, int]
     waiting: dict[str, int]  # items without a slot
     nfe: int
     decodes: int
-    rewards: int  # of candidates and of winners
+    rewards: int  # computed, of candidates and of winners
     nfe_per_second: float
     decodes_per_second: float
     rewards_per_second: float
-    seconds_per_step: float | None  # of a replica, for one candidate
-    seconds_per_score: float | None  # of a replica, decoding included
+    seconds_per_step: float | None  # replica-seconds of a denoising step of one candidate
+    seconds_per_score: float | None  # replica-seconds of a reward, decoding included
     store_bytes: int
     store_latents: int
     evicted: int  # latents, to keep the store within its bound
-    recomputed: int  # items done again since a latent was lost
+    recomputed: int  # items done again because a latent was lost
     restarts: int  # replicas that died
 
 
-@dataclass(frozen=True)
-class Snapshot:
-    """A run at one moment."""
+class Totals:
+    """Sums over the arms of a run."""
 
-    run: str
-    state: str  # starting, running, finished, interrupted or broken; who reads may find it killed
-    reason: str  # why it broke
-    at: float  # since the epoch
-    elapsed: float  # since the fleet was up
-    left: float | None  # seconds
-    best: float | None  # search reward of a winner
-    kept: int  # finished by an earlier run
-    arms: dict[str, ArmStatus]
-    fleet: FleetStatus | None  # once it is up
-
-    @property
-    def started(self) -> float:
-        return self.at - self.elapsed
-
-    @property
-    def going(self) -> bool:
-        return self.state in GOING
+    arms: Mapping[str, Any]  # by name; each value has `total`, `done` and `failed`
 
     @property
     def total(self) -> int:
+        """The searches of all arms."""
         return sum(a.total for a in self.arms.values())
 
     @property
     def done(self) -> int:
+        """The searches of all arms that have ended."""
         return sum(a.done for a in self.arms.values())
 
     @property
     def failed(self) -> int:
+        """The searches of all arms that have failed."""
         return sum(a.failed for a in self.arms.values())
 
+
+@dataclass(frozen=True)
+class Snapshot(Totals):
+    """A run at one moment."""
+
+    run: str
+    state: str  # starting, running, finished, interrupted or broken; `raysearch status` can also find it killed
+    reason: str  # why it broke
+    at: float  # seconds since the epoch
+    elapsed: float  # seconds since the fleet was up
+    left: float | None  # estimated seconds to the end
+    best: float | None  # the highest search reward of a winner
+    kept: int  # finished by an earlier run
+    arms: dict[str, ArmStatus]
+    fleet: FleetStatus | None  # None before it is up
+
+    @property
+    def started(self) -> float:
+        """When the fleet was up, in seconds since the epoch."""
+        return self.at - self.elapsed
+
+    @property
+    def going(self) -> bool:
+        """True unless the run has ended."""
+        return self.state in GOING
+
     def json(self) -> bytes:
+        """The snapshot as status.json holds it."""
         return json.dumps(asdict(self)).encode()
 
 
 def parse(text: bytes) -> Snapshot | None:
-    """What `json` wrote; None if it is anything else, such as another version's."""
+    """The snapshot of which `json` made this text; None if the text is another version's or no snapshot."""
     try:
         values: dict[str, Any] = json.loads(text)
         arms = {name: ArmStatus(**a) for name, a in values["arms"].items()}

@@ -70,8 +70,8 @@ def schema(columns: dict[str, pa.DataType], components: Iterable[str]) -> pa.Sch
 
 
 @dataclass(frozen=True)
-class Ended:
-    """How a search ended: a status of searches.parquet, why, and its winner, where it came so far."""
+class Outcome:
+    """How a search ended: its status, the reason, and the winner and its judged video if the search came so far."""
 
     status: str
     reason: str = ""
@@ -79,7 +79,7 @@ class Ended:
     finished: Finished | None = None
 
 
-def search_row(s: Search, ctx: Context, end: Ended, *, nfe_spent: int, video: str | None) -> dict[str, Any]:
+def search_row(s: Search, ctx: Context, end: Outcome, *, nfe_spent: int, video: str | None) -> dict[str, Any]:
     """The row of a search in searches.parquet. `nfe_spent` is what was really run for it; `video` is a path."""
     arm, charged, winner = s.plan.arm, ctx.charged, end.winner
     row: dict[str, Any] = {
@@ -149,23 +149,24 @@ def candidate_rows(s: Search, history: History, winner: Candidate | None) -> lis
     ]
 
 
-# -- the journal's record of a search --------------------------------------------------------------------------------
+# -- the journal's record of a search ----------------------------------------------------------------------------
 
 
-def record(row: dict[str, Any], candidates: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def search_record(row: dict[str, Any], candidates: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """The journal's record of a search that ended, with its rows of both tables."""
     names = [k for k in candidates[0] if k != "search_id"] if candidates else []
     return {"kind": "search", **row, "candidates": {k: [c[k] for c in candidates] for k in names}}
 
 
-def recorded(found: dict[str, Any]) -> list[dict[str, Any]]:
-    """The rows of candidates.parquet that a record holds."""
-    columns = {"search_id": [found["search_id"]] * len(found["candidates"].get("candidate", ())), **found["candidates"]}
-    return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+def candidates_in(record: dict[str, Any]) -> list[dict[str, Any]]:
+    """The rows of candidates.parquet that the record of a search holds."""
+    columns, search_id = record["candidates"], record["search_id"]
+    rows = zip(*columns.values(), strict=True)
+    return [{"search_id": search_id, **dict(zip(columns, values, strict=True))} for values in rows]
 
 
-def ended(folder: Path) -> Iterator[dict[str, Any]]:
-    """The record of each search of a journal: the first with which it finished, else the latest."""
+def search_records(folder: Path) -> Iterator[dict[str, Any]]:
+    """One record for each search in a journal's folder: the first one that is FINISHED, else the latest."""
     finished: set[str] = set()
     others: dict[str, dict[str, Any]] = {}
     for r in journal.read(folder):
@@ -190,7 +191,7 @@ class Table:
 
     Rows are visible while the run goes on and do not pile up in memory: the file is rewritten (atomically) with every
     search, unless that would take more than a twentieth of the time; then rows wait, `bound` of them at most. A file
-    that does not hold what was written last (missing, torn, of an earlier process) is made from all that was recorded.
+    that is not as this process left it (missing, torn, or an earlier process's) is made again from the journal.
     """
 
     def __init__(
@@ -198,24 +199,24 @@ class Table:
         path: Path,
         columns: pa.Schema,
         bound: int,
-        recorded: Callable[[], Iterable[Searched]],
+        journaled: Callable[[], Iterable[Searched]],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`recorded` gives what the journal holds: each search once, those that were added among them."""
+        """`journaled` reads the rows of all searches in the journal, each search once."""
         self.path = path
-        self._schema, self._bound, self._recorded, self._clock = columns, bound, recorded, clock
+        self._schema, self._bound, self._journaled, self._clock = columns, bound, journaled, clock
         self._rows = -1  # of the file as this process wrote it
         self._pending: dict[str, Sequence[dict[str, Any]]] = {}
         self._due = clock()
 
     def add(self, search_id: str, rows: Sequence[dict[str, Any]]) -> None:
-        """Take the rows of a search that has ended, in place of those that it had; it is in the journal already."""
+        """Take the rows of a search that has ended and is in the journal; they replace its rows of an earlier run."""
         self._pending[search_id] = rows
         if self._clock() >= self._due or sum(1 + len(r) for r in self._pending.values()) > self._bound:
             self.flush()
 
     def flush(self) -> None:
-        """Write what waits; make the file again if it is not what was written last."""
+        """Write the rows that wait, or make the whole file again if it is not as this process left it."""
         began, held = self._clock(), self._read()
         if held is not None and held.num_rows == self._rows:
             if not self._pending:
@@ -223,7 +224,7 @@ class Table:
             others = pc.invert(pc.is_in(held["search_id"], pa.array(self._pending, pa.string())))
             whole = self._sorted([held.filter(others), *self._tables(self._pending.items())])
         else:
-            whole = self._sorted(self._tables(self._recorded()))
+            whole = self._sorted(self._tables(self._journaled()))
         if held is None or not whole.equals(held):
             write_table(self.path, whole)
         self._rows, self._pending = whole.num_rows, {}

@@ -1,7 +1,6 @@
 """Rows of a sweep -> curves with confidence bands, and scaling laws. Pure functions of tables.
 
-Every interval is a 95% one of raysearch.bootstrap, in which all arms see the same draws, as they saw the same captions
-and noise. A single search has no interval: NaN. The summary warns of few captions.
+Every interval is a 95% interval of raysearch.bootstrap. A single search has no interval: its ends are NaN.
 
 Shapes: K arms of a curve, D draws, N searches, P parameters of a law.
 """
@@ -19,28 +18,28 @@ from raysearch.bootstrap import interval
 from raysearch.session.tables import FINISHED
 
 COSTS = ("nfe", "replica_seconds", "wall_seconds")
-ALPHAS = np.geomspace(0.05, 4, 200)  # exponents of the power law that are tried
+ALPHAS = np.geomspace(0.05, 4, 200)  # the exponents of the power law that are tried
 FORMS = {"log": ("a", "b"), "power": ("r_inf", "b", "alpha")}  # r = a + b log(c), and r = r_inf - b c^-alpha
-SLACK = 1.1  # a curve's end point stands for budgets that are this near to it
+SLACK = 1.1  # a budget at most this factor beyond a curve's end point is read off at that point
 
 
 @dataclass(frozen=True)
 class Curve:
-    """The K arms of a curve, the cheapest first."""
+    """The K arms of a curve, the cheapest first: their places on the axes, mean costs, and means of each measure."""
 
     label: str
     policy: str
     arms: tuple[str, ...]
     axes: tuple[dict[str, Any], ...]
-    costs: dict[str, np.ndarray]  # of COSTS and nfe_spent -> (K,) means
+    costs: dict[str, np.ndarray]  # name of COSTS, or nfe_spent -> means over searches (K,)
     means: dict[str, np.ndarray]  # measure -> (K,)
-    draws: dict[str, np.ndarray]  # measure -> (D, K)
-    n: dict[str, np.ndarray]  # measure -> (K,) searches that have it
+    draws: dict[str, np.ndarray]  # measure -> bootstrap means (D, K)
+    n: dict[str, np.ndarray]  # measure -> searches that have the measure (K,)
 
 
 @dataclass(frozen=True)
 class Fit:
-    """A form fitted to a curve's means against c, its NFE; `parameters` are (value, low, high)."""
+    """A law fitted to a curve's means as a function of c, its NFE; `parameters` are (value, low, high) by name."""
 
     curve: str
     policy: str
@@ -53,6 +52,7 @@ class Fit:
     chosen: bool
 
     def __call__(self, c: np.ndarray) -> np.ndarray:
+        """The law's value at each of NFE `c`, in the shape of `c`."""
         p = [v for v, _, _ in self.parameters.values()]
         found: np.ndarray = p[0] + p[1] * np.log(c) if self.form == "log" else p[0] - p[1] * c ** -p[2]
         return found
@@ -62,7 +62,7 @@ class Fit:
 
 
 def curves(rows: pa.Table) -> list[Curve]:
-    """The curves of a sweep's finished searches, by label."""
+    """The curves of a sweep's finished searches, in the order of their labels."""
     rows = rows.filter(pc.is_in(rows["status"], pa.array(FINISHED)))
     if not rows.num_rows:
         return []
@@ -102,13 +102,13 @@ def curves(rows: pa.Table) -> list[Curve]:
 
 
 def floats(rows: pa.Table, column: str) -> np.ndarray:
-    """A column of numbers, NaN where there is none."""
+    """A column of N rows as floats (N,), NaN where a row has no value."""
     values: np.ndarray = rows[column].cast(pa.float64()).to_numpy(zero_copy_only=False)
     return values
 
 
 def measures_of(rows: pa.Table) -> dict[str, np.ndarray]:
-    """Rewards and judged components; and `gap`, a winner's search reward less its held-out (else final) one."""
+    """Each reward and judged component as floats (N,), and `gap`: the search reward minus the judged reward."""
     found = {
         k: floats(rows, k)
         for k in rows.column_names
@@ -122,12 +122,12 @@ def measures_of(rows: pa.Table) -> dict[str, np.ndarray]:
 
 
 def judged(measures: Any) -> str | None:
-    """The reward that the search did not see: the held-out one, else the final one."""
+    """The measure that is the judged reward: reward_holdout, else reward_final, else None."""
     return next((k for k in ("reward_holdout", "reward_final") if k in measures), None)
 
 
 def shown(found: "Sequence[Curve]") -> dict[str, str]:
-    """The measures that are drawn, fitted and tabled, with their titles."""
+    """The titles of the measures that are drawn, fitted and tabled, by measure."""
     measures = {k for c in found for k in c.means}
     judge = judged(measures)
     success = next((k for k in ("holdout_success", "final_success") if k in measures), None)
@@ -144,7 +144,7 @@ def shown(found: "Sequence[Curve]") -> dict[str, str]:
 
 
 def fits(found: Sequence[Curve]) -> list[Fit]:
-    """The laws of every curve and shown measure (but the gap); none where there are too few budgets."""
+    """The laws of every curve and shown measure but the gap; none where a curve has too few budgets."""
     return [f for curve in found for measure in shown(found) if measure != "gap" for f in _fits(curve, measure)]
 
 
@@ -161,7 +161,7 @@ def _fits(curve: Curve, measure: str) -> list[Fit]:
 
 
 def at_the_edge(f: Fit) -> bool:
-    """An exponent at an end of the grid: the data do not say what it is."""
+    """True if the exponent is an end of ALPHAS: then the data do not determine it."""
     return f.form == "power" and f.parameters["alpha"][0] in (ALPHAS[0], ALPHAS[-1])
 
 
@@ -169,9 +169,10 @@ Fitted = tuple[np.ndarray, np.ndarray, np.ndarray, float, float, int]
 
 
 def fit(c: np.ndarray, y: np.ndarray, draws: np.ndarray) -> dict[str, Fitted]:
-    """Least squares of each form with enough points: values, low, high, R², adjusted R², points.
+    """Least squares of each form with enough points: values, low and high (P,), R², adjusted R², points.
 
-    A form needs one point more than it has parameters. Where the means are all equal R² is NaN.
+    `c` and `y` are (K,), `draws` (D, K). A form needs one point more than it has parameters. If all means are equal,
+    R² is NaN.
     """
     there = np.isfinite(y) & (c > 0)
     c, y, draws = c[there], y[there], draws[:, there]
@@ -194,7 +195,7 @@ def fit(c: np.ndarray, y: np.ndarray, draws: np.ndarray) -> dict[str, Fitted]:
 
 
 def _least_squares(form: str, c: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Parameters (B, P) and squared errors (B,) of each row of y (B, K)."""
+    """Parameters (B, P) and squared errors (B,) of a form fitted to each row of y (B, K) at c (K,)."""
     if form == "log":
         a, b, sse = _line(np.log(c), y)
         return np.column_stack([a, b]), sse
@@ -206,7 +207,7 @@ def _least_squares(form: str, c: np.ndarray, y: np.ndarray) -> tuple[np.ndarray,
 
 
 def _line(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Intercept, slope and squared error of each row of y."""
+    """Intercept, slope and squared error, each (B,), of the line through each row of y (B, K) at x (K,)."""
     centred = x - x.mean()
     b = y @ centred / (centred @ centred)
     a = y.mean(1) - b * x.mean()
@@ -217,7 +218,7 @@ def _line(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndar
 
 
 def budgets(found: Sequence[Curve], cost: str = "replica_seconds") -> list[float]:
-    """The cheapest arm's cost, doubled until it is above every arm's."""
+    """The cheapest arm's cost and its doublings, as far as SLACK times the dearest arm's cost."""
     every = np.concatenate([np.zeros(0), *(c.costs[cost] for c in found)])
     every = every[np.isfinite(every) & (every > 0)]
     if not len(every):
@@ -226,7 +227,10 @@ def budgets(found: Sequence[Curve], cost: str = "replica_seconds") -> list[float
 
 
 def at(curve: Curve, measure: str, budget: float, cost: str = "replica_seconds") -> tuple[float, float, float] | None:
-    """Mean, low and high at a budget: linear between the curve's points in the logarithm of cost, never beyond them."""
+    """Mean, low and high of a measure at a budget, or None if the budget is out of the curve's range.
+
+    Between points the mean is interpolated linearly in the logarithm of the cost.
+    """
     there = np.isfinite(curve.means[measure]) & (curve.costs[cost] > 0)
     order = np.flatnonzero(there)[np.argsort(curve.costs[cost][there], kind="stable")]
     if not len(order):
@@ -244,7 +248,7 @@ def at(curve: Curve, measure: str, budget: float, cost: str = "replica_seconds")
 
 
 def curve_table(found: Sequence[Curve]) -> pa.Table:
-    """A row per arm and measure. `budget` is the arm's mean NFE alone."""
+    """curves.parquet: a row per arm and measure. `budget` is the arm's mean NFE, as if each search ran alone."""
     rows = []
     for c in found:
         for measure in c.means:
@@ -266,7 +270,7 @@ FITS = pa.schema(
 
 
 def fit_table(laws: Sequence[Fit]) -> pa.Table:
-    """A row per fitted parameter; `chosen` is the form with the higher adjusted R²."""
+    """fits.parquet: a row per fitted parameter; `chosen` marks the form with the higher adjusted R²."""
     rows = [
         {k: getattr(f, k) for k in ("curve", "policy", "measure", "form", "r2", "adjusted_r2", "points", "chosen")}
         | {"parameter": k, "value": v, "low": low, "high": high}

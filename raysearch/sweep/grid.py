@@ -1,4 +1,4 @@
-"""A sweep: curves of arms over any keys that an arm has, run as one session whose arms share what they make.
+"""A sweep: curves of arms over any keys of an arm's config, run as one session, so that arms share candidates.
 
 A sweep's config is an ordinary one with a block `sweep` in place of `arms`:
 
@@ -10,9 +10,9 @@ A sweep's config is an ordinary one with a block `sweep` in place of `arms`:
           along: {policy.n: [2, 4], policy.temperature: [1.0, 0.5]}
           across: {policy.beta: [0.1, 0.5]}
 
-A curve is an arm's block (`name`, `policy`, `sampler`, `budget`, `rewards`; what it leaves out is the config's) with
-axes. `along` has the points of one curve, smallest budget first: its keys move together, so their lists are equally
-long. `across` makes a curve of each combination of its values. The arms are named by policy and values:
+A curve is an arm's block (`name`, `policy`, `sampler`, `budget`, `rewards`; keys left out are the config's) with axes.
+`along` lists the points of one curve, smallest budget first: its keys change together, so their lists are equally long.
+`across` makes one curve for each combination of its values. The arms are named by policy and values, such as
 `rgrp-steps20-beta0.1-n2-temperature1.0`.
 """
 
@@ -40,12 +40,12 @@ from raysearch.sweep import curves, report
 BLOCKS = tuple(k for k in ARM_KEYS if k != "obstacles")  # mappings, whose keys can be axes; obstacles are a list
 MOST_ARMS = 1000
 LONGEST_NAME = 64
-SHORT = {"num_steps": "steps", "replica_seconds": "seconds"}  # in names, where there is no doubt
+SHORT = {"num_steps": "steps", "replica_seconds": "seconds"}  # in names, of keys that stay clear when shortened
 
 
 @dataclass(frozen=True)
 class Point:
-    """What an arm is in its sweep: the curve it lies on, and its values on the axes."""
+    """An arm's place in its sweep: the label of its curve, and its values on the axes."""
 
     curve: str
     values: dict[str, Any]
@@ -53,32 +53,33 @@ class Point:
 
 @dataclass(frozen=True)
 class Sweep:
-    """A config whose arms are the sweep's, and the points that they are, by arm."""
+    """A checked config that holds the sweep's arms, and the point of each arm by its name."""
 
     config: Config
     points: dict[str, Point]
 
     @property
     def axes(self) -> list[str]:
+        """The keys of all axes, in the order of their first points."""
         return list(dict.fromkeys(key for p in self.points.values() for key in p.values))
 
 
 def load(path: Path, overrides: Sequence[str] = ()) -> Sweep:
-    """The sweep of a file with `key=value` overrides. Raises ConfigError."""
+    """The checked sweep of a YAML file with `key=value` overrides. Raises ConfigError."""
     values = configuration.read(path, overrides)
     check("sweep" in values, "sweep", None, "a mapping with curves: without it this is a plain config")
     return build(values)
 
 
 def build(values: dict[str, Any]) -> Sweep:
-    """A checked sweep of a mapping. Raises ConfigError."""
+    """The checked sweep of a config given as a mapping. Raises ConfigError."""
     base = {"resume": "auto"} | {k: v for k, v in values.items() if k != "sweep"}
     check(base.get("arms") is None, "arms", base.get("arms"), "left out: a sweep makes its own")
-    config = replace(configuration.build(base), policy=configuration.PLAIN)  # the arms take over its own
+    config = replace(configuration.build(base), policy=configuration.PLAIN)  # the arms' blocks have its own
     blocks: list[dict[str, Any]] = []
     points: dict[str, Point] = {}
-    owners: dict[str, str] = {}  # a curve's label -> where it stands
-    same: dict[str, str] = {}  # what an arm does -> its name
+    owners: dict[str, str] = {}  # a curve's label -> its key in the config
+    same: dict[str, str] = {}  # an arm's content -> its name
     for where, block, point in _expanded(base, values["sweep"]):
         name = block["name"]
         try:
@@ -101,7 +102,7 @@ def build(values: dict[str, Any]) -> Sweep:
 
 
 def _expanded(base: dict[str, Any], sweep: Any) -> Iterator[tuple[str, dict[str, Any], Point]]:
-    """Where it stands, the block and the point of each arm."""
+    """For each arm the key of its curve in the config, its block, and its point."""
     check(isinstance(sweep, dict), "sweep", sweep, "a mapping with curves")
     _known("sweep", sweep, ("curves", "across"))
     found = sweep.get("curves")
@@ -134,7 +135,7 @@ def _expanded(base: dict[str, Any], sweep: Any) -> Iterator[tuple[str, dict[str,
 
 
 def _axes(where: str, block: Any) -> dict[str, list[Any]]:
-    """The axes of a block, each a key of an arm's and the list of its values."""
+    """The checked axes of a block: keys of an arm's config, such as policy.n, and the list of values of each."""
     if block is None:
         return {}
     check(isinstance(block, dict), where, block, "a mapping of keys like policy.n to lists")
@@ -153,7 +154,7 @@ def _axes(where: str, block: Any) -> dict[str, list[Any]]:
 def _arm(
     where: str, base: dict[str, Any], curve: dict[str, Any], fixed: dict[str, Any], moving: dict[str, Any]
 ) -> tuple[dict[str, Any], Point]:
-    """An arm's block, with every key that it touches spelled out, and its point."""
+    """An arm's block, in which every key that its curve or axes change is written out, and its point."""
     block: dict[str, Any] = {}
     if "obstacles" in curve:
         block["obstacles"] = deepcopy(curve["obstacles"])
@@ -196,7 +197,7 @@ def _known(where: str, block: Mapping[Any, Any], allowed: Sequence[str]) -> None
 
 
 def _name(label: str | None, values: dict[str, Any]) -> str:
-    """A label and values as a file-safe name; with a digest where letters had to be changed or it would be too long."""
+    """A label and values as a file name. It ends in a digest if characters were replaced or it was cut short."""
     raw = "-".join([*([label] if label else []), *(_part(key, v) for key, v in values.items())])
     name = "".join(ch if (ch.isascii() and ch.isalnum()) or ch in "._+-" else "-" for ch in raw)
     if name == raw and len(name) <= LONGEST_NAME:
@@ -237,7 +238,7 @@ def write_report(sweep: Sweep, folder: Path) -> None:
 
 
 def table(sweep: Sweep, searches: pa.Table) -> pa.Table:
-    """The rows of searches.parquet with their curve, a column per axis, and what they would have cost alone."""
+    """sweep.parquet: the rows of searches.parquet with their curve, their NFE alone, and a column per axis."""
     points = [sweep.points[arm] for arm in searches["arm"].to_pylist()]
     rows = searches.append_column("curve", pa.array([p.curve for p in points], pa.string()))
     rows = rows.append_column("nfe_alone", searches["nfe"])

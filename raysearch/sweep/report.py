@@ -1,4 +1,4 @@
-"""What a sweep shows: its curves as a picture, and a summary to read. Pure functions of curves and laws."""
+"""A sweep's report: its curves as a picture, and a summary in Markdown. Pure functions of curves and laws."""
 
 import io
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ FEW_CAPTIONS = 10
 
 
 def plot(found: Sequence[Curve], laws: Sequence[Fit]) -> bytes:
-    """A PNG: a row per shown measure, a column per cost; bands are 95% intervals, dashes the chosen laws."""
+    """A PNG with a row per shown measure and a column per cost; bands are 95% intervals, dashes the chosen laws."""
     import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -35,7 +35,7 @@ def plot(found: Sequence[Curve], laws: Sequence[Fit]) -> bytes:
     for row, (measure, title) in zip(grid, measures.items(), strict=False):
         for axes, (cost, cost_title) in zip(row, COST_TITLES.items(), strict=True):
             for i, c in enumerate(found):
-                marker = "os^Dv"[i // len(colours) % 5]  # where there are more curves than colours
+                marker = "os^Dv"[i // len(colours) % 5]  # another marker when colours repeat
                 _draw(axes, c, measure, cost, colours[i % len(colours)], marker)
                 for f in laws:
                     if f.chosen and (f.curve, f.measure, cost) == (c.label, measure, "nfe"):
@@ -74,7 +74,7 @@ def _draw(axes: Any, c: Curve, measure: str, cost: str, colour: Any, marker: str
 
 
 def summary(rows: pa.Table, found: Sequence[Curve], laws: Sequence[Fit]) -> str:
-    """Markdown: policies at equal replica-seconds, every arm's means, the fitted laws."""
+    """The summary in Markdown: curves at equal replica-seconds, every arm's means, the fitted laws."""
     measures = shown(found)
     captions, seeds = len(pc.unique(rows["prompt"])), len(pc.unique(rows["seed"]))
     alone, spent = (pc.sum(rows[k]).as_py() for k in ("nfe_alone", "nfe_spent"))
@@ -100,7 +100,10 @@ def summary(rows: pa.Table, found: Sequence[Curve], laws: Sequence[Fit]) -> str:
     for measure, title in measures.items():
         lines += ["", f"## {title} at equal replica-seconds", ""]
         if measure == "gap":
-            lines += ["Of the same winners; it grows where the search finds what its reward overrates.", ""]
+            lines += [
+                "Both rewards are of the same winners; the gap grows if a search exploits its reward's errors.",
+                "",
+            ]
         body = []
         for c in found:
             cells = [at(c, measure, level) for level in levels]
@@ -109,7 +112,7 @@ def summary(rows: pa.Table, found: Sequence[Curve], laws: Sequence[Fit]) -> str:
         lines += _markdown(["curve", *(f"{level:.3g} s" for level in levels)], body)
     lines += [
         "",
-        "Between a curve's points linear in the logarithm of the replica-seconds; – further than a tenth beyond them.",
+        "Means between a curve's points are interpolated in the logarithm of replica-seconds; – is outside its range.",
         "",
     ]
     lines += ["## Every arm", ""]

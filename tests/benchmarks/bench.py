@@ -1,10 +1,15 @@
-"""What the benchmarks share: searches on a fleet that stands between them, and timings in pairs.
+"""What the benchmarks share: searches on a fleet that stands between them, timings in pairs, and the report.
 
 A figure is a ratio of two timings that were taken one after the other, several times over, in turns; so what else the
-machine does meets both. Printed are the median and the range.
+machine does meets both. Printed are the median and the range. With `--json FILE` a benchmark also writes the tables
+that it prints; docs/figures.py puts such files into the guides.
 """
 
+import argparse
+import json
 import os
+import re
+import shlex
 import sys
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
@@ -22,6 +27,7 @@ import asyncio
 
 import numpy as np
 import ray
+import torch
 
 from raysearch.config import config as configuration
 from raysearch.config.config import arms
@@ -132,9 +138,43 @@ def spread(values: np.ndarray, form: str = "{:.3f}") -> str:
     return " ".join(form.format(v) for v in (np.median(values), values.min(), values.max()))
 
 
-def table(head: str, rows: Sequence[Sequence[str]]) -> None:
-    """Columns of `head` are divided by |."""
-    lines = [[c.strip() for c in head.split("|")], *[list(r) for r in rows]]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
-    for line in lines:
-        print("  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)).rstrip(), flush=True)
+def json_option(parser: argparse.ArgumentParser) -> None:
+    """Add `--json FILE` to a benchmark's options."""
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the printed tables to FILE, too")
+
+
+class Report:
+    """The tables of a benchmark: each is printed when it is made, and `file`, if given, holds all of them so far."""
+
+    def __init__(self, file: Path | None) -> None:
+        self.file = file
+        self.tables: dict[str, dict[str, Sequence[Any]]] = {}
+
+    def table(self, name: str, head: str, rows: Sequence[Sequence[str]]) -> None:
+        """Print a table, and keep it as `name`. Columns of `head` are divided by |."""
+        columns = [c.strip() for c in head.split("|")]
+        lines = [columns, *[list(r) for r in rows]]
+        widths = [max(len(line[i]) for line in lines) for i in range(len(columns))]
+        for line in lines:
+            print("  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)).rstrip(), flush=True)
+        self.tables[name] = {"columns": columns, "rows": lines[1:]}
+        if self.file:
+            made = {"command": command(sys.argv), "date": time.strftime("%Y-%m-%d"), "machine": machine()}
+            text = json.dumps(made | {"tables": self.tables}, indent=1, ensure_ascii=False)
+            self.file.write_text(re.sub(r"\n {4,}(?!\[)", " ", text) + "\n")  # a line for each row
+
+
+def command(argv: Sequence[str]) -> str:
+    """The command line of this process as it is typed in the checkout, without `--json FILE`."""
+    words = list(argv[1:])
+    if "--json" in words:
+        at = words.index("--json")
+        del words[at : at + 2]
+    script = Path(argv[0]).resolve().relative_to(ROOT)
+    return shlex.join(["python", str(script), *(w for w in words if not w.startswith("--json="))])
+
+
+def machine() -> str:
+    """This machine in plain words."""
+    gpus = f", {torch.cuda.device_count()} x {torch.cuda.get_device_name(0)}" if torch.cuda.is_available() else ""
+    return f"{len(os.sched_getaffinity(0))} CPU cores{gpus}"

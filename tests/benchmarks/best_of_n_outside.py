@@ -8,7 +8,6 @@ scored by the pixel reward one by one; raysearch runs in its batched mode. Print
 
 import argparse
 import asyncio
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -16,10 +15,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import torch
+from bench import TINY, Report, json_option
 from diffusers import WanPipeline
-
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))
 
 from actors.backend import Backend
 from actors.rewards import View
@@ -47,12 +44,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--captions", type=int, default=6)
     parser.add_argument("--n", type=int, default=16)
+    json_option(parser)
     args = parser.parse_args()
     captions = list(world.HELD_OUT_TWO[: args.captions])
-    folder = ROOT / "actors" / "assets" / "tiny-wan"
     config = configuration.build(
         {
-            "model": {"path": str(folder), **MODEL},
+            "model": {"path": str(TINY), **MODEL},
             "sampler": {"num_steps": STEPS, "guidance_scale": GUIDANCE},
             "rewards": {"search": {"name": "pixel"}},
             "policy": {"name": "best_of_n", "n": args.n},
@@ -67,14 +64,18 @@ def main() -> None:
         seconds = time.perf_counter() - began
         found = pq.read_table(Path(scratch) / "run" / "searches.parquet")["reward_search"].to_pylist()
     torch.set_num_threads(1)
-    pipeline = WanPipeline.from_pretrained(folder, dtype=torch.float32)
+    pipeline = WanPipeline.from_pretrained(TINY, dtype=torch.float32)
     pipeline.set_progress_bar_config(disable=True)
     began = time.perf_counter()
     best = [by_hand(pipeline, PixelReward(), c, 0, args.n) for c in captions]
     alone = time.perf_counter() - began
-    print(f"best-of-{args.n}, {len(captions)} captions, mean search reward: raysearch {np.mean(found):.4f}")
-    print(f"best of the same {args.n} videos, by hand one by one:           {np.mean(best):.4f}")
-    print(f"ratio {np.mean(found) / np.mean(best):.4f}; seconds {seconds:.0f} against {alone:.0f} by hand")
+    rows = [
+        ["raysearch", f"{np.mean(found):.4f}", f"{seconds:.0f}"],
+        ["diffusers, one video after another", f"{np.mean(best):.4f}", f"{alone:.0f}"],
+        ["ratio", f"{np.mean(found) / np.mean(best):.4f}", f"{seconds / alone:.2f}"],
+    ]
+    head = f"best of {args.n}, {len(captions)} captions | mean search reward | seconds"
+    Report(args.json).table("best_of_n_outside", head, rows)
 
 
 if __name__ == "__main__":

@@ -9,16 +9,13 @@ mean grades, and how close the first frame of the video is to the given one (PSN
 import argparse
 import asyncio
 import json
-import sys
 import tempfile
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
+from bench import TINY, Report, json_option
 from PIL import Image
-
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))
 
 from actors.backend import Backend
 from actors.tiny import world
@@ -34,7 +31,7 @@ def run(
     config = configuration.build(
         {
             "model": {
-                "path": str(ROOT / "actors/assets/tiny-wan"),
+                "path": str(TINY),
                 "height": 32,
                 "width": 32,
                 "num_frames": 17,
@@ -60,6 +57,7 @@ def psnr(a: np.ndarray, b: np.ndarray) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--captions", type=int, default=40)
+    json_option(parser)
     args = parser.parse_args()
     captions = list(world.HELD_OUT_TWO[: args.captions])
     with tempfile.TemporaryDirectory() as folder:
@@ -68,13 +66,14 @@ def main() -> None:
             images.append(scratch / f"{i}.png")
             Image.fromarray(world.render(caption, np.random.default_rng([7, i]))[0]).save(images[-1])
         given = [np.asarray(Image.open(i)) for i in images]
+        lines = []
         for name, firsts in (("first frame given", images), ("text alone", [None] * len(captions))):
             rows, frames = run(scratch, name.replace(" ", "-"), captions, firsts)
-            grades = " ".join(
-                f"{k} {np.mean([r[f'holdout_{k}'] for r in rows]):.3f}" for k in ("VQ", "MQ", "TA", "success")
-            )
+            grades = [f"{np.mean([r[f'holdout_{k}'] for r in rows]):.3f}" for k in ("success", "VQ", "MQ", "TA")]
             near = np.mean([psnr(f[0], g) for f, g in zip(frames, given, strict=True)])
-            print(f"{name:18s} n={len(rows)}: {grades}; first frame against the given one {near:.1f} dB")
+            lines.append([name, str(len(rows)), *grades, f"{near:.1f} dB"])
+    head = "generated from | captions | success | VQ | MQ | TA | first frame against the true one"
+    Report(args.json).table("continuation", head, lines)
 
 
 if __name__ == "__main__":

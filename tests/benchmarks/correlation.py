@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
+from bench import Report, json_option
 
 from raysearch.bootstrap import draws, interval, shared
 
@@ -46,6 +47,7 @@ def main() -> None:
     early = ["one-step", "ten-step", "one-step-efficientnet", "ten-step-efficientnet"]
     parser.add_argument("--early", nargs="+", default=early, help="arms")
     parser.add_argument("--late", nargs="+", default=["full", "full-efficientnet"], help="arms")
+    json_option(parser)
     args = parser.parse_args()
     if not (args.run / "candidates.parquet").exists():
         parser.error(f"{args.run} holds no candidates.parquet")
@@ -65,11 +67,13 @@ def main() -> None:
             by_group = np.array([parts(x[groups == g], y[groups == g]) for g in range(len(names))])
             low, high = interval(figures(draws(by_group, captions, shared(captions, seeds))))
             table[a, b] = figures(by_group.mean(0)), low, high
+    report = Report(args.json)
     for k, title in enumerate(("correlation", "lead kept")):
-        print(f"{title:24}" + "".join(f"{b:>24}" for b in args.late))
+        rows = []
         for a in args.early:
             cells = [f"{m[k]:.2f} ({low[k]:.2f} to {high[k]:.2f})" for m, low, high in (table[a, b] for b in args.late)]
-            print(f"{a:24}" + "".join(f"{c:>24}" for c in cells))
+            rows.append([a, *cells])
+        report.table(title.replace(" ", "_"), " | ".join([title, *args.late]), rows)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 import ray
-from bench import cluster, paired, spread, table
+from bench import Report, cluster, json_option, paired, spread
 
 from actors.cluster.fleet import RayReplica
 from raysearch.engine.dispatcher import Dispatcher
@@ -123,15 +123,18 @@ def main() -> None:
     parser.add_argument("--in-flight", type=int, default=64, help="on Ray")
     parser.add_argument("--actors", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=7)
+    json_option(parser)
     args = parser.parse_args()
-    table(
+    report = Report(args.json)
+    report.table(
+        "fakes",
         "items a second: median, least, most | by the clock | of processor time | at least",
         on_fakes(args.n, args.repeats),
     )
     if args.ray_n:
         with cluster(num_cpus=2):
             rows = asyncio.run(on_ray(args.ray_n, args.in_flight, args.actors, args.repeats))
-        table("items a second: median, least, most | bare loop | dispatcher | ratio | at least", rows)
+        report.table("ray", "items a second: median, least, most | bare loop | dispatcher | ratio | at least", rows)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
+from bench import Report, json_option
 
 from raysearch.bootstrap import draws, interval, shared
 
@@ -35,6 +36,7 @@ def main() -> None:
     parser.add_argument("--single", default="single", help="the arm over which the others gain")
     parser.add_argument("--against", default="best-of-4")
     parser.add_argument("--components", nargs="+", default=["holdout_VQ", "holdout_MQ", "holdout_TA"])
+    json_option(parser)
     args = parser.parse_args()
     if not (args.run / "searches.parquet").exists():
         parser.error(f"{args.run} holds no searches.parquet")
@@ -62,11 +64,13 @@ def main() -> None:
     found = figures(values.mean(0))
     low, high = interval(figures(draws(values, captions, shared(captions, seeds))))
     half = (high - low) / 2
-    print(f"{len(set(captions))} captions, {len(both)} pairs of caption and seed; ratios to {args.against}")
-    print(f"{'arm':20}{'gain':>18}{'of its gain':>18}{'replica-s':>12}{'of its cost':>18}")
+    print(f"{len(set(captions))} captions, {len(both)} pairs of caption and seed")
+    rows = []
     for i, arm in enumerate(arms):
         cells = [f"{found[i, k]:.3f} ± {half[i, k]:.3f}" for k in (0, 1, 3)]
-        print(f"{arm:20}{cells[0]:>18}{cells[1]:>18}{found[i, 2]:>12.2f}{cells[2]:>18}")
+        rows.append([arm, *cells[:2], f"{found[i, 2]:.2f}", cells[2]])
+    head = f"arm | gain | share of {args.against}'s gain | replica-seconds | share of {args.against}'s cost"
+    Report(args.json).table("gains", head, rows)
 
 
 if __name__ == "__main__":

@@ -21,9 +21,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))
+from bench import TINY, Report, json_option
 
 from actors.models.wan import Autoencoder, TextEncoder, Transformer
 from actors.rewards import View, latent_reward, pavrm
@@ -32,7 +30,6 @@ from actors.training.pairs import agreement
 from raysearch.bootstrap import draws, interval
 from raysearch.session.dataset import SPLITS, shards_of
 
-TINY = ROOT / "actors" / "assets" / "tiny-wan"
 NAMES = ("VQ", "MQ", "TA")
 GUIDANCE, LENGTH, BATCH = 2.0, 80, 32
 
@@ -55,7 +52,7 @@ class Rewards:
         self.nets: dict[str, Callable] = {
             "PAVRM": lambda x, s, p: net(x, s, self.text(p)),
             "latent reward": other,
-            "verifier on preview": self.preview,
+            "verifier on x0 prediction": self.preview,
         }
 
     def text(self, prompts: list[str]) -> torch.Tensor:
@@ -94,11 +91,10 @@ def agreed(counts: dict[object, tuple[float, int, int]]) -> tuple[float, float, 
     return right / max(pairs, 1), (high - low) / 2, int(pairs), ties / max(pairs + ties, 1)
 
 
-def accuracy(rewards: Rewards, table: pa.Table, levels: list[float]) -> None:
+def accuracy(rewards: Rewards, table: pa.Table, levels: list[float], report: Report) -> None:
     steps = dict(zip(table["step"].to_pylist(), table["sigma"].to_pylist(), strict=True))
     chosen = [min(steps, key=lambda s: abs(steps[s] - level)) for level in levels]
-    print(f"{'':22}{'':5}" + "".join(f"{f'sigma {steps[s]:.2f}':>16}" for s in chosen))
-    grades = {}
+    lines, grades = [], {}
     sums: dict[str, list[np.ndarray]] = {name: [] for name in rewards.nets}
     for name in rewards.nets:
         cells: dict[str, list[str]] = {c: [] for c in (*NAMES, "sum")}
@@ -112,18 +108,24 @@ def accuracy(rewards: Rewards, table: pa.Table, levels: list[float]) -> None:
             for c, values in each.items():
                 right, half, pairs, ties = agreed(agreement(values, grades[c], rows["prompt"].to_pylist()))
                 cells[c].append(f"{100 * right:.1f} ± {100 * half:.1f}%")
-        for c, texts in cells.items():
-            print(f"{name:22}{c:5}" + "".join(f"{t:>16}" for t in texts), flush=True)
-    print("chance                50%")
+        lines += [[name, c, *texts] for c, texts in cells.items()]
+    lines.append(["chance", "", *["50%"] * len(chosen)])
+    report.table("accuracy", " | ".join(["reward", "grade", *(f"sigma {steps[s]:.2f}" for s in chosen)]), lines)
+    lines = []
     for c in (*NAMES, "sum"):
         counts = agreement(np.zeros(len(rows)), grades[c], rows["prompt"].to_pylist())
         _, _, pairs, ties = agreed(counts)
-        print(f"pairs in {c}: {pairs} a level, and {100 * ties:.0f}% ties besides; {len(counts)} captions")
-    choices(sums, grades["sum"], rows["prompt"].to_pylist(), [(steps[s], s) for s in chosen])
+        lines.append([c, str(len(counts)), str(pairs), f"{ties:.0%}"])
+    report.table("pairs", "grade | captions | pairs a level | ties besides", lines)
+    choices(sums, grades["sum"], rows["prompt"].to_pylist(), [(steps[s], s) for s in chosen], report)
 
 
 def choices(
-    sums: dict[str, list[np.ndarray]], grade: np.ndarray, prompts: list[str], at: list[tuple[float, int]]
+    sums: dict[str, list[np.ndarray]],
+    grade: np.ndarray,
+    prompts: list[str],
+    at: list[tuple[float, int]],
+    report: Report,
 ) -> None:
     """The judged gain of the best of n by a reward, of that of the verifier's own best of 4; rows are rollouts."""
     groups: dict[str, list[int]] = {}
@@ -147,8 +149,8 @@ def choices(
     if not (whole := gains(grade, 4)):
         return
     most, drawn_most = mean(whole)
-    print(f"\ngain of the best of n, of the verifier's best of 4 ({most:.3f}, {len(whole)} captions)")
-    print(f"{'':22}{'n':3}" + "".join(f"{f'sigma {sigma:.2f}':>16}" for sigma, _ in at))
+    print(f"\nshare of the gain of the verifier's best of 4, which is {most:.3f} over {len(whole)} captions")
+    lines = []
     for name, scores in sums.items():
         for n in range(2, max(map(len, groups.values())) + 1):
             cells = []
@@ -156,12 +158,13 @@ def choices(
                 gained, drawn = mean(gains(score, n))
                 low, high = interval(drawn / drawn_most)
                 cells.append(f"{gained / most:.2f} ± {(high - low) / 2:.2f}")
-            print(f"{name:22}{n:<3}" + "".join(f"{c:>16}" for c in cells))
-    print(f"steps of a rollout that each of the n takes: {', '.join(str(step) for _, step in at)}")
+            lines.append([name, str(n), *cells])
+    head = ["reward", "n", *(f"sigma {sigma:.2f} (step {step})" for sigma, step in at)]
+    report.table("choices", " | ".join(head), lines)
 
 
 @torch.inference_mode()
-def costs(rewards: Rewards, table: pa.Table, n: int, steps: int) -> None:
+def costs(rewards: Rewards, table: pa.Table, n: int, steps: int, report: Report) -> None:
     """Medians of n, in turns."""
     x = torch.tensor(table["latent"].combine_chunks().to_numpy_ndarray()[:1].astype(np.float32))
     s, prompts = torch.tensor([0.8]), table["prompt"].to_pylist()[:1]
@@ -179,15 +182,12 @@ def costs(rewards: Rewards, table: pa.Table, n: int, steps: int) -> None:
             times[k].append(1000 * (time.perf_counter() - began))
     ms = {k: float(np.median(v)) for k, v in times.items()}
     looked = ms[decode] + ms[judge]
-    print(f"\nms per candidate, one thread, medians of {n}")
-    for k in (*rewards.nets, guided):
-        if k in ms:
-            print(f"{k:46}{ms[k]:8.1f}   {ms[k] / ms[guided]:.2f} guided steps")
-    for k, value in (
-        ("x0 preview, decode and verifier", ms[guided] + looked),
-        (f"full rollout of {steps} steps, decode and verifier", steps * ms[guided] + looked),
-    ):
-        print(f"{k:46}{value:8.1f}   {value / ms[guided]:.2f} guided steps")
+    print(f"\none thread, medians of {n}")
+    shown = [(k, ms[k]) for k in (*rewards.nets, guided) if k in ms]
+    shown.append(("x0 prediction, decode and verifier", ms[guided] + looked))
+    shown.append((f"full rollout of {steps} steps, decode and verifier", steps * ms[guided] + looked))
+    lines = [[k, f"{value:.1f}", f"{value / ms[guided]:.2f}"] for k, value in shown]
+    report.table("costs", "what | ms a candidate | in guided steps", lines)
 
 
 def main() -> None:
@@ -196,16 +196,18 @@ def main() -> None:
     parser.add_argument("--pavrm", type=Path, default=pavrm.ASSETS)
     parser.add_argument("--latent", type=Path, default=latent_reward.ASSETS)
     parser.add_argument("--levels", type=float, nargs="*", default=[0.9, 0.8, 0.6, 0.4, 0.2])
-    names = ("PAVRM", "latent reward", "verifier on preview")
+    names = ("PAVRM", "latent reward", "verifier on x0 prediction")
     parser.add_argument("--rewards", nargs="+", choices=names, default=names, help="rows of the table")
     parser.add_argument("--times", type=int, default=20)
+    json_option(parser)
     args = parser.parse_args()
     torch.set_num_threads(1)
     table, rewards = read(args.dataset), Rewards(args)
     rewards.nets = {name: rewards.nets[name] for name in args.rewards}
-    accuracy(rewards, table, args.levels)
+    report = Report(args.json)
+    accuracy(rewards, table, args.levels, report)
     if args.times:
-        costs(rewards, table, args.times, steps=30)
+        costs(rewards, table, args.times, steps=30, report=report)
 
 
 if __name__ == "__main__":

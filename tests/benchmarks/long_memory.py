@@ -17,8 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
-
-ROOT = Path(__file__).parents[2]
+from bench import ROOT, Report, json_option
 
 
 def command(run_dir: Path, frames: int, args: argparse.Namespace) -> list[str]:
@@ -58,14 +57,14 @@ def main() -> None:
     parser.add_argument("--more", type=int, default=513)
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--partitions", type=int, default=10)
+    json_option(parser)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         few, many, cut = (Path(folder) / name for name in ("few", "many", "cut"))
-        peaks = []
+        peaks, lengths = [], []
         for path, frames in ((few, args.frames), (many, args.more)):
             peaks.append(finished(start(path, frames, args), path))
-            print(f"{len(video(path))} frames: peak {peaks[-1]:.0f} MB", flush=True)
-        print(f"ratio {peaks[1] / peaks[0]:.3f}")
+            lengths.append(len(video(path)))
         run = start(cut, args.more, args)
         near = 0.8 * ((args.more - 1) // 16 - 1)  # of the parts that are kept: the clip, and one a chunk but at the end
         while run.poll() is None and len(list((cut / "spill").glob("*.part"))) < near:
@@ -76,8 +75,14 @@ def main() -> None:
         finished(start(cut, args.more, args), cut)
         (row,) = pq.read_table(cut / "searches.parquet").to_pylist()
         same = np.array_equal(video(cut), video(many))
-        print(f"killed with {kept} parts on disk, gone on with: same frames: {same}")
-        print(f"NFE that were run to go on: {row['nfe_spent']} of {row['nfe']}")
+    rows = [[f"peak memory of a video of {n} frames", f"{peak:.0f} MB"] for n, peak in zip(lengths, peaks, strict=True)]
+    rows += [
+        ["ratio", f"{peaks[1] / peaks[0]:.3f}"],
+        ["parts on disk when the run was killed", str(kept)],
+        ["NFE that the run needed to go on, of all", f"{row['nfe_spent']} of {row['nfe']}"],
+        ["the frames are those of an undisturbed run", str(same)],
+    ]
+    Report(args.json).table("long_memory", "what | figure", rows)
 
 
 if __name__ == "__main__":

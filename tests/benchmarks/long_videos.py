@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import torch
+from bench import Report, json_option
 
 from actors import features
 from actors.tiny.verifier import coverage
@@ -46,6 +47,7 @@ def main() -> None:
     parser.add_argument("--path", type=Path, help="of the features' weights")
     parser.add_argument("--every", type=int, default=1, help="the features look at each so many-th frame")
     parser.add_argument("--arms", nargs="+", help="only these; all by default")
+    json_option(parser)
     args = parser.parse_args()
     if not (args.run / "searches.parquet").exists():
         parser.error(f"{args.run} holds no searches.parquet")
@@ -83,19 +85,21 @@ def main() -> None:
         table[arm] = np.array(values)
     pairs = f"{len(set(captions))} captions, {len(both)} pairs of caption and seed"
     print(f"{pairs}; ± 95%; costs are over {args.against}'s")
-    print(f"{'arm':16}" + "".join(f"{c:>15}" for c in names) + f"{'NFE':>8}{'seconds':>9}")
+    report, rows = Report(args.json), []
     for arm, values in table.items():
         mean = values.mean(0)
         low, high = interval(draws(values, captions, seeds))
         half = (high - low) / 2
         cost = values[:, -2:].mean(0) / table[args.against][:, -2:].mean(0)
-        cells = "".join(f"{f'{m:.3f} ± {h:.3f}':>15}" for m, h in zip(mean[:-2], half[:-2], strict=True))
-        print(f"{arm:16}{cells}{cost[0]:>8.2f}{cost[1]:>9.2f}")
-    print(f"success over {args.against}'s, paired by caption and seed")
+        cells = [f"{m:.3f} ± {h:.3f}" for m, h in zip(mean[:-2], half[:-2], strict=True)]
+        rows.append([arm, *cells, f"{cost[0]:.2f}", f"{cost[1]:.2f}"])
+    report.table("videos", " | ".join(["arm", *names, "NFE", "seconds"]), rows)
+    rows = []
     for arm in [a for a in table if a != args.against]:
         gained = table[arm][:, 0] - table[args.against][:, 0]
         low, high = interval(draws(gained, captions, seeds))
-        print(f"{arm:16}{gained.mean():+.3f} ({low:+.3f} to {high:+.3f})")
+        rows.append([arm, f"{gained.mean():+.3f} ({low:+.3f} to {high:+.3f})"])
+    report.table("gains", f"arm | success beyond that of {args.against}, paired by caption and seed", rows)
 
 
 if __name__ == "__main__":

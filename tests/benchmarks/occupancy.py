@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 import numpy as np
-from bench import table
+from bench import Report, json_option
 
 from raysearch.config import config as configuration
 from raysearch.session.session import Session
@@ -75,6 +75,7 @@ def main() -> None:
     parser.add_argument("--replicas", type=int, nargs="*", default=[8, 64, 512])
     parser.add_argument("--slots", type=int, default=1)
     parser.add_argument("--waves", type=int, default=20)
+    json_option(parser)
     args = parser.parse_args()
     rows = []
     with tempfile.TemporaryDirectory() as scratch:
@@ -86,7 +87,8 @@ def main() -> None:
             cells = [f"{x:.1%}" for x in (*many, one[1])]
             seconds = time.perf_counter() - began
             rows.append([str(replicas), str(prompts), cells[0], "90%", cells[1], cells[2], f"{seconds:.0f}"])
-    table("replicas | prompts | busy until queue empty | at least | to the end | one prompt after another | s", rows)
+    head = "denoisers | prompts | busy until queue empty | at least | to the end | one prompt after another | s"
+    Report(args.json).table("occupancy", head, rows)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import transformers
-from bench import TINY, cluster, paired, rollouts, search, spread, standing, stepwise, table, wan
+from bench import TINY, Report, cluster, json_option, paired, rollouts, search, spread, standing, stepwise, wan
 from diffusers import WanTransformer3DModel
 
 from actors.backend import Backend
@@ -96,6 +96,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--heads", type=int, default=16, help="of the wide model, 32 wide each")
     parser.add_argument("--only", choices=TARGETS)
+    json_option(parser)
     args = parser.parse_args()
     torch.set_num_threads(1)
     transformers.utils.logging.disable_progress_bar()
@@ -104,7 +105,8 @@ def main() -> None:
         for name in [args.only] if args.only else TARGETS:
             folder = TINY if name == "tiny" else widened(Path(scratch) / "wide", args.heads)
             rows += asyncio.run(measure(name, folder, args.steps, args.n, args.repeats))
-    table("model | ms a step | search / loop: median, least, most | at most | busy", rows)
+    head = "model | ms a step | search / loop: median, least, most | at most | busy"
+    Report(args.json).table("overhead", head, rows)
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ from typing import Literal
 
 import numpy as np
 import ray
-from bench import cluster, search, standing, table
+from bench import Report, cluster, json_option, search, standing
 from grpc import RpcError
 from ray._private.internal_api import get_memory_info_reply, get_state_from_address
 
@@ -131,13 +131,14 @@ def main() -> None:
     parser.add_argument("--store-gb", type=float, default=1.0)
     parser.add_argument("--object-store-gb", type=float, default=1.5, help="Ray's own")
     parser.add_argument("--denoisers", type=int, default=2)
+    json_option(parser)
     args = parser.parse_args()
     with (
         tempfile.TemporaryDirectory() as folder,
         cluster(num_cpus=2, object_store_memory=int(args.object_store_gb * 1e9)),
     ):
         rows = asyncio.run(measure(args, Path(folder)))
-    table(f"{args.n:,} particles, {args.steps} rounds | ", rows)
+    Report(args.json).table("particles", f"{args.n:,} particles, {args.steps} rounds | figure", rows)
 
 
 if __name__ == "__main__":

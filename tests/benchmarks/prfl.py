@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from bench import ROOT, SIZE, TINY, spread, table
+from bench import ROOT, SIZE, TINY, Report, json_option, spread
 from torch.nn import functional as F
 
 from actors.models import wan
@@ -111,6 +111,7 @@ def main():
     parser.add_argument("--steps", type=int, default=2, help="of training, in a process, after one that does not count")
     parser.add_argument("--repeats", type=int, default=5, help="pairs of processes")
     parser.add_argument("--one", nargs=2, metavar=("KIND", "CONFIG"), help=argparse.SUPPRESS)
+    json_option(parser)
     args = parser.parse_args()
     if args.one:
         print(json.dumps(measure(args.one[0], Path(args.one[1]), args.steps)))
@@ -149,7 +150,7 @@ def main():
         ("of this, added by the steps, GB", a["added"] / 1e9, b["added"] / 1e9),
     ]
     head = f"median, least, most of {args.repeats} | {KINDS[0]} | {KINDS[1]} | ratio"
-    table(head, [(what, spread(x), spread(y), spread(x / y)) for what, x, y in rows])
+    Report(args.json).table("prfl", head, [(what, spread(x), spread(y), spread(x / y)) for what, x, y in rows])
     print(f"decodes: {int(a['decodes'].sum())} and {int(b['decodes'].sum())}")
 
 

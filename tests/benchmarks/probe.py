@@ -9,23 +9,19 @@ is higher, of pairs at least 0.1 apart.
 """
 
 import argparse
-import sys
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))
+from bench import TINY, Report, json_option
 
 from actors.models.wan import TextEncoder
 from actors.rewards import pavrm
 from actors.training.pairs import MARGIN, accuracy, agreement
 from raysearch.session.dataset import shards_of
 
-TINY = ROOT / "actors" / "assets" / "tiny-wan"
 LEVELS = (0.9, 0.8, 0.6, 0.4, 0.15)
 
 
@@ -88,6 +84,7 @@ def main() -> None:
     parser.add_argument("--dataset", type=Path, required=True)
     parser.add_argument("--pavrm", type=Path, default=pavrm.ASSETS)
     parser.add_argument("--captions", type=int, default=300, help="of the train split")
+    json_option(parser)
     args = parser.parse_args()
     torch.set_num_threads(1)
     train, test = rows_of(args.dataset, "train", args.captions), rows_of(args.dataset, "test", 10**6)
@@ -97,8 +94,8 @@ def main() -> None:
     blocks = pavrm.WanTransformer3DModel.load_config(TINY / "transformer")["num_layers"]
     nets = {"frozen": pavrm.of_model(TINY, blocks=blocks).eval(), "fine-tuned": tuned}
     levels = sorted(dict(zip(test["step"].to_pylist(), test["sigma"].to_pylist(), strict=True)).items())
-    print(f"{len(train)} latents to fit, {len(test)} to test; columns are sigma")
-    print(f"{'features':12}{'layer':>6}" + "".join(f"{sigma:>8.2f}" for _, sigma in levels) + f"{'all':>8}")
+    print(f"{len(train)} latents to fit, {len(test)} to test")
+    rows = []
     for name, net in nets.items():
         sides = []
         for table in (train, test):
@@ -113,7 +110,9 @@ def main() -> None:
             counts = agreement((((x_test[layer] - mean) / std) @ w).numpy(), r_test, g_test)
             cells = [accuracy([n for (_, s), n in counts.items() if s == step]) for step, _ in levels]
             cells.append(accuracy(list(counts.values())))
-            print(f"{name:12}{layer + 1:>6}" + "".join(f"{100 * c:>7.1f}%" for c in cells), flush=True)
+            rows.append([name, str(layer + 1), *(f"{c:.1%}" for c in cells)])
+    head = ["features", "layer", *(f"sigma {sigma:.2f}" for _, sigma in levels), "all"]
+    Report(args.json).table("probe", " | ".join(head), rows)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from functools import partial
 
 import numpy as np
 import torch
-from bench import TINY, cluster, paired, rollouts, search, spread, standing, stepwise, table, wan
+from bench import TINY, Report, cluster, json_option, paired, rollouts, search, spread, standing, stepwise, wan
 
 from actors.backend import Backend
 from raysearch.engine.protocol import Call, Denoise, Encode, Start, Text
@@ -61,11 +61,13 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--n", type=int, default=16, help="candidates of a search")
     parser.add_argument("--steps", type=int, default=10)
+    json_option(parser)
     args = parser.parse_args()
     torch.set_num_threads(1)
     with cluster(num_cpus=2):
         rows = asyncio.run(measure(args.steps, args.n, args.repeats))
-    table("what | steps/s of one | of two | ratio: median, least, most | at least", rows)
+    head = "what | steps/s of one | of two | ratio: median, least, most | at least"
+    Report(args.json).table("two_replicas", head, rows)
 
 
 if __name__ == "__main__":

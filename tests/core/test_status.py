@@ -8,12 +8,14 @@ import sys
 from io import StringIO
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 from fakes import run as unwatched
 from fakes import session
 from rich.console import Console
 
 from raysearch.__main__ import main
+from raysearch.bootstrap import draws, interval
 from raysearch.errors import InputLost, NoReplica, ReplicaDied, single
 from raysearch.session import display, journal
 from raysearch.session.snapshot import ArmStatus, parse
@@ -85,6 +87,18 @@ def test_snapshots_of_a_run_worked_out_by_hand(tmp_path):
     assert backend.published[-1].fleet == end
     kept = parse((tmp_path / "run" / "status.json").read_bytes())
     assert (kept.state, kept.elapsed, kept.fleet) == ("finished", 24, end)
+
+
+@pytest.mark.parametrize("apart", [False, True])
+def test_intervals_are_those_of_the_bootstrap(tmp_path, apart):
+    """With noises of its own for each caption only captions are drawn."""
+    values = {"arms": [BEST_OF_2], "prompts": list("abc"), "seeds": [0, 1], "seeds_apart": apart}
+    end = watched(tmp_path / "run", **values)["end"]
+    rows = pq.read_table(tmp_path / "run" / "searches.parquet").to_pylist()
+    captions, seeds = ([r[k] for r in rows] for k in ("prompt", "seed"))
+    drawn = draws([r["holdout_quality"] for r in rows], captions, None if apart else seeds)
+    low, high = interval(drawn)
+    assert end.arms["best"].intervals == pytest.approx(((high - low) / 2,))
 
 
 def test_the_file_is_written_every_two_seconds_and_at_the_end(tmp_path):

@@ -1,5 +1,6 @@
 """Benchmarks print figures and assert nothing; here each runs once, small, so that none falls behind the code."""
 
+import json
 import os
 import runpy
 import subprocess
@@ -12,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 import tiny
 
+import raysearch
 from actors.tiny import world
 from actors.tiny.training import long
 
@@ -93,7 +95,7 @@ def test_how_long_videos_keep(tmp_path, printed_here):
 
 def test_a_long_video_goes_on_in_the_same_memory():
     lines = printed("benchmarks/long_memory.py", "--frames 33 --more 49 --steps 4 --partitions 2").splitlines()
-    assert lines[-2].endswith("same frames: True")
+    assert lines[-1].split()[-1] == "True"
 
 
 @pytest.mark.parametrize(
@@ -125,7 +127,7 @@ def latents(tmp_path_factory):
 
 def test_what_latent_rewards_say(latents, printed_here):
     table = printed_here("benchmarks/latent_rewards.py", f"--dataset {latents} --levels 0.5 --times 1")
-    assert all(name in table for name in ("PAVRM", "verifier on preview", "chance", "guided steps"))
+    assert all(name in table for name in ("PAVRM", "verifier on x0 prediction", "chance", "guided steps"))
 
 
 def test_what_features_know(latents, printed_here):
@@ -152,3 +154,14 @@ def test_a_seeded_hand_that_kills_changes_no_winner():
     assert lines[-1] == "4 searches in 1 rounds; winners or latents changed: 0"
     (kills,) = [int(line.split()[-1]) for line in lines if line.startswith("all ")]
     assert kills > 0
+
+
+def test_arms_of_a_run_are_written_for_a_guide(tmp_path):
+    run = raysearch.run("configs/mixture.yaml", [f"run_dir={tmp_path / 'run'}"], report=lambda line: None)
+    file = tmp_path / "arms.json"
+    lines = printed("benchmarks/arms.py", f"{run.path} --json {file}").splitlines()
+    written = json.loads(file.read_text())
+    assert written["command"] == f"python tests/benchmarks/arms.py {run.path}"
+    (row,) = written["tables"]["arms"]["rows"]
+    assert row[:2] == ["best_of_n", "4"] and row[3:] == ["160", row[4], "640"]
+    assert lines[1].split("  ")[0] == "best_of_n"

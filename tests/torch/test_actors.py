@@ -227,9 +227,18 @@ def test_the_preview_of_a_first_frame_candidate_keeps_the_frame(tiny):
     g = torch.Generator().manual_seed(0)
     latent, velocity = (torch.randn(1, 4, 3, 8, 8, generator=g).numpy() for _ in range(2))
     first = torch.randn(1, 4, 1, 8, 8, generator=g).numpy()
-    shown = State(latent, velocity, first=first).x0(0.5).numpy()
+    shown = State(latent, velocity, condition=first).x0(0.5).numpy()
     assert np.array_equal(shown[:, :, :1], first)
     assert np.allclose(shown[:, :, 1:], (latent - 0.5 * velocity)[:, :, 1:])
+
+
+def test_a_finished_state_comes_back_from_its_arrays():
+    latent, first = np.zeros((1, 4, 3, 8, 8), "f4"), np.ones((1, 4, 2, 8, 8), "f4")
+    arrays = State(latent, condition=first).plain()
+    assert set(arrays) == {"latent", "condition"}
+    found = State(**arrays)
+    assert found.clean_frames == 2
+    assert np.array_equal(found.condition, first)
 
 
 # -- solvers -------------------------------------------------------------------------
@@ -373,15 +382,15 @@ def test_a_last_step_that_finds_no_memory_midway_is_done_again_whole(tiny, monke
     inputs = given | {"first": first}
     expected = alone.submit(1, leg_of(sampler, 8), inputs).result(60)[1].latent
     alone.close()
-    plain, failed, started = slot.with_first, [], threading.Event()
+    plain, failed, started = slot.with_clean_frames, [], threading.Event()
 
-    def with_first(latent, frame):
+    def with_clean_frames(latent, frame):
         if not failed:
             failed.append(True)
             raise torch.OutOfMemoryError("CUDA out of memory (made up)")
         return plain(latent, frame)
 
-    monkeypatch.setattr(slot, "with_first", with_first)
+    monkeypatch.setattr(slot, "with_clean_frames", with_clean_frames)
     gate = Denoiser._admit
 
     def admit(self, item):

@@ -102,7 +102,8 @@ def test_the_rayjob_has_what_kuberay_requires():
         assert all(isinstance(e["value"], str) for e in container["env"])
 
 
-ENTRYPOINTS = re.findall(r"^ray job submit .* -- (python -m raysearch .*)$", (ROOT / "README.md").read_text(), re.M)
+GUIDES = "".join((ROOT / name).read_text() for name in ("README.md", "docs/cluster.md"))
+ENTRYPOINTS = re.findall(r"^ray job submit .* -- (python -m raysearch .*)$", GUIDES, re.M)
 
 
 @pytest.mark.parametrize("entrypoint", [JOB["spec"]["entrypoint"], *ENTRYPOINTS])
