@@ -35,7 +35,7 @@ def printed_here(monkeypatch, capsys):
     """What one prints in this process, which has imported torch already."""
 
     def run(script: str, arguments: str) -> str:
-        monkeypatch.setattr(sys, "argv", [script, *arguments.split()])
+        monkeypatch.setattr(sys, "argv", [str(HERE / script), *arguments.split()])
         monkeypatch.syspath_prepend((HERE / script).parent)
         runpy.run_path(str(HERE / script), run_name="__main__")
         return capsys.readouterr().out
@@ -156,10 +156,10 @@ def test_a_seeded_hand_that_kills_changes_no_winner():
     assert kills > 0
 
 
-def test_arms_of_a_run_are_written_for_a_guide(tmp_path):
+def test_arms_of_a_run_are_written_for_a_guide(tmp_path, printed_here):
     run = raysearch.run("configs/mixture.yaml", [f"run_dir={tmp_path / 'run'}"], report=lambda line: None)
     file = tmp_path / "arms.json"
-    lines = printed("benchmarks/arms.py", f"{run.path} --json {file}").splitlines()
+    lines = printed_here("benchmarks/arms.py", f"{run.path} --json {file}").splitlines()
     written = json.loads(file.read_text())
     assert written["command"] == f"python tests/benchmarks/arms.py {run.path}"
     (row,) = written["tables"]["arms"]["rows"]
