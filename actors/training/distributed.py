@@ -47,6 +47,14 @@ def precision(device: torch.device, dtype: str) -> AbstractContextManager[Any]:
     return torch.autocast(device.type, DTYPES[dtype]) if dtype != "float32" else nullcontext()
 
 
+def read(shards: Sequence[Path], columns: Sequence[str]) -> ray.data.Dataset:
+    """Columns of Parquet shards as a dataset whose rows come in the same order every time it is read."""
+    context = ray.data.DataContext.get_current()
+    context.execution_options.preserve_order = True
+    context.use_datasource_v2 = False  # the newer reader starts more processes for each epoch than a training has
+    return ray.data.read_parquet([str(p.resolve()) for p in shards]).select_columns(list(columns))
+
+
 def rank() -> int:
     """This worker's number; the first is 0."""
     return ray.train.get_context().get_world_rank()
@@ -137,12 +145,11 @@ def train(
 def fit(c: Settings, work: Callable[[Any], None], data: dict[str, ray.data.Dataset]) -> None:
     """Run workers, each `work(c)`, on the Ray cluster that this process is connected to.
 
-    They go on from the last checkpoint in the run directory. `data` are datasets by split, of which "train" is shared
-    out among the workers. Raises what a worker raised if it is a RaysearchError, else RaysearchError.
+    They go on from the last checkpoint in the run directory. `data` are datasets by split, made by `read`, of which
+    "train" is shared out among the workers. Raises what a worker raised if it is a RaysearchError, else RaysearchError.
     """
     w = c.workers
     os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"  # so that relative paths are those of the checkout
-    ray.data.DataContext.get_current().execution_options.preserve_order = True  # batches are the same every time
     trainer = TorchTrainer(
         work,
         train_loop_config=c,  # type: ignore[arg-type]

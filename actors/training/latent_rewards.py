@@ -220,13 +220,13 @@ def fit(c: TrainConfig) -> None:
 
     Raises RaysearchError where the training fails.
     """
-    shards = {s: [str(p.resolve()) for p in shards_of(Path(c.dataset), s)] for s in SPLITS}
+    shards = {split: shards_of(Path(c.dataset), split) for split in SPLITS}
     kept = [*COLUMNS, *c.components]
     how = {"size": c.group, "components": tuple(c.components), "seed": c.seed}
     data = {
-        split: ray.data.read_parquet(files).select_columns(kept).map_batches(grouped, batch_size=None, fn_kwargs=how)
-        for split, files in shards.items()
-        if files
+        split: distributed.read(found, kept).map_batches(grouped, batch_size=None, fn_kwargs=how)
+        for split, found in shards.items()
+        if found
     }
     if "test" not in data:
         data["test"] = ray.data.from_items([])

@@ -19,7 +19,6 @@ from types import TracebackType
 from typing import Any
 
 import numpy as np
-import ray.data
 import ray.train
 import torch
 from diffusers import WanPipeline, WanTransformer3DModel
@@ -325,11 +324,8 @@ def fit(c: PrflConfig) -> None:
 
     Raises RaysearchError where the training fails.
     """
-    data = {}
-    if c.dataset:
-        files = [str(p.resolve()) for p in shards_of(Path(c.dataset), "train")]
-        data["train"] = ray.data.read_parquet(files).select_columns(["prompt", "latent"])
-    distributed.fit(c, work, data)
+    shards = shards_of(Path(c.dataset), "train") if c.dataset else []
+    distributed.fit(c, work, {"train": distributed.read(shards, ["prompt", "latent"])} if shards else {})
 
 
 TEXT_TO_VIDEO = "a Wan model that makes videos of texts: its transformer takes latents alone"

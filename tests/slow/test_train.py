@@ -1,20 +1,18 @@
 """`raysearch train`: groups of rollouts, pairs, and trainings that are stopped and go on."""
 
 import json
-import os
 import shutil
 import subprocess
 import sys
-import time
 from functools import partial
 from pathlib import Path
 
+import halting
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
-import ray
 import tiny
 import yaml
 
@@ -326,34 +324,26 @@ def test_a_second_training_in_one_folder_is_refused(tmp_path, data, model, capsy
 @pytest.mark.ray
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 def test_a_training_that_was_stopped_ends_as_if_it_had_not_been(tmp_path, data, model, capsys):
-    """One in one go; and one whose driver is killed after its first checkpoint, then gone on with."""
-    (tmp_path / "whole").mkdir()
-    (tmp_path / "halves").mkdir()
-    long = {"steps": 60, "every": 20}
-    ray.init(address="local", num_cpus=4, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
-    try:
-        assert command_line.main(["train", str(write(tmp_path / "whole", data, model, **long))]) == 0
-        path = write(tmp_path / "halves", data, model, **long)
-        command = [sys.executable, "-m", "raysearch", "train", str(path)]
-        address = {"RAY_ADDRESS": ray.get_runtime_context().gcs_address}
-        with subprocess.Popen(command, cwd=ROOT, env=os.environ | address, start_new_session=True) as driver:
-            deadline = time.monotonic() + 300
-            while not (tmp_path / "halves" / "run" / "metrics.parquet").exists():
-                assert driver.poll() is None and time.monotonic() < deadline
-                time.sleep(0.02)
-            driver.kill()
+    """One in one go; and one that is killed in its second epoch, a step after its checkpoint, and gone on with."""
+    short = {"steps": 4, "every": 2, "batch": 20, "workers": {"num_cpus": 0.5}}  # three steps an epoch
+    paths = {}
+    for name in ("whole", "halves"):
+        (tmp_path / name).mkdir()
+        paths[name] = write(tmp_path / name, data, model, **short)
+    with halting.cluster() as address:
+        with halting.hanging("train", paths["halves"], halt=3, address=address) as driver:
+            assert command_line.main(["train", str(paths["whole"])]) == 0
+            halting.kill_after_checkpoint(driver, tmp_path / "halves" / "run")
         assert not (tmp_path / "halves" / "run" / "reward").exists()
-        assert command_line.main(["train", str(path)]) == 0
+        assert halting.run("train", paths["halves"], halt=1, hangs=False) == 0  # it would fail if it began anew
         capsys.readouterr()
-        assert command_line.main(["train", str(path)]) == 0
+        assert command_line.main(["train", str(paths["halves"])]) == 0
         assert "already" in capsys.readouterr().out
-    finally:
-        ray.shutdown()
     one, two = (pavrm.load(tmp_path / k / "run" / "reward").state_dict() for k in ("whole", "halves"))
     for k, v in one.items():
         np.testing.assert_array_equal(v, two[k], err_msg=k)
     rows = pq.read_table(tmp_path / "halves" / "run" / "metrics.parquet").to_pylist()
     assert rows == pq.read_table(tmp_path / "whole" / "run" / "metrics.parquet").to_pylist()
-    assert {r["step"] for r in rows} == {20, 40, 60}
+    assert {r["step"] for r in rows} == {2, 4}
     assert {"loss", "preference", "accuracy 0.50", "accuracy 0.20"} <= {r["metric"] for r in rows}
     assert (tmp_path / "whole" / "run" / "curves.png").read_bytes().startswith(b"\x89PNG")
