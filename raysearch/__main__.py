@@ -52,7 +52,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def obey(argv: Sequence[str] | None) -> int:
     """Run the command that the arguments name; a mistake of the user's is one line on stderr."""
-    arguments = parser().parse_args(argv)
+    arguments, more = parser().parse_known_args(argv)
+    if any(m.startswith("-") for m in more) or (more and "overrides" not in arguments):
+        parser().error(f"unrecognized arguments: {' '.join(more)}")
+    if more:
+        arguments.overrides += more  # argparse itself takes no overrides after an option
     command: Callable[..., int] = arguments.command
     try:
         check_packages()

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 
 from actors.backend import Backend
 from actors.cluster import fleet as ray_fleet
+from actors.workers.pulse import Pulse
 from raysearch.config import config as configuration
 from raysearch.session.session import Session
 
@@ -80,3 +81,10 @@ def before_each_call(monkeypatch, act):
     with monkeypatch.context() as patch:
         patch.setattr(ray_fleet.RayReplica, "run", run)
         yield
+
+
+class Idle:
+    """A worker with no model, whatever its device."""
+
+    def __init__(self, kind, config, plan) -> None:
+        self.pulse = Pulse()

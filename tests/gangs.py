@@ -1,5 +1,7 @@
 """What a follower's process runs: importable by a spawned interpreter, and cheap to import."""
 
+from collections.abc import Callable
+from multiprocessing.synchronize import Event
 from typing import Any
 
 from actors.workers.gang import Gang, Place
@@ -12,6 +14,12 @@ def follow(folder: str, dtype: str, pool: PoolConfig, place: Place) -> int:
     held = parameters(gang.model.model)
     gang.follow()
     return held
+
+
+def announced(here: Event, function: Callable[..., Any], *arguments: Any) -> Any:
+    """Say that this process is up, then call."""
+    here.set()
+    return function(*arguments)
 
 
 def parameters(model: Any) -> int:

@@ -9,14 +9,13 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import ray
-from clusters import before_each_call
+from clusters import Idle, before_each_call
 from ray.cluster_utils import Cluster
 from runs import ARMS, config
 from safetensors.numpy import load_file
 
 from actors.backend import Backend
 from actors.cluster import fleet as ray_fleet
-from actors.workers.pulse import Pulse
 from raysearch.config import config as configuration
 from raysearch.errors import ConfigError
 from raysearch.session.plan import Plan
@@ -85,13 +84,6 @@ def expected(tiny, tmp_path_factory):
 def same(found, expected) -> bool:
     winners, latents = expected
     return found[0] == winners and all(np.array_equal(a, b) for a, b in zip(found[1], latents, strict=True))
-
-
-class Idle:
-    """A worker with no model, whatever its device."""
-
-    def __init__(self, kind, config, plan) -> None:
-        self.pulse = Pulse()
 
 
 def test_every_replica_has_its_own_share_and_scorers_share_the_denoisers(cluster):

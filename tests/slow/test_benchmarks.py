@@ -2,6 +2,7 @@
 
 import json
 import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -20,7 +21,7 @@ HERE = Path(__file__).parents[1]
 
 
 def printed(script: str, arguments: str) -> str:
-    """What a script under tests/ prints."""
+    """What a script under tests/ prints in a process of its own: for those that start Ray, or measure memory."""
     paths = os.pathsep.join((str(HERE.parent), str(HERE)))
     environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")} | {"PYTHONPATH": paths}
     command = [sys.executable, str(HERE / script), *arguments.split()]
@@ -29,7 +30,20 @@ def printed(script: str, arguments: str) -> str:
     return done.stdout
 
 
-def test_what_one_step_foretells(tmp_path):
+@pytest.fixture
+def printed_here(monkeypatch, capsys):
+    """What one prints in this process, which has imported torch already."""
+
+    def run(script: str, arguments: str) -> str:
+        monkeypatch.setattr(sys, "argv", [str(HERE / script), *arguments.split()])
+        monkeypatch.syspath_prepend((HERE / script).parent)
+        runpy.run_path(str(HERE / script), run_name="__main__")
+        return capsys.readouterr().out
+
+    return run
+
+
+def test_what_one_step_foretells(tmp_path, printed_here):
     """Of two early rewards, one that knows the end and one that says the opposite."""
     ends = np.random.default_rng(0).random((3, 10))
     rows = [
@@ -40,7 +54,7 @@ def test_what_one_step_foretells(tmp_path):
         for arm, sigma, s in (("knows", 1.0, 2.0), ("errs", 1.0, -1.0), ("full", 0.0, 1.0), ("full", 0.5, 0.3))
     ]
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "candidates.parquet")
-    lines = printed("benchmarks/correlation.py", f"{tmp_path} --early knows errs --late full").splitlines()
+    lines = printed_here("benchmarks/correlation.py", f"{tmp_path} --early knows errs --late full").splitlines()
     assert lines[0] == "3 captions, 30 noises"
     found = {(k, line.split()[0]): line.split(maxsplit=1)[1] for k in (0, 1) for line in lines[2 + 3 * k : 4 + 3 * k]}
     assert found[0, "knows"] == found[1, "knows"] == "1.00 (1.00 to 1.00)"
@@ -49,7 +63,7 @@ def test_what_one_step_foretells(tmp_path):
     assert found[1, "errs"].split()[0] == f"{least:.2f}"
 
 
-def test_how_long_videos_keep(tmp_path):
+def test_how_long_videos_keep(tmp_path, printed_here):
     """A true video, and one that stands still and is no video of its captions at all."""
     rng = np.random.default_rng(0)
     captions, frames = long.to_and_fro(long.objects(rng), rng, 3)
@@ -69,7 +83,9 @@ def test_how_long_videos_keep(tmp_path):
             row |= {"replica_seconds": 2.0, "holdout_VQ": 0.5, "holdout_success_chunks": [1.0, 1.0, success]}
             rows.append(row)
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "searches.parquet")
-    lines = printed("benchmarks/long_videos.py", f"{tmp_path} --features world").replace(" ± 0.000", "").splitlines()
+    lines = (
+        printed_here("benchmarks/long_videos.py", f"{tmp_path} --features world").replace(" ± 0.000", "").splitlines()
+    )
     base, still = (line.split()[1:] for line in lines[2:4])
     assert lines[-1].split() == ["still", "-0.333", "(-0.333", "to", "-0.333)"]
     assert base[:5] == ["1.000", "1.000", "1.000", "1.000", "0.500"] and base[-2:] == ["1.00", "1.00"]
@@ -95,8 +111,8 @@ def test_on_ray(name, arguments):
     assert printed(f"benchmarks/{name}.py", arguments)
 
 
-def test_in_virtual_time():
-    assert "100.0%" in printed("benchmarks/occupancy.py", "--replicas 4 --waves 2")
+def test_in_virtual_time(printed_here):
+    assert "100.0%" in printed_here("benchmarks/occupancy.py", "--replicas 4 --waves 2")
 
 
 def test_prfl_decodes_nothing_and_pixels_do():
@@ -109,17 +125,17 @@ def latents(tmp_path_factory):
     return tiny.collected(tmp_path_factory.mktemp("latents"), world.HELD_OUT_TWO[:8], seeds=2, shape=(8, 5, 8, 8))
 
 
-def test_what_latent_rewards_say(latents):
-    table = printed("benchmarks/latent_rewards.py", f"--dataset {latents} --levels 0.5 --times 1")
+def test_what_latent_rewards_say(latents, printed_here):
+    table = printed_here("benchmarks/latent_rewards.py", f"--dataset {latents} --levels 0.5 --times 1")
     assert all(name in table for name in ("PAVRM", "verifier on x0 prediction", "chance", "guided steps"))
 
 
-def test_what_features_know(latents):
-    lines = printed("benchmarks/probe.py", f"--dataset {latents}").splitlines()
+def test_what_features_know(latents, printed_here):
+    lines = printed_here("benchmarks/probe.py", f"--dataset {latents}").splitlines()
     assert [sum(line.startswith(kind) for line in lines) for kind in ("frozen", "fine-tuned")] == [8, 6]
 
 
-def test_what_arms_gain(tmp_path):
+def test_what_arms_gain(tmp_path, printed_here):
     rows = [
         {"arm": arm, "prompt": prompt, "seed": 0, "replica_seconds": cost}
         | {f"holdout_{c}": start + gain for c in ("VQ", "MQ", "TA")}
@@ -128,7 +144,7 @@ def test_what_arms_gain(tmp_path):
     ]
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "searches.parquet")
     lines = [
-        line.replace(" ± 0.000", "").split() for line in printed("benchmarks/gains.py", str(tmp_path)).splitlines()
+        line.replace(" ± 0.000", "").split() for line in printed_here("benchmarks/gains.py", str(tmp_path)).splitlines()
     ]
     assert ["rgrp", "0.150", "0.500", "2.00", "0.500"] in lines
 
@@ -140,10 +156,10 @@ def test_a_seeded_hand_that_kills_changes_no_winner():
     assert kills > 0
 
 
-def test_arms_of_a_run_are_written_for_a_guide(tmp_path):
+def test_arms_of_a_run_are_written_for_a_guide(tmp_path, printed_here):
     run = raysearch.run("configs/mixture.yaml", [f"run_dir={tmp_path / 'run'}"], report=lambda line: None)
     file = tmp_path / "arms.json"
-    lines = printed("benchmarks/arms.py", f"{run.path} --json {file}").splitlines()
+    lines = printed_here("benchmarks/arms.py", f"{run.path} --json {file}").splitlines()
     written = json.loads(file.read_text())
     assert written["command"] == f"python tests/benchmarks/arms.py {run.path}"
     (row,) = written["tables"]["arms"]["rows"]

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from raysearch.config import config as configuration
-from raysearch.session import collect
+from raysearch.session import dataset
 from raysearch.sweep import grid
 
 ROOT = Path(__file__).parents[2]
@@ -24,7 +24,7 @@ GUIDES = [p for pattern in ("*.md", "*/*.md", "actors/*/*.md") for p in sorted(R
 MARK = re.compile(r"<!-- not run by tests: \S.* -->")
 INSTALLS = "python3 -m venv .venv && "
 PYTHON = ".venv/bin/python"
-LOAD = {"run": configuration.load, "collect": collect.load, "sweep": grid.load}
+LOAD = {"run": configuration.load, "collect": dataset.load, "sweep": grid.load}
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ def test_what_a_block_names_is_there(block, monkeypatch):
             continue
         match words(command):
             case ["-m", "raysearch", name, config, *overrides] if name in LOAD:
-                LOAD[name](Path(config), overrides)
+                LOAD[name](Path(config), [o for o in overrides if not o.startswith("--")])
             case ["-m", "raysearch", "train" | "prfl", config, *_]:
                 assert Path(config).is_file()
             case ["-m", module, *_] if module.startswith("actors."):

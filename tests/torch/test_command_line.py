@@ -1,15 +1,22 @@
 """A user's mistake is one clear line and exit code 2, before any model loads; nothing is lost or overwritten."""
 
+import io
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
+import tomllib
+from contextlib import redirect_stdout
+from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+from jsonschema import Draft202012Validator
 
+import raysearch
 from actors.models import wan
 from raysearch.__main__ import main
 from raysearch.config import config as configuration
@@ -151,6 +158,90 @@ def test_policies_lists_each_with_its_signature(capsys):
     assert "rgrp(*" not in out
     assert "schedule: Sequence[int] = (10, 15, 20)" in out
     assert "best_of_n(n: int = 4)" in out
+
+
+def test_version(capsys):
+    with pytest.raises(SystemExit) as end:
+        main(["--version"])
+    assert (end.value.code, capsys.readouterr().out) == (0, f"raysearch {raysearch.__version__}\n")
+
+
+def test_an_installed_checkout_has_the_command():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    script = EntryPoint("raysearch", project["scripts"]["raysearch"], "console_scripts")
+    assert script.load() is main
+    assert project["version"] == raysearch.__version__
+
+
+def test_the_printed_config_is_the_same_with_all_defaults(config, capsys):
+    given = ["policy={name: draft_commit}", "obstacles=[{text: a}]", "seeds=[4]"]
+    for overrides in (given, [*given, "arms=[{name: a, sampler: {eta: 0.5, name: flow-sde}}, {name: b}]"]):
+        assert main(["run", str(config), "--print-config", *overrides]) == 0
+        printed = config.with_name("printed.yaml")
+        printed.write_text(capsys.readouterr().out)
+        again = configuration.load(printed)
+        assert again.seeds == [4]
+        assert configuration.arms(again) == configuration.arms(configuration.load(config, overrides))
+        for policy in [again.policy, *(a["policy"] for a in again.arms or ())][-2:]:
+            assert policy == {"name": "draft_commit", "draft_steps": 8, "explore": {"name": "best_of_n", "n": 8}}
+        assert not (config.parent / "run").exists()
+
+
+@pytest.fixture(scope="module")
+def editor() -> Draft202012Validator:
+    """What an editor makes of the schema."""
+    out = io.StringIO()
+    with redirect_stdout(out):
+        assert main(["schema"]) == 0
+    return Draft202012Validator(json.loads(out.getvalue()))
+
+
+def test_the_schema_takes_every_shipped_config(editor):
+    of_others = {"rayjob", "train_latent", "train_pavrm", "prfl"}
+    paths = [p for p in (ROOT / "configs").glob("*.yaml") if p.stem not in of_others]
+    assert len(paths) > 10
+    for path in paths:
+        editor.validate(configuration.read(path))
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"polcy": {"name": "single"}},
+        {"policy": {"name": "best_of_m"}},
+        {"policy": {"name": "rgrp", "m": 1}},
+        {"policy": {"name": "rgrp", "beta": "x"}},
+        {"policy": {"name": "draft_commit", "explore": {"name": "rgrp", "m": 1}}},
+        {"policy": {"n": 3}},
+        {"sampler": {"name": "ddpm"}},
+        {"sampler": {"num_steps": 0}},
+        {"rewards": {"search": {"name": "near", "pont": [1.0]}}},
+        {"rewards": {"search": {"name": "near", "point": "x"}}},
+        {"obstacles": [{"txt": "a"}]},
+        {"obstacles": [{"reward": {"name": "pixle"}}]},
+        {"arms": [{"name": "a", "policy": {"name": "rgrp", "m": 1}}]},
+        {"arms": [{"name": "a", "budget": {"nfe": -1}}]},
+        {"sweep": {"curves": [{"policy": {"name": "rgrp"}, "along": {"policy.n": 3}}]}},
+    ],
+)
+def test_the_schema_marks_mistakes(editor, values):
+    model = {"model": {"path": "x"}}
+    assert editor.is_valid(model)
+    assert not editor.is_valid(model | values)
+
+
+@pytest.mark.parametrize("command", [["policies"], ["status", "{run}"], ["run", "{config}", "policy.n=9"]])
+def test_a_closed_pipe_ends_a_command_quietly(command, tmp_path):
+    """As `| head` closes it, whether print writes to it or rich."""
+    done = raysearch.run(ROOT / "configs" / "mixture.yaml", [f"run_dir={tmp_path / 'run'}"], report=lambda line: None)
+    words = [w.format(run=done.path, config=ROOT / "configs" / "mixture.yaml") for w in command]
+    reader, writer = os.pipe()
+    os.close(reader)
+    ended = subprocess.run(
+        [sys.executable, "-m", "raysearch", *words], cwd=ROOT, stdout=writer, stderr=subprocess.PIPE, text=True
+    )
+    os.close(writer)
+    assert (ended.returncode, ended.stderr) == (1, "")
 
 
 @pytest.mark.parametrize("argv", [["--help"], ["run", "--help"], ["sweep", "--help"], ["policies", "--help"]])

@@ -124,8 +124,10 @@ def test_a_lost_or_hung_follower_breaks_the_gang_and_hangs_nobody(tiny, work, bl
     followers = []
 
     def start(function, *arguments):
-        followers.append(SPAWN.Process(target=function, args=arguments, daemon=True))
+        here = SPAWN.Event()
+        followers.append(SPAWN.Process(target=gangs.announced, args=(here, function, *arguments), daemon=True))
         followers[-1].start()
+        assert here.wait(600)  # the gang's patience is for a follower that hangs, not for one that imports torch
 
     pool = PoolConfig(shards=2, shard_mode="guidance")
     patience = timedelta(seconds=60 if blow == signal.SIGKILL else 15)
