@@ -1,6 +1,7 @@
-"""Ways to spoil a clip: what the verifier must notice and the pixel reward learns from. numpy only.
+"""Ways to spoil a clip, which the verifier must notice and from which the pixel reward learns. numpy only.
 
-Each takes a generator, uint8 frames (T, H, W, 3) and a strength, and returns new uint8 frames.
+Each corruption takes a generator, frames uint8 (T, H, W, 3) and a strength, and returns new frames uint8 (T, H, W, 3).
+T are frames, H x W pixels.
 """
 
 from collections.abc import Callable, Iterator
@@ -19,7 +20,7 @@ def _pixels(x: np.ndarray) -> np.ndarray:
 
 
 def gaussian(frames: np.ndarray, sigma: float) -> np.ndarray:
-    """A blur in space, borders repeated; float32."""
+    """Frames (T, H, W, 3) blurred in space by `sigma` pixels, borders repeated; float32."""
     x = frames.astype(np.float32)
     reach = max(1, int(np.ceil(3 * sigma)))
     kernel = np.exp(-0.5 * (np.arange(-reach, reach + 1) / max(sigma, 1e-3)) ** 2)
@@ -32,28 +33,29 @@ def gaussian(frames: np.ndarray, sigma: float) -> np.ndarray:
 
 
 def blur(rng: np.random.Generator, frames: np.ndarray, sigma: float) -> np.ndarray:
+    """Every frame is blurred by `sigma` pixels."""
     return _pixels(gaussian(frames, sigma))
 
 
 def noise(rng: np.random.Generator, frames: np.ndarray, sigma: float) -> np.ndarray:
-    """Independent Gaussian grey levels on every channel."""
+    """Independent Gaussian noise of `sigma` grey levels on every channel."""
     return _pixels(frames + rng.normal(0, sigma, frames.shape))
 
 
 def flicker(rng: np.random.Generator, frames: np.ndarray, strength: float) -> np.ndarray:
-    """Each frame's brightness above the background is scaled by a factor of its own, 1 - strength at the least."""
+    """Each frame's brightness above the background is scaled by its own factor, between 1 - strength and 1."""
     gain = 1 - strength * rng.random((len(frames), 1, 1, 1))
     return _pixels(_DARK + (frames - _DARK) * gain)
 
 
 def freeze(rng: np.random.Generator, frames: np.ndarray, share: float) -> np.ndarray:
-    """The last `share` of the clip stands still."""
+    """Nothing moves in the last `share` of the clip."""
     last = round((1 - share) * (len(frames) - 1))
     return frames[np.minimum(np.arange(len(frames)), last)]
 
 
 def shake(rng: np.random.Generator, frames: np.ndarray, pixels: float) -> np.ndarray:
-    """Each frame is shifted by whole pixels of its own."""
+    """Each frame is shifted by its own whole number of pixels, of standard deviation `pixels`."""
     shifts = np.rint(rng.normal(0, pixels, (len(frames), 2))).astype(int)
     return np.stack([np.roll(f, tuple(s), (0, 1)) for f, s in zip(frames, shifts, strict=True)])
 
@@ -67,13 +69,13 @@ def shuffle(rng: np.random.Generator, frames: np.ndarray, share: float) -> np.nd
 
 
 def ghost(rng: np.random.Generator, frames: np.ndarray, strength: float) -> np.ndarray:
-    """Another clip of the world shines through."""
+    """Another clip of the world is seen through this one."""
     other = world.draw(world.place(world.training_objects(rng), rng, frames=len(frames)), size=frames.shape[1])
     return _pixels(frames + strength * (other - _DARK) * (1 - strength * 0.5))
 
 
 def tint(rng: np.random.Generator, frames: np.ndarray, strength: float) -> np.ndarray:
-    """The channels are mixed, the same way throughout."""
+    """The colour channels are mixed, alike in all frames."""
     mix = np.eye(3) * (1 - strength) + strength * rng.dirichlet(np.ones(3), 3)
     return _pixels(_DARK + (frames - _DARK) @ mix.T)
 
@@ -87,14 +89,14 @@ def fade(rng: np.random.Generator, frames: np.ndarray, share: float) -> np.ndarr
 
 
 def morph(rng: np.random.Generator, frames: np.ndarray, strength: float) -> np.ndarray:
-    """The clip dissolves into another one of the world up to `strength`."""
+    """The clip turns, frame by frame, into another clip of the world, up to a share of `strength` in the last frame."""
     other = world.draw(world.place(world.training_objects(rng), rng, frames=len(frames)), size=frames.shape[1])
     share = strength * np.linspace(0, 1, len(frames))[:, None, None, None]
     return _pixels(frames * (1 - share) + other * share)
 
 
 def wobble(rng: np.random.Generator, frames: np.ndarray, pixels: float) -> np.ndarray:
-    """Shapes bend: every row and column of a frame is shifted by a smooth random curve."""
+    """Shapes bend: the rows and columns of a frame are shifted by smooth random curves of up to `pixels`."""
     t, height, width, _ = frames.shape
     out = np.empty_like(frames)
     phase = rng.uniform(0, 2 * np.pi, (t, 2)) if rng.random() < 0.5 else np.tile(rng.uniform(0, 2 * np.pi, 2), (t, 1))
@@ -109,7 +111,7 @@ def wobble(rng: np.random.Generator, frames: np.ndarray, pixels: float) -> np.nd
     return out
 
 
-# Each with the strengths between which training draws.
+# Each corruption with the least and the greatest strength that training draws.
 CORRUPTIONS: dict[str, tuple[Corruption, float, float]] = {
     "blur": (blur, 0.3, 3.0),
     "noise": (noise, 2.0, 40.0),
@@ -129,7 +131,7 @@ ATTRIBUTES = {"colour": tuple(world.COLOURS), "shape": world.SHAPES, "motion": t
 
 
 def swap(rng: np.random.Generator, objects: tuple[world.Object, ...], attribute: str) -> tuple[world.Object, ...]:
-    """One attribute of one object changed; its colour to one that no object has."""
+    """The objects with one attribute of one of them changed; a colour changes to one that none of them has."""
     i = int(rng.integers(len(objects)))
     taken = {getattr(o, attribute) for o in (objects if attribute == "colour" else objects[i : i + 1])}
     value = str(rng.choice([v for v in ATTRIBUTES[attribute] if v not in taken]))
@@ -137,13 +139,13 @@ def swap(rng: np.random.Generator, objects: tuple[world.Object, ...], attribute:
 
 
 def alike(rng: np.random.Generator, objects: tuple[world.Object, ...]) -> np.ndarray:
-    """A clip of two objects that both have the colour of the first."""
+    """Draw a clip of two objects that both have the colour of the first; uint8 (T, H, W, 3)."""
     scene = world.place(objects, rng)
     return world.draw(replace(scene, objects=tuple(replace(o, colour=objects[0].colour) for o in objects)))
 
 
 def table(rng: np.random.Generator, n: int) -> Iterator[tuple[str, Pairs]]:
-    """Named rows of (clip, the objects its caption names): true ones, wrong ones, spoilt ones."""
+    """Named lists of `n` pairs, a clip and the objects that its caption names: true, wrong, and spoilt clips."""
     ones = [world.training_objects(rng, two=0) for _ in range(n)]
     twos = [world.training_objects(rng, two=1) for _ in range(n)]
     mixed = [(ones, twos)[i % 2][i] for i in range(n)]

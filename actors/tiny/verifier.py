@@ -1,8 +1,10 @@
-"""The programmatic verifier of the synthetic world: what a decoded clip shows, measured against its caption.
+"""The programmatic verifier of the synthetic world: it measures a decoded clip against its caption. numpy only.
 
-Pixels are read as coverage by one of the world's six colours; every colour then has at most one object, tracked with
-sub-pixel centres, and matched with the three shapes. Nothing is learned and nothing is random; numpy only.
+Pixels are read as coverage by one of the world's six colours. Every colour has at most one object, which is tracked
+with sub-pixel centres and matched with the three shapes. Nothing is learned and nothing is random.
 `python -m actors.tiny.verifier` prints the table that the tests check at smaller n.
+
+Shapes: T frames of H x W pixels, K colours.
 """
 
 from collections.abc import Sequence
@@ -19,19 +21,19 @@ if TYPE_CHECKING:
 _NAMES = tuple(world.COLOURS)
 _BACKGROUND = np.array(world.BACKGROUND, dtype=np.float32)
 _AXES = np.array(list(world.COLOURS.values()), dtype=np.float32) - _BACKGROUND  # (6, 3)
-_ENERGY = (_AXES**2).sum(1)
+_ENERGY = (_AXES**2).sum(1)  # (6,)
 _UNIT_AREA = np.array([np.pi, (2 * 0.88) ** 2, 0.75 * np.sqrt(3) * 1.25**2])  # of each shape at radius 1
-_SOFTER = 3  # times a shape is smoothed to look for the softness of a clip; once is a sigma of 0.7 pixels
+_SOFTER = 3  # how often a shape is blurred at most to match a clip with soft edges; one blur has a sigma of 0.7 pixels
 _HALF = 8  # pixels from a centre to the border of its window
 _SMALL = 22.0  # pixels; the smallest triangle covers 29
-_VISIBLE = 2.0  # pixels a frame, below which a colour is taken for noise
+_VISIBLE = 2.0  # pixels a frame; a colour that covers fewer is taken for noise
 
 
 @dataclass(frozen=True)
 class Track:
-    """One colour through a clip: `mass` (frames,) pixels, `centres` (frames, 2), `likeness` (frames, shapes).
+    """One colour through a clip: `mass` (T,) and `centres` (T, 2) in pixels, `likeness` (T, shapes) from 0 to 1.
 
-    `tint` is the sine of the angle between its mean colour, less the background, and the world's.
+    `tint` is the sine of the angle between its mean colour and the world's, both less the background.
     """
 
     colour: str
@@ -42,16 +44,18 @@ class Track:
 
     @property
     def radii(self) -> np.ndarray:
-        """The radius each shape needs for this area, kept near what the world draws: (shapes,)."""
+        """The radius (shapes,), in pixels, that gives each shape this area, kept near the radii of the world."""
         low, high = world.RADIUS
         return np.clip(np.sqrt(np.median(self.mass) / _UNIT_AREA), 0.85 * low, 1.15 * high)
 
     @property
     def shape(self) -> str:
+        """The shape that it is most like."""
         return world.SHAPES[int(self.likeness.mean(0).argmax())]
 
     @property
     def radius(self) -> float:
+        """The radius, in pixels, of the shape that it is most like."""
         return float(self.radii[world.SHAPES.index(self.shape)])
 
 
@@ -61,7 +65,10 @@ def ramp(x: np.ndarray | float, low: float, high: float) -> np.ndarray:
 
 
 def coverage(frames: np.ndarray) -> np.ndarray:
-    """How much of each pixel each colour covers: uint8 (T, H, W, 3) -> float32 (T, 6, H, W), one colour a pixel."""
+    """The share of each pixel that each colour covers: frames uint8 (T, H, W, 3) to float32 (T, 6, H, W).
+
+    At most one colour covers a pixel.
+    """
     d = frames.astype(np.float32) - _BACKGROUND
     along = d @ _AXES.T  # (T, H, W, 6)
     best = (along / np.sqrt(_ENERGY)).argmax(-1)[..., None]
@@ -73,7 +80,10 @@ def coverage(frames: np.ndarray) -> np.ndarray:
 
 
 def locate(cover: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean shift from the densest place: (T, K, H, W) -> mass in the window (T, K) and centres (T, K, 2) as (x, y)."""
+    """Find each colour in each frame of a coverage (T, K, H, W) by mean shift from where it is densest.
+
+    Returns the mass (T, K), in pixels, within a window, and the window's centre (T, K, 2) as (x, y).
+    """
     t, k, height, width = cover.shape
     xs, ys = np.arange(width) + 0.5, np.arange(height) + 0.5
     near_x, near_y = (np.abs(s[:, None] - s) <= 4 for s in (xs, ys))
@@ -92,7 +102,7 @@ def locate(cover: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def soften(x: np.ndarray) -> np.ndarray:
-    """A binomial blur over the last two axes; what leaves the window is lost."""
+    """A binomial blur over the last two axes, whose outside counts as 0."""
     for axis in (-2, -1):
         x = np.moveaxis(x, axis, -1)
         y = 0.5 * x
@@ -103,7 +113,10 @@ def soften(x: np.ndarray) -> np.ndarray:
 
 
 def likeness(cover: np.ndarray, mass: np.ndarray, centres: np.ndarray) -> np.ndarray:
-    """Overlap of one colour (T, H, W) with each shape of equal area at its centre, edges as soft as fits: (T, 3)."""
+    """The overlap (T, 3), up to 1, of one colour's coverage (T, H, W) with each shape of equal area at its centre.
+
+    The shape is blurred as often as gives the best overlap, up to `_SOFTER` times.
+    """
     corner = np.floor(centres).astype(int)  # of the window, in the padded picture
     steps = np.arange(2 * _HALF)
     padded = np.pad(cover, ((0, 0), (_HALF, _HALF), (_HALF, _HALF)))
@@ -126,14 +139,14 @@ def likeness(cover: np.ndarray, mass: np.ndarray, centres: np.ndarray) -> np.nda
 
 
 def shown(track: Track, size: tuple[int, int]) -> np.ndarray:
-    """Coverage of the perfect object nearest to a track: (T, H, W)."""
+    """The coverage (T, H, W), for frames of `size` (H, W), of the perfect object nearest to a track."""
     x = np.arange(size[1])[None, None, :] + 0.5 - track.centres[:, 0, None, None]
     y = np.arange(size[0])[None, :, None] + 0.5 - track.centres[:, 1, None, None]
     return np.clip(0.5 - world.signed_distance(track.shape, x, y, np.asarray(track.radius)), 0, 1)
 
 
 def motion(track: Track) -> tuple[np.ndarray, np.ndarray]:
-    """The straight, even motion nearest to a track: displacement over the clip (2,), deviations from it (T,)."""
+    """The straight, even motion nearest to a track, in pixels: displacement (2,) over the clip, deviations (T,)."""
     weight = ramp(track.mass, 0, _SMALL) + 1e-6
     time = np.linspace(-0.5, 0.5, len(track.mass))
     time = time - (weight * time).sum() / weight.sum()
@@ -143,14 +156,14 @@ def motion(track: Track) -> tuple[np.ndarray, np.ndarray]:
 
 
 def halves(track: Track, direction: np.ndarray) -> np.ndarray:
-    """Displacement along `direction` in either half of the clip: (2,)."""
+    """The displacement in pixels along `direction` in the first and the second half of the clip: (2,)."""
     ahead = track.centres @ direction
     middle = len(ahead) // 2
     return np.array([ahead[middle] - ahead[0], ahead[-1] - ahead[middle]])
 
 
 def judge(track: Track, wanted: world.Object) -> tuple[float, float, bool]:
-    """MQ and TA of one object, and whether it is as wanted throughout."""
+    """MQ and TA, from 0 to 1, of one object, and whether it is as wanted in the whole clip."""
     direction = np.array(world.MOTIONS[wanted.motion])
     travel, deviation = motion(track)
     along, across = travel @ direction, abs(travel @ direction[::-1])
@@ -182,7 +195,7 @@ def judge(track: Track, wanted: world.Object) -> tuple[float, float, bool]:
 
 @dataclass(frozen=True)
 class Observation:
-    """What a clip shows, whatever its caption: a track for each visible colour, VQ, and all coverage (frames,)."""
+    """What a clip shows, whatever its caption: a track for each visible colour, VQ, and the covered pixels (T,)."""
 
     tracks: dict[str, Track]
     vq: float
@@ -213,7 +226,7 @@ def observe(frames: np.ndarray) -> Observation:
 
 
 def grade(seen: Observation, objects: tuple[world.Object, ...]) -> np.ndarray:
-    """VQ, MQ, TA and success of what was seen as a picture of `objects`."""
+    """VQ, MQ, TA and success (4,) of an observed clip as a picture of `objects`."""
     tracks = [seen.tracks.get(o.colour) for o in objects]
     stray = seen.mass - sum(t.mass for t in tracks if t)  # pixels of nothing asked for: (T,)
     verdicts = [judge(t, o) if t else (0.0, 0.0, False) for t, o in zip(tracks, objects, strict=True)]
@@ -224,18 +237,23 @@ def grade(seen: Observation, objects: tuple[world.Object, ...]) -> np.ndarray:
 
 
 def measure(frames: np.ndarray, objects: tuple[world.Object, ...]) -> np.ndarray:
-    """VQ, MQ, TA and success of a clip, uint8 (T, H, W, 3), as a picture of `objects`."""
+    """VQ, MQ, TA and success (4,) of a clip, uint8 (T, H, W, 3), as a picture of `objects`."""
     return grade(observe(frames), objects)
 
 
 class Verifier:
-    """VQ (clean, sharp, steady objects), MQ (even motion as told), TA (the objects told and no others), success."""
+    """The reward whose components are VQ, MQ and TA, from 0 to 1, and success, 0 or 1.
+
+    VQ: objects are clean, sharp and steady. MQ: they move evenly, and as the caption says. TA: the clip shows the
+    caption's objects and no others. Success: everything is as the caption says in the whole clip.
+    """
 
     components: tuple[str, ...] = ("VQ", "MQ", "TA", "success")
     needs: Literal["latent", "estimate", "frames"] = "frames"
     weights: ClassVar[dict[str, float]] = {"success": 0.0}
 
     def __call__(self, views: "Sequence[View]") -> np.ndarray:
+        """The components (n, 4) of n views. Raises ValueError where frames or caption are not of this world."""
         rows = []
         for view in views:
             frames = view.frames

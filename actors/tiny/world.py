@@ -1,12 +1,11 @@
-"""A closed synthetic world: coloured shapes that move as their caption says.
+"""A closed synthetic world: coloured shapes that move as their caption says. numpy only.
 
 Captions read "a red circle moving left" or "a red circle moving left and a blue square moving up". A clip has one or
-two objects of different colours on a dark background; objects start apart, move at a constant speed and never overlap
-or leave the picture. Everything is a function of the caption and a numpy generator; numpy only.
+two objects of different colours on a dark background. Objects start apart, move at a constant speed, and never overlap
+or leave the picture. A clip is a function of its caption and a numpy generator.
 
-`HELD_OUT_ONE` and `HELD_OUT_TWO` are the captions of every measurement. They are fixed by a seed: the triples (colour,
-shape, motion) of the former appear in no training clip, the pairs of objects of the latter in none either, in
-neither order.
+`HELD_OUT_ONE` and `HELD_OUT_TWO` are the captions of every measurement, fixed by a seed. No training clip shows an
+object (colour, shape, motion) of `HELD_OUT_ONE`, nor the two objects of a caption of `HELD_OUT_TWO` in either order.
 """
 
 from dataclasses import dataclass
@@ -30,12 +29,14 @@ SIZE = 32  # pixels
 FRAMES = 17
 RADIUS = (3.8, 4.6)  # pixels; a square's half side is 0.88 of it, a triangle's circumradius 1.25
 SPEED = (0.5, 0.75)  # pixels a frame
-MARGIN = 1.25  # radii between a centre and the border
-APART = 1.15  # sum of the radii, plus one pixel, between two centres at least
+MARGIN = 1.25  # least distance of a centre from the border, in radii
+APART = 1.15  # least distance of two centres less one pixel, in sums of their radii
 
 
 @dataclass(frozen=True, order=True)
 class Object:
+    """One moving shape; as a string, its phrase in a caption."""
+
     colour: str
     shape: str
     motion: str
@@ -45,11 +46,12 @@ class Object:
 
 
 def caption(objects: tuple[Object, ...]) -> str:
+    """The caption of a clip of one or two objects."""
     return " and ".join(str(o) for o in objects)
 
 
 def parse(text: str) -> tuple[Object, ...]:
-    """The objects of a caption. Raises ValueError when the text is no caption of this world."""
+    """The objects of a caption. Raises ValueError where the text is no caption of this world."""
     objects = []
     for phrase in text.strip().split(" and "):
         words = phrase.split()
@@ -72,7 +74,7 @@ def parse(text: str) -> tuple[Object, ...]:
 
 
 def signed_distance(shape: str, x: np.ndarray, y: np.ndarray, radius: np.ndarray) -> np.ndarray:
-    """Distance in pixels from the outline of a shape centred at 0, negative inside."""
+    """Distance in pixels of points (x, y) from the outline of a shape centred at 0, negative inside."""
     if shape == "circle":
         return np.hypot(x, y) - radius
     if shape == "square":
@@ -83,7 +85,7 @@ def signed_distance(shape: str, x: np.ndarray, y: np.ndarray, radius: np.ndarray
 
 @dataclass(frozen=True)
 class Scene:
-    """Where each object is: `centres` (frames, objects, 2) as (x, y) in pixels, `radii` (objects,)."""
+    """Where objects are: `centres` (frames, objects, 2) as (x, y) and `radii` (objects,), in pixels."""
 
     objects: tuple[Object, ...]
     centres: np.ndarray
@@ -91,7 +93,10 @@ class Scene:
 
 
 def place(objects: tuple[Object, ...], rng: np.random.Generator, *, frames: int = FRAMES, size: int = SIZE) -> Scene:
-    """A random scene in which `objects` move as they should, apart from each other and inside the picture."""
+    """Draw a random scene in which `objects` move as they should, apart from each other and inside the picture.
+
+    Raises RuntimeError where the picture has no room for them.
+    """
     directions = np.array([MOTIONS[o.motion] for o in objects], dtype=float)
     for _ in range(10_000):
         radii = rng.uniform(*RADIUS, size=len(objects))
@@ -109,7 +114,7 @@ def place(objects: tuple[Object, ...], rng: np.random.Generator, *, frames: int 
 
 
 def draw(scene: Scene, *, size: int = SIZE) -> np.ndarray:
-    """The clip of a scene: uint8, (frames, size, size, 3), anti-aliased."""
+    """The clip of a scene, anti-aliased: uint8 (frames, size, size, 3)."""
     grid = np.arange(size) + 0.5
     clip = np.broadcast_to(np.array(BACKGROUND, dtype=float), (len(scene.centres), size, size, 3))
     for i, o in enumerate(scene.objects):
@@ -121,7 +126,7 @@ def draw(scene: Scene, *, size: int = SIZE) -> np.ndarray:
 
 
 def render(text: str, rng: np.random.Generator, *, frames: int = FRAMES, size: int = SIZE) -> np.ndarray:
-    """A clip that shows a caption: uint8, (frames, size, size, 3)."""
+    """A random clip that shows a caption: uint8 (frames, size, size, 3). Raises ValueError where it is no caption."""
     return draw(place(parse(text), rng, frames=frames, size=size), size=size)
 
 
@@ -152,7 +157,7 @@ _TRAINING = tuple(o for o in TRIPLES if str(o) not in HELD_OUT_ONE)
 
 
 def training_objects(rng: np.random.Generator, *, two: float = 0.7) -> tuple[Object, ...]:
-    """Objects for one training clip, never of a held-out combination; two of them with probability `two`."""
+    """Draw the objects of one training clip, two with probability `two`; their caption is never held out."""
     first = _TRAINING[rng.integers(len(_TRAINING))]
     if rng.random() >= two:
         return (first,)

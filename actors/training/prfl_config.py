@@ -47,6 +47,8 @@ class LoraConfig:
 
 @dataclass(frozen=True)
 class PrflSamplerConfig(SamplerConfig):
+    """The sampler that a generator is fine-tuned with, by default of 40 steps."""
+
     num_steps: int = 40
 
 

@@ -56,7 +56,7 @@ def leading(tiny, pool, dtype, start, patience=timedelta(minutes=5)):
 
 
 def trajectories(worker, work):
-    """Whole trajectories, with a preview on the way, without and with a first frame."""
+    """Whole trajectories, with an x0 prediction on the way, without and with a first frame."""
     sampler, text, negative, first = work
     found = []
     for picture in (None, first):
@@ -65,7 +65,7 @@ def trajectories(worker, work):
         onward = leg_of(sampler, 8, start=None, step=3)
         reply, end = worker.submit(1, onward, given | {"base": half}).result(120)
         found += [half.velocity, half.latent, end.latent]
-        assert reply.nfe == 8  # 5 steps under guidance, the first of them paid by the preview
+        assert reply.nfe == 8  # 5 steps under guidance, the first of them paid by the x0 prediction
     return found
 
 

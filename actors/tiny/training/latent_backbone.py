@@ -1,12 +1,13 @@
-"""Pre-train the small latent reward, which has no language model behind it:
+"""Pre-train the small latent reward, which has no pre-trained language model:
 
     OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE python -m actors.tiny.training.latent_backbone
 
 Rendered clips of the world, most of them spoilt, are encoded and noised, lightly at first, to any level in the end. The
-net's language model learns to say what they show, word by word (from grades alone the net learns nothing for long), and
-the net to grade them as the verifier does, against their own and against wrong captions. Clips and checkpoint are kept
-in `--work`, so that a killed run goes on; with `--steps 1` next to an existing checkpoint it writes that checkpoint's
-weights. No held-out caption is trained on; at the end they tell how well words are read.
+net's language model learns to say, word by word, what a clip shows (for a long time the net learns nothing from grades
+alone), and the net to grade clips as the verifier does, by their own captions and by wrong ones. Clips and checkpoint
+are kept in `--work`, so that a run that was killed goes on. With `--steps 1` and an existing checkpoint, the weights of
+that checkpoint are written. No held-out caption is trained on; at the end, held-out captions measure how well the net
+reads words.
 """
 
 import argparse
@@ -30,22 +31,22 @@ from actors.training.config import Schedule
 from actors.training.loop import Means, train
 
 CHUNK = 250
-CAPTIONS = 12  # kept with a clip, its own first
-JUDGED = 16  # clips of a step that are graded against others of these, too; all are described
-WRONG = 3  # others
+CAPTIONS = 12  # captions of a clip in the files, its own first
+JUDGED = 16  # clips of a step that are graded by wrong captions, too; all clips are described
+WRONG = 3  # wrong captions of each of these
 LEVELS = (0.0, 0.2, 0.4, 0.6, 0.8, 0.9)
 
 
 @torch.inference_mode()
 def encode(vae: AutoencoderKLWan, frames: np.ndarray) -> np.ndarray:
-    """uint8 (n, t, h, w, 3) -> normalised latents, float32 (n, C, T, H, W)."""
+    """Encode frames uint8 (n, t, h, w, 3) to normalised latents, float32 (n, C, T, H, W)."""
     mean, std = pixel_data.statistics(vae)
     z = [vae.encode(to_model(frames[i : i + 25])).latent_dist.mode() for i in range(0, len(frames), 25)]
     return ((torch.cat(z) - mean) / std).numpy()
 
 
 def make(n: int, *, vae: AutoencoderKLWan, work: Path, seed: int) -> list[Path]:
-    """Files of CHUNK clips each, `n` clips or a few more; those that exist already are kept."""
+    """Write files of CHUNK clips each to `work`, at least `n` clips in all; files that exist are kept."""
     work.mkdir(parents=True, exist_ok=True)
     paths = [work / f"clips-{seed}-{i:03}.npz" for i in range((n + CHUNK - 1) // CHUNK)]
     for i, path in enumerate(paths):
@@ -62,11 +63,15 @@ def make(n: int, *, vae: AutoencoderKLWan, work: Path, seed: int) -> list[Path]:
 
 
 def noised(latents: Tensor, sigmas: Tensor) -> Tensor:
+    """Latents (n, C, T, H, W) mixed with noise to the levels `sigmas` (n,)."""
     return torch.lerp(latents, torch.randn_like(latents), sigmas.view(-1, 1, 1, 1, 1))
 
 
 def caption_loss(net: LatentRewardNet, hidden: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
-    """Cross-entropy of each next word of the captions, and of their ends, from the hidden states of the text."""
+    """The cross-entropy of each next word of the captions, and of their ends.
+
+    `hidden` are the hidden states (n, length, width) of the text, `ids` and `mask` its tokens (n, length).
+    """
     told = len(net.config.instruction.split())
     words, there = ids[:, told:], mask[:, told:].bool()
     logits = F.linear(hidden[:, told:-3], net.model.language_model.embed_tokens.weight)
@@ -76,7 +81,7 @@ def caption_loss(net: LatentRewardNet, hidden: Tensor, ids: Tensor, mask: Tensor
 
 @torch.inference_mode()
 def report(net: LatentRewardNet, vae: AutoencoderKLWan, *, n: int, seed: int) -> None:
-    """Print how often TA prefers true clips' own held-out captions to those with one word wrong."""
+    """Print how often TA prefers a true clip's own held-out caption to one with a wrong word."""
     rng = np.random.default_rng([seed, 4])
     captions = rng.permutation([*world.HELD_OUT_ONE, *world.HELD_OUT_TWO])[:n]
     rows = [world.parse(c) for c in captions]
@@ -96,6 +101,7 @@ def report(net: LatentRewardNet, vae: AutoencoderKLWan, *, n: int, seed: int) ->
 
 
 def main() -> None:
+    """Run the command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, default=Path("training/latent-backbone"), help="clips and checkpoint")
     parser.add_argument("--model", type=Path, default=Path("actors/assets/tiny-wan"))

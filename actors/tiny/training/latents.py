@@ -1,9 +1,8 @@
-"""Latents of true clips with their captions, for the flow-matching steps of PRFL:
+"""Make latents of true clips with their captions, for the flow-matching steps of PRFL:
 `python -m actors.tiny.training.latents --out runs/clean`.
 
-Clips of the world are rendered and go through the shipped autoencoder. What comes out are shards train-*.parquet with
-the columns `prompt` and `latent`, tensors (C, T, H, W): any others made so will do as well. No clip has a held-out
-caption.
+Clips of the world are rendered and encoded by the shipped autoencoder. They are written as shards train-*.parquet with
+the columns `prompt` and `latent`, tensors (C, T, H, W) of C channels, T frames, H x W. No clip has a held-out caption.
 """
 
 import argparse
@@ -22,7 +21,7 @@ SHARD = 1000  # rows
 
 
 def write(out: Path, captions: Sequence[str], latents: np.ndarray, *, rows: int = SHARD) -> None:
-    """Write shards of captions and latents (n, C, T, H, W)."""
+    """Write n captions and latents (n, C, T, H, W) to shards of `rows` rows each."""
     out.mkdir(parents=True, exist_ok=True)
     for number, i in enumerate(range(0, len(captions), rows)):
         table = pa.table({"prompt": list(captions[i : i + rows]), "latent": tensors(latents[i : i + rows])})
@@ -30,6 +29,7 @@ def write(out: Path, captions: Sequence[str], latents: np.ndarray, *, rows: int 
 
 
 def main() -> None:
+    """Run the command."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", type=Path, default=Path("actors/assets/tiny-wan"))
     parser.add_argument("--out", type=Path, required=True)

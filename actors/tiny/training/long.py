@@ -1,10 +1,11 @@
 """Fine-tune the tiny model on windows of long videos, for queues:
 `python -m actors.tiny.training.long --work training --out actors/assets/tiny-wan-long`.
 
-It has seen the beginnings of clips alone. Here objects go to and fro for three chunks; a window of as many latent
-frames as a clip has begins anywhere and goes by the caption of its last frame. Most are noised as in a queue: levels
-that are neighbours on a solver's grid and rise from frame to frame, after clean frames. Clips are among them, so that
-what it could do it still can. A killed run goes on. Neither held-out captions nor their reverses are seen.
+The tiny model has seen only the beginnings of clips. In the videos here, objects go to and fro for three chunks. A
+training sample is a window of as many latent frames as a clip has; the window begins anywhere and has the caption of
+its last frame. Most windows are noised as in a queue: their levels are neighbours on a solver's grid and rise from
+frame to frame, some after clean frames. Ordinary clips are among the samples, so that the model still makes those. A
+run that was killed goes on. No sample has a held-out caption, nor one with all motions of a held-out caption reversed.
 """
 
 import argparse
@@ -26,16 +27,21 @@ from actors.training.loop import Means, train
 
 CHUNKS = 3
 BACK = {"left": "right", "right": "left", "up": "down", "down": "up"}
-KINDS = ("one", "prefix", "frames", "queue", "prefix", "frames")  # the first three of clips, the others of any window
+# How samples are noised, `LEVELS` of the pipeline or as a queue: the first three kinds are for ordinary clips, the
+# others for any window.
+KINDS = ("one", "prefix", "frames", "queue", "prefix", "frames")
 SHARES = (0.25, 0.08, 0.05, 0.45, 0.12, 0.05)
-STEPS = (10, 80)  # of a queue's solver
-AFTER_CLIP = 0.35  # share of a queue's windows that begin with clean frames whatever comes next
+STEPS = (10, 80)  # least and greatest number of solver steps of a queue
+AFTER_CLIP = 0.35  # share of the queue's windows whose first frames are made clean, as after a clip
 
 
 def to_and_fro(
     objects: tuple[world.Object, ...], rng: np.random.Generator, chunks: int
 ) -> tuple[list[str], np.ndarray]:
-    """A caption for each chunk, and frames, uint8 (16 chunks + 1, size, size, 3): each chunk goes back the last one."""
+    """A caption for each chunk, and frames uint8 (16 chunks + 1, size, size, 3).
+
+    Each chunk shows the last one backwards.
+    """
     scene = world.place(objects, rng)
     n = world.FRAMES - 1
     frames = np.abs((np.arange(n * chunks + 1) + n) % (2 * n) - n)
@@ -45,7 +51,7 @@ def to_and_fro(
 
 
 def objects(rng: np.random.Generator) -> tuple[world.Object, ...]:
-    """For training: neither they nor what they are on the way back are held out."""
+    """Draw the objects of one training video; neither their caption nor that of their way back is held out."""
     held = {*world.HELD_OUT_ONE, *world.HELD_OUT_TWO}
     while True:
         chosen = world.training_objects(rng, two=0.75)
@@ -56,7 +62,10 @@ def objects(rng: np.random.Generator) -> tuple[world.Object, ...]:
 
 
 def encode(vae: AutoencoderKLWan, n: int, seed: int) -> tuple[list[list[str]], Tensor]:
-    """Captions by chunk and normalised latents (n, channels, latent frames, height, width) of `n` long videos."""
+    """Render and encode at least `n` long videos.
+
+    Returns each one's captions by chunk, and normalised latents (n, channels, latent frames, height, width).
+    """
     mean, std = (torch.tensor(v).view(1, -1, 1, 1, 1) for v in (vae.config.latents_mean, vae.config.latents_std))
     captions, latents = [], []
     with torch.no_grad():
@@ -72,9 +81,9 @@ def encode(vae: AutoencoderKLWan, n: int, seed: int) -> tuple[list[list[str]], T
 
 
 def queue_levels(rng: np.random.Generator, n: int, frames: int) -> Tensor:
-    """Levels of windows in a queue, float32 (n, frames): consecutive steps of grids of many lengths.
+    """Draw the noise levels, float32 (n, frames), of windows in a queue: consecutive steps of grids of many lengths.
 
-    In some the first frames are clean ones: at the head, and where a queue begins after a clip.
+    The first frames of some windows are clean: at the head of the queue, and where a queue begins after a clip.
     """
     rows = []
     for _ in range(n):
@@ -90,6 +99,7 @@ def queue_levels(rng: np.random.Generator, n: int, frames: int) -> Tensor:
 
 
 def main() -> None:
+    """Run the command."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work", type=Path, default=Path("training"), help="latents and checkpoints")
     parser.add_argument("--model", type=Path, default=Path("actors/assets/tiny-wan"))

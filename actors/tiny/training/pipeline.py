@@ -1,13 +1,15 @@
 """Train the tiny text-to-video model on top of the trained autoencoder:
 `python -m actors.tiny.training.pipeline --work training --out actors/assets/tiny-wan`.
 
-Three stages, each kept in `--work`, so that a killed run goes on and a longer `--steps` continues a finished one:
-latents of rendered clips; a `UMT5EncoderModel` over bytes, trained to say at every byte which object the byte belongs
-to; and a `WanTransformer3DModel` that learns the flow from noise to latents, given the frozen encoder's embeddings. The
-result is a complete `WanPipeline` folder. Held-out captions are never seen by any stage.
+Three stages keep their results in `--work`, so that a run that was killed goes on, and a longer `--steps` continues a
+finished run: latents of rendered clips; a `UMT5EncoderModel` over bytes, trained to say at every byte which object the
+byte belongs to; and a `WanTransformer3DModel` that learns the flow from noise to latents, given the frozen encoder's
+embeddings. The result is a complete `WanPipeline` folder. No stage sees a held-out caption.
 
-Run with `--steps 1` next to an existing checkpoint, it writes the pipeline of that checkpoint. Where other processes
-share the cores, OMP_NUM_THREADS=1 is the fastest: threads that wait for each other make a step several times slower.
+With `--steps 1` and an existing checkpoint, the pipeline of that checkpoint is written. Where other processes share the
+cores, OMP_NUM_THREADS=1 is the fastest: threads that wait for each other make a step several times slower.
+
+Shapes: n latents of C channels, T frames, H x W; embeddings of TEXT_LENGTH bytes, 128 numbers each.
 """
 
 import argparse
@@ -30,18 +32,16 @@ from actors.training.loop import Means, train
 
 TEXT_LENGTH = 80  # bytes; `max_sequence_length` of every call of the pipeline
 PER_FRAME = 16  # tokens of a latent frame: 8x8 latents in patches of 2x2
-SHIFT = 3.0  # of the noise levels, in training as in the scheduler
+SHIFT = 3.0  # flow shift of the noise levels, in training as in the scheduler
 NO_CAPTION = 0.1  # share of clips that train without their caption, for guidance
-FIRST = 2.0  # weight of the first latent frame, a single picture: where colours go wrong first
-LEVELS = (
-    "one",
-    "frames",
-    "prefix",
-)  # one level a clip; one a latent frame; clean first latent frames, one for the rest
+FIRST = 2.0  # weight in the loss of the first latent frame, a single picture, in which colours go wrong first
+# A clip's noise levels: one for all of it; one for each latent frame; 0 for the first latent frames, one for the rest.
+LEVELS = ("one", "frames", "prefix")
 SHARES = (0.6, 0.2, 0.2)
 
 
 def build_encoder() -> UMT5EncoderModel:
+    """An untrained text encoder of the tiny model."""
     return UMT5EncoderModel(
         UMT5Config(
             vocab_size=384,
@@ -57,6 +57,7 @@ def build_encoder() -> UMT5EncoderModel:
 
 
 def build_transformer() -> WanTransformer3DModel:
+    """An untrained transformer of the tiny model."""
     return WanTransformer3DModel(
         patch_size=(1, 2, 2),
         num_attention_heads=6,
@@ -72,7 +73,7 @@ def build_transformer() -> WanTransformer3DModel:
 
 
 def encode_clips(vae: AutoencoderKLWan, n: int, seed: int) -> tuple[list[str], Tensor]:
-    """Captions and normalised latents, (n, channels, latent frames, height, width), of `n` rendered clips."""
+    """Render and encode at least `n` clips; returns captions and normalised latents (n, C, T, H, W)."""
     mean, std = (torch.tensor(v).view(1, -1, 1, 1, 1) for v in (vae.config.latents_mean, vae.config.latents_std))
     captions, latents = [], []
     with torch.no_grad():
@@ -86,7 +87,7 @@ def encode_clips(vae: AutoencoderKLWan, n: int, seed: int) -> tuple[list[str], T
 
 
 class Reader(nn.Module):
-    """The text encoder, and what it must say at each byte of a phrase: colour, shape, motion, and which object."""
+    """The text encoder, with heads that say at each byte of a phrase its colour, shape, motion, and which object."""
 
     WORDS = (tuple(world.COLOURS), world.SHAPES, tuple(world.MOTIONS), (0, 1))
 
@@ -97,13 +98,13 @@ class Reader(nn.Module):
         self.tokenizer = ByT5Tokenizer()
 
     def embed(self, captions: Sequence[str]) -> Tensor:
-        """As `WanPipeline` does: float32 (n, TEXT_LENGTH, 128), zero beyond each caption's end."""
+        """Embeddings as `WanPipeline` makes them: float32 (n, TEXT_LENGTH, 128), zero beyond each caption's end."""
         tokens = self.tokenizer(list(captions), padding="max_length", max_length=TEXT_LENGTH, return_tensors="pt")
         mask = tokens.attention_mask
         return self.encoder(tokens.input_ids, mask).last_hidden_state * mask.unsqueeze(-1)
 
     def loss(self, captions: Sequence[str]) -> tuple[Tensor, float]:
-        """Cross-entropy, and the share of captions of which every byte is understood."""
+        """The cross-entropy of the heads, and the share of captions of which they say every byte rightly."""
         truth = torch.full((len(self.heads), len(captions), TEXT_LENGTH), -100)
         for i, text in enumerate(captions):
             start = 0
@@ -120,7 +121,10 @@ class Reader(nn.Module):
 
 
 def noise_levels(rng: np.random.Generator, kind: str, n: int, frames: int) -> Tensor:
-    """Levels in [0, 1] of each latent frame, float32 (n, frames): stratified over the batch, shifted as in sampling."""
+    """Draw a level in [0, 1] for each latent frame: float32 (n, frames). `kind` is one of LEVELS.
+
+    Levels are stratified over the batch and shifted as in sampling.
+    """
     columns = frames if kind == "frames" else 1
     u = rng.permuted(np.tile(np.arange(n)[:, None], columns), axis=0) + rng.random((n, columns))
     sigma = np.broadcast_to(SHIFT * (u / n) / (1 + (SHIFT - 1) * (u / n)), (n, frames)).copy()
@@ -138,9 +142,10 @@ def flow_loss(
     uniform: bool,
     first: float = FIRST,
 ) -> Tensor:
-    """Squared error of the predicted flow, noise - z, over the frames with noise; `sigma` is (n, frames).
+    """The mean squared error of the predicted flow, noise - z, over the frames with noise.
 
-    `first` is the weight of the first latent frame.
+    z are clean latents (n, C, T, H, W), `text` embeddings, `sigma` levels (n, T). `uniform` says that the levels of a
+    latent are all the same; `first` is the weight of the first latent frame.
     """
     noise = torch.randn_like(z)
     level = sigma[:, None, :, None, None]
@@ -154,7 +159,7 @@ def flow_loss(
 
 
 def save(out: Path, vae: AutoencoderKLWan, reader: Reader, transformer: WanTransformer3DModel) -> None:
-    """Write a `WanPipeline`; the transformer's weights as float16, half the size and good for float32 arithmetic."""
+    """Write a `WanPipeline`, the transformer's weights as float16: half the size, and exact enough for float32."""
     scheduler = UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=SHIFT)
     WanPipeline(
         tokenizer=reader.tokenizer,
@@ -169,7 +174,7 @@ def save(out: Path, vae: AutoencoderKLWan, reader: Reader, transformer: WanTrans
 
 
 def forget_paths(folder: Path) -> None:
-    """Strike the paths that its parts were loaded from out of a pipeline's configs."""
+    """Remove from a pipeline's configs the paths that its parts were loaded from."""
     for file in folder.rglob("config.json"):
         config = json.loads(file.read_text())
         if config.pop("_name_or_path", None) is not None:
@@ -177,6 +182,7 @@ def forget_paths(folder: Path) -> None:
 
 
 def main() -> None:
+    """Run the command."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work", type=Path, default=Path("training"), help="latents and checkpoints")
     parser.add_argument(

@@ -1,8 +1,10 @@
 """Clips, captions and the verifier's grades for the pixel reward, in files of 500 clips that are made once.
 
-Three kinds: `rendered` clips of the world, half of them spoilt; those after the autoencoder and some noise on its
-latents (`decoded`); and the tiny model's own samples and one-step previews (`samples`). Each clip comes with several
-captions, its own first. No held-out caption is among them.
+There are three kinds: clips of the world, most of them spoilt (`rendered`); such clips after the autoencoder and some
+noise on their latents (`decoded`); and the tiny model's own samples and x0 predictions (`samples`). Each clip comes
+with several captions, its own first. No held-out caption is among them.
+
+Shapes: n clips of t frames, h x w pixels.
 """
 
 from collections.abc import Iterator
@@ -37,7 +39,7 @@ def allowed(objects: Objects) -> bool:
 
 
 def others(rng: np.random.Generator, objects: Objects) -> Iterator[Objects]:
-    """Endless captions that are not quite, or not at all, those of `objects`; mostly wrong in one word."""
+    """Endless wrong captions, as objects, for a clip of `objects`; most differ in one word, some in all."""
     while True:
         kind = rng.choice(("swap", "swaps", "count", "unrelated"), p=(0.7, 0.1, 0.1, 0.1))
         wrong = objects
@@ -54,7 +56,7 @@ def others(rng: np.random.Generator, objects: Objects) -> Iterator[Objects]:
 
 @dataclass(frozen=True)
 class Clips:
-    """Frames uint8 (n, t, h, w, 3), captions (n, each), labels float32 (n, each, 3)."""
+    """Frames uint8 (n, t, h, w, 3), captions (n, each), and their grades VQ, MQ, TA as float32 (n, each, 3)."""
 
     frames: np.ndarray
     captions: np.ndarray
@@ -64,6 +66,7 @@ class Clips:
 def labelled(
     rng: np.random.Generator, frames: np.ndarray, objects: list[Objects], *, captions_each: int = CAPTIONS
 ) -> Clips:
+    """Grade clips (n, t, h, w, 3) by their own caption and by wrong ones, `captions_each` in all."""
     captions, labels = [], []
     for clip, own in zip(frames, objects, strict=True):
         seen = verifier.observe(clip)
@@ -75,7 +78,7 @@ def labelled(
 
 
 def rendered(rng: np.random.Generator, n: int, *, spoilt: float = 0.7) -> tuple[np.ndarray, list[Objects]]:
-    """`n` clips, a share of them corrupted once or twice, and what they were meant to show."""
+    """Render `n` clips, a share `spoilt` of them corrupted once or twice; returns frames and each clip's objects."""
     frames, objects = [], []
     for _ in range(n):
         own = world.training_objects(rng)
@@ -90,18 +93,22 @@ def rendered(rng: np.random.Generator, n: int, *, spoilt: float = 0.7) -> tuple[
 
 
 def pixels(decoded: torch.Tensor) -> np.ndarray:
-    """(n, 3, t, h, w) in [-1, 1] -> uint8 (n, t, h, w, 3)."""
+    """An autoencoder's output (n, 3, t, h, w) in [-1, 1] as frames uint8 (n, t, h, w, 3)."""
     return (decoded.float().clamp(-1, 1).add(1) * 127.5).round().byte().permute(0, 2, 3, 4, 1).numpy()
 
 
 def statistics(vae: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    """The mean and standard deviation (1, channels, 1, 1, 1) by which an autoencoder's latents are normalised."""
     mean, std = (torch.tensor(x).view(1, -1, 1, 1, 1) for x in (vae.config.latents_mean, vae.config.latents_std))
     return mean, std
 
 
 @torch.inference_mode()
 def decoded(rng: np.random.Generator, n: int, vae: Any) -> tuple[np.ndarray, list[Objects]]:
-    """Rendered clips after the autoencoder: a third as they are, a third noised, a third mixed with the next one."""
+    """Render `n` clips and pass them through the autoencoder; returns frames and each clip's objects.
+
+    A third of the latents stay as they are, a third are noised, a third are mixed with those of the next clip.
+    """
     frames, objects = rendered(rng, n, spoilt=0.3)
     out = []
     _, std = statistics(vae)
@@ -121,7 +128,10 @@ def decoded(rng: np.random.Generator, n: int, vae: Any) -> tuple[np.ndarray, lis
 def sampled(
     pipe: Any, captions: list[str], seeds: list[int], *, steps: int, guidance: float, previews: tuple[int, ...]
 ) -> list[np.ndarray]:
-    """Frames of one-step previews at some steps, then of the samples: each uint8 (n, t, h, w, 3)."""
+    """Sample one clip for each caption and seed.
+
+    Returns frames uint8 (n, t, h, w, 3) of the x0 predictions at each of the steps `previews`, then of the samples.
+    """
     prompts, negative = pipe.encode_prompt(
         captions, do_classifier_free_guidance=guidance > 1, max_sequence_length=TEXT_LENGTH
     )
@@ -143,7 +153,7 @@ def sampled(
 
 
 def samples(rng: np.random.Generator, n: int, pipe: Any, *, batch: int = 25) -> tuple[np.ndarray, list[Objects]]:
-    """`n` clips of the model, in batches of varied steps and guidance; three previews to a sample."""
+    """`n` clips of the model, in batches of varied steps and guidance; three of four are x0 predictions."""
     frames: list[np.ndarray] = []
     objects: list[Objects] = []
     while len(objects) < n:
@@ -190,6 +200,7 @@ def make(kind: str, n: int, *, work: Path, model: Path, seed: int) -> None:
 
 
 def read(work: Path, kind: str) -> Clips | None:
+    """The clips of one kind in `work`, None where there are none."""
     files = [np.load(p) for p in sorted(work.glob(f"{kind}-*[0-9].npz"))]
     if not files:
         return None
@@ -203,7 +214,10 @@ _REVERSE = {**_MIRROR, "up": "down", "down": "up"}
 def turned(
     frames: np.ndarray, captions: list[str], *, mirror: bool, reverse: bool
 ) -> tuple[np.ndarray, list[str]] | None:
-    """The clip mirrored, or backwards, and its captions told anew; None where training may not see one of those."""
+    """The clip (t, h, w, 3) mirrored, or backwards, or both, and its captions changed to fit.
+
+    None where a changed caption is held out.
+    """
     rows = [world.parse(c) for c in captions]
     for apply, names in ((mirror, _MIRROR), (reverse, _REVERSE)):
         if apply:

@@ -1,4 +1,4 @@
-"""Train the pixel reward on the verifier's grades. From scratch, after the tiny model:
+"""Train the pixel reward on the verifier's grades. These commands make it from scratch, once there is a tiny model:
 
     python -m actors.tiny.training.pixel_reward make --kind rendered --n 8000
     python -m actors.tiny.training.pixel_reward make --kind decoded --n 4000
@@ -6,7 +6,7 @@
     python -m actors.tiny.training.pixel_reward train
     python -m actors.tiny.training.pixel_reward compare
 
-`make` and `train` go on where they were stopped; `train --start FOLDER` begins from earlier weights, with its own
+`make` and `train` go on where they were stopped. `train --start FOLDER` begins from earlier weights, and needs its own
 `--run` name. `compare` prints how often the reward orders two samples of a held-out caption as the verifier does.
 """
 
@@ -34,7 +34,7 @@ SHARES = {"rendered": 0.25, "decoded": 0.25, "samples": 0.5}
 def batch(
     rng: np.random.Generator, kinds: dict[str, pixel_data.Clips], n: int, config: pixel.PixelConfig
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Frames (n, 3, t, h, w), words (n, captions, length), labels (n, captions, 3)."""
+    """Draw `n` clips: frames (n, 3, t, h, w), words (n, captions, length), grades (n, captions, 3)."""
     shares = np.array([SHARES[k] for k in kinds])
     frames, words, labels = [], [], []
     for kind in rng.choice(list(kinds), size=n, p=shares / shares.sum()):
@@ -50,6 +50,7 @@ def batch(
 
 
 def fit(args: argparse.Namespace) -> None:
+    """Train the reward and write it, as the command `train` does."""
     torch.manual_seed(args.seed)
     config = pixel.PixelConfig(vocabulary=VOCABULARY)
     net = pixel.load(args.start).requires_grad_(True) if args.start else pixel.PixelNet(config)
@@ -77,12 +78,16 @@ def fit(args: argparse.Namespace) -> None:
 
 
 def agreement(ours: np.ndarray, theirs: np.ndarray) -> tuple[float, int, int]:
-    """Over pairs of rows of (captions, seeds): share ordered alike, pairs judged, pairs too close to judge."""
+    """Compare two judges over pairs of seeds of a caption, in scores (captions, seeds).
+
+    Returns the share of pairs ordered alike, how many pairs were told apart, and how many were too close.
+    """
     right, told = ordered(ours, theirs)
     return float(right[told].mean()) if told.any() else float("nan"), int(told.sum()), int((~told).sum())
 
 
 def compare(args: argparse.Namespace) -> None:
+    """Print how often the reward agrees with the verifier, as the command `compare` does."""
     pipe = WanPipeline.from_pretrained(args.model, dtype=torch.float32)
     net = pixel.load(args.out)
     rng = np.random.default_rng([args.seed, 99])
@@ -100,7 +105,7 @@ def compare(args: argparse.Namespace) -> None:
         theirs.append([[verifier.measure(frames, objects) for frames in x] for x in clips])
     a, b = np.array(ours).swapaxes(0, 1), np.array(theirs).swapaxes(0, 1)  # (stages, captions, seeds, components)
     for stage, (x, y) in enumerate(itertools.zip_longest(a, b)):
-        name = f"preview at step {args.previews[stage]}" if stage < len(args.previews) else "samples"
+        name = f"x0 prediction at step {args.previews[stage]}" if stage < len(args.previews) else "samples"
         print(
             f"{name}: {len(captions)} held-out captions x {args.seeds} seeds; verifier's mean {y.mean((0, 1)).round(3)}"
         )
@@ -115,6 +120,7 @@ def compare(args: argparse.Namespace) -> None:
 
 
 def main() -> None:
+    """Run the command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     verbs = parser.add_subparsers(required=True)
     shared = argparse.ArgumentParser(add_help=False)

@@ -1,11 +1,11 @@
 """Train the tiny video autoencoder: `python -m actors.tiny.training.vae --work training --out actors/assets/tiny-wan`.
 
-An `AutoencoderKLWan` with 4x spatial and 4x temporal compression into 8 channels. The background fills nine tenths of
-a clip, so pixels near objects weigh more; most steps see 9 frames, which is what the causal convolutions need.
+It is an `AutoencoderKLWan` with 4x spatial and 4x temporal compression into 8 channels. The background fills nine
+tenths of a clip, so pixels near objects weigh more. Most steps see 9 frames, as many as the causal convolutions need.
 
-What a diffusion model learns well are latents in which every direction counts and different contents lie far apart.
-So the first three channels must be the clip's colours, averaged over each latent's pixels; the others must have mean
-0, variance 1 and no correlation; and the decoder sees every latent under noise of a fixed strength.
+A diffusion model learns latents well in which every direction counts and different contents lie far apart. So the
+first three channels must be the clip's colours, averaged over each latent's pixels; the others must have mean 0,
+variance 1 and no correlation; and the decoder sees every latent under noise of a fixed strength.
 """
 
 import argparse
@@ -26,10 +26,11 @@ Z_DIM = 8
 FOREGROUND = 8.0  # weight of a pixel on or next to an object, against 1 for the background
 NOISE = 0.2  # standard deviation of the posterior, the same everywhere
 CONTRAST = 3.0  # of the colour channels: brings their variance near 1
-COLOUR, WHITE = 0.2, 0.05  # weights of the two constraints on the latents
+COLOUR, WHITE = 0.2, 0.05  # weights in the loss of the two constraints on the latents
 
 
 def build() -> AutoencoderKLWan:
+    """An untrained autoencoder of the tiny model."""
     vae = AutoencoderKLWan(
         base_dim=16,
         dim_mult=[1, 2, 2],
@@ -41,13 +42,14 @@ def build() -> AutoencoderKLWan:
         scale_factor_spatial=4,
         scale_factor_temporal=4,
     )
-    with torch.no_grad():  # the posterior's log-variance, which no loss below moves
+    with torch.no_grad():  # the posterior's log-variance, which no loss changes
         vae.quant_conv.weight[Z_DIM:] = 0
         vae.quant_conv.bias[Z_DIM:] = 2 * math.log(NOISE)
     return vae
 
 
 def reconstruction(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """The weighted mean error, absolute plus squared, of clips y (n, 3, frames, height, width) to true clips x."""
     near = (x - x[:, :, :1, :1, :1]).abs().amax(1, keepdim=True) > 0.05
     weight = 1 + (FOREGROUND - 1) * F.max_pool3d(near.float(), (1, 5, 5), 1, (0, 2, 2))
     error = y - x
@@ -55,19 +57,26 @@ def reconstruction(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
 
 
 def colours(x: torch.Tensor) -> torch.Tensor:
-    """What the first three channels hold: (n, 3, 1 + 4t, 4h, 4w) -> (n, 3, 1 + t, h, w), 0 on the background."""
+    """The first three channels of the latents of clips: (n, 3, 1 + 4t, 4h, 4w) to (n, 3, 1 + t, h, w).
+
+    They are 0 on the background.
+    """
     background = torch.tensor(world.BACKGROUND).div(127.5).sub(1).view(3, 1, 1, 1)
     first, later = F.avg_pool3d(x - background, (1, 4, 4)).split([1, x.shape[2] - 1], 2)
     return CONTRAST * torch.cat([first, F.avg_pool3d(later, (4, 1, 1))], 2)
 
 
 def whiteness(z: torch.Tensor) -> torch.Tensor:
-    """Mean squared distance of the channels' second moments from the identity, and of their means from 0."""
+    """How far the channels of latents z (n, channels, ...) are from mean 0, variance 1 and no correlation.
+
+    The sum of two mean squared distances: of their second moments from the identity, and of their means from 0.
+    """
     z = z.transpose(0, 1).flatten(1)
     return (z @ z.T / z.shape[1] - torch.eye(len(z))).square().mean() + z.mean(1).square().mean()
 
 
 def main() -> None:
+    """Run the command."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work", type=Path, default=Path("training"), help="checkpoints")
     parser.add_argument("--out", type=Path, default=Path("actors/assets/tiny-wan"), help="the pipeline's folder")
