@@ -187,10 +187,10 @@ def test_a_run_leaves_the_package_as_it_was(tmp_path):
     assert get_uri_for_directory(str(tmp_path), include_gitignore=True) == before
 
 
-def test_a_reward_is_the_same_wherever_the_checkout_lies(tmp_path, monkeypatch):
+def test_a_reward_is_the_same_wherever_the_checkout_lies(tmp_path):
     def found(folder: Path):
-        monkeypatch.setitem(pixel.PixelReward.__init__.__kwdefaults__, "folder", folder)
-        reward = rewards.reward("rewards.search", {"name": "pixel"}, {}, (), (1, 8, 5, 8, 8))
+        block = {"name": "pixel", "folder": str(folder)}
+        reward = rewards.reward("rewards.search", block, {}, (), (1, 8, 5, 8, 8))
         return reward.key, reward.identity
 
     here = found(pixel.ASSETS)
