@@ -182,11 +182,11 @@ class PixelReward:
     needs: Literal["latent", "estimate", "frames"] = "frames"
 
     @staticmethod
-    def files(*, folder: str | Path = ASSETS) -> list[Path]:
+    def files(*, folder: Path = ASSETS) -> list[Path]:
         """The net's config and weights."""
         return [Path(folder) / "config.json", Path(folder) / "model.safetensors"]
 
-    def __init__(self, *, folder: str | Path = ASSETS) -> None:
+    def __init__(self, *, folder: Path = ASSETS) -> None:
         self.net = load(Path(folder))
 
     @torch.inference_mode()
