@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 ROOT = Path(__file__).resolve().parents[1]
 MODULES = {"train": "actors.training.latent_rewards", "prfl": "actors.training.prfl"}
@@ -79,15 +80,17 @@ def cluster() -> Iterator[str]:
     """A small Ray cluster that two trainings can share, to which this process is connected; its address."""
     import ray
 
-    ray.init(
-        address="local",
-        num_cpus=2,
-        include_dashboard=False,
-        logging_level="ERROR",
-        log_to_driver=False,
-        _system_config={"num_workers_soft_limit": 32},  # else idle processes end, and new ones start at every epoch
-    )
-    try:
-        yield ray.get_runtime_context().gcs_address
-    finally:
-        ray.shutdown()
+    lean = {"RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0", "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2"}
+    with patch.dict(os.environ, lean):
+        ray.init(
+            address="local",
+            num_cpus=2,
+            include_dashboard=False,
+            logging_level="ERROR",
+            log_to_driver=False,
+            _system_config={"num_workers_soft_limit": 32},  # else idle processes end, and new ones start at every epoch
+        )
+        try:
+            yield ray.get_runtime_context().gcs_address
+        finally:
+            ray.shutdown()
