@@ -278,7 +278,6 @@ def test_lora_trains_adapters_alone_and_is_merged(load, here, tmp_path):
 # -- on Ray ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.ray
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")  # Ray Train of its own
 def test_a_training_whose_driver_was_killed_ends_as_if_it_had_not_been(load, tmp_path):
     """Killed in its second epoch of three steps each, a step after its checkpoint, in a step of flow matching."""

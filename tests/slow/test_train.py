@@ -321,7 +321,6 @@ def test_a_second_training_in_one_folder_is_refused(tmp_path, data, model, capsy
     assert codes == [2, 0]
 
 
-@pytest.mark.ray
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 def test_a_training_that_was_stopped_ends_as_if_it_had_not_been(tmp_path, data, model, capsys):
     """One in one go; and one that is killed in its second epoch, a step after its checkpoint, and gone on with."""
