@@ -30,7 +30,7 @@ def main() -> None:
         grades = dict(zip(a.components, zip(a.means, a.intervals, strict=True), strict=True)) if a.intervals else {}
         cells = [f"{grades[c][0]:.3f} ± {grades[c][1]:.3f}" if c in grades else "–" for c in components]
         rows.append([name, str(a.done), *cells, f"{a.nfe / max(a.done, 1):.0f}", str(a.nfe_spent)])
-    head = ["arm", "searches", *components, "NFE", "NFE run for all searches"]
+    head = ["arm", "searches", *components, "NFE", "NFE run"]
     Report(args.json).table("arms", " | ".join(head), rows)
 
 
