@@ -18,8 +18,6 @@ from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any, TextIO, TypeVar
 
-from rich.console import Console
-
 from actors.training import driver
 from raysearch import __version__
 from raysearch.config import config as configuration
@@ -41,7 +39,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         try:
             return obey(argv)
         finally:
-            sys.stdout.flush()
+            if sys.stdout is not None:  # a daemon's may be closed
+                sys.stdout.flush()
     except BrokenPipeError:
         if not any(unread(s) for s in (sys.stdout, sys.stderr)):
             raise  # another pipe or a connection broke
@@ -155,7 +154,7 @@ def tune_generator(path: Path, overrides: Sequence[str]) -> int:
 
 def searched(config: Config, run_dir: Path) -> int:
     """Run a config's searches, showing how they go, and return the exit code. Raises ConfigError, KeyboardInterrupt."""
-    console = Console(width=None if sys.stdout.isatty() else 120)
+    console = display.console()
     prompts.load(config)
     # torch and diffusers take seconds to import, and a mistake in the config should not wait for them.
     from actors.backend import Backend
@@ -189,7 +188,7 @@ async def ended_by_sigterm(work: Coroutine[Any, Any, T]) -> T:
 def show_status(run_dir: Path) -> int:
     """How the run or sweep in a folder is going, or how it ended; from any terminal, while it runs or after."""
     snapshot = status.read(run_dir.expanduser())
-    display.status(Console(width=None if sys.stdout.isatty() else 120), snapshot, time.time())
+    display.status(display.console(), snapshot, time.time())
     return 0
 
 

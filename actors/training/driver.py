@@ -5,7 +5,6 @@ torch and Ray take seconds to import, so they are imported only once a config is
 
 import json
 import signal
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
@@ -27,6 +26,7 @@ from raysearch.files import write
 from raysearch.recipe.digests import canonical_json
 from raysearch.session.directory import CONTENT, check_content, chosen, claimed
 from raysearch.session.display import DRAW_EVERY, LINE_EVERY, duration, say
+from raysearch.session.display import console as display_console
 from raysearch.session.journal import held
 
 S = TypeVar("S", bound=Settings)
@@ -65,7 +65,7 @@ def run(
         content = canonical_json({k: v.hex() for k, v in check_parts(config).items()}).encode()
         check_content(run_dir, content)
     write(run_dir / "config.yaml", resolved(config).encode())
-    console = Console(width=None if sys.stdout.isatty() else 120)
+    console = display_console()
     print_line = say(console)
     with held(run_dir / "journal"), claim_withdrawn_on_mistake(run_dir):
         write(run_dir / CONTENT, content)

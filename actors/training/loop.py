@@ -99,22 +99,25 @@ class Training:
         `batches` begins with the batch of step `self.step`. Raises FloatingPointError where a loss is not finite.
         """
         torch.set_flush_denormal(True)  # second moments of near-dead weights slow a CPU down otherwise
-        self.net.train()
-        for step, batch in zip(range(self.step, self.schedule.steps), batches, strict=False):
-            torch.manual_seed(seed_of(self.schedule.seed, step, self._rank))
-            for group in self._optimizer.param_groups:
-                group["lr"] = learning_rate(step, self.schedule)
-            value = loss(step, batch, self.means)
-            if not torch.isfinite(value):
-                raise FloatingPointError(f"the loss is {value.item()} at step {step}")
-            self._optimizer.zero_grad(set_to_none=True)
-            value.backward()
-            norm = nn.utils.clip_grad_norm_(self._parameters, self._max_grad_norm)
-            self._optimizer.step()
-            if self._average:
-                self._average.step(self._parameters)
-            self.step = step + 1
-            yield norm.item()
+        try:
+            self.net.train()
+            for step, batch in zip(range(self.step, self.schedule.steps), batches, strict=False):
+                torch.manual_seed(seed_of(self.schedule.seed, step, self._rank))
+                for group in self._optimizer.param_groups:
+                    group["lr"] = learning_rate(step, self.schedule)
+                value = loss(step, batch, self.means)
+                if not torch.isfinite(value):
+                    raise FloatingPointError(f"the loss is {value.item()} at step {step}")
+                self._optimizer.zero_grad(set_to_none=True)
+                value.backward()
+                norm = nn.utils.clip_grad_norm_(self._parameters, self._max_grad_norm)
+                self._optimizer.step()
+                if self._average:
+                    self._average.step(self._parameters)
+                self.step = step + 1
+                yield norm.item()
+        finally:
+            torch.set_flush_denormal(False)
 
     @contextmanager
     def averaged(self) -> Iterator[None]:

@@ -21,7 +21,7 @@ ALLOWED = {  # pydantic's name of a mistake -> what is allowed
     "greater_than": "above {gt:g}",
     "less_than_equal": "at most {le:g}",
     "less_than": "below {lt:g}",
-    "too_short": "a list of at least {min_length}",
+    "too_short": "a list with {min_length} entries or more",
     "value_error": "{error}",
 }
 
@@ -55,7 +55,9 @@ def one_line(key: str, value: Any, hint: Any, mistakes: Sequence[Any]) -> Config
     if first["type"] == UNKNOWN:
         return ConfigError(unknown_key(key, str(first["loc"][-1]), names))
     if first["type"] == "missing":
-        return ConfigError(f"{key} is missing")
+        return ConfigError(
+            f"{key} is missing" + (": the list is too short" if isinstance(first["loc"][-1], int) else "")
+        )
     if first["type"] == "literal_error":
         said = f"one of {said.replace(' or ', ', ')}".replace("'", "")
     return ConfigError.of(key, first["input"], ALLOWED.get(first["type"], said).format(**first.get("ctx", {})))

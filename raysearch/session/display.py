@@ -1,5 +1,6 @@
 """What a run prints while it goes on and when it ends: drawn live on a terminal, plain lines in a pipe."""
 
+import sys
 import time
 from collections.abc import Callable
 
@@ -93,6 +94,11 @@ def status(console: Console, s: Snapshot, now: float) -> None:
     for name, a in s.arms.items():
         quality = "".join(f", {c} {cell}" for c, cell in _judged(a).items())
         print_line(f"arm {name}: {_searches(a)}{quality}, {a.nfe_spent} NFE run")
+
+
+def console() -> Console:
+    """A console on standard output: as wide as a terminal, else 120 columns."""
+    return Console(width=None if sys.stdout is not None and sys.stdout.isatty() else 120)
 
 
 def say(console: Console) -> Callable[[str], None]:

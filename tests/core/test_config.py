@@ -28,6 +28,11 @@ MODEL = {"model": {"path": "x"}}
         (MODEL | {1: 2}, "1: unknown key; allowed here: model, sampler"),
         (MODEL | {"seeds": "0"}, "seeds: '0' is not allowed; it must be a list"),
         (MODEL | {"seeds": [0, -1]}, "seeds[1]: -1 is not allowed; it must be in 0..2^63-1"),
+        (MODEL | {"seeds": []}, "seeds: [] is not allowed; it must be a list with 1 entries or more"),
+        (
+            MODEL | {"policy": {"name": "scaling_noise", "weights": [1]}},
+            "policy.weights[1] is missing: the list is too",
+        ),
         (MODEL | {"seeds": [1, 1]}, "seeds: [1, 1] is not allowed; it must be without repetition"),
         (MODEL | {"output": {"fps": 2.5}}, "output.fps: 2.5 is not allowed; it must be of type int"),
         (MODEL | {"output": {"videos": "yes"}}, "output.videos: 'yes' is not allowed; it must be of type bool"),

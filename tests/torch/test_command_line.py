@@ -244,6 +244,11 @@ def test_a_closed_pipe_ends_a_command_quietly(command, tmp_path):
     assert (ended.returncode, ended.stderr) == (1, "")
 
 
+def test_a_daemon_without_an_output_runs_a_command(monkeypatch):
+    monkeypatch.setattr("sys.stdout", None)
+    assert main(["policies"]) == 0
+
+
 @pytest.mark.parametrize("argv", [["--help"], ["run", "--help"], ["sweep", "--help"], ["policies", "--help"]])
 def test_help(argv, capsys):
     with pytest.raises(SystemExit) as end:

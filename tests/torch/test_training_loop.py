@@ -31,6 +31,13 @@ def fit_a_sum(net, stop_at=None):
     return loss
 
 
+def test_numbers_near_zero_are_whole_again_after_a_training(tmp_path):
+    """A training flushes them to zero, which is the process's setting and not the training's."""
+    net = net_of()
+    train(net, fit_a_sum(net), SCHEDULE, checkpoint=tmp_path / "state.pt")
+    assert float(np.float64(1e-320) + np.float64(1e-320)) > 0
+
+
 @pytest.mark.parametrize("ema", [0.0, 0.9])
 def test_a_training_that_was_stopped_ends_as_if_it_had_not_been(tmp_path, ema):
     schedule = Schedule(steps=8, learning_rate=0.1, warm_up=2, ema=ema, every=2)
