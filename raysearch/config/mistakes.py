@@ -21,7 +21,7 @@ ALLOWED = {  # pydantic's name of a mistake -> what is allowed
     "greater_than": "above {gt:g}",
     "less_than_equal": "at most {le:g}",
     "less_than": "below {lt:g}",
-    "too_short": "a list with {min_length} entries or more",
+    "too_short": "a list with {min_length} or more entries",
     "value_error": "{error}",
 }
 

@@ -18,6 +18,7 @@ from raysearch.engine.protocol import (
     Answer,
     Call,
     Components,
+    Denoise,
     Encode,
     File,
     Finish,
@@ -35,7 +36,7 @@ from raysearch.recipe import long_video
 from raysearch.recipe.candidate import Candidate, Sampler, denoise
 from raysearch.recipe.digests import Digest, digest
 from raysearch.recipe.origins import Extend, Recording, points
-from raysearch.recipe.reward import Reward, Score, score_key
+from raysearch.recipe.reward import Reward, Score, met, score_key
 
 ATTEMPTS = 8  # at making something whose inputs keep getting lost
 IN_FLIGHT = 8  # candidates of one call that are worked on at a time, for each slot: no slot waits, and little is held
@@ -182,12 +183,12 @@ class Engine:
 
         The scorer looks again if an input got lost on the way, and another scorer does if the first one saw NaN.
         """
-        met = points(next((r.obstacles for r in rewards if r.obstacles), ()))
+        obstacles = points(met(rewards))
         velocity = isinstance(request, Look) and any(r.needs_velocity for r in rewards)
         reads, sampler = any(r.text for r in rewards), xs[0].sampler
         doubted = ""
         for _ in range(ATTEMPTS):
-            inputs = numbered("point", await self._points(met, sampler, spent))
+            inputs = numbered("point", await self._points(obstacles, sampler, spent))
             if reads:
                 inputs |= numbered("text", [await self._text(text, sampler, spent) for text in request.captions])
             others = await gather((self.latent(c, False, spent) for c in also.values()), len(also))
@@ -199,7 +200,7 @@ class Engine:
                 call = Call(request, inputs)
                 answer = await self._dispatcher.submit(call, age=spent.age, place=place, avoid=doubted)
             except InputLost:
-                self._lost((*xs, *also.values(), *met))
+                self._lost((*xs, *also.values(), *obstacles))
                 continue
             self.decodes += answer.reply.decodes
             self.rewards_computed += len(rewards) * len(request.captions)
@@ -278,8 +279,9 @@ class Engine:
                     except (InputLost, ReplicaDied):  # lost with its node
                         self._lost((source,))
                         continue
+            request = requests.leg(x, base, velocity)
             try:
-                call = Call(requests.leg(x, base, velocity), await self._inputs(x, base, source, state, spent))
+                call = Call(request, await self._inputs(x, request, source, state, spent))
                 answer = await self._dispatcher.submit(call, age=spent.age, place=state.place if state else "")
             except InputLost:
                 self._lost((source, *x.origin.reads))
@@ -296,12 +298,12 @@ class Engine:
         raise InputLost(f"the inputs of {x} were lost {ATTEMPTS} times")
 
     async def _inputs(
-        self, x: Candidate, base: int | None, source: Candidate | None, state: Entry | None, spent: Spent
+        self, x: Candidate, request: Denoise, source: Candidate | None, state: Entry | None, spent: Spent
     ) -> dict[str, Any]:
         """References that a denoiser reads for a leg of `x`, by name: see `Denoise`."""
         s, prompt = x.sampler, x.prompt
         inputs = {} if state is None else {"base": state.ref}
-        if base is None:
+        if request.start:
             inputs |= numbered("point", await self._points(x.origin.reads, s, spent))
         inputs["text"] = await self._text(long_video.caption(x), s, spent)
         if s.guided:
@@ -310,10 +312,11 @@ class Engine:
         if source is None and prompt.image is not None:
             picture = File("image", prompt.image, prompt.image_digest, (s.num_frames, s.height, s.width))
             inputs["first"] = await self._encoded(picture, s, spent)
-        elif state is not None and base is None and isinstance(how := x.origin.how, Extend) and how.anew:
-            assert source is not None
+        elif request.start and isinstance(how := request.start.how, Extend) and how.anew:
+            assert source is not None and state is not None
             inputs["first"] = await self._encoded(Prefix(how.prefix, source.identity), s, spent, state=state.ref)
-        texts = [await self._text(prompt.caption(i), s, spent) for i in long_video.captions(x)]
+        captions = request.queue.captions if request.queue else ()
+        texts = [await self._text(prompt.caption(i), s, spent) for i in captions]
         return inputs | numbered("text", texts)
 
     async def _spilled(self, x: Candidate, entry: Entry, spent: Spent) -> None:

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from raysearch.engine.protocol import Denoise, Finish, Look, Outputs, QueuePart, Start
 from raysearch.recipe import long_video
 from raysearch.recipe.candidate import Candidate
-from raysearch.recipe.origins import Layout, Renoise, layout
-from raysearch.recipe.reward import Reward
+from raysearch.recipe.origins import Renoise, layout
+from raysearch.recipe.reward import Reward, met
 
 
 def leg(x: Candidate, base: int | None, velocity: bool) -> Denoise:
@@ -52,12 +52,7 @@ def finish(x: Candidate, rewards: Sequence[Reward], outputs: Outputs, kept: Sequ
         rewards=tuple(r.key for r in rewards),
         captions=tuple(x.prompt.caption(i) for i in range(long_video.chunk(x) + 1)),
         links=long_video.links(x),
-        obstacles=_met(rewards),
+        obstacles=layout(met(rewards)),
         outputs=outputs,
         kept=tuple((c.step, c.sigma) for c in kept),
     )
-
-
-def _met(rewards: Sequence[Reward]) -> Layout:
-    """The layout of the obstacles that rewards meet: an arm has one set of obstacles."""
-    return next((layout(r.obstacles) for r in rewards if r.obstacles), ())

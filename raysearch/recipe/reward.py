@@ -1,6 +1,6 @@
 """A reward as recipes see it, and a score: what is asked about a candidate, and what is answered. Pure values."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from raysearch.recipe.digests import Digest, digest
@@ -37,6 +37,11 @@ class Reward:
     def total(self, components: Sequence[float]) -> float:
         """The weighted sum of a candidate's components."""
         return float(sum(w * c for w, c in zip(self.weights, components, strict=True)))
+
+
+def met(rewards: Iterable[Reward]) -> tuple[Obstacle, ...]:
+    """The obstacles that rewards of one arm read: an arm has one set of obstacles."""
+    return next((r.obstacles for r in rewards if r.obstacles), ())
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ MODEL = {"model": {"path": "x"}}
         (MODEL | {1: 2}, "1: unknown key; allowed here: model, sampler"),
         (MODEL | {"seeds": "0"}, "seeds: '0' is not allowed; it must be a list"),
         (MODEL | {"seeds": [0, -1]}, "seeds[1]: -1 is not allowed; it must be in 0..2^63-1"),
-        (MODEL | {"seeds": []}, "seeds: [] is not allowed; it must be a list with 1 entries or more"),
+        (MODEL | {"seeds": []}, "seeds: [] is not allowed; it must be a list with 1 or more entries"),
         (
             MODEL | {"policy": {"name": "scaling_noise", "weights": [1]}},
             "policy.weights[1] is missing: the list is too",
