@@ -65,7 +65,7 @@ class Session:
             prompts.check_images(self.prompts, self.plan.images)
             for arm in self.plan.arms:
                 self._stops(arm.sampler)
-            self.costs = estimate(self.plan, self.prompts, config.seeds)
+            self.costs = estimate(self.plan, self.prompts, config.seeds, report)
             content = content_of(self.plan, self.prompts)
             check_content(run_dir, content)
         self.directory = RunDirectory(
