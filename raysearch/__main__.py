@@ -18,6 +18,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any, TextIO, TypeVar
 
+from actors.models.settled import settled
 from actors.training import driver
 from raysearch import __version__
 from raysearch.config import config as configuration
@@ -156,11 +157,12 @@ def searched(config: Config, run_dir: Path) -> int:
     """Run a config's searches, showing how they go, and return the exit code. Raises ConfigError, KeyboardInterrupt."""
     console = display.console()
     prompts.load(config)
+    say = display.say(console)
+    config = settled(config, say)
     # torch and diffusers take seconds to import, and a mistake in the config should not wait for them.
     from actors.backend import Backend
     from raysearch.session.session import Session
 
-    say = display.say(console)
     session = Session(config, Backend(), run_dir=run_dir, report=say)
     for arm, cost in session.costs.items():
         say(f"{arm}: about {display.cost_text(cost)} a search")
