@@ -163,7 +163,7 @@ def searched(config: Config, run_dir: Path) -> int:
     from actors.backend import Backend
     from raysearch.session.session import Session
 
-    session = Session(config, Backend(), run_dir=run_dir, report=say)
+    session = Session(config, Backend(say), run_dir=run_dir, report=say)
     for arm, cost in session.costs.items():
         say(f"{arm}: about {display.cost_text(cost)} a search")
     in_all = sum(c.nfe for c in session.costs.values()) * session.searches_per_arm
