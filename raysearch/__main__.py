@@ -26,7 +26,7 @@ from raysearch.config.config import Config
 from raysearch.config.policies import find_policy, policy_names
 from raysearch.errors import ConfigError, RaysearchError, single
 from raysearch.session import dataset, display, status
-from raysearch.session.directory import chosen
+from raysearch.session.directory import chosen, goes_on
 from raysearch.sweep import grid
 
 T = TypeVar("T")
@@ -156,6 +156,7 @@ def searched(config: Config, run_dir: Path) -> int:
     """Run a config's searches, showing how they go, and return the exit code. Raises ConfigError, KeyboardInterrupt."""
     console = display.console()
     prompts.load(config)
+    goes_on(run_dir, configuration.resolved(config), config.resume)
     # torch and diffusers take seconds to import, and a mistake in the config should not wait for them.
     from actors.backend import Backend
     from raysearch.session.session import Session

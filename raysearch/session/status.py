@@ -4,6 +4,7 @@ A session writes status.json when its fleet starts, every few seconds, and when 
 ended still goes on is told by the lock on its journal.
 """
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,6 +23,8 @@ def read(run_dir: Path) -> Snapshot:
         s = _latest(run_dir)  # a run writes how it ended before it lets go of its journal
         if s.going:
             s = replace(s, state="finished" if 0 < s.total == s.done else "killed", left=None)
+            if s.state == "killed" and os.statvfs(run_dir).f_flag & os.ST_RDONLY:
+                s = replace(s, reason="its file system is read-only")  # the run could not write how it ended
     return s
 
 
