@@ -188,7 +188,7 @@ async def ended_by_sigterm(work: Coroutine[Any, Any, T]) -> T:
 
 def show_status(run_dir: Path) -> int:
     """How the run or sweep in a folder is going, or how it ended; from any terminal, while it runs or after."""
-    snapshot = status.read(run_dir.expanduser())
+    snapshot = status.read(run_dir)
     display.status(display.console(), snapshot, time.time())
     return 0
 

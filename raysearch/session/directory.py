@@ -148,7 +148,7 @@ def _same(path: Path, resolved: str) -> str | None:
             return None
         before, now = _leaves(OmegaConf.create(text)), _leaves(OmegaConf.create(resolved))
     except Exception as error:  # YAML errors have no common type
-        raise ConfigError.of("run_dir", str(path), fresh) from error
+        raise ConfigError.of("run_dir", str(path), f"{fresh}: its {CONFIG} is damaged") from error
     for key in [*now, *before]:
         if before.get(key) != now.get(key) and key.partition(".")[0] not in FREE:
             differs = f"this run holds {key}={before.get(key)!r}, and now it is {now.get(key)!r}"

@@ -61,6 +61,18 @@ class Journal:
 
 
 @contextmanager
+def understood(folder: Path) -> Iterator[None]:
+    """Raise ConfigError where reading a journal's records shows that this version did not write them."""
+    try:
+        yield
+    except ConfigError:
+        raise
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        allowed = f"a folder whose {folder.name}/{ANSWERS} holds nothing but records of this version"
+        raise ConfigError.of("run_dir", str(folder.parent), f"{allowed} ({type(error).__name__}: {error})") from error
+
+
+@contextmanager
 def held(folder: Path) -> Iterator[None]:
     """Hold the lock of a folder without a journal, such as a training's. Raises ConfigError if another process does."""
     with Folder(folder.parent).append(Path(folder.name, "lock")) as file:

@@ -27,9 +27,8 @@ from raysearch.recipe.candidate import Candidate, Sampler
 from raysearch.recipe.reward import Reward, Score
 from raysearch.search.budget import Cost
 from raysearch.search.context import Context
-from raysearch.session import dataset, replay, tables
+from raysearch.session import dataset, journal, replay, tables
 from raysearch.session.directory import CONTENT, RunDirectory, check_content, claimed
-from raysearch.session.journal import Journal
 from raysearch.session.plan import Backend, Search, content_of, context, estimate, run_policy, searches
 from raysearch.session.progress import ArmTally, Progress, Sink, follow
 from raysearch.session.snapshot import STATUS, Snapshot
@@ -75,15 +74,17 @@ class Session:
             sorted({f"{k}_{c}" for a in self.plan.arms for k, r in a.judges for c in r.components}),
             long=config.long.chunks > 1,
         )
-        self.journal = Journal(self.directory.journal)
+        self.journal = journal.Journal(self.directory.journal)
         self.directory.folder.write(CONTENT, content)
         self.searches_per_arm = len(self.prompts) * len(config.seeds)
         self.progress = Progress(
             run_dir.resolve().name, {a.arm.name: self._tally(a.holdout) for a in self.plan.arms}, clock()
         )
-        self.past = replay.read(self.directory.journal, self.plan)
-        for row in self.past.finished.values():
-            self.progress.add(row)
+        with journal.understood(self.directory.journal):
+            self.past = replay.read(self.directory.journal, self.plan)
+            for row in self.past.finished.values():
+                self.progress.add(row)
+            self.directory.flush()
         self.progress.kept = len(self.past.finished)
 
     def report(self, line: str) -> None:
@@ -133,7 +134,6 @@ class Session:
 
     async def _run(self) -> None:
         try:
-            self.directory.flush()
             if self.progress.done == self.progress.total:
                 return
             async with (

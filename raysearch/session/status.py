@@ -10,13 +10,20 @@ from pathlib import Path
 
 from raysearch.errors import ConfigError, check
 from raysearch.session import journal
-from raysearch.session.directory import JOURNAL
+from raysearch.session.directory import CONFIG, JOURNAL
 from raysearch.session.snapshot import STATUS, Snapshot, parse
 
 
 def read(run_dir: Path) -> Snapshot:
     """The latest snapshot of a run. Raises ConfigError."""
-    holds = (run_dir / "config.yaml").is_file() and (run_dir / JOURNAL / journal.ANSWERS).is_file()
+    try:
+        return _read(run_dir.expanduser())
+    except (OSError, RuntimeError) as error:  # it cannot be read; there is no such user
+        raise ConfigError.of("RUN_DIR", str(run_dir), f"the folder of a run, which can be read ({error})") from error
+
+
+def _read(run_dir: Path) -> Snapshot:
+    holds = (run_dir / CONFIG).is_file() and (run_dir / JOURNAL / journal.ANSWERS).is_file()
     check(holds, "RUN_DIR", str(run_dir), "the folder of a run, with config.yaml and journal/")
     s = _latest(run_dir)
     if s.going and journal.written(run_dir / JOURNAL) is False:
@@ -34,6 +41,6 @@ def _latest(run_dir: Path) -> Snapshot:
     if found is None:
         allowed = f"the folder of a run that has written {STATUS}: this one has not started its fleet"
         if file.is_file():
-            allowed = f"the folder of a run of this version of raysearch: its {STATUS} is of another"
+            allowed = f"the folder of a run of this version of raysearch: its {STATUS} is damaged or of another"
         raise ConfigError.of("RUN_DIR", str(run_dir), allowed)
     return found

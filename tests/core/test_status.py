@@ -212,7 +212,10 @@ run_virtual(s.run([(0.5, lambda seen: seen.elapsed > 20 and os._exit(9))]))
     ("text", "line"),
     [
         (None, "of a run that has written status.json: this one has not started its fleet"),
-        ('{"of": "another version"}', "of a run of this version of raysearch: its status.json is of another"),
+        (
+            '{"of": "another version"}',
+            "of a run of this version of raysearch: its status.json is damaged or of another",
+        ),
     ],
 )
 def test_a_run_without_a_status_of_this_version_is_one_clear_line(tmp_path, capsys, text, line):
