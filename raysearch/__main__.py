@@ -28,7 +28,7 @@ from raysearch.config.config import Config
 from raysearch.config.policies import find_policy, policy_names
 from raysearch.errors import ConfigError, RaysearchError, plain, single
 from raysearch.session import dataset, display, status
-from raysearch.session.directory import chosen
+from raysearch.session.directory import chosen, goes_on
 from raysearch.sweep import grid
 
 T = TypeVar("T")
@@ -191,6 +191,7 @@ def searched(config: Config, run_dir: Path) -> int:
     say = display.say(console)
     config = settled(config, say)
     shipped.check_rewards(configuration.arms(config))
+    goes_on(run_dir, configuration.resolved(config), config.resume)
     # torch and diffusers take seconds to import, and a mistake in the config should not wait for them.
     from actors.backend import Backend
     from raysearch.session.session import Session
@@ -221,7 +222,7 @@ async def ended_by_sigterm(work: Coroutine[Any, Any, T]) -> T:
 
 def show_status(run_dir: Path) -> int:
     """How the run or sweep in a folder is going, or how it ended; from any terminal, while it runs or after."""
-    snapshot = status.read(run_dir.expanduser())
+    snapshot = status.read(run_dir)
     display.status(display.console(), snapshot, time.time())
     return 0
 
