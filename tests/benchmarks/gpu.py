@@ -47,7 +47,6 @@ from transformers import ByT5Tokenizer, UMT5Config, UMT5EncoderModel
 
 from actors.backend import Backend
 from actors.models import DTYPES, wan
-from actors.workers import video
 from actors.workers.state import State
 from actors.workers.worker import Worker
 from raysearch.config import config as configuration
@@ -291,14 +290,9 @@ async def decode(folder: Path, args: argparse.Namespace, report: Report) -> None
             made()
         memory.append(peak.text)
     a, b = await paired(args.repeats, partial(timed, "ours", ours), partial(timed, "theirs", theirs))
-    began = time.perf_counter()
-    file = video.Mp4(fps=16)
-    file.add(frames["ours"])
-    size = len(file.close())
     rows = [
         ["diffusers' pipeline", spread(b), memory[1], ""],
         ["raysearch", spread(a), memory[0], str(np.array_equal(frames["ours"], frames["theirs"]))],
-        [f"and to an mp4 of {size / 1e6:.0f} MB, on one CPU core", f"{time.perf_counter() - began:.3f}", "", ""],
     ]
     report.table("decode", "one latent to frames | seconds: median, least, most | GB added | the same frames", rows)
 
