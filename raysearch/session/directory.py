@@ -6,7 +6,7 @@ other programs read them.
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,16 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from raysearch.errors import ConfigError, check
 from raysearch.files import write
-from raysearch.session.tables import BATCH, CANDIDATES, SEARCHES, Table, candidates_in, schema, search_records
+from raysearch.session.tables import (
+    BATCH,
+    CANDIDATES,
+    SEARCHES,
+    Table,
+    candidates_in,
+    schema,
+    search_records,
+    tag_column,
+)
 
 FREE = ("fleet", "output", "run_dir", "resume", "address")  # keys that may differ when a run is resumed
 JOURNAL = "journal"
@@ -33,13 +42,14 @@ class RunDirectory:
         resolved: str,
         search_components: list[str],
         judged_components: list[str],
+        tags: Sequence[str] = (),
         *,
         long: bool = False,
     ) -> None:
         """Write `resolved`, the run's config, to the claimed folder `path`, unless config.yaml holds one already.
 
-        Components name the columns of rewards. For `long` videos searches.parquet has, beside each judged mean, the
-        list of its values chunk by chunk.
+        Components name the columns of rewards, and `tags` columns that are copied from a file of prompts. For `long`
+        videos searches.parquet has, beside each judged mean, the list of its values chunk by chunk.
         """
         self.path, self.journal = path, path / JOURNAL
         if not (path / "config.yaml").stat().st_size:
@@ -47,7 +57,7 @@ class RunDirectory:
         chunks = {f"{c}_chunks": pa.list_(pa.float64()) for c in judged_components} if long else {}
         self.searches = Table(
             path / "searches.parquet",
-            schema(SEARCHES | chunks, judged_components),
+            schema(SEARCHES | dict.fromkeys(map(tag_column, tags), pa.string()) | chunks, judged_components),
             256,
             lambda: ([r] for r in search_records(self.journal)),
         )

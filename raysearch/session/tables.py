@@ -66,6 +66,11 @@ def schema(columns: dict[str, pa.DataType], components: Iterable[str]) -> pa.Sch
     return pa.schema([*columns.items(), *((c, pa.float64()) for c in components)])
 
 
+def tag_column(tag: str) -> str:
+    """The name of a tag's column in searches.parquet, which is never that of another column."""
+    return f"tag_{tag}"
+
+
 # -- rows ------------------------------------------------------------------------------------------------------------
 
 
@@ -102,6 +107,7 @@ def search_row(s: Search, ctx: Context, end: Outcome, *, nfe_spent: int, video: 
         "wall_seconds": ctx.meter.wall_seconds,
         "video": video,
     }
+    row |= {tag_column(tag): text for tag, text in s.tags.items()}
     if end.finished is None:
         return row
     for k, reward in s.plan.judges:
