@@ -1,7 +1,7 @@
 """The prompts of a run, from its config or a file, each with what is said for it alone.
 
 An entry is a text, a list of texts (the captions of a long video's chunks), or a mapping with these keys. In a file
-they are columns, and every other column is a tag: it is copied to searches.parquet.
+they are columns, and every other column is a tag, which searches.parquet has under its name after `tag_`.
 
     prompt             the text, or the list; in a file the column may have another name, `prompts_column`
     image              a first frame, by its path from the file's folder
@@ -151,7 +151,7 @@ def _entry(place: str, values: dict[str, Any], column: str, folder: Path | None)
     seed = _whole(key(at, "seed"), values.get("seed"), "0..2^63-1", SEEDS - 1)
     n = _whole(key(at, "n"), values.get("n"), f"1..{MOST}", MOST)
     check(n != 0, key(at, "n"), n, f"a whole number in 1..{MOST}")
-    tags = {k: _tag(key(at, k), v) for k, v in values.items() if k not in (column, "image", "seed", "n")}
+    tags = {f"tag_{k}": _tag(key(at, k), v) for k, v in values.items() if k not in (column, "image", "seed", "n")}
     prompt = _prompt(text, tuple(later), values.get("image"), folder, key(at, "image"))
     return Entry(prompt, negative, seed, n, tags, place)
 

@@ -55,9 +55,9 @@ def test_every_format_holds_the_same_rows(tmp_path, name):
     WRITERS[name](tmp_path / name)
     cat, dog = read(tmp_path / name)
     assert (cat.prompt, cat.negative_prompt, cat.seed, cat.n) == (Prompt("a cat, asleep"), "ugly", 7, 2)
-    assert cat.tags == {"negative_prompt": "ugly", "scene": "indoors", "score": "0.5"}
+    assert cat.tags == {"tag_negative_prompt": "ugly", "tag_scene": "indoors", "tag_score": "0.5"}
     assert (dog.prompt, dog.negative_prompt, dog.seed, dog.n) == (Prompt('a "dog"'), None, None, None)
-    assert dog.tags == {"negative_prompt": None, "scene": None, "score": "2.0"}
+    assert dog.tags == {"tag_negative_prompt": None, "tag_scene": None, "tag_score": "2.0"}
     assert dog.identity == dog.prompt.identity != cat.identity != cat.prompt.identity
 
 
@@ -78,7 +78,7 @@ def test_a_cell_may_span_lines_and_places_say_where_a_row_begins(tmp_path):
 def test_the_column_of_prompts_may_have_another_name(tmp_path):
     (tmp_path / "p.csv").write_text(",caption,prompt\n0,a cat,short\n")  # pandas writes its index without a name
     (entry,) = read(tmp_path / "p.csv", "caption")
-    assert (entry.prompt.text, entry.tags) == ("a cat", {"prompt": "short"})
+    assert (entry.prompt.text, entry.tags) == ("a cat", {"tag_prompt": "short"})
 
 
 def test_numbers_are_those_that_tables_hold(tmp_path):
