@@ -7,7 +7,7 @@ other programs read them.
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from secrets import token_hex
@@ -39,13 +39,14 @@ class RunDirectory:
         resolved: str,
         search_components: list[str],
         judged_components: list[str],
+        tags: Sequence[str] = (),
         *,
         long: bool = False,
     ) -> None:
         """Write `resolved`, the run's config, to the claimed folder `path`, unless config.yaml holds one already.
 
-        Components name the columns of rewards. For `long` videos searches.parquet has, beside each judged mean, the
-        list of its values chunk by chunk.
+        Components name the columns of rewards, and `tags` columns that are copied from a file of prompts. For `long`
+        videos searches.parquet has, beside each judged mean, the list of its values chunk by chunk.
         """
         self.path, self.journal, self.folder = path, path / JOURNAL, Folder(path)
         if not (path / CONFIG).stat().st_size:
@@ -54,7 +55,7 @@ class RunDirectory:
         self.searches = Table(
             self.folder,
             TABLES[0],
-            schema(SEARCHES | chunks, judged_components),
+            schema(SEARCHES | dict.fromkeys(tags, pa.string()) | chunks, judged_components),
             256,
             lambda: ([r] for r in search_records(self.journal)),
         )

@@ -65,7 +65,7 @@ class Session:
             prompts.check_images(self.prompts, self.plan.images)
             for arm in self.plan.arms:
                 self._stops(arm.sampler)
-            self.costs = estimate(self.plan, self.prompts, config.seeds)
+            self.costs = estimate(self.plan, [e.prompt for e in self.prompts], config.seeds)
             content = content_of(self.plan, self.prompts)
             check_content(run_dir, content)
         self.directory = RunDirectory(
@@ -73,11 +73,12 @@ class Session:
             resolved,
             sorted({c for a in self.plan.arms for c in a.components}),
             sorted({f"{k}_{c}" for a in self.plan.arms for k, r in a.judges for c in r.components}),
+            sorted({tag for e in self.prompts for tag in e.tags}),
             long=config.long.chunks > 1,
         )
         self.journal = journal.Journal(self.directory.journal)
         self.directory.folder.write(CONTENT, content)
-        self.searches_per_arm = len(self.prompts) * len(config.seeds)
+        self.searches_per_arm = sum(len(e.seeds(config.seeds)) for e in self.prompts)
         self.progress = Progress(
             run_dir.resolve().name, {a.arm.name: self._tally(a.holdout) for a in self.plan.arms}, clock()
         )
