@@ -24,7 +24,7 @@ from raysearch.config import config as configuration
 from raysearch.config import prompts
 from raysearch.config.config import Config
 from raysearch.config.policies import find_policy, policy_names
-from raysearch.errors import ConfigError, RaysearchError, single
+from raysearch.errors import ConfigError, RaysearchError, plain, single
 from raysearch.session import dataset, display, status
 from raysearch.session.directory import chosen, goes_on
 from raysearch.sweep import grid
@@ -64,7 +64,7 @@ def obey(argv: Sequence[str] | None) -> int:
         error = single(raised)
         if not isinstance(error, RaysearchError):
             raise error from None
-        print(f"raysearch: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"raysearch: {plain(error)}", file=sys.stderr)
         return 2 if isinstance(error, ConfigError) else 1
     except KeyboardInterrupt:
         print("raysearch: interrupted", file=sys.stderr)

@@ -172,10 +172,11 @@ def check_content(path: Path, content: bytes) -> None:
     """
     if (path / CONTENT).exists():
         try:
-            before, now = dict(json.loads((path / CONTENT).read_bytes())), json.loads(content)
-        except (ValueError, TypeError) as error:
-            allowed = f"a folder whose {CONTENT} is whole; without that file the run goes on, and nothing is compared"
-            raise ConfigError.of("run_dir", str(path), allowed) from error
+            before, now = json.loads((path / CONTENT).read_bytes()), json.loads(content)
+        except (ValueError, RecursionError):
+            before = None
+        allowed = f"a folder whose {CONTENT} is whole; without that file the run goes on, and nothing is compared"
+        check(isinstance(before, dict), "run_dir", str(path), allowed)
         for key in now:
             check(key in before, "run_dir", str(path), "a new folder: an earlier version of raysearch began this run")
             allowed = f"a new folder: {key} have changed since its run began"

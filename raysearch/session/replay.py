@@ -72,4 +72,6 @@ def read(folder: Path, plan: Plan) -> Past:
 
 
 def _row(record: dict[str, Any]) -> dict[str, Any]:
+    if arm_of(record["search_id"]) != record["arm"]:
+        raise ValueError(f"the search {record['search_id']} is not of the arm {record['arm']}")
     return {k: v for k, v in record.items() if k not in ("kind", "candidates")}

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from omegaconf import OmegaConf
 
@@ -21,7 +22,7 @@ from raysearch.engine.engine import Engine, Finished, Spent
 from raysearch.engine.protocol import Fleet, Outputs, Replica
 from raysearch.engine.spill import Spill
 from raysearch.engine.store import Store
-from raysearch.errors import FolderError
+from raysearch.errors import FolderError, told
 from raysearch.recipe import long_video
 from raysearch.recipe.candidate import Candidate, Sampler
 from raysearch.recipe.reward import Reward, Score
@@ -86,6 +87,7 @@ class Session:
                 self.progress.add(row)
             self.directory.flush()
         self.progress.kept = len(self.past.finished)
+        self._whole: asyncio.Task[Any] | None = None  # the task of all searches
 
     def report(self, line: str) -> None:
         """Show a line, if anybody is there to see it."""
@@ -169,6 +171,8 @@ class Session:
                     live.release()
 
     async def _run_searches(self, engine: Engine, live: asyncio.Semaphore) -> None:
+        self._whole = asyncio.current_task()
+
         async def one(s: Search) -> None:
             try:
                 await self._search(s, engine)
@@ -182,7 +186,10 @@ class Session:
                     tasks.create_task(one(s))
 
     async def _search(self, s: Search, engine: Engine) -> None:
-        """Run one search to its end, whatever that is, and record it. Raises CancelledError alone."""
+        """Run one search to its end, whatever that is, and record it.
+
+        Whatever a policy raises fails its search alone: a search is cancelled only with the task of all searches.
+        """
         spent, calls = Spent(s.age, self.past.spent.get(s.id, 0)), 0
 
         async def answer(xs: Sequence[Candidate], reward: Reward) -> list[Score]:
@@ -203,13 +210,12 @@ class Session:
                 self.journal.add({"kind": "exhausted", "search": s.id, "wall": ctx.meter.asked_at})
                 end = replace(end, status="budget", reason=str(ctx.history.exhausted))
             end = replace(end, finished=await self._finish(s, ctx, winner, engine, spent))
-        except asyncio.CancelledError:
-            self._record(s, ctx, replace(end, status="cancelled", reason="interrupted"), spent)
-            raise
-        except FolderError:
-            raise
-        except Exception as error:
-            end = replace(end, status="failed", reason=f"{type(error).__name__}: {error}")
+        except BaseException as error:
+            assert self._whole is not None
+            if self._whole.cancelling() and not isinstance(error, Exception):
+                self._record(s, ctx, replace(end, status="cancelled", reason="interrupted"), spent)
+                raise
+            end = replace(end, status="failed", reason=told(error))
         self._record(s, ctx, end, spent)
         engine.forget(spent)
 
