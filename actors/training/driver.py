@@ -58,7 +58,8 @@ def run(
     KeyboardInterrupt.
     """
     run_dir = chosen(config.run_dir, config.resume, name)
-    from actors.cluster.fleet import cluster_nodes, joined
+    from actors.cluster.fleet import cluster_nodes
+    from actors.cluster.head import joined
     from actors.cluster.placement import check_workers
 
     with claimed(run_dir, resolved(config), config.resume):
@@ -76,7 +77,7 @@ def run(
         print_line(f"{config.steps} steps to {run_dir / result}")
         try:
             interrupt_on_sigterm()
-            joined(config.address)
+            joined(config.address, report=print_line)
             interrupt_on_sigterm()  # Ray has set a handler that aborts a process which takes three seconds to end
             if not config.workers.wait:
                 check_workers(config.workers, cluster_nodes())

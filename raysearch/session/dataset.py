@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 
 from raysearch.config import config as configuration
 from raysearch.config.config import Config
+from raysearch.config.reading import read
 from raysearch.errors import check
 from raysearch.files import Folder
 from raysearch.recipe.digests import digest
@@ -37,7 +38,7 @@ GRADE = "final_"  # begins the columns of searches.parquet that hold grades
 
 def load(path: Path, overrides: Sequence[str] = ()) -> Config:
     """The collection of a file with `key=value` overrides. Raises ConfigError."""
-    values = configuration.read(path, overrides)
+    values = read(path, overrides, Config)
     check("sweep" not in values, "sweep", str(path), "left out of a collection")
     config = configuration.build({"resume": "auto"} | values | {"collect": values.get("collect") or {}})
     assert config.collect is not None

@@ -16,6 +16,7 @@ from typing import Any
 import pyarrow as pa
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
+from raysearch.config import config as configuration
 from raysearch.errors import ConfigError, check
 from raysearch.files import Folder
 from raysearch.session.journal import ANSWERS
@@ -146,7 +147,8 @@ def _same(path: Path, resolved: str) -> str | None:
         text = (path / CONFIG).read_text()
         if not text and {p.name for p in path.iterdir()} <= {CONFIG, f"{CONFIG}.partial"}:
             return None
-        before, now = _leaves(OmegaConf.create(text)), _leaves(OmegaConf.create(resolved))
+        begun = configuration.build(OmegaConf.to_container(OmegaConf.create(text)))  # newer keys get their defaults
+        before, now = (_leaves(OmegaConf.create(t)) for t in (configuration.resolved(begun), resolved))
     except Exception as error:  # YAML errors have no common type
         raise ConfigError.of("run_dir", str(path), f"{fresh}: its {CONFIG} is damaged") from error
     for key in [*now, *before]:

@@ -31,6 +31,7 @@ import pyarrow.parquet as pq
 from raysearch.config import config as configuration
 from raysearch.config.config import ARM_KEYS, Config
 from raysearch.config.mistakes import unknown_key
+from raysearch.config.reading import read
 from raysearch.errors import ConfigError, check
 from raysearch.files import Folder
 from raysearch.recipe.digests import digest
@@ -66,7 +67,7 @@ class Sweep:
 
 def load(path: Path, overrides: Sequence[str] = ()) -> Sweep:
     """The checked sweep of a YAML file with `key=value` overrides. Raises ConfigError."""
-    values = configuration.read(path, overrides)
+    values = read(path, overrides, Config)
     check("sweep" in values, "sweep", None, "a mapping with curves: without it this is a plain config")
     return build(values)
 
