@@ -9,7 +9,7 @@ RaysearchError
 ├── OutOfMemory (MemoryError)         a device without room for an item; the item waits, the replica loses a slot
 ├── ReplicaDied (ConnectionError)     the replica that ran an item is gone; the item goes back to the queue
 ├── PoisonousItem (RuntimeError)      an item that killed three replicas while it ran alone; its search fails
-└── NoReplica (RuntimeError)          no replica is left that could run the item
+└── NoReplica (RuntimeError)          the fleet is gone: the run ends, and its searches are left undone
 """
 
 
@@ -55,7 +55,7 @@ class PoisonousItem(RaysearchError, RuntimeError):
 
 
 class NoReplica(RaysearchError, RuntimeError):
-    """No replica of the kind that an item needs is in service or can be restarted."""
+    """The fleet does not start, or is gone: no search is to blame, and the run can go on later."""
 
 
 def check(holds: bool, key: str, value: object, allowed: str) -> None:
@@ -65,7 +65,9 @@ def check(holds: bool, key: str, value: object, allowed: str) -> None:
 
 
 def single(error: BaseException) -> BaseException:
-    """The one error inside nested groups of one error each; any other error as it is."""
-    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
-        error = error.exceptions[0]
+    """The one error inside nested groups, or the first of several of one class; any other error as it is."""
+    if isinstance(error, BaseExceptionGroup):
+        found = [single(e) for e in error.exceptions]
+        if len({type(e) for e in found}) == 1:
+            return found[0]
     return error

@@ -20,6 +20,7 @@ from raysearch.engine.engine import Engine, Finished, Spent
 from raysearch.engine.protocol import Fleet, Outputs, Replica
 from raysearch.engine.spill import SPILL, Spill
 from raysearch.engine.store import Store
+from raysearch.errors import NoReplica, single
 from raysearch.files import write
 from raysearch.recipe import long_video
 from raysearch.recipe.candidate import Candidate, Sampler
@@ -103,12 +104,18 @@ class Session:
         return ArmTally(self.searches_per_arm, name, judge.components, apart)
 
     async def run(self, sinks: Sequence[Sink] | None = None) -> Progress:
-        """Run every unfinished search. With `sinks`, even none, snapshots go to them and to status.json meanwhile."""
+        """Run every unfinished search. With `sinks`, even none, snapshots go to them and to status.json meanwhile.
+
+        Raises NoReplica if the fleet is gone: the searches that are left are then undone, and not failed.
+        """
         try:
             if sinks is None or self.progress.kept == self.progress.total:  # with nothing to do no file changes
                 await self._run()
             else:
                 await follow(self._run(), self.progress, [(SAVE_EVERY, self._save), *sinks], clock=self.clock)
+        except* NoReplica as lost:
+            again = f"to go on, give the same command again with run_dir={self.directory.path} resume=require"
+            raise NoReplica(f"{single(lost)}; {again}") from None
         finally:  # after the last status: `raysearch status` calls a run killed that is neither ended nor locked
             self.journal.close()
         return self.progress
