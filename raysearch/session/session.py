@@ -22,7 +22,7 @@ from raysearch.engine.engine import Engine, Finished, Spent
 from raysearch.engine.protocol import Fleet, Outputs, Replica
 from raysearch.engine.spill import Spill
 from raysearch.engine.store import Store
-from raysearch.errors import FolderError, told
+from raysearch.errors import FolderError, NoReplica, single, told
 from raysearch.recipe import long_video
 from raysearch.recipe.candidate import Candidate, Sampler
 from raysearch.recipe.reward import Reward, Score, score_key
@@ -121,13 +121,19 @@ class Session:
         return self.progress.kept == self.progress.total and not self.past.lacking
 
     async def run(self, sinks: Sequence[Sink] | None = None) -> Progress:
-        """Run every unfinished search. With `sinks`, even none, snapshots go to them and to status.json meanwhile."""
+        """Run every unfinished search. With `sinks`, even none, snapshots go to them and to status.json meanwhile.
+
+        Raises NoReplica if the fleet is gone: the searches that are left are then undone, and not failed.
+        """
         try:
             if sinks is None or self._idle:  # with nothing to do no file changes
                 await self._run()
             else:
                 own = [(SAVE_EVERY, self._save), (SAVE_EVERY, self._publish)]
                 await follow(self._run(), self.progress, [*own, *sinks], report=self.report, clock=self.clock)
+        except* NoReplica as lost:
+            again = f"to go on, give the same command again with run_dir={self.directory.path} resume=require"
+            raise NoReplica(f"{single(lost)}; {again}") from None
         finally:  # after the last status: `raysearch status` calls a run killed that is neither ended nor locked
             self.journal.close()
         return self.progress
@@ -196,8 +202,9 @@ class Session:
                     tasks.create_task(one(s))
 
     def _interrupted(self, error: BaseException) -> bool:
-        """True if an error is that of the whole run's end, and not of one search."""
-        return bool(self._whole and self._whole.cancelling()) and not isinstance(error, Exception)
+        """True if an error ends the whole run, and not one search."""
+        cancelled = bool(self._whole and self._whole.cancelling()) and not isinstance(error, Exception)
+        return cancelled or isinstance(error, FolderError)
 
     async def _search(self, s: Search, engine: Engine) -> None:
         """Run one search to its end, whatever that is, and record it.
