@@ -322,7 +322,9 @@ class Autoencoder:
         return latent.to(self._device, self.vae.dtype) / inverse_std + mean
 
     def _pictures(self, video: torch.Tensor) -> np.ndarray:
-        return np.rint(self._processor.postprocess_video(video, output_type="np")[0] * 255).astype(np.uint8)
+        # The bytes that the pipeline's floats round to, rounded before they leave a GPU: a quarter of them, and faster.
+        shown = self._processor.denormalize(video[0]).float() * 255
+        return shown.round().to(torch.uint8).permute(1, 2, 3, 0).contiguous().cpu().numpy()  # type: ignore[no-any-return]
 
     @torch.no_grad()
     def encode_image(self, image: Image.Image, num_frames: int, height: int, width: int) -> np.ndarray:
