@@ -37,12 +37,12 @@ Transformer(folder, *, dtype, device), whose attribute `dtype` is the torch.dtyp
 
 Autoencoder(folder, *, dtype, device), in which a size is `num_frames`, `height`, `width`, in frames and pixels
     decode(latent) -> numpy uint8 (T', H', W', 3)
-        The frames of one latent (1, C, T, H, W).
+        The frames of one latent (1, C, T, H, W). It and `decode_part` make bytes of numbers with `eight_bits`.
     decode_part(latent, *, fresh) -> numpy uint8 (T', H', W', 3)
         The frames of the next latent frames of a video, or with `fresh` of its first ones. The parts, one after the
         other, are the frames that `decode` makes of the whole latent.
-    encode_video(frames, num_frames, height, width) -> numpy float32 (1, C, T, H, W)
-        The latent of frames, uint8 (T', H', W', 3), that are first stretched to this size.
+    encode_video(frames, height, width) -> numpy float32 (1, C, T, H, W)
+        The latent of a clip, whose frames are PIL images that are first stretched to this size.
     encode_image(image, num_frames, height, width) -> numpy float32 (1, C, T, H, W)
         The latent of a PIL image, followed by empty frames. Needed unless `images` is "refused".
     image_channels(image, num_frames, height, width) -> numpy float32 (1, C', T, H, W)
@@ -60,6 +60,7 @@ import json
 from pathlib import Path
 from typing import Any, TypeAlias
 
+import numpy as np
 import torch
 from huggingface_hub import snapshot_download
 
@@ -98,6 +99,16 @@ def with_clean_frames(latent: torch.Tensor, condition: Condition) -> torch.Tenso
     if not isinstance(condition, torch.Tensor):
         return latent
     return torch.cat([condition, latent[:, :, condition.shape[2] :]], 2)
+
+
+def eight_bits(frames: np.ndarray) -> np.ndarray:
+    """Decoded frames, in which 0 is black and 1 is white, as uint8; what is beyond is black or white.
+
+    Raises FloatingPointError unless all are finite.
+    """
+    if not np.isfinite(frames).all():
+        raise FloatingPointError("the decoded frames are not finite")
+    return np.rint(frames.clip(0, 1) * 255).astype(np.uint8)
 
 
 def model_folder(path: str) -> Path:

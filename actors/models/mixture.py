@@ -6,14 +6,15 @@ the model predicts noise on DDIM's variance-preserving path. A latent is a point
 picture of a dot. So every policy runs in milliseconds, and the distribution that a policy should reach is known.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 
-from actors.models import Condition, index
+from actors.models import Condition, eight_bits, index
 from actors.sampling import solvers
 from raysearch.config.fleet import PoolConfig
 from raysearch.errors import ConfigError, check
@@ -172,18 +173,18 @@ class Autoencoder:
         x, y = (*latent.flatten().double().tolist(), 0.0)[:2]
         grid = (np.arange(SIDE) + 0.5) / SIDE * 2 * REACH - REACH
         dot = np.exp(-0.5 * ((grid[None] - x) ** 2 + (-grid[:, None] - y) ** 2) / 0.25**2)
-        return np.rint(255 * dot).astype(np.uint8)[None, ..., None].repeat(3, -1)
+        return eight_bits(dot)[None, ..., None].repeat(3, -1)
 
     def decode_part(self, latent: torch.Tensor, *, fresh: bool) -> np.ndarray:
         """The picture of `decode`: no part of a video depends on the part before it."""
         return self.decode(latent)
 
-    def encode_video(self, frames: np.ndarray, num_frames: int, height: int, width: int) -> np.ndarray:
-        """The point of the dot in `frames`, uint8 (T, H, W, 3) of any size, as float32 (1, C, 1, 1, 1).
+    def encode_video(self, frames: Iterable[Image.Image], height: int, width: int) -> np.ndarray:
+        """The point of the dot in `frames`, of any size, as float32 (1, C, 1, 1, 1).
 
         The point is the pixels' mean position, weighted by brightness. Coordinates after the second are 0.
         """
-        light = frames.astype(np.float64).mean((0, 3))
+        light = np.stack([np.asarray(frame, np.float64) for frame in frames]).mean((0, 3))
         light /= max(light.sum(), 1e-9)
         point = np.zeros((1, self._channels, 1, 1, 1), dtype=np.float32)
         grids = [(np.arange(n) + 0.5) / n * 2 * REACH - REACH for n in light.shape[::-1]]

@@ -5,7 +5,7 @@ the pipeline's.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
@@ -21,8 +21,7 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import AutoTokenizer, ByT5Tokenizer, CLIPImageProcessorPil, CLIPVisionModel, UMT5EncoderModel
 
-from actors.models import DTYPES, Condition, clean_frames, index, with_clean_frames
-from actors.workers import video
+from actors.models import DTYPES, Condition, clean_frames, eight_bits, index, with_clean_frames
 from raysearch.config.fleet import PoolConfig
 from raysearch.errors import check
 
@@ -270,14 +269,11 @@ class Autoencoder:
         video = torch.cat(parts, 2)
         if self.vae.config.patch_size is not None:
             video = unpatchify(video, patch_size=self.vae.config.patch_size)
-        return self._pictures(video.clamp(-1, 1))
+        return eight_bits((video[0].permute(1, 2, 3, 0) * 0.5 + 0.5).float().cpu().contiguous().numpy())
 
     def _scaled(self, latent: torch.Tensor) -> torch.Tensor:
         mean, inverse_std = self._statistics()
         return latent.to(self._device, self.vae.dtype) / inverse_std + mean
-
-    def _pictures(self, video: torch.Tensor) -> np.ndarray:
-        return np.rint(self._processor.postprocess_video(video, output_type="np")[0] * 255).astype(np.uint8)
 
     @torch.no_grad()
     def encode_image(self, image: Image.Image, num_frames: int, height: int, width: int) -> np.ndarray:
@@ -299,10 +295,11 @@ class Autoencoder:
         return np.concatenate([mask, latent], 1)
 
     @torch.no_grad()
-    def encode_video(self, frames: np.ndarray, num_frames: int, height: int, width: int) -> np.ndarray:
-        """The latent, float32 (1, C, T, H, W), of frames, uint8 (T', H', W', 3), stretched to a size."""
-        frames = video.fitted(frames, num_frames=num_frames, height=height, width=width)
-        pixels = torch.tensor(frames).permute(3, 0, 1, 2)[None].float() / 127.5 - 1
+    def encode_video(self, frames: Iterable[Image.Image], height: int, width: int) -> np.ndarray:
+        """The latent, float32 (1, C, T, H, W), of frames that are stretched to a size."""
+        size = (width, height)
+        fitted = np.stack([np.asarray(frame.resize(size, Image.Resampling.LANCZOS)) for frame in frames])
+        pixels = torch.tensor(fitted).permute(3, 0, 1, 2)[None].float() / 127.5 - 1
         mean, inverse_std = self._statistics()
         moments = self.vae.encode(pixels.to(self._device, self.vae.dtype)).latent_dist
         return ((moments.mode() - mean) * inverse_std).float().cpu().numpy()  # type: ignore[no-any-return]

@@ -118,8 +118,9 @@ def schema(dataset: str) -> pa.Schema:
 
 def captions(c: PrflConfig) -> list[str]:
     """The captions that steps of the reward draw from. Raises ConfigError."""
-    found = prompts.read(c.prompts, c.prompts_file)
+    found = prompts.read(c.prompts, c.prompts_file, c.model)
     for p in found:
-        check(p.image is None, "prompts", p.image, "texts alone: first frames come from the dataset (image_share)")
+        given = p.image and p.image.path
+        check(given is None, "prompts", given, "texts alone: first frames come from the dataset (image_share)")
         check(not p.later, "prompts", p.title, "single captions: there is but one chunk")
     return [p.text for p in found]

@@ -5,7 +5,6 @@ from fractions import Fraction
 
 import av
 import numpy as np
-from PIL import Image, UnidentifiedImageError
 
 
 class Mp4:
@@ -36,19 +35,3 @@ class Mp4:
         self._container.mux(self._stream.encode())
         self._container.close()
         return self._buffer.getvalue()
-
-
-def frames(data: bytes) -> np.ndarray:
-    """The frames, uint8 (T, H, W, 3), in a file's bytes; T is 1 for a picture. Raises PyAV's error for other files."""
-    try:
-        return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))[None]
-    except UnidentifiedImageError:
-        with av.open(io.BytesIO(data)) as container:
-            return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
-
-
-def fitted(frames: np.ndarray, *, num_frames: int, height: int, width: int) -> np.ndarray:
-    """Frames stretched to another size and sampled evenly in time, uint8 (num_frames, height, width, 3)."""
-    chosen = np.rint(np.linspace(0, len(frames) - 1, num_frames)).astype(int)
-    pictures = [Image.fromarray(frames[i]).resize((width, height), Image.Resampling.LANCZOS) for i in chosen]
-    return np.stack([np.asarray(p) for p in pictures])

@@ -12,10 +12,12 @@ from omegaconf import DictConfig, OmegaConf
 from raysearch.config import obstacles
 from raysearch.config.binding import Such, structured
 from raysearch.config.fleet import FleetConfig, check_fleet, check_guidance
+from raysearch.config.media import is_colour
 from raysearch.config.numbers import Count, Positive, Seed
 from raysearch.config.policies import load_policy
 from raysearch.errors import ConfigError, check
 from raysearch.recipe.long_video import Long
+from raysearch.recipe.origins import Fit
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 Ode = Literal["unipc", "euler", "dpm++"]
@@ -29,6 +31,7 @@ PLAIN = {"name": "single"}  # the policy of a config that names none
 MOST_STEPS = 10_000
 
 Seeds = Annotated[list[Seed], Len(1), Such("without repetition", lambda seeds: len(set(seeds)) == len(seeds))]
+Colour = Annotated[str, Such("a colour such as black or '#1a2b3c'", is_colour)]
 Name = Annotated[str, Such("a name of 1 to 64 letters, digits and . _ + -", re.compile(r"[\w.+-]{1,64}").fullmatch)]
 
 
@@ -42,6 +45,8 @@ class ModelConfig:
     width: Count = 832
     num_frames: Count = 81
     max_sequence_length: Count = 512
+    image_fit: Fit = "crop"  # what happens to a picture or recorded video of another aspect ratio
+    image_background: Colour = "black"  # behind transparent pixels, and beside a padded picture
 
 
 @dataclass(frozen=True)
@@ -243,6 +248,6 @@ def _arm(config: Config, block: dict[str, Any]) -> Arm:
     check(fits, "sampler.interpolant", sampler.interpolant, f"linear with sampler.name={sampler.name}")
     budget = structured(Budget, vars(config.budget) | block.get("budget", {}), "budget")
     rewards = structured(RewardsConfig, vars(config.rewards) | block.get("rewards", {}), "rewards")
-    avoided = obstacles.checked(block.get("obstacles", config.obstacles))
+    avoided = obstacles.checked(block.get("obstacles", config.obstacles), config.model)
     search, arguments = load_policy(policy)
     return Arm(label(block["name"]), str(policy["name"]), arguments, search, sampler, budget, rewards, avoided)

@@ -1,12 +1,11 @@
 """The prompts of a run, from its config or a file."""
 
 import json
-from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
-from raysearch.config.config import Config
-from raysearch.config.media import check_picture, is_file
+from raysearch.config.config import Config, ModelConfig
+from raysearch.config.media import is_file, recording
 from raysearch.config.mistakes import unknown_key
 from raysearch.errors import ConfigError, check
 from raysearch.recipe.candidate import Prompt
@@ -14,13 +13,14 @@ from raysearch.recipe.candidate import Prompt
 
 def load(config: Config) -> list[Prompt]:
     """The prompts of a config. Raises ConfigError."""
-    return read(config.prompts, config.prompts_file)
+    return read(config.prompts, config.prompts_file, config.model)
 
 
-def read(prompts: list[Any] | None, prompts_file: str | None) -> list[Prompt]:
+def read(prompts: list[Any] | None, prompts_file: str | None, model: ModelConfig) -> list[Prompt]:
     """`prompts`, or those of a file: one a line (.jsonl: an object with `prompt`, and `image` for a first frame).
 
-    A `prompt` that is a list has a caption for each chunk of a long video.
+    A `prompt` that is a list has a caption for each chunk of a long video. First frames are brought to the shape of the
+    videos of `model`.
     """
     check((prompts is None) != (prompts_file is None), "prompts", prompts, "given, or prompts_file is, and not both")
     if prompts is not None:
@@ -36,7 +36,7 @@ def read(prompts: list[Any] | None, prompts_file: str | None) -> list[Prompt]:
         if path.suffix == ".jsonl":
             entries = [_json(line, f"{where} entry {i + 1}") for i, line in enumerate(entries)]
     check(len(entries) > 0, where, entries, "at least one prompt")
-    found = [_prompt(e, folder, f"{where}[{i}]") for i, e in enumerate(entries)]
+    found = [_prompt(e, folder, f"{where}[{i}]", model) for i, e in enumerate(entries)]
     first: dict[bytes, int] = {}
     for i, p in enumerate(found):
         at = first.setdefault(p.identity, i)
@@ -56,8 +56,9 @@ def check_captions(found: list[Prompt], chunks: int) -> None:
 def check_images(found: list[Prompt], images: str) -> None:
     """Raises ConfigError where a first frame is given, or missing, as it may not be: see Plan.images."""
     for i, p in enumerate(found):
-        check(images != "refused" or p.image is None, f"prompts[{i}].image", p.image, "left out with this model")
-        fits = images != "required" or p.image is not None
+        given = p.image and p.image.path
+        check(images != "refused" or given is None, f"prompts[{i}].image", given, "left out with this model")
+        fits = images != "required" or given is not None
         check(fits, f"prompts[{i}]", p.title, "given with an image: this model makes videos of a first frame")
 
 
@@ -68,7 +69,7 @@ def _json(line: str, key: str) -> Any:
         raise ConfigError(f"{key} is no JSON: {error}") from error
 
 
-def _prompt(entry: Any, folder: Path, key: str) -> Prompt:
+def _prompt(entry: Any, folder: Path, key: str, model: ModelConfig) -> Prompt:
     if isinstance(entry, str | list):
         entry = {"prompt": entry}
     check(isinstance(entry, dict), key, entry, "a text, or a mapping with prompt and image")
@@ -85,6 +86,4 @@ def _prompt(entry: Any, folder: Path, key: str) -> Prompt:
     if image is None:
         return Prompt(text, later=tuple(later))
     check(isinstance(image, str) and is_file(folder / image), f"{key}.image", image, "an existing image file")
-    path = folder / image
-    check_picture(f"{key}.image", image, path)
-    return Prompt(text, str(path), blake2b(path.read_bytes(), digest_size=16).digest(), tuple(later))
+    return Prompt(text, recording(f"{key}.image", image, folder / image, model, still=True), tuple(later))

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Literal, Protocol, TypeAlias
 from raysearch.recipe.candidate import Sampler
 from raysearch.recipe.digests import Digest
 from raysearch.recipe.long_video import Link
-from raysearch.recipe.origins import How, Layout, Noise
+from raysearch.recipe.origins import How, Layout, Noise, Recording
 
 Components: TypeAlias = dict[str, tuple[float, ...]]  # of each reward, by its key
 
@@ -119,12 +119,11 @@ class Text:
 class File:
     """A picture as a first frame (`image`), or a picture or clip as a latent (`video`), brought to the model's size.
 
-    `content` is the digest of the file's bytes; the bytes, `data`, are read when the request is sent.
+    The file's bytes, `data`, are read when the request is sent.
     """
 
     what: Literal["image", "video"]
-    path: str
-    content: Digest | None
+    recording: Recording
     size: tuple[int, int, int]  # frames, height, width
     data: bytes = b""
 

@@ -124,7 +124,7 @@ def test_the_reward_is_minus_the_potential_and_serves_any_policy(tmp_path):
     mode = MODEL.means[0].numpy()
     Image.fromarray(dot(mode)[0]).save(tmp_path / "bad.png")
     coder = Autoencoder(MIXTURE, dtype="float32", device="cpu")
-    seen = coder.encode_video(dot(mode), 1, 1, 1).ravel()
+    seen = coder.encode_video([Image.fromarray(dot(mode)[0])], 1, 1).ravel()
     np.testing.assert_allclose(seen, mode, atol=0.01)
     repulsion_ = {"name": "repulsion", "eta": 0.5, "reach": 2.5}
     rows, latents = run_local(
