@@ -18,13 +18,14 @@ from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any, TextIO, TypeVar
 
+from actors.models.settled import settled
 from actors.training import driver
 from raysearch import __version__
 from raysearch.config import config as configuration
 from raysearch.config import prompts
 from raysearch.config.config import Config
 from raysearch.config.policies import find_policy, policy_names
-from raysearch.errors import ConfigError, RaysearchError, single
+from raysearch.errors import ConfigError, RaysearchError, plain, single
 from raysearch.session import dataset, display, status
 from raysearch.session.directory import chosen
 from raysearch.sweep import grid
@@ -64,7 +65,7 @@ def obey(argv: Sequence[str] | None) -> int:
         error = single(raised)
         if not isinstance(error, RaysearchError):
             raise error from None
-        print(f"raysearch: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"raysearch: {plain(error)}", file=sys.stderr)
         return 2 if isinstance(error, ConfigError) else 1
     except KeyboardInterrupt:
         print("raysearch: interrupted", file=sys.stderr)
@@ -156,11 +157,12 @@ def searched(config: Config, run_dir: Path) -> int:
     """Run a config's searches, showing how they go, and return the exit code. Raises ConfigError, KeyboardInterrupt."""
     console = display.console()
     prompts.load(config)
+    say = display.say(console)
+    config = settled(config, say)
     # torch and diffusers take seconds to import, and a mistake in the config should not wait for them.
     from actors.backend import Backend
     from raysearch.session.session import Session
 
-    say = display.say(console)
     session = Session(config, Backend(), run_dir=run_dir, report=say)
     for arm, cost in session.costs.items():
         say(f"{arm}: about {display.cost_text(cost)} a search")

@@ -12,6 +12,10 @@ RaysearchError
 └── NoReplica (RuntimeError)          no replica is left that could run the item
 """
 
+from unicodedata import category
+
+MOST = 2000  # characters of a text that is shown or stored in a row
+
 
 class RaysearchError(Exception):
     """The root of the tree: every error that raysearch raises on purpose."""
@@ -69,3 +73,31 @@ def single(error: BaseException) -> BaseException:
     while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
         error = error.exceptions[0]
     return error
+
+
+def plain(text: object, most: int = MOST) -> str:
+    """A text of the user's or out of a file as one line that is safe to show and to store.
+
+    The line is printable and has no escape sequences or surrogates; of a long text the middle is left out.
+    """
+    try:
+        whole = str(text)
+    except BaseException as error:  # an error of the user's may have any __str__
+        whole = f"(the text of {type(text).__name__} cannot be read: {type(error).__name__})"
+    if len(whole) > most:
+        head, tail = most * 3 // 4, most // 4
+        whole = f"{whole[:head]} [{len(whole) - head - tail} characters left out] {whole[-tail:]}"
+    return " ".join("".join(map(_printable, whole)).split())
+
+
+def _printable(c: str) -> str:
+    if c.isprintable() or c.isspace():
+        return c
+    return "" if category(c) == "Cf" else "?"  # what only formats is left out
+
+
+def told(error: BaseException) -> str:
+    """The class and the message of an error, whatever it is, as `plain` text."""
+    error = single(error)
+    name, message = type(error).__name__, plain(error)
+    return f"{name}: {message}" if message else name

@@ -3,7 +3,7 @@
 import inspect
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from hashlib import blake2b
 from pathlib import Path
@@ -33,14 +33,24 @@ def write(path: Path, content: bytes) -> None:
 
 def content_digest(paths: Sequence[Path]) -> bytes:
     """128 bits over the relative names and the contents of files, and of all files below folders. Raises OSError."""
+    files = ((path, file) for path in paths for file in (sorted(path.rglob("*")) if path.is_dir() else [path]))
+    return files_digest((str(file.relative_to(path)), file) for path, file in files if file.is_file())
+
+
+def chunks(file: Path) -> Iterator[bytes]:
+    """The content of a file, piece by piece. Raises OSError."""
+    with open(file, "rb") as content:
+        while chunk := content.read(1 << 24):
+            yield chunk
+
+
+def files_digest(files: Iterable[tuple[str, Path]], read: Callable[[Path], Iterable[bytes]] = chunks) -> bytes:
+    """128 bits over the names and the contents of files, which `read` reads. Raises OSError, and what `read` raises."""
     h = blake2b(digest_size=16)
-    for path in paths:
-        for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
-            if file.is_file():
-                h.update(digest(str(file.relative_to(path)), file.stat().st_size))
-                with open(file, "rb") as content:
-                    while chunk := content.read(1 << 24):
-                        h.update(chunk)
+    for name, file in files:
+        h.update(digest(name, file.stat().st_size))
+        for chunk in read(file):
+            h.update(chunk)
     return h.digest()
 
 

@@ -22,7 +22,7 @@ from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, Sc
 from ray.train.torch import TorchTrainer
 from torch import nn
 
-from actors.models import DTYPES
+from actors.models.weights import DTYPES
 from actors.training.config import CHECKPOINTS, PROGRESS, Settings
 from actors.training.loop import Loss, Training, seed_of
 from actors.training.metrics import Panel, record, recorded

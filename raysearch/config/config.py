@@ -39,7 +39,7 @@ Name = Annotated[str, Such("a name of 1 to 64 letters, digits and . _ + -", re.c
 class ModelConfig:
     """The model, and the videos that it makes: pixels, frames of one clip, and tokens of a caption."""
 
-    path: str  # a folder in diffusers' layout, or a hub id
+    path: str  # a folder in diffusers' layout, or a hub id: org/name or org/name@revision
     dtype: Dtype = "float32"
     height: Count = 480
     width: Count = 832
@@ -47,6 +47,8 @@ class ModelConfig:
     max_sequence_length: Count = 512
     image_fit: Fit = "crop"  # what happens to a picture or recorded video of another aspect ratio
     image_background: Colour = "black"  # behind transparent pixels, and beside a padded picture
+    truncate: bool = False  # cut longer captions instead of refusing them
+    variant: str | None = None  # of the weights, such as fp16; None: those without a variant
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from typing import Any
 import pyarrow as pa
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
+from raysearch.config import config as configuration
 from raysearch.errors import ConfigError, check
 from raysearch.files import write
 from raysearch.session.tables import BATCH, CANDIDATES, SEARCHES, Table, candidates_in, schema, search_records
@@ -120,7 +121,8 @@ def _same(path: Path, resolved: str) -> str | None:
         return None
     fresh = "a new or empty folder, or one with a run of this config"
     try:
-        before, now = _leaves(OmegaConf.create(text)), _leaves(OmegaConf.create(resolved))
+        begun = configuration.build(OmegaConf.to_container(OmegaConf.create(text)))  # newer keys get their defaults
+        before, now = (_leaves(OmegaConf.create(t)) for t in (configuration.resolved(begun), resolved))
     except Exception as error:  # YAML errors have no common type
         raise ConfigError.of("run_dir", str(path), fresh) from error
     for key in [*now, *before]:

@@ -10,6 +10,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from raysearch.errors import plain
 from raysearch.search.budget import Cost
 from raysearch.session.snapshot import ArmStatus, FleetStatus, Snapshot
 
@@ -102,8 +103,8 @@ def console() -> Console:
 
 
 def say(console: Console) -> Callable[[str], None]:
-    """A function that prints a line as it is: no markup, no colours, no wrapping."""
-    return lambda line: console.print(line, highlight=False, soft_wrap=True, markup=False)
+    """A function that prints a line, made `plain`: no markup, no colours, no wrapping."""
+    return lambda line: console.print(plain(line), highlight=False, soft_wrap=True, markup=False)
 
 
 # -- parts -----------------------------------------------------------------------------------------------------------

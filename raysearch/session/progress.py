@@ -12,7 +12,7 @@ import numpy as np
 from raysearch.bootstrap import RunningMean
 from raysearch.engine.dispatcher import Dispatcher
 from raysearch.engine.engine import Engine
-from raysearch.errors import single
+from raysearch.errors import single, told
 from raysearch.search.budget import Cost
 from raysearch.session.snapshot import ArmStatus, FleetStatus, Snapshot, Totals
 
@@ -168,7 +168,7 @@ async def follow(
         return result
     except Exception as raised:
         error = single(raised)
-        state, reason = "broken", " ".join(f"{type(error).__name__}: {error}".split())
+        state, reason = "broken", told(error)
         raise
     finally:
         if not task.done():

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from omegaconf import OmegaConf
 
@@ -20,6 +21,7 @@ from raysearch.engine.engine import Engine, Finished, Spent
 from raysearch.engine.protocol import Fleet, Outputs, Replica
 from raysearch.engine.spill import SPILL, Spill
 from raysearch.engine.store import Store
+from raysearch.errors import told
 from raysearch.files import write
 from raysearch.recipe import long_video
 from raysearch.recipe.candidate import Candidate, Sampler
@@ -83,6 +85,7 @@ class Session:
         for row in self.past.finished.values():
             self.progress.add(row)
         self.progress.kept = len(self.past.finished)
+        self._whole: asyncio.Task[Any] | None = None  # the task of all searches
 
     def _searches(self) -> Iterator[Search]:
         return searches(self.plan, self.prompts, self.config.seeds, apart=self._apart)
@@ -156,6 +159,8 @@ class Session:
                     live.release()
 
     async def _run_searches(self, engine: Engine, live: asyncio.Semaphore) -> None:
+        self._whole = asyncio.current_task()
+
         async def one(s: Search) -> None:
             try:
                 await self._search(s, engine)
@@ -169,7 +174,10 @@ class Session:
                     tasks.create_task(one(s))
 
     async def _search(self, s: Search, engine: Engine) -> None:
-        """Run one search to its end, whatever that is, and record it. Raises CancelledError alone."""
+        """Run one search to its end, whatever that is, and record it.
+
+        Whatever a policy raises fails its search alone: a search is cancelled only with the task of all searches.
+        """
         spent, calls = Spent(s.age, self.past.spent.get(s.id, 0)), 0
 
         async def answer(xs: Sequence[Candidate], reward: Reward) -> list[Score]:
@@ -190,11 +198,12 @@ class Session:
                 self.journal.add({"kind": "exhausted", "search": s.id, "wall": ctx.meter.asked_at})
                 end = replace(end, status="budget", reason=str(ctx.history.exhausted))
             end = replace(end, finished=await self._finish(s, ctx, winner, engine, spent))
-        except asyncio.CancelledError:
-            self._record(s, ctx, replace(end, status="cancelled", reason="interrupted"), spent)
-            raise
-        except Exception as error:
-            end = replace(end, status="failed", reason=f"{type(error).__name__}: {error}")
+        except BaseException as error:
+            assert self._whole is not None
+            if self._whole.cancelling() and not isinstance(error, Exception):
+                self._record(s, ctx, replace(end, status="cancelled", reason="interrupted"), spent)
+                raise
+            end = replace(end, status="failed", reason=told(error))
         self._record(s, ctx, end, spent)
         engine.forget(spent)
 

@@ -157,7 +157,7 @@ TABLE = [
     obstacle("video", sound(), "is no video that PyAV can read"),
     obstacle("video", huge(9_000, 9_000, 1000), "is not allowed; it must be a video of at most 8,589,934,592 ..."),
     obstacle("video", huge(10_000, 10_000, 2), BIG),
-    Mistake("obstacles=[{video: none.mp4}]", "obstacles[0].video: 'none.mp4' is not allowed; ..."),
+    Mistake(["obstacles=[{video: none.mp4}]"], "obstacles[0].video: 'none.mp4' is not allowed; ..."),
     Mistake(["obstacles=[{image: .}]"], "obstacles[0].image: '.' is not allowed; it must be an existing file"),
     Mistake(["obstacles=[{image: config.yaml, video: a.mp4}]"], "obstacles[0]: ... one of text, image, video, reward"),
     Mistake(["obstacles=[{picture: a.png}]"], "obstacles[0]: ... one of text, image, video, reward"),

@@ -14,6 +14,7 @@ from safetensors.numpy import load_file, save_file
 
 from actors import models
 from actors.backend import Backend
+from actors.models.frames import eight_bits
 from raysearch.session.session import Session
 
 CLASS, METHOD = r"^(\w+)(?:\.of)?\((.*?)\)", r"^    (\w+)\((.*?)\) ->"
@@ -47,7 +48,7 @@ def test_a_family_has_the_names_that_are_listed(name):
     module = importlib.import_module(f"actors.models.{name}")
     expected = listed()
     parts = {"TextEncoder", "Transformer", "Autoencoder", "ImageEncoder"}
-    assert {path[0] for path in expected} == {"check_folder", "Geometry"} | parts
+    assert {path[0] for path in expected} == {"check_folder", "token_counter", "Geometry"} | parts
     if name == "mixture":  # its videos have no first frame
         for needless in [k for k in expected if k[0] == "ImageEncoder"]:
             del expected[needless]
@@ -61,10 +62,10 @@ def test_a_family_has_the_names_that_are_listed(name):
 
 def test_bytes_are_made_of_finite_numbers_alone():
     given = np.array([-0.5, 0, 0.25, 0.5, 1, 1.5], np.float32)
-    assert models.eight_bits(given).tolist() == [0, 0, 64, 128, 255, 255]
+    assert eight_bits(given).tolist() == [0, 0, 64, 128, 255, 255]
     for bad in (np.nan, np.inf, -np.inf):
         with pytest.raises(FloatingPointError, match="the decoded frames are not finite"):
-            models.eight_bits(np.array([0.5, bad]))
+            eight_bits(np.array([0.5, bad]))
 
 
 def test_what_decodes_to_numbers_that_are_not_finite_fails_its_search(tiny, tmp_path):
