@@ -44,9 +44,10 @@ class Model:
 
 
 class Backend:
-    """Real models and rewards; `raysearch.testing.FakeBackend` has made-up ones."""
+    """Real models and rewards; `raysearch.testing.FakeBackend` has made-up ones. `report` takes lines for the user."""
 
-    def __init__(self) -> None:
+    def __init__(self, report: Callable[[str], None] = lambda line: None) -> None:
+        self._report = report
         self._publish: Callable[[Snapshot], None] | None = None
 
     def prepare(self, config: Config, arms: Sequence[Arm], begun: Config | None = None) -> Plan:
@@ -62,7 +63,7 @@ class Backend:
         if config.fleet.backend == "ray":
             from actors.cluster.fleet import connect
 
-            connect(config)
+            connect(config, self._report)
         else:
             check_devices(config)
         details = {"folder": str(model.folder), "rewards": tuple(specs.values())}
@@ -77,13 +78,15 @@ class Backend:
 
             return local_fleet(config, plan)
         from actors.cluster.fleet import ray_fleet
-        from actors.cluster.metrics import Metrics
 
-        self._publish = Metrics().publish
+        if config.fleet.metrics:
+            from actors.cluster.metrics import Metrics
+
+            self._publish = Metrics().publish
         return ray_fleet(config, plan, report)
 
     def publish(self, snapshot: Snapshot) -> None:
-        """Export a run's numbers as metrics of Ray; a local fleet exports none."""
+        """Export a run's numbers as metrics of Ray, where fleet.metrics asks for them; a local fleet exports none."""
         if self._publish is not None:
             self._publish(snapshot)
 

@@ -62,6 +62,6 @@ def run(
     from raysearch.session.session import Session
 
     path = chosen(loaded.run_dir, loaded.resume, name)
-    session = Session(settled(loaded, report), Backend(), run_dir=path, report=report)
+    session = Session(settled(loaded, report), Backend(report), run_dir=path, report=report)
     in_its_own_loop(session.run([]))
     return Result(path)

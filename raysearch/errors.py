@@ -9,6 +9,7 @@ RaysearchError
 ├── OutOfMemory (MemoryError)         a device without room for an item; the item waits, the replica loses a slot
 ├── ReplicaDied (ConnectionError)     the replica that ran an item is gone; the item goes back to the queue
 ├── PoisonousItem (RuntimeError)      an item that killed three replicas while it ran alone; its search fails
+├── FolderError (OSError)             a file of the run's folder that the disk does not take; the run ends
 └── NoReplica (RuntimeError)          no replica is left that could run the item
 """
 
@@ -58,6 +59,10 @@ class PoisonousItem(RaysearchError, RuntimeError):
     """An item during which too many replicas died while it ran alone."""
 
 
+class FolderError(RaysearchError, OSError):
+    """A file of a run's folder that cannot be written. The message names the folder and how to go on."""
+
+
 class NoReplica(RaysearchError, RuntimeError):
     """No replica of the kind that an item needs is in service or can be restarted."""
 
@@ -69,9 +74,11 @@ def check(holds: bool, key: str, value: object, allowed: str) -> None:
 
 
 def single(error: BaseException) -> BaseException:
-    """The one error inside nested groups of one error each; any other error as it is."""
-    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
-        error = error.exceptions[0]
+    """The one error inside nested groups, or the first of several of this tree; any other error as it is."""
+    if isinstance(error, BaseExceptionGroup):
+        first, *others = map(single, error.exceptions)
+        if all(isinstance(e, RaysearchError) for e in (first, *others)) or not others:
+            return first
     return error
 
 

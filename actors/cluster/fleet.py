@@ -7,7 +7,6 @@ node elsewhere, if it can.
 """
 
 import asyncio
-import os
 import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
@@ -21,13 +20,14 @@ from ray.util.placement_group import PlacementGroup, placement_group, remove_pla
 
 from actors.cluster import placement
 from actors.cluster.actor import launch
+from actors.cluster.head import joined
 from actors.cluster.placement import Home, Node, Tenant
 from actors.cluster.replica import RayGang, RayReplica, first_line, mapped
 from actors.workers.state import State
 from actors.workers.worker import Worker
 from raysearch.config.config import Config
 from raysearch.engine.sharing import gather
-from raysearch.errors import ConfigError, NoReplica, ReplicaDied
+from raysearch.errors import ConfigError, ReplicaDied
 from raysearch.session.plan import Plan
 
 PLACING_S = 30.0  # seconds: the least time for placing; Ray needs some, and so does a run that has just ended
@@ -137,30 +137,9 @@ def cluster_nodes() -> list[Node]:
     return [Node(n["Resources"], n["Labels"]) for n in ray.nodes() if n["Alive"]]
 
 
-def joined(address: str | None, key: str = "address") -> None:
-    """Connect to the cluster at `address`, or start one on this machine, unless this process is connected.
-
-    Raises ConfigError, which names `key`, if no cluster answers; NoReplica if Ray does not start here.
-    """
-    if ray.is_initialized():
-        return
-    address = address or os.environ.get("RAY_ADDRESS")
-    try:
-        ray.init(
-            address=address or "local",  # without it Ray waits for a killed cluster whose address file is left
-            include_dashboard=None if address else False,
-            logging_level="ERROR",
-            log_to_driver=False,
-        )
-    except (ConnectionError, ValueError) as error:  # ValueError: the address is malformed
-        raise ConfigError(f"{key}: no Ray cluster answers at {address!r} ({first_line(error)})") from error
-    except Exception as error:  # untyped errors of Ray: on a busy machine a node may not start in time
-        raise NoReplica(f"Ray does not start: {first_line(error)}") from error
-
-
-def connect(config: Config) -> None:
+def connect(config: Config, report: Callable[[str], None]) -> None:
     """Connect to the configured cluster, or start one here. Raises ConfigError unless it can hold the fleet."""
-    joined(config.fleet.address, "fleet.address")
+    joined(config.fleet.address, "fleet.address", metrics=config.fleet.metrics, report=report)
     placement.homes(config)
     if not config.fleet.wait_s:  # with fleet.wait_s, nodes may join later
         placement.check_cluster(config, cluster_nodes())

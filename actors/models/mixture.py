@@ -180,7 +180,7 @@ class Autoencoder:
         x, y = (*latent.flatten().double().tolist(), 0.0)[:2]
         grid = (np.arange(SIDE) + 0.5) / SIDE * 2 * REACH - REACH
         dot = np.exp(-0.5 * ((grid[None] - x) ** 2 + (-grid[:, None] - y) ** 2) / 0.25**2)
-        return eight_bits(dot)[None, ..., None].repeat(3, -1)
+        return eight_bits(torch.from_numpy(dot)[None, ..., None].expand(1, SIDE, SIDE, 3))
 
     def decode_part(self, latent: torch.Tensor, *, fresh: bool) -> np.ndarray:
         """The picture of `decode`: no part of a video depends on the part before it."""

@@ -294,7 +294,7 @@ class Autoencoder:
         video = torch.cat(parts, 2)
         if self.vae.config.patch_size is not None:
             video = unpatchify(video, patch_size=self.vae.config.patch_size)
-        return eight_bits((video[0].permute(1, 2, 3, 0) * 0.5 + 0.5).float().cpu().contiguous().numpy())
+        return eight_bits((video[0].permute(1, 2, 3, 0) * 0.5 + 0.5).float())
 
     def _scaled(self, latent: torch.Tensor) -> torch.Tensor:
         mean, inverse_std = self._statistics()

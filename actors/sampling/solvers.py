@@ -135,7 +135,7 @@ class Solver:
         timestep = self.timesteps[state["_step_index"]]
         drawn = {} if noise is None else {"variance_noise": noise}
         latent = self._scheduler.step(velocity, timestep, latent, return_dict=False, **drawn)[0]
-        return latent, self._capture()
+        return latent.float(), self._capture()  # some schedulers round it to the velocity's dtype, as in a pipeline
 
     def alpha(self, sigma: torch.Tensor) -> torch.Tensor:
         """alpha of a noise level: the factor of x0 in a noisy latent."""

@@ -36,7 +36,7 @@ from actors.training.metrics import Panel
 from actors.training.pairs import accuracy, agreement, grouped
 from raysearch.config.binding import bind
 from raysearch.errors import check
-from raysearch.files import content_digest, replacing
+from raysearch.files import Folder, content_digest
 from raysearch.session.dataset import SPLITS, shards_of
 
 PANELS = (
@@ -155,7 +155,7 @@ def work(c: TrainConfig) -> None:
 
 def keep(t: Trainee, run_dir: Path) -> None:
     """Write the reward to its folder in the run directory, whole or not at all."""
-    with replacing(run_dir / REWARD) as folder:
+    with Folder(run_dir).replacing(REWARD) as folder:
         t.save(folder)
 
 

@@ -39,7 +39,7 @@ from actors.training.metrics import Panel
 from actors.training.prfl_config import ADAPTER, MODEL, LoraConfig, PrflConfig, captions, schema
 from raysearch.config.config import SamplerConfig
 from raysearch.errors import check
-from raysearch.files import content_digest, replacing
+from raysearch.files import Folder, content_digest
 from raysearch.recipe.digests import digest
 from raysearch.session.dataset import shards_of
 
@@ -278,7 +278,7 @@ class Prfl:
             net = copy.deepcopy(net)  # the net in training keeps its adapters apart
             net.fuse_lora()
             net.unload_lora()
-        with replacing(run_dir / MODEL) as folder:
+        with Folder(run_dir).replacing(MODEL) as folder:
             shutil.copy(self.folder / "model_index.json", folder)
             for part in parts(self.folder):
                 if part != "transformer":

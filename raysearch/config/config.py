@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 from annotated_types import Ge, Gt, Le, Len
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 
 from raysearch.config import obstacles
 from raysearch.config.binding import Such, structured
@@ -15,6 +15,7 @@ from raysearch.config.fleet import FleetConfig, check_fleet, check_guidance
 from raysearch.config.media import is_colour
 from raysearch.config.numbers import Count, Positive, Seed
 from raysearch.config.policies import load_policy
+from raysearch.config.reading import read
 from raysearch.errors import ConfigError, check
 from raysearch.recipe.long_video import Long
 from raysearch.recipe.origins import Fit
@@ -165,33 +166,11 @@ class Arm:
 
 def load(path: Path, overrides: Sequence[str] = ()) -> Config:
     """The config of a file with `key=value` overrides. Raises ConfigError."""
-    values = read(path, overrides)
+    values = read(path, overrides, Config)
     for other in ("sweep", "collect"):
-        allowed = f"run by `python -m raysearch {other}`: it is no key of a plain run"
-        check(values.get(other) is None, other, str(path), allowed)
+        allowed = f"left out of a plain run, or the file run by `python -m raysearch {other}`"
+        check(values.get(other) is None, other, values.get(other), allowed)
     return build(values)
-
-
-def read(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """A file with `key=value` overrides as a plain mapping, not checked any further. Raises ConfigError."""
-    check(path.is_file(), "the config file", str(path), "an existing YAML file")
-    try:
-        loaded = OmegaConf.load(path)
-    except Exception as error:  # yaml's own errors span several lines
-        raise ConfigError(f"{path} is no YAML: {' '.join(str(error).split())}") from error
-    check(isinstance(loaded, DictConfig), "the config file", str(path), "a YAML mapping")
-    for o in overrides:
-        check("=" in o and not o.startswith("="), "an override", o, "of the form key=value")
-    try:
-        given = OmegaConf.from_dotlist(list(overrides))
-        name = OmegaConf.select(given, "policy.name")
-        if isinstance(loaded, DictConfig) and name is not None and name != OmegaConf.select(loaded, "policy.name"):
-            loaded.pop("policy", None)  # another policy does not take the first one's arguments
-        merged = OmegaConf.merge(loaded, given)
-        values: dict[str, Any] = OmegaConf.to_container(merged, resolve=True)  # type: ignore[assignment]
-    except Exception as error:
-        raise ConfigError(f"the overrides {list(overrides)} cannot be read: {' '.join(str(error).split())}") from error
-    return values
 
 
 def build(values: Any) -> Config:

@@ -1,5 +1,6 @@
 """The block `fleet`: how many replicas there are of each kind, and which share of a machine each has."""
 
+import re
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
@@ -75,6 +76,7 @@ class FleetConfig:
 
     backend: Literal["ray", "local"] = "ray"
     address: str | None = None  # of a running Ray cluster; None: RAY_ADDRESS if set, else a local one
+    metrics: bool = False  # exported by Ray's nodes to Prometheus
     store_gb: Positive = 1.0
     wait_s: Amount = 0.0  # how long the cluster may take to have room for the fleet (an autoscaler)
     timeout_s: Positive = (
@@ -85,8 +87,18 @@ class FleetConfig:
     encoders: EncoderPoolConfig = field(default_factory=EncoderPoolConfig)
 
 
+def check_address(address: str, key: str) -> None:
+    """Raises ConfigError, which names `key`, for what is not the address of a Ray cluster."""
+    place = re.fullmatch(r"(ray://)?[^\s/:]+:(\d{1,5})|(ray://)?\[[\da-f:.]+\]:(\d{1,5})", address)
+    port = int(place[2] or place[4]) if place else 0
+    allowed = "host:port of a Ray head, as in 10.0.0.1:6379, or auto, or local"
+    check(address in ("auto", "local") or 0 < port < 2**16, key, address, allowed)
+
+
 def check_fleet(f: FleetConfig) -> None:
     """Raises ConfigError where the values of several keys do not go together."""
+    if f.address is not None:
+        check_address(f.address, "fleet.address")
     d, s = f.denoisers, f.scorers
     if s.share_gpus:
         bound = s.accelerator is None and not s.labels

@@ -9,6 +9,7 @@ import shutil
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import torch
 from runs import config
 from safetensors.numpy import load_file, save_file
 
@@ -61,11 +62,11 @@ def test_a_family_has_the_names_that_are_listed(name):
 
 
 def test_bytes_are_made_of_finite_numbers_alone():
-    given = np.array([-0.5, 0, 0.25, 0.5, 1, 1.5], np.float32)
+    given = torch.tensor([-0.5, 0, 0.25, 0.5, 1, 1.5])
     assert eight_bits(given).tolist() == [0, 0, 64, 128, 255, 255]
     for bad in (np.nan, np.inf, -np.inf):
         with pytest.raises(FloatingPointError, match="the decoded frames are not finite"):
-            eight_bits(np.array([0.5, bad]))
+            eight_bits(torch.tensor([0.5, bad]))
 
 
 def test_what_decodes_to_numbers_that_are_not_finite_fails_its_search(tiny, tmp_path):
