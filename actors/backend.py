@@ -67,7 +67,7 @@ class Backend:
         else:
             check_devices(config)
         details = {"folder": str(model.folder), "rewards": tuple(specs.values())}
-        return Plan(plans, details, model.geometry.images)
+        return Plan(plans, details, model.geometry.images, model.geometry.fps)
 
     def fleet(
         self, config: Config, plan: Plan, report: Callable[[str], None]

@@ -16,6 +16,7 @@ Geometry.of(folder) -> Geometry, a frozen dataclass: facts from config files alo
     path: str               "flow" (x = (1 - sigma) x0 + sigma noise) or "vp" (x = sqrt(1 - sigma^2) x0 + sigma noise)
     text_dim: int | None    D of a caption's embedding, for rewards that read one; None if any D will do
     per_frame: bool         True if the transformer takes a noise level for each latent frame, which a queue needs
+    fps: int                frames a second of the model's videos
     images: str             first frames are "allowed", "required" or "refused"
     image_to_video: bool    True if the transformer sees the first frame in channels of their own
     sees_image: bool        True if the transformer attends to an ImageEncoder's embedding, too; only of image_to_video

@@ -141,6 +141,7 @@ class Geometry:
     in_channels: int
     text_dim: int | None = None
     path: str = "flow"
+    fps: int = 8
     per_frame: bool = False
     images: str = "refused"
     image_to_video: bool = False

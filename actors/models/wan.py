@@ -37,6 +37,7 @@ KINDS = {  # the classes of the parts that are called by more than the pipeline'
     "vae": "AutoencoderKLWan",
     "image_encoder": "CLIPVisionModel",
 }
+FPS = {16: 16, 48: 24}  # of Wan 2.1 and of Wan 2.2 5B, by the channels of their latents
 TOGETHER = 1024  # latent frames are decoded in one pass while they have no more latent pixels than this
 
 
@@ -188,6 +189,11 @@ class Geometry:
     def images(self) -> str:
         """Whether a prompt may have a first frame: "required" or "allowed"."""
         return "required" if self.image_to_video else "allowed"
+
+    @property
+    def fps(self) -> int:
+        """Frames a second of the model's videos."""
+        return FPS.get(self.z_dim, 8)
 
     @property
     def per_frame(self) -> bool:

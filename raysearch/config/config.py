@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 from raysearch.config import obstacles
 from raysearch.config.binding import Such, structured
 from raysearch.config.fleet import FleetConfig, check_fleet, check_guidance
-from raysearch.config.media import is_colour
+from raysearch.config.media import RATES, frame_rate, is_colour
 from raysearch.config.numbers import Count, Positive, Seed
 from raysearch.config.policies import load_policy
 from raysearch.config.reading import read
@@ -33,6 +33,8 @@ MOST_STEPS = 10_000
 
 Seeds = Annotated[list[Seed], Len(1), Such("without repetition", lambda seeds: len(set(seeds)) == len(seeds))]
 Colour = Annotated[str, Such("a colour such as black or '#1a2b3c'", is_colour)]
+# Of any type: of a union pydantic would name but one member as what is allowed.
+Rate = Annotated[Any, Such(RATES, frame_rate)]
 Name = Annotated[str, Such("a name of 1 to 64 letters, digits and . _ + -", re.compile(r"[\w.+-]{1,64}").fullmatch)]
 
 
@@ -91,7 +93,7 @@ class OutputConfig:
     videos: bool = True
     latents: bool = False
     frames: bool = False
-    fps: Count = 8
+    fps: Rate | None = None  # frames a second of the mp4; None: the model's own
     scale: Count = 1  # each pixel becomes scale x scale in the mp4
 
 

@@ -6,10 +6,13 @@ to the aspect ratio of a video. The check of a config reads a file in the very w
 
 import io
 import warnings
-from collections.abc import Iterator
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from fractions import Fraction
 from functools import lru_cache
 from hashlib import blake2b
-from itertools import repeat
+from itertools import accumulate, repeat
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,8 +29,10 @@ if TYPE_CHECKING:
     from raysearch.config.config import ModelConfig
 
 PICTURE = 89_478_485  # pixels at most; Pillow warns beyond this
+PAUSE = 100  # milliseconds that browsers show a frame of an animation for that says nothing
 VIDEO = 2**33  # pixels of all frames together at most: two minutes in 1080p
 EXACT = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
+RATES = "a number of frames a second from 0.001 to 1000, such as 16, 23.976 or 24000/1001"
 UNTAGGED = 2  # FFmpeg's number of a matrix that a file does not name
 
 
@@ -49,6 +54,23 @@ def is_colour(text: str) -> bool:
         return len(ImageColor.getrgb(text)) == 3
     except ValueError:
         return False
+
+
+def frame_rate(value: object) -> Fraction:
+    """The frames a second, exactly, that a config means by a number or by a text. Raises ValueError if it means none.
+
+    23.976, 29.97 and the like mean the rates of NTSC, 24000/1001 and 30000/1001.
+    """
+    try:
+        rate = Fraction(str(value))
+    except (ValueError, ZeroDivisionError):
+        raise ValueError(RATES) from None
+    ntsc = rate * 1001 / 1000
+    if rate.denominator > 1 and abs(ntsc - round(ntsc)) < Fraction(1, 200):
+        rate = Fraction(round(ntsc) * 1000, 1001)
+    if not Fraction(1, 1000) <= rate <= 1000 or rate.denominator > 10**6:
+        raise ValueError(RATES)
+    return rate
 
 
 def matrix(width: int, height: int) -> Colorspace:
@@ -94,15 +116,15 @@ def shown(recording: Recording, data: bytes, num_frames: int, height: int, width
     They have the aspect ratio of `width` to `height`, and what remains of the file's own resolution; stretched ones are
     as large as in the file. Raises NotShown, or an error of Pillow or PyAV.
     """
-    total = sum(1 for _ in _frames(data, recording.still))
-    if not total:
+    times = [(start, duration) for _, start, duration in _frames(data, recording.still)]
+    if not times:
         raise NotShown("a video with a frame in it")
-    chosen = np.bincount(np.rint(np.linspace(0, total - 1, num_frames)).astype(int), minlength=total)
-    for times, frame in zip(chosen, _frames(data, recording.still), strict=True):
-        if times:
+    chosen = Counter(_evenly(times, num_frames))
+    for i, (frame, _, _) in enumerate(_frames(data, recording.still)):
+        if i in chosen:
             picture = _of_picture if isinstance(frame, Image.Image) else _of_video
             whole = picture(frame, recording.background)
-            yield from repeat(framed(whole, width, height, recording.fit, recording.background), times)
+            yield from repeat(framed(whole, width, height, recording.fit, recording.background), chosen[i])
 
 
 def framed(picture: Image.Image, width: int, height: int, fit: Fit, background: str) -> Image.Image:
@@ -123,8 +145,20 @@ def framed(picture: Image.Image, width: int, height: int, fit: Fit, background: 
     return canvas
 
 
-def _frames(data: bytes, still: bool) -> Iterator[Image.Image | av.VideoFrame]:
-    """The frames in a file's bytes; of a `still` the first. An animation is one object, changed by the next frame."""
+def _evenly(times: Sequence[tuple[int, int]], n: int) -> list[int]:
+    """The frames that are shown in the middle of each of `n` equal parts of the time of all, given `_frames`' times."""
+    starts = list(accumulate((start for start, _ in times), max))
+    first, last = starts[0], starts[-1]
+    mean = (last - first) // max(len(starts) - 1, 1)
+    length = last - first + (times[-1][1] or mean or 1)
+    return [bisect_right(starts, first + (2 * i + 1) * length // (2 * n)) - 1 for i in range(n)]
+
+
+def _frames(data: bytes, still: bool) -> Iterator[tuple[Image.Image | av.VideoFrame, int, int]]:
+    """The frames in a file's bytes, or the first of a `still`, each with its start and its duration or 0 if none is said.
+
+    An animation is one object, which the next frame changes. The unit of time is the file's own.
+    """
     try:
         picture = Image.open(io.BytesIO(data))
     except Image.DecompressionBombError:
@@ -136,15 +170,18 @@ def _frames(data: bytes, still: bool) -> Iterator[Image.Image | av.VideoFrame]:
         n = 1 if still else getattr(picture, "n_frames", 1)
         beside = not still and bool(picture.info.get("default_image"))  # a PNG's picture for who shows no animations
         _bound(picture.size, n)
+        start = 0
         for i in range(beside, n):
             picture.seek(i)
             picture.load()
-            yield picture
+            duration = round(picture.info.get("duration") or PAUSE)
+            yield picture, start, duration
+            start += duration
         return
     with av.open(io.BytesIO(data)) as container:
         for i, frame in enumerate(container.decode(video=0)):
             _bound((frame.width, frame.height), i + 1)
-            yield frame
+            yield frame, i if frame.pts is None else frame.pts, frame.duration or 0
 
 
 def _bound(size: tuple[int, int], frames: int) -> None:

@@ -6,6 +6,7 @@ condition, which is what an encoder makes, are references here: the engine never
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from fractions import Fraction
 from typing import Any, ClassVar, Literal, Protocol, TypeAlias
 
 from raysearch.recipe.candidate import Sampler
@@ -79,13 +80,15 @@ class Look:
 
 @dataclass(frozen=True)
 class Outputs:
-    """Which files of a winner are made, frames per second of the video, and pixels per pixel of it."""
+    """Which files of a winner are made, frames per second of the video, pixels per pixel of it, and what it says."""
 
     mp4: bool = False
     safetensors: bool = False
     npy: bool = False
-    fps: int = 8
+    fps: Fraction = Fraction(8)
     scale: int = 1
+    title: str = ""
+    comment: str = ""
 
 
 @dataclass(frozen=True)

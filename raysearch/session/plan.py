@@ -86,6 +86,7 @@ class Plan:
     arms: tuple[ArmPlan, ...]
     details: dict[str, Any] = field(default_factory=dict)  # the backend's own: reward specs and the like
     images: str = "allowed"  # whether prompts may, must or must not have first frames
+    fps: int = 8  # of the model's videos
 
 
 @dataclass(frozen=True)

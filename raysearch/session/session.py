@@ -17,6 +17,7 @@ from omegaconf import OmegaConf
 from raysearch.config import config as configuration
 from raysearch.config import prompts
 from raysearch.config.config import Config
+from raysearch.config.media import frame_rate
 from raysearch.engine.dispatcher import Dispatcher
 from raysearch.engine.engine import Engine, Finished, Spent
 from raysearch.engine.protocol import Fleet, Outputs, Replica
@@ -28,7 +29,7 @@ from raysearch.recipe.candidate import Candidate, Sampler
 from raysearch.recipe.reward import Reward, Score
 from raysearch.search.budget import Cost
 from raysearch.search.context import Context
-from raysearch.session import dataset, journal, replay, tables
+from raysearch.session import about, dataset, journal, replay, tables
 from raysearch.session.directory import CONTENT, RunDirectory, check_content, claimed
 from raysearch.session.plan import Backend, Search, content_of, context, estimate, run_policy, searches
 from raysearch.session.progress import ArmTally, Progress, Sink, follow
@@ -75,6 +76,7 @@ class Session:
             sorted({f"{k}_{c}" for a in self.plan.arms for k, r in a.judges for c in r.components}),
             long=config.long.chunks > 1,
         )
+        self._digest = about.config_digest(config)
         self.journal = journal.Journal(self.directory.journal)
         self.directory.folder.write(CONTENT, content)
         self.searches_per_arm = len(self.prompts) * len(config.seeds)
@@ -227,15 +229,23 @@ class Session:
         judges = list({r.key: r for _, r in s.plan.judges}.values())
         kept = [t for t in self._stops(winner.sampler) if t >= winner.origin.step]
         collected = [Candidate(winner.prompt, winner.sampler, winner.origin, t) for t in kept]
-        finished = await engine.finish(winner, judges, self._outputs(), spent, collected)
+        finished = await engine.finish(winner, judges, self._outputs(s, winner), spent, collected)
         for part, making in zip(long_video.parts(winner), finished.making, strict=True):
             ctx.meter.charge_seconds(part, making, 0.0)
         ctx.meter.charged += Cost(replica_seconds=finished.decoding)
         return finished
 
-    def _outputs(self) -> Outputs:
-        o = self.config.output
-        return Outputs(mp4=o.videos, safetensors=o.latents, npy=o.frames, fps=o.fps, scale=o.scale)
+    def _outputs(self, s: Search, winner: Candidate) -> Outputs:
+        o, fps = self.config.output, self.config.output.fps
+        return Outputs(
+            mp4=o.videos,
+            safetensors=o.latents,
+            npy=o.frames,
+            fps=frame_rate(self.plan.fps if fps is None else fps),
+            scale=o.scale,
+            title=s.prompt.title,
+            comment=about.comment(s, winner, self._digest),
+        )
 
     def _record(self, s: Search, ctx: Context, end: Outcome, spent: Spent) -> None:
         """Write the winner's files, and the search's rows first to the journal, then to the tables, its copies."""

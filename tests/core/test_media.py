@@ -140,6 +140,26 @@ def test_an_animation_is_all_its_frames_as_a_video_and_the_first_as_a_picture(ki
     assert [tuple(f[4, 4]) for f in seen(data, 3, still=True)] == [RED] * 3
 
 
+@pytest.mark.parametrize("kind", ["gif", "png", "webp"])
+def test_a_frame_counts_for_as_long_as_it_is_shown(kind):
+    first, *others = [Image.new("RGB", (8, 8), c) for c in (RED, GREEN, BLUE)]
+    more = {"lossless": True} if kind == "webp" else {}
+    data = saved(first, kind, save_all=True, append_images=others, duration=[150, 800, 250], **more)
+    assert [tuple(f[4, 4]) for f in seen(data, 6)] == [RED, GREEN, GREEN, GREEN, GREEN, BLUE]
+
+
+@pytest.mark.parametrize(("times", "n", "chosen"), [
+    ([(i, 1) for i in range(9)], 5, [0, 2, 4, 6, 8]),
+    ([(i, 1) for i in range(4)], 4, [0, 1, 2, 3]),
+    ([(3000 + 1001 * i, 0) for i in range(3)], 6, [0, 0, 1, 1, 2, 2]),
+    ([(0, 0)], 3, [0, 0, 0]),
+    ([(0, 10), (10, 10), (20, 980)], 2, [2, 2]),
+    ([(5, 0), (3, 0), (7, 0)], 3, [1, 1, 2]),
+])  # fmt: skip
+def test_frames_are_chosen_evenly_in_time(times, n, chosen):
+    assert media._evenly(times, n) == chosen
+
+
 def test_a_picture_that_is_no_part_of_its_animation_is_a_picture_only():
     first, *others = [Image.new("RGB", (8, 8), c) for c in (RED, GREEN, BLUE)]
     data = saved(first, save_all=True, append_images=others, default_image=True)

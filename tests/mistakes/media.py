@@ -180,11 +180,11 @@ TABLE = [
     Mistake("model.image_fit=null", f"model.image_fit: None {FITS}"),
     Mistake("model.image_fit=[crop,pad]", f"model.image_fit: ['crop', 'pad'] {FITS}"),
     Mistake("model.fit=crop", "model.fit: unknown key; ...image_fit..."),
-    Mistake("image_fit=crop", "image_fit: unknown key; ..."),
+    Mistake("image_fit=crop", "image_fit: unknown key (did you mean 'model.image_fit'?); ..."),
     Mistake("model.image_background=nocolour", "model.image_background: 'nocolour' is not allowed; ..."),
     Mistake(["model.image_background='#12345'"], "model.image_background: '#12345' is not allowed; it must be a ..."),
     Mistake(["model.image_background='#11223344'"], "model.image_background: '#11223344' is not allowed; ..."),
-    Mistake("model.image_background=0", "model.image_background: 0 is not allowed; it must be of type str"),
+    Mistake("model.image_background=0", "model.image_background: '0' is not allowed; ..."),
     Mistake(
         "model.image_background=[0,0,0]", "model.image_background: [0, 0, 0] is not allowed; it must be of type str"
     ),

@@ -1,6 +1,7 @@
 """Obstacles of every kind on real workers, on the mixture: what is made, scored and refused."""
 
 import asyncio
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -79,7 +80,7 @@ def test_it_runs_end_to_end_with_obstacles_of_every_kind(tmp_path, kind):
     mode = MODEL.means[0].numpy()
     frames = dot(mode)
     Image.fromarray(frames[0]).save(tmp_path / "bad.png")
-    file = video.Mp4(fps=8, scale=4)
+    file = video.Mp4(fps=Fraction(8), scale=4)
     file.add(frames.repeat(5, 0))
     (tmp_path / "bad.mp4").write_bytes(file.close())
     block = {
