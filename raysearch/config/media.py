@@ -155,7 +155,7 @@ def _evenly(times: Sequence[tuple[int, int]], n: int) -> list[int]:
 
 
 def _frames(data: bytes, still: bool) -> Iterator[tuple[Image.Image | av.VideoFrame, int, int]]:
-    """The frames in a file's bytes, or the first of a `still`, each with its start and its duration or 0 if none is said.
+    """The frames in a file's bytes, or a `still`'s first, each with its start and its duration, 0 if none is said.
 
     An animation is one object, which the next frame changes. The unit of time is the file's own.
     """

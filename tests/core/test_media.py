@@ -258,8 +258,8 @@ def test_a_first_frame_is_identified_by_its_content_and_by_how_it_is_fitted(tmp_
         Image.new("RGB", (8, 4), how.pop("colour", RED)).save(tmp_path / "a.png")
         lines = json.dumps({"prompt": "a", "image": "a.png"})
         (tmp_path / "p.jsonl").write_text(lines)
-        (found,) = read(None, str(tmp_path / "p.jsonl"), ModelConfig(path="", **how))
-        return found
+        (found,) = read(None, str(tmp_path / "p.jsonl"), model=ModelConfig(path="", **how))
+        return found.prompt
 
     plain = prompt()
     others = [prompt(image_fit="pad"), prompt(image_background="white"), prompt(colour=BLUE)]

@@ -96,7 +96,7 @@ BIG = "is not allowed; it must be a picture of at most 89,478,485 pixels"
 def first_frame(content: str | bytes | None, line: str) -> Mistake:
     """A prompts file whose first frame is a file of this content."""
     files = {"p.jsonl": ENTRY} | ({} if content is None else {"a.png": content})
-    return Mistake(FIRST, f"p.jsonl[0].image: 'a.png' {line}", files=files)
+    return Mistake(FIRST, f"p.jsonl line 1: image: 'a.png' {line}", files=files)
 
 
 def obstacle(kind: str, content: bytes, line: str) -> Mistake:
@@ -120,24 +120,27 @@ TABLE = [
     first_frame(huge(2**30, 1), BIG),
     first_frame(numbers([0.0, 2.5]), "is not allowed; it must be a picture whose numbers are in 0..1, ..."),
     first_frame(numbers([float("nan")]), "is not allowed; it must be a picture whose numbers are in 0..1, ..."),
-    Mistake(FIRST, "p.jsonl[0].image: 'a.png' ... an existing image file", files={"p.jsonl": ENTRY}, make=dangling),
+    Mistake(FIRST, "p.jsonl line 1: image: 'a.png' ... an existing...", files={"p.jsonl": ENTRY}, make=dangling),
     Mistake(
-        FIRST, "p.jsonl[0].image: 'a.png' ... an existing image file", files={"p.jsonl": ENTRY}, make=nothing_to_read
+        FIRST,
+        "p.jsonl line 1: image: 'a.png' ... an existing image file",
+        files={"p.jsonl": ENTRY},
+        make=nothing_to_read,
     ),
     Mistake(["prompts=[{prompt: a, image: null}, {prompt: b, image: 3}]"], "prompts[1].image: 3 is not allowed; ..."),
     Mistake(
-        ["prompts=[{prompt: a, image: ''}]"], "prompts[0].image: '' is not allowed; it must be an existing image file"
+        ["prompts=[{prompt: a, image: /}]"], "prompts[0].image: '/' is not allowed; it must be an existing image file"
     ),
     Mistake(["prompts=[{prompt: a, image: [a.png]}]"], "prompts[0].image: ['a.png'] is not allowed; ..."),
     Mistake(["prompts=[{prompt: a, image: config.yaml}]"], "prompts[0].image: 'config.yaml' is no picture ..."),
     Mistake(
         FIRST,
-        "p.jsonl[0].image: 'x/../a.png' is not allowed; ...",
+        "p.jsonl line 1: image: 'x/../a.png' is not allowed; ...",
         files={"p.jsonl": json.dumps({"prompt": "a", "image": "x/../a.png"}), "a.png": PNG},
     ),
     Mistake(
         [*FIRST, "model.image_fit=pad", "model.height=1024", "model.width=8"],
-        "p.jsonl[0].image: 'a.png' is not allowed; it must be a picture of at most 89,478,485 pixels",
+        "p.jsonl line 1: image: 'a.png' is not allowed; it must be a picture of at most 89,478,485 pixels",
         files={"p.jsonl": ENTRY, "a.png": picture(size=(4000, 1))},
     ),
     # Obstacles.
