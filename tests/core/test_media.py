@@ -219,6 +219,22 @@ def test_a_video_is_turned_as_its_file_says(matrix, shape, at):
     assert got[at].min() > 240 and got.mean() < 60
 
 
+@pytest.mark.parametrize("kind", ["mp4", "gif", "png", "webp"])
+def test_a_video_of_too_many_pixels_is_refused(kind, monkeypatch):
+    frames = [np.full((64, 64, 3), 12 * i, np.uint8) for i in range(20)]
+    pictures = [Image.fromarray(f) for f in frames]
+    data = filmed(frames) if kind == "mp4" else saved(pictures[0], kind, save_all=True, append_images=pictures[1:])
+    assert len(seen(data, 20)) == 20
+    monkeypatch.setattr(media, "VIDEO", 64 * 64 * 19)
+    with pytest.raises(media.NotShown, match="a video of at most 77,824 pixels in all its frames together"):
+        seen(data, 20)
+    (first,) = seen(data, still=True) if kind != "mp4" else [None]
+    assert first is None or first.shape == (64, 64, 3)  # where a picture is meant, the others do not count
+    monkeypatch.setattr(media, "PICTURE", 64 * 64 - 1)
+    with pytest.raises(media.NotShown, match="a picture of at most 4,095 pixels"):
+        seen(data, 20)
+
+
 # -- the shape of the model's videos ---------------------------------------------------------------------------------
 
 

@@ -10,7 +10,7 @@ import av
 import numpy as np
 from PIL import Image
 
-from mistakes import Mistake
+from mistakes import ROOT, Mistake
 
 
 def picture(kind: str = "png", mode: str = "RGB", size: tuple[int, int] = (32, 32)) -> bytes:
@@ -89,6 +89,7 @@ def dangling(folder: Path) -> None:
 FIRST = ["prompts=null", "prompts_file=p.jsonl"]
 ENTRY = json.dumps({"prompt": "a", "image": "a.png"})
 PNG, MP4, GIF = picture(), clip(), animation(4)
+RATES = "is not allowed; it must be a number of frames a second from 0.001 to 1000, such as 16, 23.976 or 24000/1001"
 FITS = "is not allowed; it must be one of crop, pad, stretch"
 BIG = "is not allowed; it must be a picture of at most 89,478,485 pixels"
 
@@ -177,6 +178,29 @@ TABLE = [
         "arms[0] (a): obstacles[1].image: 'bad' is no picture that Pillow can read",
         files={"bad": "text"},
     ),
+    Mistake(
+        [*FIRST, f"model.path={ROOT}/actors/assets/mixture", "model.height=1", "model.width=1", "model.num_frames=1"],
+        "p.jsonl line 1: image: 'a.png' is not allowed; it must be left out with this model",
+        files={"p.jsonl": ENTRY, "a.png": PNG},
+        heavy=True,
+    ),
+    # How fast a video plays.
+    Mistake("output.fps=0", f"output.fps: 0 {RATES}"),
+    Mistake("output.fps=-8", f"output.fps: -8 {RATES}"),
+    Mistake("output.fps=fast", f"output.fps: 'fast' {RATES}"),
+    Mistake("output.fps=1/0", f"output.fps: '1/0' {RATES}"),
+    Mistake("output.fps=24:1", f"output.fps: ... {RATES}"),
+    Mistake("output.fps=[8]", f"output.fps: [8] {RATES}"),
+    Mistake(["output.fps={film: 24}"], f"output.fps: {{'film': 24}} {RATES}"),
+    Mistake("output.fps=true", f"output.fps: True {RATES}"),
+    Mistake("output.fps=.nan", f"output.fps: nan {RATES}"),
+    Mistake("output.fps=.inf", f"output.fps: inf {RATES}"),
+    Mistake("output.fps=5000", f"output.fps: 5000 {RATES}"),
+    Mistake("output.fps=1/2000", f"output.fps: '1/2000' {RATES}"),
+    Mistake("output.rate=8", "output.rate: unknown key...; allowed here: ...fps..."),
+    Mistake("model.fps=8", "model.fps: unknown key (did you mean 'output.fps'?); ..."),
+    Mistake("output.scale=0", "output.scale: 0 is not allowed; it must be at least 1"),
+    Mistake("output.scale=1.5", "output.scale: 1.5 is not allowed; it must be of type int"),
     # How they are fitted.
     Mistake("model.image_fit=fill", f"model.image_fit: 'fill' {FITS}"),
     Mistake("model.image_fit=Crop", f"model.image_fit: 'Crop' {FITS}"),
