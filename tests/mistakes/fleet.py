@@ -70,7 +70,7 @@ TABLE = [
     refused("fleet.timeout_s", "0", "0", "it must be above 0"),
     refused("fleet.wait_s", "-1", "-1", "it must be at least 0"),
     refused("fleet.denoisers.slots", "0", "0", "it must be at least 1"),
-    Mistake("fleet.metrics=1", "fleet.metrics: 1 is not allowed; it must be of type bool"),
+    Mistake("fleet.metrics=1", "fleet.metrics: 1 is not allowed; it must be of type bool, true or false"),
     # labels and shared GPUs
     refused("fleet.denoisers.labels.zone", "in(b", "'in(b'", SELECTOR),
     refused("fleet.encoders.labels.zone", "b c", "'b c'", SELECTOR),
