@@ -2,6 +2,8 @@
 
 import asyncio
 import itertools
+import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +14,7 @@ from runs import ARMS, FIRST, KINDS, PROMPT, SCHEDULERS, SIZE, config, embedded,
 
 import raysearch
 from actors.backend import Backend
-from actors.models import DTYPES, wan
+from actors.models import DTYPES, index, wan
 from actors.workers import gang, worker
 from actors.workers.denoiser import Denoiser
 from raysearch.config import config as configuration
@@ -36,6 +38,7 @@ def fleet(device: str, **denoisers) -> dict:
     return {"backend": "local"} | {kind: own | (denoisers if kind == "denoisers" else {}) for kind in POOLS}
 
 
+MIXTURE = Path(__file__).parents[2] / "actors" / "assets" / "mixture"
 FILES = {"videos": False}  # beside latents and frames
 
 
@@ -189,5 +192,14 @@ def test_a_reward_that_ships_scores_on_a_gpu(tmp_path, name):
 
 
 @GPU
-def test_the_mixture_runs_on_a_gpu(tmp_path):
-    on_gpu("configs/mixture.yaml", tmp_path)
+@pytest.mark.parametrize(("path", "sampler"), [("flow", "flow-sde"), ("vp", "ddim")])
+def test_a_mixture_on_a_gpu_is_that_on_a_cpu(tmp_path, path, sampler):
+    """Its model is a formula, for which the weights are the caption's."""
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "model_index.json").write_text(json.dumps(index(MIXTURE) | {"path": path}))
+    more = {"policy": {"name": "paths", "n": 1, "m": 2}, "sampler": {"name": sampler, "guidance_scale": 1.0}}
+    more |= {"rewards": {"search": {"name": "near"}}, "output": FILES}
+    more["model"] = {"height": 1, "width": 1, "num_frames": 1}
+    ends = [run(tmp_path / "model", tmp_path / d, fleet=fleet(d), **more)[1] for d in ("cpu", "cuda")]
+    (a,), (b,) = (list(latents.values()) for latents in ends)
+    np.testing.assert_allclose(a, b, atol=1e-4)
