@@ -16,19 +16,22 @@ from typing import Any
 import torch
 
 from actors.models import family, model_folder
+from actors.models import folder as folders
+from actors.models.weights import plain
 from actors.rewards import RewardSpec, reward
 from actors.sampling import solvers
-from raysearch.config import obstacles
+from raysearch.config import obstacles, prompts
 from raysearch.config.config import ODE, SDE, SINGLE, VP, Arm, Config, SamplerConfig
 from raysearch.engine.protocol import Fleet
-from raysearch.errors import check
-from raysearch.files import content_digest
+from raysearch.errors import ConfigError, check
 from raysearch.recipe.candidate import Sampler
 from raysearch.recipe.long_video import Long
 from raysearch.recipe.reward import Reward
 from raysearch.search.obstacles import Barrier, barriers
 from raysearch.session.plan import ArmPlan, Plan
 from raysearch.session.snapshot import Snapshot
+
+SHOWN = 60  # letters of a text in a line about it
 
 
 @dataclass(frozen=True)
@@ -42,9 +45,10 @@ class Model:
 
 
 class Backend:
-    """Real models and rewards; `raysearch.testing.FakeBackend` has made-up ones."""
+    """Real models and rewards; `raysearch.testing.FakeBackend` has made-up ones. `report` takes lines for the user."""
 
-    def __init__(self) -> None:
+    def __init__(self, report: Callable[[str], None] = lambda line: None) -> None:
+        self._report = report
         self._publish: Callable[[Snapshot], None] | None = None
 
     def prepare(self, config: Config, arms: Sequence[Arm], begun: Config | None = None) -> Plan:
@@ -54,12 +58,13 @@ class Backend:
         Raises ConfigError for what the model, the rewards or the cluster cannot do.
         """
         model = checked_model(config)
+        check_lengths(config, arms, model)
         specs: dict[str, RewardSpec] = {}
         plans = tuple(plan_arm(arm, config, begun or config, model, specs) for arm in arms)
         if config.fleet.backend == "ray":
             from actors.cluster.fleet import connect
 
-            connect(config)
+            connect(config, self._report)
         else:
             check_devices(config)
         details = {"folder": str(model.folder), "rewards": tuple(specs.values())}
@@ -74,27 +79,51 @@ class Backend:
 
             return local_fleet(config, plan)
         from actors.cluster.fleet import ray_fleet
-        from actors.cluster.metrics import Metrics
 
-        self._publish = Metrics().publish
+        if config.fleet.metrics:
+            from actors.cluster.metrics import Metrics
+
+            self._publish = Metrics().publish
         return ray_fleet(config, plan, report)
 
     def publish(self, snapshot: Snapshot) -> None:
-        """Export a run's numbers as metrics of Ray; a local fleet exports none."""
+        """Export a run's numbers as metrics of Ray, where fleet.metrics asks for them; a local fleet exports none."""
         if self._publish is not None:
             self._publish(snapshot)
 
 
 def checked_model(config: Config) -> Model:
     """The configured model. Raises ConfigError for a size, shards or long videos that do not fit the model."""
-    folder = model_folder(config.model.path)
+    folder = model_folder(config.model.path, variant=config.model.variant)
     geometry = family(folder).Geometry.of(folder)
     m = config.model
     geometry.check(num_frames=m.num_frames, height=m.height, width=m.width)
     geometry.check_shards(config.fleet.denoisers, num_frames=m.num_frames, height=m.height, width=m.width)
     shape = geometry.latent_shape(num_frames=m.num_frames, height=m.height, width=m.width)
     check_chunks(config, geometry, shape[2])
-    return Model(folder, geometry, shape, content_digest([folder]))
+    return Model(folder, geometry, shape, folders.content(folder, variant=m.variant))
+
+
+def check_lengths(config: Config, arms: Sequence[Arm], model: Model) -> None:
+    """Raises ConfigError for a text of which the text encoder would not see the end, unless model.truncate is true."""
+    if config.model.truncate:
+        return
+    texts: dict[str, str] = {}
+    guided = any(arm.sampler.guidance_scale > 1 for arm in arms)
+    for e in prompts.load(config):
+        texts |= dict.fromkeys((e.prompt.text, *e.prompt.later), e.place)
+        if guided and e.negative_prompt is not None:
+            texts[e.negative_prompt] = prompts.key(e, "negative_prompt")
+    for arm in arms:
+        if arm.sampler.guidance_scale > 1:
+            texts[arm.sampler.negative_prompt] = f"sampler.negative_prompt (arm {arm.name})"
+        shown = (f"obstacles (arm {arm.name})", [b.text for b in arm.obstacles if isinstance(b, obstacles.Text)])
+        texts |= dict.fromkeys(shown[1], shown[0])
+    most, count = config.model.max_sequence_length, family(model.folder).token_counter(model.folder)
+    for text, key in texts.items():
+        n = count(text)
+        allowed = f"at most {most} tokens (model.max_sequence_length): these are {n}, and model.truncate=true cuts them"
+        check(n <= most, key, text if len(text) <= SHOWN else text[:SHOWN] + " ...", allowed)
 
 
 def check_chunks(config: Config, geometry: Any, clip: int) -> None:
@@ -190,7 +219,10 @@ def recipe_sampler(config: Config, s: SamplerConfig, folder: Path, content: byte
     path = family(folder).Geometry.of(folder).path
     fits = VP if path == "vp" else (*ODE, *SDE)
     check(s.name in fits, "sampler.name", s.name, f"one of {', '.join(fits)} for this model")
-    sigmas = solvers.grid(solvers.scheduler_config(folder), s.name, s.flow_shift, s.num_steps)
+    try:
+        sigmas = solvers.grid(solvers.scheduler_config(folder), s.name, s.flow_shift, s.num_steps)
+    except Exception as error:  # diffusers' errors for a wrong config have no common type
+        raise ConfigError(f"model.path: the scheduler in {str(folder)!r} cannot be used: {plain(error)}") from error
     falling = all(a > b >= 0 for a, b in pairwise(sigmas))
     check(falling, "sampler.flow_shift", s.flow_shift, "such that the noise levels fall from step to step")
     return Sampler(

@@ -1,10 +1,13 @@
 """A run's numbers as Ray metrics, which every node exports to Prometheus; docs/cluster.md has the table.
 
-Each metric has the tag `run`, the run folder's name; some have `kind` (denoiser, scorer, encoder) or `arm`.
+Each metric has the tag `run`, the run folder's name; some have `kind` (denoiser, scorer, encoder) or `arm`. Ray takes
+ASCII alone in tags, so other characters are percent-encoded, and so is the percent sign itself.
 """
 
+import string
 from collections.abc import Callable
 from typing import Any
+from urllib.parse import quote
 
 from ray.util.metrics import Counter, Gauge
 
@@ -36,6 +39,12 @@ COUNTERS: list[tuple[str, str, Callable[[FleetStatus], int]]] = [
     ("recomputations", "Items done again since a latent was lost", lambda f: f.recomputed),
     ("replica_restarts", "Replicas that died", lambda f: f.restarts),
 ]
+PLAIN = string.digits + string.ascii_letters + string.punctuation.replace("%", "") + " "
+
+
+def tag(name: str) -> str:
+    """A name as a tag's value, in ASCII; names that differ have values that differ."""
+    return quote(name, safe=PLAIN, errors="surrogatepass")
 
 
 class Metrics:
@@ -43,8 +52,8 @@ class Metrics:
 
     def __init__(self) -> None:
         self._gauges = [
-            (Gauge(f"raysearch_{name}", text, tag_keys=("run", tag) if tag else ("run",)), tag, value)
-            for name, text, tag, value in GAUGES
+            (Gauge(f"raysearch_{name}", text, tag_keys=("run", key) if key else ("run",)), key, value)
+            for name, text, key, value in GAUGES
         ]
         self._counters = [
             (Counter(f"raysearch_{name}", text, tag_keys=("run",)), value) for name, text, value in COUNTERS
@@ -55,11 +64,11 @@ class Metrics:
         """Set all metrics from a snapshot; a snapshot without a fleet sets none."""
         if s.fleet is None:
             return
-        run = {"run": s.run}
-        for gauge, tag, value in self._gauges:
+        run = {"run": tag(s.run)}
+        for gauge, key, value in self._gauges:
             numbers = value(s, s.fleet)
-            for name, number in numbers.items() if tag else [("", numbers)]:
-                gauge.set(number, run | ({tag: name} if tag else {}))  # None leaves the gauge as it is
+            for name, number in numbers.items() if key else [("", numbers)]:
+                gauge.set(number, run | ({key: tag(name)} if key else {}))  # None leaves the gauge as it is
         for i, (counter, total) in enumerate(self._counters):
             if total(s.fleet) > self._counted[i]:  # Ray refuses an increment of 0
                 counter.inc(total(s.fleet) - self._counted[i], run)

@@ -6,14 +6,15 @@ the model predicts noise on DDIM's variance-preserving path. A latent is a point
 picture of a dot. So every policy runs in milliseconds, and the distribution that a policy should reach is known.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from actors.models import Condition, index
+from actors.models.condition import Condition
+from actors.models.folder import index
 from actors.sampling import solvers
 from raysearch.config.fleet import PoolConfig
 from raysearch.errors import ConfigError, check
@@ -27,6 +28,11 @@ def check_folder(folder: Path, key: str) -> None:
         Mixture.of(folder)
     except (KeyError, ValueError, TypeError) as error:
         raise ConfigError(f"{key}: {str(folder)!r} holds no Gaussian mixture: {error}") from error
+
+
+def token_counter(folder: Path) -> Callable[[str], int]:
+    """A function that counts no tokens: a mixture knows captions as a whole."""
+    return lambda text: 0
 
 
 @dataclass(frozen=True)
@@ -47,8 +53,17 @@ class Mixture:
         """The mixture in a folder. Raises KeyError, ValueError or TypeError if the folder's numbers are none."""
         parts = [torch.tensor(index(folder)[k], dtype=torch.float64) for k in ("weights", "means", "stds")]
         w, m, s = parts
-        if m.ndim != 2 or w.shape != s.shape or len(w) != len(m):
+        if m.ndim != 2 or w.ndim != 1 or w.shape != s.shape or len(w) != len(m) or m.shape[1] == 0:
             raise ValueError(f"weights {tuple(w.shape)}, means {tuple(m.shape)} and stds {tuple(s.shape)} do not fit")
+        captions = index(folder).get("captions", {})
+        if not isinstance(captions, dict):
+            raise ValueError("captions is no mapping from texts to weights")
+        for caption, weights in {"weights": w, **captions}.items():
+            given = torch.as_tensor(weights, dtype=torch.float64)
+            if given.shape != w.shape or not (given >= 0).all() or not 0 < given.sum() < float("inf"):
+                raise ValueError(f"weights must be {len(w)} numbers, none negative, not all 0: {caption} has {weights}")
+        if not m.isfinite().all() or not (s > 0).all() or not s.isfinite().all():
+            raise ValueError("means must be finite numbers, and stds finite numbers above 0")
         path = index(folder).get("path", "flow")
         if path not in ("flow", "vp"):
             raise ValueError(f"path is flow or vp, not {path}")
@@ -96,7 +111,7 @@ class Mixture:
 class TextEncoder:
     """Embeds a caption as the weights of the components under it."""
 
-    def __init__(self, folder: Path, *, dtype: str, device: str) -> None:
+    def __init__(self, folder: Path, *, dtype: str, device: str, variant: str | None = None) -> None:
         self._captions = index(folder).get("captions", {})
         self._weights = index(folder)["weights"]
 
@@ -109,7 +124,7 @@ class TextEncoder:
 class Transformer:
     """The exact output of a model that has learnt the mixture perfectly."""
 
-    def __init__(self, folder: Path, *, dtype: str, device: str) -> None:
+    def __init__(self, folder: Path, *, dtype: str, device: str, variant: str | None = None) -> None:
         m = Mixture.of(folder)
         self.dtype, self._mixture = torch.float32, replace(m, means=m.means.to(device), stds=m.stds.to(device))
         self._levels = (1 - solvers.ddim({}).alphas_cumprod.double()).sqrt().to(device)
@@ -165,7 +180,7 @@ class Geometry:
 class Autoencoder:
     """Draws a point as a picture of a white dot on black, and finds the dot in a picture."""
 
-    def __init__(self, folder: Path, *, dtype: str, device: str) -> None:
+    def __init__(self, folder: Path, *, dtype: str, device: str, variant: str | None = None) -> None:
         self._channels = Mixture.of(folder).means.shape[1]
 
     def decode(self, latent: torch.Tensor) -> np.ndarray:

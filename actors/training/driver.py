@@ -22,7 +22,7 @@ from actors.training import config as training_config
 from actors.training import prfl_config
 from actors.training.config import CHECKPOINTS, METRICS, PROGRESS, Settings, resolved
 from raysearch.errors import ConfigError
-from raysearch.files import write
+from raysearch.files import Folder
 from raysearch.recipe.digests import canonical_json
 from raysearch.session.directory import CONTENT, check_content, chosen, claimed
 from raysearch.session.display import DRAW_EVERY, LINE_EVERY, duration, say
@@ -58,24 +58,26 @@ def run(
     KeyboardInterrupt.
     """
     run_dir = chosen(config.run_dir, config.resume, name)
-    from actors.cluster.fleet import cluster_nodes, joined
+    from actors.cluster.fleet import cluster_nodes
+    from actors.cluster.head import joined
     from actors.cluster.placement import check_workers
 
     with claimed(run_dir, resolved(config), config.resume):
         content = canonical_json({k: v.hex() for k, v in check_parts(config).items()}).encode()
         check_content(run_dir, content)
-    write(run_dir / "config.yaml", resolved(config).encode())
+    folder = Folder(run_dir)
+    folder.write("config.yaml", resolved(config).encode())
     console = display_console()
     print_line = say(console)
     with held(run_dir / "journal"), claim_withdrawn_on_mistake(run_dir):
-        write(run_dir / CONTENT, content)
+        folder.write(CONTENT, content)
         if (run_dir / result).exists():
             print_line(f"this training is done already: {run_dir / result}")
             return 0
         print_line(f"{config.steps} steps to {run_dir / result}")
         try:
             interrupt_on_sigterm()
-            joined(config.address)
+            joined(config.address, report=print_line)
             interrupt_on_sigterm()  # Ray has set a handler that aborts a process which takes three seconds to end
             if not config.workers.wait:
                 check_workers(config.workers, cluster_nodes())

@@ -19,10 +19,10 @@ from typing import Any
 import pyarrow as pa
 
 from actors.training.config import LATENTS, TEXTS, Settings, check_settings, schema_of
-from raysearch.config import config as configuration
 from raysearch.config import prompts
 from raysearch.config.binding import structured
 from raysearch.config.config import DTYPES, MOST_STEPS, ODE, ModelConfig, SamplerConfig
+from raysearch.config.reading import read
 from raysearch.errors import check
 
 MODEL, ADAPTER = "model", "lora"  # the folders, in the run directory, of the trained model and its adapters alone
@@ -61,6 +61,7 @@ class PrflConfig(Settings):
     reward: RewardConfig = field(default_factory=RewardConfig)
     prompts: list[Any] | None = None
     prompts_file: str | None = None
+    prompts_column: str | None = None
     dataset: str | None = None  # a folder of clean latents with their captions
     target: float = 2.0  # rewards above it are good enough: they give no loss
     weight: float = 0.1  # of the reward's loss
@@ -80,7 +81,7 @@ class PrflConfig(Settings):
 
 def load(path: Path, overrides: Sequence[str] = ()) -> PrflConfig:
     """The config in a file, with `key=value` overrides. Raises ConfigError."""
-    c = structured(PrflConfig, configuration.read(path, overrides))
+    c = structured(PrflConfig, read(path, overrides, PrflConfig))
     m, s = c.model, c.sampler
     check(m.dtype in DTYPES[:2], "model.dtype", m.dtype, f"one of {', '.join(DTYPES[:2])}")
     for key in ("height", "width", "num_frames", "max_sequence_length"):
@@ -118,8 +119,15 @@ def schema(dataset: str) -> pa.Schema:
 
 def captions(c: PrflConfig) -> list[str]:
     """The captions that steps of the reward draw from. Raises ConfigError."""
-    found = prompts.read(c.prompts, c.prompts_file)
-    for p in found:
+    found = prompts.read(c.prompts, c.prompts_file, c.prompts_column)
+    for e in found:
+        p, own = e.prompt, (e.negative_prompt, e.seed, e.n)
+        check(
+            own == (None, None, None),
+            e.place,
+            own,
+            "without a negative_prompt, seed or n of its own: a training has none",
+        )
         check(p.image is None, "prompts", p.image, "texts alone: first frames come from the dataset (image_share)")
         check(not p.later, "prompts", p.title, "single captions: there is but one chunk")
-    return [p.text for p in found]
+    return [e.prompt.text for e in found]

@@ -1,8 +1,11 @@
 """What a run prints while it goes on and when it ends: drawn live on a terminal, plain lines in a pipe."""
 
+import os
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
+from io import TextIOWrapper
 
 from rich.console import Console
 from rich.live import Live
@@ -10,6 +13,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from raysearch.errors import plain
 from raysearch.search.budget import Cost
 from raysearch.session.snapshot import ArmStatus, FleetStatus, Snapshot
 
@@ -52,13 +56,15 @@ class Display:
         self.sink = (DRAW_EVERY, self._draw) if self._live else (LINE_EVERY, self._line)
 
     def __enter__(self) -> "Display":
-        if self._live:
-            self._live.start()
+        with suppress(Exception):  # a screen that is gone
+            if self._live:
+                self._live.start()
         return self
 
     def __exit__(self, *error: object) -> None:
-        if self._live:
-            self._live.stop()
+        with suppress(Exception):
+            if self._live:
+                self._live.stop()
 
     def _draw(self, s: Snapshot) -> None:
         assert self._live
@@ -70,13 +76,13 @@ class Display:
 
     def _line(self, s: Snapshot) -> None:
         if s.going and s.elapsed >= LINE_EVERY / 2:  # start and end are printed elsewhere
-            self._console.print("; ".join(facts(s)), highlight=False, soft_wrap=True)
+            say(self._console)("; ".join(facts(s)))
 
 
 def summary(console: Console, s: Snapshot, run_dir: str) -> None:
     """Print how a run ended: a table of its arms, and where the results are."""
     console.print(_table(s))
-    console.print(f"results: {run_dir}", highlight=False, soft_wrap=True)
+    say(console)(f"results: {run_dir}")
 
 
 def status(console: Console, s: Snapshot, now: float) -> None:
@@ -85,7 +91,7 @@ def status(console: Console, s: Snapshot, now: float) -> None:
     if console.is_terminal:
         grid = Table.grid(padding=(0, 2))
         for name, text in details:
-            grid.add_row(name, Text(text))
+            grid.add_row(name, _text(text))
         console.print(grid, _table(s), sep="\n\n")
         return
     print_line = say(console)
@@ -96,14 +102,30 @@ def status(console: Console, s: Snapshot, now: float) -> None:
         print_line(f"arm {name}: {_searches(a)}{quality}, {a.nfe_spent} NFE run")
 
 
+class Output(Console):
+    """Standard output, on which no run depends: what nobody reads any longer goes nowhere."""
+
+    def on_broken_pipe(self) -> None:
+        """Write nowhere from now on."""
+        self.quiet = True
+        os.dup2(os.open(os.devnull, os.O_WRONLY), self.file.fileno())
+
+
 def console() -> Console:
     """A console on standard output: as wide as a terminal, else 120 columns."""
-    return Console(width=None if sys.stdout is not None and sys.stdout.isatty() else 120)
+    if isinstance(sys.stdout, TextIOWrapper):  # a terminal may lack the letters of a name
+        sys.stdout.reconfigure(errors="backslashreplace")
+    return Output(width=None if sys.stdout is not None and sys.stdout.isatty() else 120)
 
 
 def say(console: Console) -> Callable[[str], None]:
-    """A function that prints a line as it is: no markup, no colours, no wrapping."""
-    return lambda line: console.print(line, highlight=False, soft_wrap=True, markup=False)
+    """A function that prints a line, made `plain`: no markup, no colours, no wrapping."""
+    return lambda line: console.print(plain(line), highlight=False, soft_wrap=True, markup=False)
+
+
+def _text(text: str) -> Text:
+    """A text that may come out of a file, as it is shown on a terminal."""
+    return Text(plain(text))
 
 
 # -- parts -----------------------------------------------------------------------------------------------------------
@@ -161,12 +183,12 @@ def _table(s: Snapshot) -> Table:
     """
     names = sorted({a.judge for a in s.arms.values() if a.judge})
     components = list(dict.fromkeys(c for a in s.arms.values() for c in a.components))
-    title = f"winners judged by {', '.join(names)} (held out), mean ± 95% interval" if names else None
+    title = _text(f"winners judged by {', '.join(names)} (held out), mean ± 95% interval") if names else None
     table = Table(title=title, title_justify="left")
     for column in ("arm", "searches", *components, "NFE", "replica-s", "NFE run"):
-        table.add_column(column, justify="left" if column == "arm" else "right")
+        table.add_column(_text(column), justify="left" if column == "arm" else "right")
     for name, a in s.arms.items():
         n, judged = max(a.done, 1), _judged(a)
         cost = (f"{a.nfe / n:.0f}", f"{a.replica_seconds / n:.2f}", str(a.nfe_spent))
-        table.add_row(name, _searches(a), *(judged.get(c, "-") for c in components), *cost)
+        table.add_row(_text(name), _searches(a), *(judged.get(c, "-") for c in components), *cost)
     return table

@@ -2,11 +2,13 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import asdict, dataclass, is_dataclass
+from types import UnionType
+from typing import Any, get_args, get_origin, get_type_hints
 
 STATUS = "status.json"
 GOING = ("starting", "running")  # the states of a run that has not ended
+ENDED = ("finished", "interrupted", "broken", "killed")
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,11 @@ class ArmStatus:
     nfe: int = 0  # charged, as if each search had run alone
     nfe_spent: int = 0
     replica_seconds: float = 0.0
+
+    @property
+    def fits(self) -> bool:
+        """True if there are means of all components or of none, and intervals of all means or of none."""
+        return len(self.means) in (0, len(self.components)) and len(self.intervals) in (0, len(self.means))
 
 
 @dataclass(frozen=True)
@@ -49,6 +56,11 @@ class FleetStatus:
     evicted: int  # latents, to keep the store within its bound
     recomputed: int  # items done again because a latent was lost
     restarts: int  # replicas that died
+
+    @property
+    def fits(self) -> bool:
+        """True if the numbers of slots are of the same kinds of replicas."""
+        return self.slots.keys() == self.busy.keys() == self.waiting.keys()
 
 
 class Totals:
@@ -77,7 +89,7 @@ class Snapshot(Totals):
     """A run at one moment."""
 
     run: str
-    state: str  # starting, running, finished, interrupted or broken; `raysearch status` can also find it killed
+    state: str  # one of GOING or ENDED; only `raysearch status` finds a run killed
     reason: str  # why it broke
     at: float  # seconds since the epoch
     elapsed: float  # seconds since the fleet was up
@@ -97,6 +109,11 @@ class Snapshot(Totals):
         """True unless the run has ended."""
         return self.state in GOING
 
+    @property
+    def fits(self) -> bool:
+        """True if the state is one that a run can have."""
+        return self.state in (*GOING, *ENDED)
+
     def json(self) -> bytes:
         """The snapshot as status.json holds it."""
         return json.dumps(asdict(self)).encode()
@@ -105,9 +122,27 @@ class Snapshot(Totals):
 def parse(text: bytes) -> Snapshot | None:
     """The snapshot of which `json` made this text; None if the text is another version's or no snapshot."""
     try:
-        values: dict[str, Any] = json.loads(text)
-        arms = {name: ArmStatus(**a) for name, a in values["arms"].items()}
-        fleet = values["fleet"] and FleetStatus(**values["fleet"])
-        return Snapshot(**values | {"arms": arms, "fleet": fleet})
-    except (ValueError, TypeError, KeyError, AttributeError):
+        made: Snapshot = _typed(Snapshot, json.loads(text))
+    except (ValueError, RecursionError):
         return None
+    return made
+
+
+def _typed(kind: Any, value: Any) -> Any:
+    """A value of JSON as the type of a field says. Raises ValueError where it is of another type or out of bounds."""
+    given, inner = type(value), get_args(kind)
+    if is_dataclass(kind) and given is dict and value.keys() == (hints := get_type_hints(kind)).keys():
+        made: Any = kind(**{k: _typed(hint, value[k]) for k, hint in hints.items()})  # type: ignore[operator]
+    elif get_origin(kind) is dict and given is dict:
+        made = {k: _typed(inner[1], v) for k, v in value.items()}
+    elif get_origin(kind) is tuple and given is list:
+        made = tuple(_typed(inner[0], v) for v in value)
+    elif get_origin(kind) is UnionType:
+        made = None if value is None else _typed(inner[0], value)
+    elif (kind is str and given is str) or (kind in (int, float) and given in (int, kind) and abs(value) < 2**53):
+        made = value
+    else:
+        raise ValueError(f"a {given} is not a {kind}, or it is out of bounds")
+    if is_dataclass(kind) and not made.fits:
+        raise ValueError(f"the values of a {kind} do not fit together")
+    return made

@@ -4,6 +4,7 @@ import asyncio
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -23,7 +24,7 @@ from runs import ARMS, config, run
 
 from actors.backend import Backend
 from actors.cluster import fleet as ray_fleet
-from actors.cluster import placement
+from actors.cluster import head, metrics, placement
 from actors.cluster.actor import Actor
 from actors.cluster.placement import Node
 from actors.workers.worker import Worker
@@ -187,12 +188,26 @@ def test_a_gang_that_cannot_start_says_why(tiny):
         remove_placement_group(group)
 
 
-@pytest.mark.parametrize("address", ["nonsense", "a:b:c"])
-def test_what_is_no_address_is_said_in_one_line(tiny, monkeypatch, address):
+@pytest.mark.parametrize(
+    ("address", "variable", "line"),
+    [
+        (None, "127.0.0.1:1", "RAY_ADDRESS: no Ray cluster answers at '127.0.0.1:1' (unavailable: "),
+        (None, "a:b:c", "RAY_ADDRESS: 'a:b:c' is not allowed; it must be host:port of a Ray head"),
+        ("silent", "", "fleet.address: no Ray cluster answers at 'silent' (deadline exceeded: "),
+    ],
+)
+def test_a_cluster_that_does_not_answer_is_said_soon(tiny, monkeypatch, address, variable, line):
+    """`ray.init` would wait for minutes; what accepts a connection and is silent is said to be waited for."""
+    lines: list[str] = []
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
-    c = configuration.build({"model": {"path": str(tiny)}, "fleet": on_ray(address=address)})
-    with pytest.raises(ConfigError, match=f"fleet.address: no Ray cluster answers at '{address}'"):
-        ray_fleet.connect(c)
+    monkeypatch.setenv("RAY_ADDRESS", variable)
+    monkeypatch.setattr(head, "ANSWER_S", 2.0)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        place = f"127.0.0.1:{silent.getsockname()[1]}"
+        c = configuration.build({"model": {"path": str(tiny)}, "fleet": on_ray(address=address and place)})
+        with pytest.raises(ConfigError, match="^" + re.escape(line.replace("silent", place))):
+            ray_fleet.connect(c, lines.append)
+    assert lines == ([f"waiting for the Ray cluster at {place}"] if address else [])
 
 
 def test_groups_reserved_before_one_that_is_refused_are_given_back(tiny, monkeypatch):
@@ -225,7 +240,7 @@ def test_groups_reserved_before_one_that_is_refused_are_given_back(tiny, monkeyp
 def test_what_hung_is_killed_and_not_what_came_in_its_place(monkeypatch):
     """A gang that starts anew while its old leader is looked at has no actor for a moment, then another one."""
     killed = []
-    monkeypatch.setattr(ray_fleet.ray, "kill", lambda actor, no_restart: killed.append(actor))
+    monkeypatch.setattr(ray_fleet.ray, "kill", lambda actor: killed.append(actor))
 
     class Gang:
         id, kind, actor = "denoiser-0", "denoiser", "old"
@@ -293,8 +308,9 @@ def test_the_driver_pulls_no_latents(tiny, tmp_path, monkeypatch):
 
 
 def test_metrics_can_be_scraped_from_the_node(tiny, tmp_path):
-    """What a run publishes, at the node's export endpoint, which lags behind by some seconds."""
-    session = Session(config(tiny, arms=ARMS[:2], fleet=on_ray()), Backend(), run_dir=tmp_path / "measured")
+    """What a run publishes, at the node's export endpoint, which lags behind by some seconds. Tags are ASCII."""
+    arms = [ARMS[0], ARMS[1] | {"name": "größte"}]
+    session = Session(config(tiny, arms=arms, fleet=on_ray(metrics=True)), Backend(), run_dir=tmp_path / "50% ü")
     seen: list[Snapshot] = []
     asyncio.run(session.run([(1.0, seen.append)]))
     last = seen[-1]
@@ -307,15 +323,16 @@ def test_metrics_can_be_scraped_from_the_node(tiny, tmp_path):
         ("raysearch_queue_depth", "denoiser"): 0,
         ("raysearch_slots", "scorer"): 1,
         ("raysearch_slots_busy", "scorer"): 0,
-        **{("raysearch_searches_done", name): a.done for name, a in last.arms.items()},
+        **{("raysearch_searches_done", metrics.tag(name)): a.done for name, a in last.arms.items()},
     }
+    assert metrics.tag("größte") == "gr%C3%B6%C3%9Fte"
     assert last.fleet.nfe > 0 and last.fleet.rewards > 0
     (node,) = ray.nodes()
     url = f"http://127.0.0.1:{node['MetricsExportPort']}/metrics"
     deadline, found = time.monotonic() + PATIENCE, {}
     while time.monotonic() < deadline and any(found.get(k) != pytest.approx(v) for k, v in expected.items()):
         time.sleep(1)  # another process's page: there is nothing to wait on
-        found = scraped(url, "measured")
+        found = scraped(url, "50%25 %C3%BC")
     assert {k: found.get(k) for k in expected} == pytest.approx(expected)
 
 
@@ -335,7 +352,7 @@ def test_what_takes_long_to_end_is_not_aborted_by_ray():
     """Its own handler of SIGTERM, which `ray.init` sets, ends a process that is still there three seconds later."""
     script = """if True:
         import sys, time
-        from actors.cluster.fleet import joined
+        from actors.cluster.head import joined
         from actors.training.driver import interrupt_on_sigterm
         joined(sys.argv[1])
         interrupt_on_sigterm()

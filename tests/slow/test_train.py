@@ -240,7 +240,7 @@ def test_a_reward_is_there_whole_or_not_at_all(tmp_path):
 
 def there(monkeypatch):
     """A cluster of one CPU."""
-    monkeypatch.setattr("actors.cluster.fleet.joined", lambda address: None)
+    monkeypatch.setattr("actors.cluster.head.joined", lambda address, report: None)
     monkeypatch.setattr("actors.cluster.fleet.cluster_nodes", lambda: [Node({"CPU": 1.0})])
 
 
