@@ -108,8 +108,11 @@ def check_lengths(config: Config, arms: Sequence[Arm], model: Model) -> None:
     if config.model.truncate:
         return
     texts: dict[str, str] = {}
-    for i, p in enumerate(prompts.load(config)):
-        texts |= dict.fromkeys((p.text, *p.later), f"prompts[{i}]")
+    guided = any(arm.sampler.guidance_scale > 1 for arm in arms)
+    for e in prompts.load(config):
+        texts |= dict.fromkeys((e.prompt.text, *e.prompt.later), e.place)
+        if guided and e.negative_prompt is not None:
+            texts[e.negative_prompt] = prompts.key(e, "negative_prompt")
     for arm in arms:
         if arm.sampler.guidance_scale > 1:
             texts[arm.sampler.negative_prompt] = f"sampler.negative_prompt (arm {arm.name})"

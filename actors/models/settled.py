@@ -6,6 +6,7 @@ from pathlib import Path
 
 from actors import models
 from actors.models import folder as folders
+from raysearch.config import prompts
 from raysearch.config.config import Config, arms
 from raysearch.errors import check
 
@@ -22,9 +23,11 @@ def settled(config: Config, say: Callable[[str], None]) -> Config:
     ways = arms(config)
     for arm in ways:
         s = arm.sampler
-        if s.negative_prompt and s.guidance_scale <= 1:
+        if s.guidance_scale <= 1:
             scale = f"sampler.guidance_scale={s.guidance_scale:g} (arm {arm.name})"
-            say(f"sampler.negative_prompt has no effect with {scale}: only a scale above 1 is guidance")
+            own = (prompts.key(e, "negative_prompt") for e in prompts.load(config) if e.negative_prompt)
+            if key := "sampler.negative_prompt" if s.negative_prompt else next(own, ""):
+                say(f"{key} has no effect with {scale}: only a scale above 1 is guidance")
     unsaid = any(a.sampler.flow_shift is None for a in ways)
     if shift_of(folder, given=not unsaid) is not None or not unsaid:
         return config

@@ -30,7 +30,7 @@ TABLE = [
     Mistake("rewards.judge.name=near", "rewards.judge: unknown key; allowed here: search, final, holdout"),
     Mistake("output.video=true", "output.video: unknown key (did you mean 'videos'?); allowed here: videos, ..."),
     Mistake("long.chunk=2", "long.chunk: unknown key (did you mean 'chunks'?); allowed here: ..."),
-    Mistake("fleet.workers=3", "fleet.workers: unknown key...; allowed here: backend, address, metrics, store_gb, ..."),
+    Mistake("fleet.workers=3", "fleet.workers: unknown key...; allowed here: backend, address, ..."),
     Mistake(
         "fleet.denoisers.gpus=1", "fleet.denoisers.gpus: unknown key (did you mean 'num_gpus'?); allowed here: ..."
     ),
