@@ -16,19 +16,21 @@ from typing import Any
 import torch
 
 from actors.models import family, model_folder
+from actors.models import folder as folders
 from actors.rewards import RewardSpec, reward
 from actors.sampling import solvers
-from raysearch.config import obstacles
+from raysearch.config import obstacles, prompts
 from raysearch.config.config import ODE, SDE, SINGLE, VP, Arm, Config, SamplerConfig
 from raysearch.engine.protocol import Fleet
 from raysearch.errors import check
-from raysearch.files import content_digest
 from raysearch.recipe.candidate import Sampler
 from raysearch.recipe.long_video import Long
 from raysearch.recipe.reward import Reward
 from raysearch.search.obstacles import Barrier, barriers
 from raysearch.session.plan import ArmPlan, Plan
 from raysearch.session.snapshot import Snapshot
+
+SHOWN = 60  # letters of a text in a line about it
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,7 @@ class Backend:
         Raises ConfigError for what the model, the rewards or the cluster cannot do.
         """
         model = checked_model(config)
+        check_lengths(config, arms, model)
         specs: dict[str, RewardSpec] = {}
         plans = tuple(plan_arm(arm, config, begun or config, model, specs) for arm in arms)
         if config.fleet.backend == "ray":
@@ -90,14 +93,33 @@ class Backend:
 
 def checked_model(config: Config) -> Model:
     """The configured model. Raises ConfigError for a size, shards or long videos that do not fit the model."""
-    folder = model_folder(config.model.path)
+    folder = model_folder(config.model.path, variant=config.model.variant)
     geometry = family(folder).Geometry.of(folder)
     m = config.model
     geometry.check(num_frames=m.num_frames, height=m.height, width=m.width)
     geometry.check_shards(config.fleet.denoisers, num_frames=m.num_frames, height=m.height, width=m.width)
     shape = geometry.latent_shape(num_frames=m.num_frames, height=m.height, width=m.width)
     check_chunks(config, geometry, shape[2])
-    return Model(folder, geometry, shape, content_digest([folder]))
+    return Model(folder, geometry, shape, folders.content(folder, variant=m.variant))
+
+
+def check_lengths(config: Config, arms: Sequence[Arm], model: Model) -> None:
+    """Raises ConfigError for a text of which the text encoder would not see the end, unless model.truncate is true."""
+    if config.model.truncate:
+        return
+    texts: dict[str, str] = {}
+    for i, p in enumerate(prompts.load(config)):
+        texts |= dict.fromkeys((p.text, *p.later), f"prompts[{i}]")
+    for arm in arms:
+        if arm.sampler.guidance_scale > 1:
+            texts[arm.sampler.negative_prompt] = f"sampler.negative_prompt (arm {arm.name})"
+        shown = (f"obstacles (arm {arm.name})", [b.text for b in arm.obstacles if isinstance(b, obstacles.Text)])
+        texts |= dict.fromkeys(shown[1], shown[0])
+    most, count = config.model.max_sequence_length, family(model.folder).token_counter(model.folder)
+    for text, key in texts.items():
+        n = count(text)
+        allowed = f"at most {most} tokens (model.max_sequence_length): these are {n}, and model.truncate=true cuts them"
+        check(n <= most, key, text if len(text) <= SHOWN else text[:SHOWN] + " ...", allowed)
 
 
 def check_chunks(config: Config, geometry: Any, clip: int) -> None:

@@ -16,17 +16,19 @@ import sys
 import time
 from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
-from typing import Any, TextIO, TypeVar
+from typing import Any, NoReturn, TextIO, TypeVar
 
+from actors import shipped
+from actors.models.settled import settled
 from actors.training import driver
 from raysearch import __version__
 from raysearch.config import config as configuration
 from raysearch.config import prompts
 from raysearch.config.config import Config
 from raysearch.config.policies import find_policy, policy_names
-from raysearch.errors import ConfigError, RaysearchError, single
+from raysearch.errors import ConfigError, RaysearchError, plain, single
 from raysearch.session import dataset, display, status
-from raysearch.session.directory import chosen
+from raysearch.session.directory import chosen, goes_on
 from raysearch.sweep import grid
 
 T = TypeVar("T")
@@ -42,29 +44,35 @@ def main(argv: Sequence[str] | None = None) -> int:
             if sys.stdout is not None:  # a daemon's may be closed
                 sys.stdout.flush()
     except BrokenPipeError:
-        if not any(unread(s) for s in (sys.stdout, sys.stderr)):
+        lost = [s for s in (sys.stdout, sys.stderr) if unread(s)]
+        if not lost:
             raise  # another pipe or a connection broke
-        for stream in (sys.stdout, sys.stderr):  # Python flushes both when it ends
-            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        silence(*lost)
+        return 1
+    except OSError as error:
+        if writable(sys.stdout):
+            raise
+        silence(sys.stdout)
+        print(f"raysearch: the output cannot be written: {error.strerror}", file=sys.stderr)
         return 1
 
 
 def obey(argv: Sequence[str] | None) -> int:
     """Run the command that the arguments name; a mistake of the user's is one line on stderr."""
-    arguments, more = parser().parse_known_args(argv)
-    if any(m.startswith("-") for m in more) or (more and "overrides" not in arguments):
-        parser().error(f"unrecognized arguments: {' '.join(more)}")
-    if more:
-        arguments.overrides += more  # argparse itself takes no overrides after an option
-    command: Callable[..., int] = arguments.command
     try:
+        arguments, more = parser().parse_known_args(argv)
+        if any(m.startswith("-") for m in more) or (more and "overrides" not in arguments):
+            arguments.parser.error(f"unrecognized arguments: {' '.join(more)}")
+        if more:
+            arguments.overrides += more  # argparse itself takes no overrides after an option
         check_packages()
-        return command(**{k: v for k, v in vars(arguments).items() if k != "command"})
+        command: Callable[..., int] = arguments.command
+        return command(**{k: v for k, v in vars(arguments).items() if k not in ("command", "parser")})
     except (RaysearchError, BaseExceptionGroup) as raised:
         error = single(raised)
         if not isinstance(error, RaysearchError):
             raise error from None
-        print(f"raysearch: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"raysearch: {plain(error)}", file=sys.stderr)
         return 2 if isinstance(error, ConfigError) else 1
     except KeyboardInterrupt:
         print("raysearch: interrupted", file=sys.stderr)
@@ -78,15 +86,39 @@ def unread(stream: TextIO) -> bool:
     return any(event & select.POLLERR for _, event in poll.poll(0))
 
 
+def writable(stream: TextIO | None) -> bool:
+    """Whether a stream takes an empty line; a full disk does not."""
+    try:
+        print(file=stream, flush=True)
+    except OSError:
+        return False
+    return True
+
+
+def silence(*streams: TextIO) -> None:
+    """Let streams lead nowhere, since Python flushes them when it ends."""
+    for stream in streams:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors are one line, with the usage of the command."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raises ConfigError."""
+        usage = " ".join(self.format_usage().split())
+        raise ConfigError(f"{re.sub('^argument {.*?}: ', '', message)}; {usage}")
+
+
 def parser() -> argparse.ArgumentParser:
     """The commands; `command` is the function that each one calls with its arguments."""
-    whole = argparse.ArgumentParser(prog="raysearch", description="Distributed search for better videos.")
+    whole = Parser(prog="raysearch", description="Distributed search for better videos.")
     whole.add_argument("--version", action="version", version=f"raysearch {__version__}")
-    commands = whole.add_subparsers(metavar="COMMAND", required=True)
+    commands = whole.add_subparsers(required=True)
 
     def add(name: str, command: Callable[..., int], summary: str) -> argparse.ArgumentParser:
         added = commands.add_parser(name, help=summary, description=command.__doc__)
-        added.set_defaults(command=command)
+        added.set_defaults(command=command, parser=added)
         return added
 
     of_configs = [
@@ -98,7 +130,7 @@ def parser() -> argparse.ArgumentParser:
     ]
     for added, example in of_configs:
         added.add_argument("path", type=Path, metavar="config", help="a YAML file; see configs/")
-        added.add_argument("overrides", nargs="*", metavar="key=value", help=f"for example {example}")
+        added.add_argument("overrides", nargs="*", default=[], metavar="key=value", help=f"for example {example}")
     shown = "print the config as YAML, overrides and defaults included, and run nothing"
     of_configs[0][0].add_argument("--print-config", action="store_true", help=shown)
     folder = add("status", show_status, "how a run is going, or how it ended")
@@ -156,11 +188,14 @@ def searched(config: Config, run_dir: Path) -> int:
     """Run a config's searches, showing how they go, and return the exit code. Raises ConfigError, KeyboardInterrupt."""
     console = display.console()
     prompts.load(config)
+    say = display.say(console)
+    config = settled(config, say)
+    shipped.check_rewards(configuration.arms(config))
+    goes_on(run_dir, configuration.resolved(config), config.resume)
     # torch and diffusers take seconds to import, and a mistake in the config should not wait for them.
     from actors.backend import Backend
     from raysearch.session.session import Session
 
-    say = display.say(console)
     session = Session(config, Backend(say), run_dir=run_dir, report=say)
     for arm, cost in session.costs.items():
         say(f"{arm}: about {display.cost_text(cost)} a search")
@@ -187,7 +222,7 @@ async def ended_by_sigterm(work: Coroutine[Any, Any, T]) -> T:
 
 def show_status(run_dir: Path) -> int:
     """How the run or sweep in a folder is going, or how it ended; from any terminal, while it runs or after."""
-    snapshot = status.read(run_dir.expanduser())
+    snapshot = status.read(run_dir)
     display.status(display.console(), snapshot, time.time())
     return 0
 
@@ -205,10 +240,10 @@ def list_policies() -> int:
 
 def print_schema() -> int:
     """Print the JSON schema of what run, sweep and collect read; takes the seconds in which torch is imported."""
-    from actors.rewards import NAMES, find
+    from actors.rewards import find
     from raysearch.config.schema import json_schema
 
-    print(json.dumps(json_schema({name: find(name) for name in NAMES}), indent=2))
+    print(json.dumps(json_schema({name: find(name) for name in shipped.REWARDS}), indent=2))
     return 0
 
 

@@ -58,9 +58,10 @@ def run(
         configuration.arms(loaded)  # raises ConfigError where the arguments are not the policy's
     # The one other place, beside the command line, where the engine meets real models.
     from actors.backend import Backend
+    from actors.models.settled import settled
     from raysearch.session.session import Session
 
     path = chosen(loaded.run_dir, loaded.resume, name)
-    session = Session(loaded, Backend(report), run_dir=path, report=report)
+    session = Session(settled(loaded, report), Backend(report), run_dir=path, report=report)
     in_its_own_loop(session.run([]))
     return Result(path)

@@ -9,8 +9,13 @@ RaysearchError
 ├── OutOfMemory (MemoryError)         a device without room for an item; the item waits, the replica loses a slot
 ├── ReplicaDied (ConnectionError)     the replica that ran an item is gone; the item goes back to the queue
 ├── PoisonousItem (RuntimeError)      an item that killed three replicas while it ran alone; its search fails
+├── FolderError (OSError)             a file of the run's folder that the disk does not take; the run ends
 └── NoReplica (RuntimeError)          the fleet is gone: the run ends, and its searches are left undone
 """
+
+from unicodedata import category
+
+MOST = 2000  # characters of a text that is shown or stored in a row
 
 
 class RaysearchError(Exception):
@@ -54,6 +59,10 @@ class PoisonousItem(RaysearchError, RuntimeError):
     """An item during which too many replicas died while it ran alone."""
 
 
+class FolderError(RaysearchError, OSError):
+    """A file of a run's folder that cannot be written. The message names the folder and how to go on."""
+
+
 class NoReplica(RaysearchError, RuntimeError):
     """The fleet does not start, or is gone: no search is to blame, and the run can go on later."""
 
@@ -65,9 +74,37 @@ def check(holds: bool, key: str, value: object, allowed: str) -> None:
 
 
 def single(error: BaseException) -> BaseException:
-    """The one error inside nested groups, or the first of several of one class; any other error as it is."""
+    """The one error inside nested groups, or the first of several of this tree; any other error as it is."""
     if isinstance(error, BaseExceptionGroup):
-        found = [single(e) for e in error.exceptions]
-        if len({type(e) for e in found}) == 1:
-            return found[0]
+        first, *others = map(single, error.exceptions)
+        if all(isinstance(e, RaysearchError) for e in (first, *others)) or not others:
+            return first
     return error
+
+
+def plain(text: object, most: int = MOST) -> str:
+    """A text of the user's or out of a file as one line that is safe to show and to store.
+
+    The line is printable and has no escape sequences or surrogates; of a long text the middle is left out.
+    """
+    try:
+        whole = str(text)
+    except BaseException as error:  # an error of the user's may have any __str__
+        whole = f"(the text of {type(text).__name__} cannot be read: {type(error).__name__})"
+    if len(whole) > most:
+        head, tail = most * 3 // 4, most // 4
+        whole = f"{whole[:head]} [{len(whole) - head - tail} characters left out] {whole[-tail:]}"
+    return " ".join("".join(map(_printable, whole)).split())
+
+
+def _printable(c: str) -> str:
+    if c.isprintable() or c.isspace():
+        return c
+    return "" if category(c) == "Cf" else "?"  # what only formats is left out
+
+
+def told(error: BaseException) -> str:
+    """The class and the message of an error, whatever it is, as `plain` text."""
+    error = single(error)
+    name, message = type(error).__name__, plain(error)
+    return f"{name}: {message}" if message else name

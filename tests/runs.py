@@ -99,3 +99,23 @@ ARMS = [
     {"name": "bon", "policy": {"name": "best_of_n", "n": 3}},
     {"name": "rgrp", "policy": {"name": "rgrp", "schedule": [2, 4], "n": 4}},
 ]
+
+
+# Every kind of origin and of stochastic step.
+KINDS = [
+    {"name": "zero", "policy": {"name": "zero_order", "n": 2, "iterations": 1}},
+    {"name": "paths", "policy": {"name": "paths", "n": 1, "m": 2}},
+    {
+        "name": "evolution",
+        "policy": {"name": "evolution", "schedule": [2, 4], "population": [3, 2, 2], "elite": 1},
+    },
+    {"name": "svdd", "policy": {"name": "svdd", "m": 2}, "sampler": {"name": "score-sde", "interpolant": "vp"}},
+    {"name": "dlbs", "policy": {"name": "dlbs", "b": 1, "lookahead": 3}, "sampler": {"name": "flow-sde"}},
+    {"name": "smc", "policy": {"name": "smc", "n": 3, "threshold": 1.0}, "sampler": {"name": "sde-dpm++"}},
+    {
+        "name": "around",
+        "policy": {"name": "repulsion", "n": 1, "eta": [1.0], "reach": [9.0], "every": 3, "tries": 1},
+        "obstacles": [{"text": "a blue square"}, {"text": "a red square", "space": "features"}],
+    },
+    {"name": "draft", "policy": {"name": "draft_commit", "draft_steps": 3, "explore": {"name": "best_of_n", "n": 2}}},
+]

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from transformers import AutoConfig, AutoModel
 
 from actors.features import unit
+from actors.models.weights import pretrained
 from raysearch.errors import ConfigError, check
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, for a folder without its own
@@ -24,9 +25,7 @@ class _Vision:
 
     def __init__(self, path: Path | None) -> None:
         assert path is not None
-        self._model, loading = AutoModel.from_pretrained(
-            path, use_safetensors=True, local_files_only=True, output_loading_info=True
-        )
+        self._model, loading = pretrained(AutoModel, path, use_safetensors=True, output_loading_info=True)
         missing = sorted(k for k in loading["missing_keys"] if "pooler" not in k)  # its output is not used
         check(not missing, "path", str(path), f"a folder whose weights are whole; these are missing: {missing[:3]}")
         self._model.eval().requires_grad_(False)
@@ -48,7 +47,7 @@ class _Vision:
         for file in found:
             check(file.is_file(), "path", str(path), f"a folder with {file.name}")
         try:
-            kind = AutoConfig.from_pretrained(path, local_files_only=True).model_type
+            kind = pretrained(AutoConfig, path).model_type
         except Exception as error:
             raise ConfigError.of("path", str(path), "a folder whose config.json transformers can read") from error
         check(kind in cls.kinds, "path", str(path), f"a model of type {' or '.join(cls.kinds)}, not {kind}")

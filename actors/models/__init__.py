@@ -2,10 +2,15 @@
 
 A new family is a module in this folder and a line in `FAMILIES`. The module has the names below; the letters of shapes
 are in `actors/__init__.py`. The four parts are classes, and each worker builds only the parts that it needs, so a part
-reads no other part's files. `folder` is a Path, `dtype` a key of `DTYPES`, `device` "cpu" or "cuda".
+reads no other part's files. `folder` is a Path, `dtype` a key of `weights.DTYPES`, `device` "cpu" or
+"cuda", and `variant` names the weights' variant, or is None.
 
 check_folder(folder, key) -> None
-    Raises ConfigError, which names the config's `key`, unless the folder holds a whole model that this module can run.
+    Raises ConfigError, which names the config's `key`, unless the module can run the model in the folder. Its files
+    have been checked before: `folder` and `weights` have what is the same for all families.
+
+token_counter(folder) -> a function (text) -> int
+    Counts the tokens of a text as the text encoder reads it, so that a caption is not cut unnoticed.
 
 Geometry.of(folder) -> Geometry, a frozen dataclass: facts from config files alone; no weights are read.
     path: str               "flow" (x = (1 - sigma) x0 + sigma noise) or "vp" (x = sqrt(1 - sigma^2) x0 + sigma noise)
@@ -23,11 +28,11 @@ Geometry.of(folder) -> Geometry, a frozen dataclass: facts from config files alo
     frames(latent_frames) -> int
         How many frames a video with so many latent frames has.
 
-TextEncoder(folder, *, dtype, device)
+TextEncoder(folder, *, dtype, device, variant)
     __call__(text, length) -> numpy float32 (1, L, D)
         The embedding of a caption of at most `length` tokens; L is the same for all captions.
 
-Transformer(folder, *, dtype, device), whose attribute `dtype` is the torch.dtype of its embeddings and outputs.
+Transformer(folder, *, dtype, device, variant), whose attribute `dtype` is the torch.dtype of embeddings and outputs.
     __call__(latents, timesteps, text, conditions) -> tensor (B, C, T, H, W), without gradient
         The model's output: with `path` "flow" the velocity, noise - x0; with "vp" the noise. `latents` are float32
         (B, C, T, H, W). `timesteps` are the solver's, (B,), which for a flow are 1000 sigma; if `per_frame` also
@@ -35,7 +40,7 @@ Transformer(folder, *, dtype, device), whose attribute `dtype` is the torch.dtyp
         Apart from rounding, a row's output does not depend on the other rows. Sharding also reads the attribute
         `model`, a torch module, and sets the attribute `device`.
 
-Autoencoder(folder, *, dtype, device), in which a size is `num_frames`, `height`, `width`, in frames and pixels
+Autoencoder(folder, *, dtype, device, variant), in which a size is `num_frames`, `height`, `width`, in frames and pixels
     decode(latent) -> numpy uint8 (T', H', W', 3)
         The frames of one latent (1, C, T, H, W).
     decode_part(latent, *, fresh) -> numpy uint8 (T', H', W', 3)
@@ -48,7 +53,7 @@ Autoencoder(folder, *, dtype, device), in which a size is `num_frames`, `height`
     image_channels(image, num_frames, height, width) -> numpy float32 (1, C', T, H, W)
         The channels in which the transformer sees a PIL image as the first frame. Needed if `image_to_video`.
 
-ImageEncoder(folder, *, dtype, device), needed if `sees_image`
+ImageEncoder(folder, *, dtype, device, variant), needed if `sees_image`
     __call__(image) -> numpy float32 (1, L, D)
         The embedding of a PIL image to which the transformer attends, in addition to the caption's.
 
@@ -56,70 +61,49 @@ A family whose folder has scheduler/scheduler_config.json gets the solver's nois
 """
 
 import importlib
-import json
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
-import torch
-from huggingface_hub import snapshot_download
+from actors.models import folder as folders
+from actors.models import hub
+from raysearch.errors import check
 
-from raysearch.errors import ConfigError, check
-
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 FAMILIES = {"WanPipeline": "wan", "WanImageToVideoPipeline": "wan", "GaussianMixture": "mixture"}
+PARTS = {"wan": ("transformer", "text_encoder", "tokenizer", "vae", "scheduler")}  # that a family cannot do without
 
 
-# What one row is conditioned on besides its caption: clean first latent frames, a tensor (1, C, k, H, W); or what an
-# image-to-video model sees of the first frame, a tuple of channels (1, C', T, H, W) and maybe an embedding (1, L, D).
-Condition: TypeAlias = torch.Tensor | tuple[torch.Tensor, ...] | None
-
-
-def index(folder: Path) -> dict[str, Any]:
-    """The content of the model's model_index.json. Raises OSError if the file cannot be read."""
-    found: dict[str, Any] = json.loads((folder / "model_index.json").read_text())
-    return found
+def family_name(folder: Path, key: str = "model.path") -> str:
+    """The name of the module of a model's family. Raises ConfigError for a folder of no known family."""
+    name = folders.index(folder, key).get("_class_name")
+    known = isinstance(name, str) and name in FAMILIES
+    check(known, key, str(folder), f"a model of class {', '.join(FAMILIES)}, not {name}")
+    return FAMILIES[str(name)]
 
 
 def family(folder: Path) -> Any:
-    """The module of a model's family, as described above. Raises ConfigError for a folder of no known family."""
-    check((folder / "model_index.json").is_file(), "model.path", str(folder), "a folder with a model_index.json")
-    name = index(folder).get("_class_name")
-    check(name in FAMILIES, "model.path", str(folder), f"a model of class {', '.join(FAMILIES)}, not {name}")
-    return importlib.import_module(f"actors.models.{FAMILIES[str(name)]}")
+    """The module of a model's family, as described above; importing it takes torch. Raises ConfigError."""
+    return importlib.import_module(f"actors.models.{family_name(folder)}")
 
 
-def clean_frames(condition: Any) -> int:
-    """The number of clean first latent frames that a condition, of tensors or of arrays, holds."""
-    return 0 if condition is None or isinstance(condition, tuple) else int(condition.shape[2])
+def found(path: str, key: str = "model.path", variant: str | None = None) -> Path:
+    """The folder of a model, checked as far as that takes no torch. Raises ConfigError, which names `key`.
 
-
-def with_clean_frames(latent: torch.Tensor, condition: Condition) -> torch.Tensor:
-    """`latent`, (1, C, T, H, W), in which the condition's clean first frames, if it holds any, replace the first."""
-    if not isinstance(condition, torch.Tensor):
-        return latent
-    return torch.cat([condition, latent[:, :, condition.shape[2] :]], 2)
-
-
-def model_folder(path: str) -> Path:
-    """The checked folder of a model in diffusers' layout.
-
-    `path` is a folder or a hub id; a hub id's files come from the local cache, else from the hub. Raises ConfigError.
+    `path` is a folder or a hub id, `org/name` or `org/name@revision`; a hub id's files come from the local cache, else
+    from the hub.
     """
-    folder = Path(path)
-    from actors.models import wan  # which imports this module
+    folder = Path(path).expanduser()
+    if not folder.is_dir() and hub.is_id(path):
+        folder = hub.fetched(path, key)
+    check(folder.is_dir(), key, path, "an existing folder in diffusers' layout")
+    folders.check_folder(folder, key, variant, PARTS.get(family_name(folder, key), ()))
+    return folder
 
-    if (
-        not folder.is_dir()
-        and path.count("/") == 1
-        and not path.startswith((".", "/"))
-        and not Path(path.split("/")[0]).exists()
-    ):
-        try:
-            folder = Path(
-                snapshot_download(path, allow_patterns=[f"{p}/*" for p in wan.PARTS + wan.MORE] + ["model_index.json"])
-            )
-        except Exception as error:
-            raise ConfigError(f"model.path: {path!r} is no folder here, and the model hub cannot give it") from error
-    check(folder.is_dir(), "model.path", path, "an existing folder in diffusers' layout")
-    family(folder).check_folder(folder, "model.path")
+
+def model_folder(path: str, key: str = "model.path", variant: str | None = None) -> Path:
+    """The folder of a model that can be run: its weights fit their classes, too. Raises ConfigError."""
+    folder = found(path, key, variant)
+    from actors.models import weights
+
+    weights.check_fit(folder, key, variant)
+    family(folder).check_folder(folder, key)
     return folder

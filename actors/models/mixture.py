@@ -6,14 +6,15 @@ the model predicts noise on DDIM's variance-preserving path. A latent is a point
 picture of a dot. So every policy runs in milliseconds, and the distribution that a policy should reach is known.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from actors.models import Condition, index
+from actors.models.condition import Condition
+from actors.models.folder import index
 from actors.sampling import solvers
 from raysearch.config.fleet import PoolConfig
 from raysearch.errors import ConfigError, check
@@ -27,6 +28,11 @@ def check_folder(folder: Path, key: str) -> None:
         Mixture.of(folder)
     except (KeyError, ValueError, TypeError) as error:
         raise ConfigError(f"{key}: {str(folder)!r} holds no Gaussian mixture: {error}") from error
+
+
+def token_counter(folder: Path) -> Callable[[str], int]:
+    """A function that counts no tokens: a mixture knows captions as a whole."""
+    return lambda text: 0
 
 
 @dataclass(frozen=True)
@@ -96,7 +102,7 @@ class Mixture:
 class TextEncoder:
     """Embeds a caption as the weights of the components under it."""
 
-    def __init__(self, folder: Path, *, dtype: str, device: str) -> None:
+    def __init__(self, folder: Path, *, dtype: str, device: str, variant: str | None = None) -> None:
         self._captions = index(folder).get("captions", {})
         self._weights = index(folder)["weights"]
 
@@ -109,7 +115,7 @@ class TextEncoder:
 class Transformer:
     """The exact output of a model that has learnt the mixture perfectly."""
 
-    def __init__(self, folder: Path, *, dtype: str, device: str) -> None:
+    def __init__(self, folder: Path, *, dtype: str, device: str, variant: str | None = None) -> None:
         self.dtype, self._mixture = torch.float32, Mixture.of(folder)
         self._levels = (1 - solvers.ddim({}).alphas_cumprod.double()).sqrt()
 
@@ -164,7 +170,7 @@ class Geometry:
 class Autoencoder:
     """Draws a point as a picture of a white dot on black, and finds the dot in a picture."""
 
-    def __init__(self, folder: Path, *, dtype: str, device: str) -> None:
+    def __init__(self, folder: Path, *, dtype: str, device: str, variant: str | None = None) -> None:
         self._channels = Mixture.of(folder).means.shape[1]
 
     def decode(self, latent: torch.Tensor) -> np.ndarray:

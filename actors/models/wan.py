@@ -5,53 +5,78 @@ the pipeline's.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKLWan, WanPipeline, WanTransformer3DModel
+from diffusers import WanPipeline
 from diffusers.models.autoencoders.autoencoder_kl_wan import WanRMS_norm, unpatchify
+from diffusers.pipelines.wan.pipeline_wan import prompt_clean
 from diffusers.video_processor import VideoProcessor
 from PIL import Image
 from torch import nn
 from torch.nn import functional as F
-from transformers import AutoTokenizer, ByT5Tokenizer, CLIPImageProcessorPil, CLIPVisionModel, UMT5EncoderModel
+from transformers import AutoTokenizer, ByT5Tokenizer, CLIPImageProcessorPil
 
-from actors.models import DTYPES, Condition, clean_frames, index, with_clean_frames
+from actors.models import folder as folders
+from actors.models.condition import Condition, clean_frames, with_clean_frames
+from actors.models.folder import index
+from actors.models.weights import DTYPES, loaded, pretrained
 from actors.workers import video
 from raysearch.config.fleet import PoolConfig
-from raysearch.errors import check
+from raysearch.errors import ConfigError, check
 
-PARTS = ("transformer", "text_encoder", "tokenizer", "vae", "scheduler")  # folders that every model has
-MORE = ("image_encoder", "image_processor")  # folders that image-to-video models may have, too
+KINDS = {  # the classes of the parts that are called by more than the pipeline's own code
+    "transformer": "WanTransformer3DModel",
+    "text_encoder": "UMT5EncoderModel",
+    "vae": "AutoencoderKLWan",
+    "image_encoder": "CLIPVisionModel",
+}
 TOGETHER = 1024  # latent frames are decoded in one pass while they have no more latent pixels than this
 
 
 def check_folder(folder: Path, key: str) -> None:
     """Raises ConfigError, which names `key`, unless the folder holds a Wan pipeline that raysearch can run."""
-    for part in PARTS:
-        check((folder / part).is_dir(), key, str(folder), f"a folder with {part}/ in it")
     check(index(folder).get("boundary_ratio") is None, key, str(folder), "a Wan pipeline with one transformer")
-    g = Geometry.of(folder)
+    parts = folders.parts(folder, key)
+    for name, kind in KINDS.items():
+        fits = f"one whose {name} is a {kind}"
+        check(name not in parts or parts[name].kind == kind, key, str(folder), fits)
+    try:
+        g = Geometry.of(folder)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ConfigError(f"{key}: the configs in {str(folder)!r} describe no Wan model: {error!r}") from error
     fits = "one whose transformer takes latents, or latents, a mask and the first frame's latents"
     check(g.in_channels in (g.z_dim, 2 * g.z_dim + g.temporal), key, str(folder), fits)
     if g.sees_image:
-        check((folder / "image_encoder").is_dir(), key, str(folder), "a folder with image_encoder/ in it")
+        both = {"image_encoder", "image_processor"} <= parts.keys()
+        check(both, key, str(folder), f"one whose {folders.INDEX} names image_encoder and image_processor")
+
+
+def tokenizer(folder: Path) -> Any:
+    """The tokenizer of the model in a folder."""
+    kind = folders.parts(folder)["tokenizer"].kind
+    return pretrained({"ByT5Tokenizer": ByT5Tokenizer}.get(kind, AutoTokenizer), folder / "tokenizer")
+
+
+def token_counter(folder: Path) -> Callable[[str], int]:
+    """A function that counts the tokens of a text as the pipeline reads it."""
+    split = tokenizer(folder)
+    return lambda text: len(split(prompt_clean(text)).input_ids)
 
 
 class TextEncoder:
     """Wan's tokenizer and UMT5 encoder."""
 
-    def __init__(self, folder: Path, *, dtype: str, device: str) -> None:
-        tokenizer_class = {"ByT5Tokenizer": ByT5Tokenizer}.get(index(folder)["tokenizer"][1], AutoTokenizer)
-        encoder = UMT5EncoderModel.from_pretrained(folder / "text_encoder", dtype=DTYPES[dtype]).to(device).eval()
+    def __init__(self, folder: Path, *, dtype: str, device: str, variant: str | None = None) -> None:
         self._pipeline = WanPipeline(
-            tokenizer=tokenizer_class.from_pretrained(folder / "tokenizer"),
-            text_encoder=encoder,
+            tokenizer=tokenizer(folder),
+            text_encoder=loaded(folder, "text_encoder", dtype=dtype, device=device, variant=variant),
             vae=None,
             scheduler=None,
             transformer=None,
@@ -70,10 +95,9 @@ class TextEncoder:
 class ImageEncoder:
     """The CLIP encoder of image-to-video models; their transformers attend to its embedding and the caption's."""
 
-    def __init__(self, folder: Path, *, dtype: str, device: str) -> None:
-        part = folder / "image_encoder"
-        self.model = CLIPVisionModel.from_pretrained(part, dtype=DTYPES[dtype]).to(device).eval()
-        self._processor = CLIPImageProcessorPil.from_pretrained(folder / "image_processor")
+    def __init__(self, folder: Path, *, dtype: str, device: str, variant: str | None = None) -> None:
+        self.model = loaded(folder, "image_encoder", dtype=dtype, device=device, variant=variant)
+        self._processor = pretrained(CLIPImageProcessorPil, folder / "image_processor")
         self._device = device
 
     @torch.no_grad()
@@ -86,9 +110,9 @@ class ImageEncoder:
 class Transformer:
     """Wan's transformer on a batch whose rows have their own timesteps, captions and conditions."""
 
-    def __init__(self, folder: Path, *, dtype: str, device: str) -> None:
+    def __init__(self, folder: Path, *, dtype: str, device: str, variant: str | None = None) -> None:
         self.dtype, self.device = DTYPES[dtype], device
-        self.model = WanTransformer3DModel.from_pretrained(folder / "transformer", dtype=self.dtype).to(device).eval()
+        self.model = loaded(folder, "transformer", dtype=dtype, device=device, variant=variant)
         self.expand_timesteps = bool(index(folder).get("expand_timesteps", False))
         self._patch = self.model.config.patch_size
 
@@ -232,8 +256,8 @@ def _rms_norm(norm: WanRMS_norm, x: torch.Tensor) -> torch.Tensor:
 class Autoencoder:
     """Wan's causal video autoencoder; the methods take and return latents in the transformer's scale."""
 
-    def __init__(self, folder: Path, *, dtype: str, device: str) -> None:
-        self.vae = AutoencoderKLWan.from_pretrained(folder / "vae", dtype=DTYPES[dtype]).to(device).eval()
+    def __init__(self, folder: Path, *, dtype: str, device: str, variant: str | None = None) -> None:
+        self.vae = loaded(folder, "vae", dtype=dtype, device=device, variant=variant)
         if device == "cpu":
             hasten(self.vae.decoder)
         self._device = device
@@ -277,7 +301,9 @@ class Autoencoder:
         return latent.to(self._device, self.vae.dtype) / inverse_std + mean
 
     def _pictures(self, video: torch.Tensor) -> np.ndarray:
-        return np.rint(self._processor.postprocess_video(video, output_type="np")[0] * 255).astype(np.uint8)
+        # The bytes that the pipeline's floats round to, rounded before they leave a GPU: a quarter of them, and faster.
+        shown = self._processor.denormalize(video[0]).float() * 255
+        return shown.round().to(torch.uint8).permute(1, 2, 3, 0).contiguous().cpu().numpy()  # type: ignore[no-any-return]
 
     @torch.no_grad()
     def encode_image(self, image: Image.Image, num_frames: int, height: int, width: int) -> np.ndarray:

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from actors.sampling.potential import Points
+from actors.shipped import target
 from raysearch.config.binding import bind
 from raysearch.errors import ConfigError, check
 from raysearch.files import content_digest, source
@@ -23,18 +24,6 @@ from raysearch.recipe import reward as recipes
 from raysearch.recipe.digests import canonical_json, digest
 from raysearch.recipe.origins import Obstacle
 from raysearch.session.tables import CANDIDATES
-
-NAMES = {
-    "verifier": "actors.tiny.verifier:Verifier",
-    "pixel": "actors.rewards.pixel:PixelReward",
-    "latent": "actors.rewards.latent_reward:LatentReward",
-    "pavrm": "actors.rewards.pavrm:Pavrm",
-    "consistency": "actors.rewards.consistency:Consistency",
-    "near": "actors.rewards.near:Near",
-    "repulsion": "actors.rewards.repulsion:Repulsion",
-    "distance": "actors.rewards.repulsion:Distance",
-}
-
 
 NEEDS = ("latent", "estimate", "frames")
 
@@ -80,18 +69,15 @@ class Reward(Protocol):
         ...
 
 
-def find(name: str) -> Callable[..., Reward]:
+def find(name: Any, key: str = "reward") -> Callable[..., Reward]:
     """The class of a shipped reward, by its name, or of a user's, as `module:Class`. Raises ConfigError."""
-    target = NAMES.get(name, name)
-    module, colon, attribute = target.partition(":")
-    if not (colon and module and attribute):
-        raise ConfigError(f"no reward {name!r}; there are {', '.join(NAMES)}, or module:Class")
+    module, attribute = target(name, key)
     try:
         found = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError) as error:
-        raise ConfigError(f"the reward {name!r} cannot be imported: {error}") from error
+        raise ConfigError(f"{key}: the reward {name!r} cannot be imported: {error}") from error
     if not isinstance(getattr(found, "components", None), tuple) or getattr(found, "needs", None) not in NEEDS:
-        raise ConfigError(f"{name!r} is no reward: it must have a tuple `components`, and `needs` in {NEEDS}")
+        raise ConfigError(f"{key}: {name!r} is no reward: it must have a tuple `components`, and `needs` in {NEEDS}")
     return found  # type: ignore[no-any-return]
 
 
@@ -149,11 +135,7 @@ def reward(
     `text_dim` is the width D of captions' embeddings. What a scorer needs to build the reward is added to `specs`.
     """
     name = block.get("name")
-    check(isinstance(name, str) and bool(name), f"{key}.name", name, "a reward's name")
-    try:
-        build = find(str(name))
-    except ConfigError as error:
-        raise ConfigError(f"{key}.name: {error}") from error
+    build = find(name, f"{key}.name")
     given = {k: v for k, v in block.items() if k not in ("name", "weights")}
     arguments = bind(build, given, key)  # type: ignore[arg-type]
     components: tuple[str, ...] = build.components  # type: ignore[attr-defined]

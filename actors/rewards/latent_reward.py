@@ -24,6 +24,7 @@ from torch import nn
 from transformers import AutoTokenizer, PreTrainedTokenizerFast, Qwen2VLConfig, Qwen2VLModel
 from transformers.models.qwen2_vl.modeling_qwen2_vl import PatchEmbed
 
+from actors.models.weights import pretrained
 from actors.rewards import checkpoint
 from raysearch.config.binding import bind
 from raysearch.errors import check
@@ -65,8 +66,8 @@ def build(c: LatentRewardConfig) -> tuple[Qwen2VLModel, Any]:
         except (OSError, ValueError):
             found = None
         check(found == "qwen2_vl", "backbone", c.backbone, "a folder with a Qwen2-VL")
-        model = Qwen2VLModel.from_pretrained(c.backbone, local_files_only=True, use_safetensors=True)
-        return model, AutoTokenizer.from_pretrained(c.backbone, local_files_only=True)
+        model = pretrained(Qwen2VLModel, Path(c.backbone), use_safetensors=True)
+        return model, pretrained(AutoTokenizer, Path(c.backbone))
     words = tuple(dict.fromkeys((*SPECIAL, *c.instruction.split(), *c.vocabulary)))
     tokenizer = Tokenizer(WordLevel({w: i for i, w in enumerate(words)}, unk_token=SPECIAL[0]))
     tokenizer.pre_tokenizer = WhitespaceSplit()

@@ -37,11 +37,17 @@ def scheduler(config: dict[str, Any], name: str, flow_shift: float | None) -> An
     `flow_shift` None takes the shift of that config. Raises ValueError for an unknown name.
     """
     config = {k: v for k, v in config.items() if not k.startswith("_")}
-    shift = float(flow_shift if flow_shift is not None else config.get("flow_shift", config.get("shift", 1.0)))
+    shifts = (flow_shift, config.get("flow_shift"), config.get("shift"), 1.0)
+    shift = float(next(s for s in shifts if s is not None))
     train = config.get("num_train_timesteps", 1000)
     if name in ("euler", *EULER_MARUYAMA):
         return FlowMatchEulerDiscreteScheduler(num_train_timesteps=train, shift=shift)
-    flow = {"prediction_type": "flow_prediction", "use_flow_sigmas": True, "flow_shift": shift}
+    flow = {
+        "prediction_type": "flow_prediction",
+        "use_flow_sigmas": True,
+        "flow_shift": shift,
+        "use_dynamic_shifting": False,
+    }
     if name == "unipc":
         own = config if config.get("use_flow_sigmas") and "solver_type" in config and "solver_p" in config else {}
         return UniPCMultistepScheduler.from_config({**own, "num_train_timesteps": train, **flow})
@@ -129,7 +135,7 @@ class Solver:
         timestep = self.timesteps[state["_step_index"]]
         drawn = {} if noise is None else {"variance_noise": noise}
         latent = self._scheduler.step(velocity, timestep, latent, return_dict=False, **drawn)[0]
-        return latent, self._capture()
+        return latent.float(), self._capture()  # some schedulers round it to the velocity's dtype, as in a pipeline
 
     def alpha(self, sigma: torch.Tensor) -> torch.Tensor:
         """alpha of a noise level: the factor of x0 in a noisy latent."""

@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 from raysearch.config import config as configuration
 from raysearch.config.binding import structured
 from raysearch.config.config import DTYPES, RESUME
+from raysearch.config.reading import read
 from raysearch.errors import ConfigError, check
 from raysearch.recipe.digests import digest
 from raysearch.session.dataset import SPLITS, shards_of
@@ -109,7 +110,7 @@ class TrainConfig(Settings):
 
 def load(path: Path, overrides: Sequence[str] = ()) -> TrainConfig:
     """The config in a file, with `key=value` overrides. Raises ConfigError."""
-    c = structured(TrainConfig, configuration.read(path, overrides))
+    c = structured(TrainConfig, read(path, overrides, TrainConfig))
     check(isinstance(c.reward.get("name"), str), "reward.name", c.reward.get("name"), "pavrm or latent")
     check(len(set(c.components)) == len(c.components) > 0, "components", c.components, "at least one, each once")
     for f in fields(LossConfig):

@@ -22,12 +22,12 @@ from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, Sc
 from ray.train.torch import TorchTrainer
 from torch import nn
 
-from actors.models import DTYPES
+from actors.models.weights import DTYPES
 from actors.training.config import CHECKPOINTS, PROGRESS, Settings
 from actors.training.loop import Loss, Training, seed_of
 from actors.training.metrics import Panel, record, recorded
 from raysearch.errors import ConfigError, RaysearchError
-from raysearch.files import write
+from raysearch.files import Folder
 
 STATE = "state.pt"  # in a checkpoint's folder
 PROGRESS_EVERY = 10  # steps
@@ -124,7 +124,7 @@ def train(
         kept = done % c.every == 0 or done == c.steps
         if first and (done % PROGRESS_EVERY == 0 or kept):
             progress = {"step": done, "steps": c.steps, "seconds": training.seconds, **means.values()}
-            write(run_dir / PROGRESS, json.dumps(progress).encode())
+            Folder(run_dir).write(PROGRESS, json.dumps(progress).encode())
         if not kept:
             continue
         if first:

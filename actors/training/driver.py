@@ -22,7 +22,7 @@ from actors.training import config as training_config
 from actors.training import prfl_config
 from actors.training.config import CHECKPOINTS, METRICS, PROGRESS, Settings, resolved
 from raysearch.errors import ConfigError
-from raysearch.files import write
+from raysearch.files import Folder
 from raysearch.recipe.digests import canonical_json
 from raysearch.session.directory import CONTENT, check_content, chosen, claimed
 from raysearch.session.display import DRAW_EVERY, LINE_EVERY, duration, say
@@ -65,11 +65,12 @@ def run(
     with claimed(run_dir, resolved(config), config.resume):
         content = canonical_json({k: v.hex() for k, v in check_parts(config).items()}).encode()
         check_content(run_dir, content)
-    write(run_dir / "config.yaml", resolved(config).encode())
+    folder = Folder(run_dir)
+    folder.write("config.yaml", resolved(config).encode())
     console = display_console()
     print_line = say(console)
     with held(run_dir / "journal"), claim_withdrawn_on_mistake(run_dir):
-        write(run_dir / CONTENT, content)
+        folder.write(CONTENT, content)
         if (run_dir / result).exists():
             print_line(f"this training is done already: {run_dir / result}")
             return 0

@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from actors.models import family, model_folder
+from actors.models import folder as folders
 from actors.rewards import latent_reward, pavrm
 from actors.training import distributed, losses
 from actors.training.attention import use_fast_attention
@@ -35,7 +36,7 @@ from actors.training.metrics import Panel
 from actors.training.pairs import accuracy, agreement, grouped
 from raysearch.config.binding import bind
 from raysearch.errors import check
-from raysearch.files import content_digest, replacing
+from raysearch.files import Folder, content_digest
 from raysearch.session.dataset import SPLITS, shards_of
 
 PANELS = (
@@ -62,7 +63,7 @@ class Trainee:
 
 def of_pavrm(c: TrainConfig, *, model: str, blocks: int = 8, heads: int = 8) -> Trainee:
     """An untrained PAVRM over the first blocks of a model, which embeds captions by the model's own text encoder."""
-    folder = model_folder(model)
+    folder = model_folder(model, "reward.model")
     image_to_video = family(folder).Geometry.of(folder).image_to_video
     check(not image_to_video, "reward.model", model, "a model whose transformer takes latents alone")
     net = pavrm.of_model(folder, blocks=blocks, heads=heads, components=c.components)
@@ -82,16 +83,18 @@ def of_latent(c: TrainConfig, *, start: str) -> Trainee:
     return Trainee(net, list, lambda out: latent_reward.save(net, out))
 
 
-Start = tuple[tuple[int | None, ...], list[Path]]
+Start = tuple[tuple[int | None, ...], bytes]
 
 
 def start_of_pavrm(c: TrainConfig, *, model: str, blocks: int = 8, heads: int = 8) -> Start:
-    """The shape (C, T, H, W) of the latents that a PAVRM takes, None for any size; and the files it begins with.
+    """The shape (C, T, H, W) of the latents that a PAVRM takes, None for any size, and a digest of the first weights.
 
     Raises ConfigError where the model does not fit.
     """
-    folder = model_folder(model)
-    return (pavrm.check_model(folder, blocks, heads)["in_channels"], None, None, None), [folder]
+    folder = model_folder(model, "reward.model")
+    return (pavrm.check_model(folder, blocks, heads)["in_channels"], None, None, None), folders.content(
+        folder, "reward.model"
+    )
 
 
 def start_of_latent(c: TrainConfig, *, start: str) -> Start:
@@ -99,7 +102,7 @@ def start_of_latent(c: TrainConfig, *, start: str) -> Start:
     config = latent_reward.read_config(Path(start), "reward.start")
     own = list(latent_reward.COMPONENTS)
     check(c.components == own, "components", c.components, f"{own}, which the reward of {start} has")
-    return config.shape, latent_reward.LatentReward.files(folder=Path(start))
+    return config.shape, content_digest(latent_reward.LatentReward.files(folder=Path(start)))
 
 
 REWARDS: dict[str, tuple[Callable[..., Trainee], Callable[..., Start]]] = {
@@ -116,13 +119,13 @@ def check_reward(c: TrainConfig) -> dict[str, bytes]:
     name, given = c.reward["name"], {k: v for k, v in c.reward.items() if k != "name"}
     check(name in REWARDS, "reward.name", name, f"one of {', '.join(REWARDS)}")
     build, start = REWARDS[name]
-    wanted, files = start(c, **bind(build, given, "reward"))
+    wanted, content = start(c, **bind(build, given, "reward"))
     shape = latent_shape(columns(c))
     fits = len(wanted) == len(shape) and all(w in (None, s) for w, s in zip(wanted, shape, strict=True))
     shown = "(" + ", ".join("any" if w is None else str(w) for w in wanted) + ")"
     check(fits, "dataset", c.dataset, f"one of latents {shown}, which the reward takes: these are {shape}")
     check_rows(c, c.dataset)
-    return {"the reward's first weights": content_digest(files), "the dataset's shards": content_of(c.dataset)}
+    return {"the reward's first weights": content, "the dataset's shards": content_of(c.dataset)}
 
 
 def trainee(c: TrainConfig) -> Trainee:
@@ -152,7 +155,7 @@ def work(c: TrainConfig) -> None:
 
 def keep(t: Trainee, run_dir: Path) -> None:
     """Write the reward to its folder in the run directory, whole or not at all."""
-    with replacing(run_dir / REWARD) as folder:
+    with Folder(run_dir).replacing(REWARD) as folder:
         t.save(folder)
 
 

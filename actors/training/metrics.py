@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from matplotlib.figure import Figure
 
 from actors.training.config import METRICS
-from raysearch.files import write
+from raysearch.files import Folder
 from raysearch.session.tables import write_table
 
 COLUMNS = pa.schema([("step", pa.int64()), ("metric", pa.string()), ("value", pa.float64())])
@@ -32,8 +32,8 @@ class Panel:
 
 def record(run_dir: Path, rows: Sequence[dict[str, Any]], panels: Sequence[Panel]) -> None:
     """Write the rows, each a step, a metric and its value, to metrics.parquet; and their curves to curves.png."""
-    write_table(run_dir / METRICS, pa.Table.from_pylist(list(rows), schema=COLUMNS))
-    write(run_dir / "curves.png", curves(rows, panels))
+    write_table(Folder(run_dir), METRICS, pa.Table.from_pylist(list(rows), schema=COLUMNS))
+    Folder(run_dir).write("curves.png", curves(rows, panels))
 
 
 def recorded(run_dir: Path, *, until: int) -> list[dict[str, Any]]:

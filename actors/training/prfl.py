@@ -26,7 +26,9 @@ from diffusers.models.autoencoders.autoencoder_kl_wan import WanDecoder3d
 from torch import nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 
-from actors.models import Condition, family, model_folder, wan, with_clean_frames
+from actors.models import family, model_folder, wan
+from actors.models.condition import Condition, with_clean_frames
+from actors.models.folder import content, parts
 from actors.rewards import pavrm, weights_of
 from actors.sampling.solvers import Solver, State, grid, scheduler, scheduler_config
 from actors.training import distributed
@@ -37,7 +39,7 @@ from actors.training.metrics import Panel
 from actors.training.prfl_config import ADAPTER, MODEL, LoraConfig, PrflConfig, captions, schema
 from raysearch.config.config import SamplerConfig
 from raysearch.errors import check
-from raysearch.files import content_digest, replacing
+from raysearch.files import Folder, content_digest
 from raysearch.recipe.digests import digest
 from raysearch.session.dataset import shards_of
 
@@ -157,8 +159,9 @@ class Prfl:
         wrap: Callable[[nn.Module], nn.Module] = lambda net: net,
     ) -> None:
         self.c, self.device, self.rank = c, device, rank
-        self.folder = folder = model_folder(c.model.path)
-        self.model = wan.Transformer(folder, dtype="float32", device=str(device))
+        self.folder = folder = model_folder(c.model.path, variant=c.model.variant)
+        on: Any = {"device": str(device), "variant": c.model.variant}
+        self.model = wan.Transformer(folder, dtype="float32", **on)
         self.net: WanTransformer3DModel = self.model.model
         adapt(self.net, c.lora)
         self.prepare(self.net)
@@ -169,7 +172,7 @@ class Prfl:
         self.solver = Solver(steps, c.sampler.num_steps, str(device))
         g = wan.Geometry.of(folder)
         self.shape = g.latent_shape(num_frames=c.model.num_frames, height=c.model.height, width=c.model.width)[1:]
-        encoder = wan.TextEncoder(folder, dtype=c.model.dtype, device=str(device))
+        encoder = wan.TextEncoder(folder, dtype=c.model.dtype, **on)
         self._embedder = distributed.embedder(encoder, c.model.max_sequence_length)
         self.captions = captions(c)
         self.load_reward()
@@ -275,9 +278,9 @@ class Prfl:
             net = copy.deepcopy(net)  # the net in training keeps its adapters apart
             net.fuse_lora()
             net.unload_lora()
-        with replacing(run_dir / MODEL) as folder:
+        with Folder(run_dir).replacing(MODEL) as folder:
             shutil.copy(self.folder / "model_index.json", folder)
-            for part in wan.PARTS:
+            for part in parts(self.folder):
                 if part != "transformer":
                     shutil.copytree(self.folder / part, folder / part)
             net.save_pretrained(folder / "transformer")
@@ -337,7 +340,7 @@ def check_parts(c: PrflConfig) -> dict[str, bytes]:
     Raises ConfigError where model, reward, dataset and adapters do not fit together.
     """
     m = c.model
-    folder = model_folder(m.path)
+    folder = model_folder(m.path, variant=m.variant)
     check(family(folder) is wan, "model.path", m.path, "a Wan model")
     g = wan.Geometry.of(folder)
     check(not g.image_to_video, "model.path", m.path, TEXT_TO_VIDEO)
@@ -366,7 +369,7 @@ def check_parts(c: PrflConfig) -> dict[str, bytes]:
             check(found, "lora.targets", target, "how names of the transformer's linear layers end, such as to_q")
     return {
         "the prompts": digest(*captions(c)),
-        "the model's weights": content_digest([folder]),
+        "the model's weights": content(folder, variant=m.variant),
         "the reward's weights": content_digest(pavrm.Pavrm.files(folder=Path(c.reward.folder))),
         "the dataset's shards": content_of(c.dataset) if c.dataset else b"",
     }

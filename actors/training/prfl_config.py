@@ -19,10 +19,10 @@ from typing import Any
 import pyarrow as pa
 
 from actors.training.config import LATENTS, TEXTS, Settings, check_settings, schema_of
-from raysearch.config import config as configuration
 from raysearch.config import prompts
 from raysearch.config.binding import structured
 from raysearch.config.config import DTYPES, MOST_STEPS, ODE, ModelConfig, SamplerConfig
+from raysearch.config.reading import read
 from raysearch.errors import check
 
 MODEL, ADAPTER = "model", "lora"  # the folders, in the run directory, of the trained model and its adapters alone
@@ -80,7 +80,7 @@ class PrflConfig(Settings):
 
 def load(path: Path, overrides: Sequence[str] = ()) -> PrflConfig:
     """The config in a file, with `key=value` overrides. Raises ConfigError."""
-    c = structured(PrflConfig, configuration.read(path, overrides))
+    c = structured(PrflConfig, read(path, overrides, PrflConfig))
     m, s = c.model, c.sampler
     check(m.dtype in DTYPES[:2], "model.dtype", m.dtype, f"one of {', '.join(DTYPES[:2])}")
     for key in ("height", "width", "num_frames", "max_sequence_length"):

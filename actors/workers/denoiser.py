@@ -18,7 +18,8 @@ from typing import Any, TypeAlias
 import numpy as np
 import torch
 
-from actors.models import Condition, family
+from actors.models import family
+from actors.models.condition import Condition
 from actors.sampling import potential, solvers
 from actors.workers import memory
 from actors.workers.gang import Gang
@@ -58,11 +59,15 @@ class Item:
 class Denoiser:
     """The model in `folder` on `device`, with its compute thread; `gang` runs the model if it is sharded."""
 
-    def __init__(self, folder: str, *, dtype: str, device: str, slots: int, gang: Gang | None = None) -> None:
+    def __init__(
+        self, folder: str, *, dtype: str, device: str, slots: int, gang: Gang | None = None, variant: str | None = None
+    ) -> None:
         torch.set_num_threads(1)
         self._device, self._slots, self._gang = device, slots, gang
         models = family(Path(folder))
-        self._model = gang.model if gang else models.Transformer(Path(folder), dtype=dtype, device=device)
+        self._model = (
+            gang.model if gang else models.Transformer(Path(folder), dtype=dtype, device=device, variant=variant)
+        )
         self._geometry = models.Geometry.of(Path(folder))
         self._scheduler_config = solvers.scheduler_config(Path(folder))
         self._solvers: OrderedDict[bytes, solvers.Solver] = OrderedDict()

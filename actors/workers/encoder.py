@@ -17,12 +17,12 @@ from raysearch.engine.protocol import Encode, Encoded, File, Prefix, Text
 class Encoder:
     """The text encoder of a model; its autoencoder and image encoder are loaded when a picture or clip first comes."""
 
-    def __init__(self, folder: str, *, dtype: str, device: str) -> None:
+    def __init__(self, folder: str, *, dtype: str, device: str, variant: str | None = None) -> None:
         torch.set_num_threads(1)
-        self._folder, self._dtype, self._device = Path(folder), dtype, device
+        self._folder, self._options = Path(folder), {"dtype": dtype, "device": device, "variant": variant}
         self._models = family(self._folder)
         self._geometry = self._models.Geometry.of(self._folder)
-        self._text = self._models.TextEncoder(self._folder, dtype=dtype, device=device)
+        self._text = self._models.TextEncoder(self._folder, **self._options)
         self._autoencoder: Any = None
         self._image: Any = None
 
@@ -64,11 +64,11 @@ class Encoder:
         if not self._geometry.sees_image:
             return (channels,)
         if self._image is None:
-            self._image = self._models.ImageEncoder(self._folder, dtype=self._dtype, device=self._device)
+            self._image = self._models.ImageEncoder(self._folder, **self._options)
         return channels, self._image(image)
 
     def _loaded(self) -> Any:
         """The autoencoder, which is loaded on the first call."""
         if self._autoencoder is None:
-            self._autoencoder = self._models.Autoencoder(self._folder, dtype=self._dtype, device=self._device)
+            self._autoencoder = self._models.Autoencoder(self._folder, **self._options)
         return self._autoencoder

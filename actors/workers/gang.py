@@ -26,7 +26,8 @@ from torch.distributed import Store, TCPStore  # type: ignore[attr-defined]
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
-from actors.models import Condition, family
+from actors.models import family
+from actors.models.condition import Condition
 from raysearch.config.fleet import PoolConfig
 from raysearch.errors import ReplicaDied
 
@@ -69,13 +70,22 @@ class Gang:
     """
 
     def __init__(
-        self, folder: str, *, dtype: str, device: str, pool: PoolConfig, place: Place, store: Store | None = None
+        self,
+        folder: str,
+        *,
+        dtype: str,
+        device: str,
+        pool: PoolConfig,
+        place: Place,
+        store: Store | None = None,
+        variant: str | None = None,
     ) -> None:
         torch.set_num_threads(1)
         self._rank, self._device, self._context = place.rank, device, pool.context_shards
         self._guidance = pool.guidance_shards > 1
         whole = pool.shard_mode != "fsdp"  # FSDP moves one block at a time, as the whole model may not fit a device
-        self.model = family(Path(folder)).Transformer(Path(folder), dtype=dtype, device=device if whole else "cpu")
+        first = device if whole else "cpu"
+        self.model = family(Path(folder)).Transformer(Path(folder), dtype=dtype, device=first, variant=variant)
         self.model.device = device
         _use_interface_of(place.here)
         store = store or TCPStore(place.host, place.port, timeout=LOADING)

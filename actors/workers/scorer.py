@@ -27,10 +27,12 @@ SEEN = 2**30  # bytes: the frames of finished chunks that a scorer remembers
 class Scorer:
     """The autoencoder of the model in `folder`, and the rewards of `specs`, each under its key."""
 
-    def __init__(self, folder: str, specs: Sequence[RewardSpec], *, dtype: str, device: str) -> None:
+    def __init__(
+        self, folder: str, specs: Sequence[RewardSpec], *, dtype: str, device: str, variant: str | None = None
+    ) -> None:
         torch.set_num_threads(1)
         models = family(Path(folder))
-        self._autoencoder = models.Autoencoder(Path(folder), dtype=dtype, device=device)
+        self._autoencoder = models.Autoencoder(Path(folder), dtype=dtype, device=device, variant=variant)
         self._geometry = models.Geometry.of(Path(folder))
         self._seen: OrderedDict[str, np.ndarray] = OrderedDict()
         self._rewards = {s.key: rewards.find(s.name)(**s.arguments) for s in specs}

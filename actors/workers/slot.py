@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import torch
 
-from actors.models import Condition, with_clean_frames
+from actors.models.condition import Condition, with_clean_frames
 from actors.sampling import solvers
 from actors.workers.state import State
 from raysearch.engine.protocol import Denoised

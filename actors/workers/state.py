@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import torch
 
-from actors.models import clean_frames, with_clean_frames
+from actors.models.condition import clean_frames, with_clean_frames
 
 Arrays: TypeAlias = np.ndarray | tuple[np.ndarray, ...]
 

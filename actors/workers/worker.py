@@ -24,19 +24,20 @@ def build(kind: str, config: Config, plan: Plan, gang: Gang | None = None) -> De
     """A denoiser, scorer or encoder, by `kind`, with its model loaded; a sharded denoiser leads its `gang`."""
     diffusers.utils.logging.disable_progress_bar()
     transformers.utils.logging.disable_progress_bar()
-    folder, dtype = plan.details["folder"], config.model.dtype
+    folder, m = plan.details["folder"], config.model
     pool: PoolConfig = getattr(config.fleet, f"{kind}s")
+    load: Any = {"dtype": m.dtype, "device": pool.device, "variant": m.variant}
     if kind == "denoiser":
-        return Denoiser(folder, dtype=dtype, device=pool.device, slots=pool.slots, gang=gang)
+        return Denoiser(folder, **load, slots=pool.slots, gang=gang)
     if kind == "scorer":
-        return Scorer(folder, plan.details["rewards"], dtype=dtype, device=pool.device)
-    return Encoder(folder, dtype=dtype, device=pool.device)
+        return Scorer(folder, plan.details["rewards"], **load)
+    return Encoder(folder, **load)
 
 
 def shard(config: Config, plan: Plan, place: Place, store: Store | None = None) -> Gang:
     """One rank of a denoiser's gang; returns when every rank has loaded its part. Rank 0 passes the `store`."""
-    folder, dtype, pool = plan.details["folder"], config.model.dtype, config.fleet.denoisers
-    return Gang(folder, dtype=dtype, device=pool.device, pool=pool, place=place, store=store)
+    folder, m, pool = plan.details["folder"], config.model, config.fleet.denoisers
+    return Gang(folder, dtype=m.dtype, device=pool.device, variant=m.variant, pool=pool, place=place, store=store)
 
 
 class Worker:

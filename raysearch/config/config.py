@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 from annotated_types import Ge, Gt, Le, Len
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 
 from raysearch.config import obstacles
 from raysearch.config.binding import Such, structured
 from raysearch.config.fleet import FleetConfig, check_fleet, check_guidance
 from raysearch.config.numbers import Count, Positive, Seed
 from raysearch.config.policies import load_policy
+from raysearch.config.reading import read
 from raysearch.errors import ConfigError, check
 from raysearch.recipe.long_video import Long
 
@@ -36,12 +37,14 @@ Name = Annotated[str, Such("a name of 1 to 64 letters, digits and . _ + -", re.c
 class ModelConfig:
     """The model, and the videos that it makes: pixels, frames of one clip, and tokens of a caption."""
 
-    path: str  # a folder in diffusers' layout, or a hub id
+    path: str  # a folder in diffusers' layout, or a hub id: org/name or org/name@revision
     dtype: Dtype = "float32"
     height: Count = 480
     width: Count = 832
     num_frames: Count = 81
     max_sequence_length: Count = 512
+    truncate: bool = False  # cut longer captions instead of refusing them
+    variant: str | None = None  # of the weights, such as fp16; None: those without a variant
 
 
 @dataclass(frozen=True)
@@ -158,33 +161,11 @@ class Arm:
 
 def load(path: Path, overrides: Sequence[str] = ()) -> Config:
     """The config of a file with `key=value` overrides. Raises ConfigError."""
-    values = read(path, overrides)
+    values = read(path, overrides, Config)
     for other in ("sweep", "collect"):
-        allowed = f"run by `python -m raysearch {other}`: it is no key of a plain run"
-        check(values.get(other) is None, other, str(path), allowed)
+        allowed = f"left out of a plain run, or the file run by `python -m raysearch {other}`"
+        check(values.get(other) is None, other, values.get(other), allowed)
     return build(values)
-
-
-def read(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """A file with `key=value` overrides as a plain mapping, not checked any further. Raises ConfigError."""
-    check(path.is_file(), "the config file", str(path), "an existing YAML file")
-    try:
-        loaded = OmegaConf.load(path)
-    except Exception as error:  # yaml's own errors span several lines
-        raise ConfigError(f"{path} is no YAML: {' '.join(str(error).split())}") from error
-    check(isinstance(loaded, DictConfig), "the config file", str(path), "a YAML mapping")
-    for o in overrides:
-        check("=" in o and not o.startswith("="), "an override", o, "of the form key=value")
-    try:
-        given = OmegaConf.from_dotlist(list(overrides))
-        name = OmegaConf.select(given, "policy.name")
-        if isinstance(loaded, DictConfig) and name is not None and name != OmegaConf.select(loaded, "policy.name"):
-            loaded.pop("policy", None)  # another policy does not take the first one's arguments
-        merged = OmegaConf.merge(loaded, given)
-        values: dict[str, Any] = OmegaConf.to_container(merged, resolve=True)  # type: ignore[assignment]
-    except Exception as error:
-        raise ConfigError(f"the overrides {list(overrides)} cannot be read: {' '.join(str(error).split())}") from error
-    return values
 
 
 def build(values: Any) -> Config:

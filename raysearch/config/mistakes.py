@@ -1,18 +1,20 @@
 """What a mistake in a config is called: one line with the key, the value and what is allowed."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from difflib import get_close_matches
-from typing import Any, get_args, get_type_hints
+from types import UnionType
+from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
 from raysearch.errors import ConfigError
 
+KINDS = {str: "of type str", int: "of type int", float: "of type float", bool: "true or false", dict: "a mapping"}
 UNKNOWN = "unexpected_keyword_argument"
 ALLOWED = {  # pydantic's name of a mistake -> what is allowed
     "int_type": "of type int",
     "float_type": "of type float",
     "string_type": "of type str",
-    "bool_type": "of type bool",
+    "bool_type": "of type bool, true or false",
     "list_type": "a list",
     "tuple_type": "a list",
     "dict_type": "a mapping",
@@ -32,17 +34,44 @@ def nearest(name: str, allowed: Iterable[str]) -> str:
     return f" (did you mean {close[0]!r}?)" if close else ""
 
 
-def unknown_key(key: str, leaf: str, allowed: Sequence[str]) -> str:
-    """The message about a key whose last part, `leaf`, is not among those allowed."""
-    return f"{key}: unknown key{nearest(leaf, allowed)}; allowed here: {', '.join(allowed) or 'none'}"
+def unknown_key(key: str, leaf: str, allowed: Sequence[str], elsewhere: Sequence[str] = ()) -> str:
+    """The message about a key whose last part, `leaf`, is not among those allowed; `elsewhere` are keys that end so."""
+    hint = f" (did you mean {' or '.join(map(repr, elsewhere))}?)" if elsewhere else nearest(leaf, allowed)
+    return f"{key}: unknown key{hint}; allowed here: {', '.join(allowed) or 'none'}"
+
+
+def members(hint: Any) -> tuple[Any, ...]:
+    """The types of a union; any other type by itself."""
+    return get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+
+
+def below(hint: Any, name: str) -> Any:
+    """The type of a key of an annotated mapping or block; None if that has no such key."""
+    for member in members(hint):
+        if is_dataclass(member):
+            return get_type_hints(member).get(name)
+        if get_origin(member) is dict:
+            return get_args(member)[1]
+        if member is Any:
+            return Any
+    return None
+
+
+def keys(schema: Any, key: str = "") -> Iterator[str]:
+    """The keys of a schema and of its blocks, each as it is written in full."""
+    for block in filter(is_dataclass, members(schema)):
+        for name, hint in get_type_hints(block).items():
+            yield f"{key}{name}"
+            yield from keys(hint, f"{key}{name}.")
 
 
 def one_line(key: str, value: Any, hint: Any, mistakes: Sequence[Any]) -> ConfigError:
     """The first mistake; unknown keys come before others, since a key that is misspelt is also missing."""
     first = min(mistakes, key=lambda m: m["type"] != UNKNOWN)
     names: list[str] = []
+    whole = None if key else hint
     for part in first["loc"][1:]:
-        block = next((t for t in (hint, *get_args(hint)) if is_dataclass(t)), None)
+        block = next(filter(is_dataclass, members(hint)), None)
         names = [f.name for f in fields(block)] if block else []
         named = part in names or first["type"] == UNKNOWN or (isinstance(value, Mapping) and part in value)
         if isinstance(part, int):
@@ -50,14 +79,30 @@ def one_line(key: str, value: Any, hint: Any, mistakes: Sequence[Any]) -> Config
         elif named:  # else the part is a member of a union
             key = f"{key}.{part}".lstrip(".")
         value = value.get(part) if isinstance(value, Mapping) else None
-        hint = get_type_hints(block).get(part) if block else None
+        hint = get_type_hints(block, include_extras=True).get(part) if block else None
     key, said = key or "the config", first["msg"].removeprefix("Input should be ")
     if first["type"] == UNKNOWN:
-        return ConfigError(unknown_key(key, str(first["loc"][-1]), names))
+        leaf = str(first["loc"][-1])
+        return ConfigError(unknown_key(key, leaf, names, [k for k in keys(whole) if k.endswith(f".{leaf}")]))
     if first["type"] == "missing":
-        return ConfigError(
-            f"{key} is missing" + (": the list is too short" if isinstance(first["loc"][-1], int) else "")
-        )
+        why = "the list is too short" if isinstance(first["loc"][-1], int) else f"it must be {_wanted(hint)}"
+        return ConfigError(f"{key} is missing: {why}")
     if first["type"] == "literal_error":
         said = f"one of {said.replace(' or ', ', ')}".replace("'", "")
-    return ConfigError.of(key, first["input"], ALLOWED.get(first["type"], said).format(**first.get("ctx", {})))
+    said = ALLOWED.get(first["type"], said).format(**first.get("ctx", {}))
+    given = first["input"]
+    if said == "a list" and isinstance(given, str | int | float):
+        said += f", such as [{given!r}]"
+    if said == "a mapping" and isinstance(given, str) and below(hint, "name") is Any:
+        said += f", such as {{name: {given}}}"
+    return ConfigError.of(key, given, said)
+
+
+def _wanted(hint: Any) -> str:
+    """What a value of a type must be."""
+    for such in getattr(hint, "__metadata__", ()):
+        if hasattr(such, "allowed"):
+            return str(such.allowed)
+    plain = get_args(hint)[0] if get_origin(hint) is Annotated else hint
+    kind = get_origin(plain) or plain
+    return KINDS.get(kind, "a mapping" if is_dataclass(kind) else "a list")

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from raysearch.files import write
+from raysearch.files import Folder
 from raysearch.recipe.candidate import Candidate
 from raysearch.recipe.digests import Digest, digest
 
@@ -20,14 +20,14 @@ SPILL = "spill"  # the folder in a run's directory
 
 
 class Spill:
-    """The states of finished parts, one file each in `folder`. `put` makes a reference that replicas can read."""
+    """The states of finished parts, one file each in SPILL. `put` makes a reference that replicas can read."""
 
-    def __init__(self, folder: Path, put: Callable[[dict[str, Any]], Any]) -> None:
+    def __init__(self, folder: Folder, put: Callable[[dict[str, Any]], Any]) -> None:
         self._folder, self._put = folder, put
         self._claimed: set[Digest] = set()
 
     def _file(self, identity: Digest) -> Path:
-        return self._folder / f"{identity.hex()}.part"
+        return self._folder.path / _name(identity)
 
     def __contains__(self, x: Candidate) -> bool:
         return x.finished and self._file(x.identity).is_file()
@@ -46,7 +46,7 @@ class Spill:
         np.savez(buffer, allow_pickle=False, seconds=np.array(seconds), **arrays)
         content = buffer.getvalue()
         try:
-            write(self._file(x.identity), digest(content) + content)
+            self._folder.write(_name(x.identity), digest(content) + content)
         except OSError:  # the search goes on without the cache
             self.drop([x.identity])
             return False
@@ -71,12 +71,13 @@ class Spill:
         """Delete the files of these candidates, which may be claimed again."""
         for identity in identities:
             with suppress(OSError):
-                self._file(identity).unlink()
+                self._folder.unlink(_name(identity))
             self._claimed.discard(identity)
 
     def close(self) -> None:
         """Delete the folder at the end of the run, with the files that an earlier process of the run left."""
-        if self._folder.is_dir():
-            for file in self._folder.iterdir():
-                file.unlink()
-            self._folder.rmdir()
+        self._folder.remove(SPILL)
+
+
+def _name(identity: Digest) -> str:
+    return f"{SPILL}/{identity.hex()}.part"

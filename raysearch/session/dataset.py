@@ -12,7 +12,6 @@ A rollout's latents come as one Arrow file from where it was judged; at the end 
 searches.parquet. A caption is on one side of the split only, whole in one shard, and a row group of its own there.
 """
 
-import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,9 @@ import pyarrow.parquet as pq
 
 from raysearch.config import config as configuration
 from raysearch.config.config import Config
+from raysearch.config.reading import read
 from raysearch.errors import check
+from raysearch.files import Folder
 from raysearch.recipe.digests import digest
 from raysearch.session.directory import FOLDERS
 from raysearch.session.tables import FINISHED, SEARCHES
@@ -37,7 +38,7 @@ GRADE = "final_"  # begins the columns of searches.parquet that hold grades
 
 def load(path: Path, overrides: Sequence[str] = ()) -> Config:
     """The collection of a file with `key=value` overrides. Raises ConfigError."""
-    values = configuration.read(path, overrides)
+    values = read(path, overrides, Config)
     check("sweep" not in values, "sweep", str(path), "left out of a collection")
     config = configuration.build({"resume": "auto"} | values | {"collect": values.get("collect") or {}})
     assert config.collect is not None
@@ -119,23 +120,18 @@ def write(run_dir: Path, *, train: float, complete: bool, shard_bytes: int = SHA
     without a rollout has no rows.
     """
     folder, rollouts = run_dir / FOLDER, run_dir / FOLDERS["arrow"]
-    partial = run_dir / f"{FOLDER}.partial"  # shards that are half made, or rollouts that are half deleted
-    shutil.rmtree(partial, ignore_errors=True)
     if rollouts.exists():
-        partial.mkdir()
         searches = pq.read_table(run_dir / "searches.parquet")
         by_prompt: dict[str, list[dict[str, Any]]] = {}
         for r in searches.to_pylist():  # sorted by search_id, hence by prompt
             if r["status"] in FINISHED and _file(rollouts, r).exists():
                 by_prompt.setdefault(r["prompt"], []).append(r)
-        for split in SPLITS:
-            captions = (_caption(rows, rollouts) for p, rows in by_prompt.items() if split_of(p, train) == split)
-            _write_shards(partial, split, captions, shard_bytes)
-        shutil.rmtree(folder, ignore_errors=True)
-        partial.rename(folder)
-        if complete:
-            rollouts.rename(partial)
-            shutil.rmtree(partial)
+        with Folder(run_dir).replacing(FOLDER) as partial:
+            for split in SPLITS:
+                captions = (_caption(rows, rollouts) for p, rows in by_prompt.items() if split_of(p, train) == split)
+                _write_shards(partial, split, captions, shard_bytes)
+    if complete:
+        Folder(run_dir).remove(FOLDERS["arrow"])
     return {s: sum(pq.read_metadata(p).num_rows for p in shards_of(folder, s)) for s in SPLITS}
 
 

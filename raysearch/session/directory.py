@@ -5,22 +5,28 @@ other programs read them.
 """
 
 import json
+import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from secrets import token_hex
 from typing import Any
 
 import pyarrow as pa
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
+from raysearch.config import config as configuration
 from raysearch.errors import ConfigError, check
-from raysearch.files import write
+from raysearch.files import Folder
+from raysearch.session.journal import ANSWERS
+from raysearch.session.snapshot import STATUS
 from raysearch.session.tables import BATCH, CANDIDATES, SEARCHES, Table, candidates_in, schema, search_records
 
 FREE = ("fleet", "output", "run_dir", "resume", "address")  # keys that may differ when a run is resumed
-JOURNAL = "journal"
+CONFIG, TABLES, JOURNAL = "config.yaml", ("searches.parquet", "candidates.parquet"), "journal"
 CONTENT = Path(JOURNAL, "content.json")
+FILES = (CONFIG, *TABLES, STATUS, CONTENT, Path(JOURNAL, ANSWERS))
 FOLDERS = {"mp4": "videos", "safetensors": "latents", "npy": "frames", "arrow": "rollouts"}
 
 
@@ -41,18 +47,20 @@ class RunDirectory:
         Components name the columns of rewards. For `long` videos searches.parquet has, beside each judged mean, the
         list of its values chunk by chunk.
         """
-        self.path, self.journal = path, path / JOURNAL
-        if not (path / "config.yaml").stat().st_size:
-            write(path / "config.yaml", resolved.encode())
+        self.path, self.journal, self.folder = path, path / JOURNAL, Folder(path)
+        if not (path / CONFIG).stat().st_size:
+            self.folder.write(CONFIG, resolved.encode())
         chunks = {f"{c}_chunks": pa.list_(pa.float64()) for c in judged_components} if long else {}
         self.searches = Table(
-            path / "searches.parquet",
+            self.folder,
+            TABLES[0],
             schema(SEARCHES | chunks, judged_components),
             256,
             lambda: ([r] for r in search_records(self.journal)),
         )
         self.candidates = Table(
-            path / "candidates.parquet",
+            self.folder,
+            TABLES[1],
             schema(CANDIDATES, search_components),
             BATCH,
             lambda: map(candidates_in, search_records(self.journal)),
@@ -61,7 +69,7 @@ class RunDirectory:
     def save(self, search_id: str, files: dict[str, bytes]) -> str | None:
         """Write a winner's files, by extension; the mp4's path within the directory, or None without one."""
         for extension, content in files.items():
-            write(self.path / FOLDERS[extension] / f"{search_id}.{extension}", content)
+            self.folder.write(Path(FOLDERS[extension], f"{search_id}.{extension}"), content)
         return f"{FOLDERS['mp4']}/{search_id}.mp4" if "mp4" in files else None
 
     def flush(self) -> None:
@@ -73,11 +81,34 @@ class RunDirectory:
 def chosen(run_dir: str | None, resume: str, name: str) -> Path:
     """The absolute path of the run directory: `run_dir`, or by default a folder in runs/ with the config's name.
 
-    With resume=never the default name ends in the time. The path is absolute because it is printed, and the user of a
-    Ray job does not know the job's working directory.
+    With resume=never the default name ends in the time and in random digits, as runs may start in the same second.
+    The path is absolute because it is printed, and the user of a Ray job does not know the job's working directory.
+    Raises ConfigError.
     """
-    when = f"-{time.strftime('%Y%m%d-%H%M%S')}" if resume == "never" else ""
-    return Path(run_dir or f"runs/{name}{when}").expanduser().absolute()
+    when = f"-{time.strftime('%Y%m%d-%H%M%S')}-{token_hex(3)}" if resume == "never" else ""
+    try:
+        path = Path(run_dir or f"runs/{name}{when}").expanduser().absolute()
+        fits = "\0" not in str(path) and all(len(os.fsencode(part)) <= 255 for part in path.parts)
+    except (RuntimeError, ValueError) as error:  # no such user; no text
+        raise ConfigError.of("run_dir", run_dir, f"the path of a folder ({error})") from error
+    check(fits, "run_dir", run_dir, "the path of a folder, whose names have at most 255 bytes, none of them zero")
+    return path
+
+
+def goes_on(path: Path, resolved: str, resume: str) -> bool:
+    """True if a run goes on in a folder, False if one may begin there. Nothing is written. Raises ConfigError."""
+    if resume != "never" and (path / CONFIG).exists():
+        check(os.access(path, os.W_OK | os.X_OK), "run_dir", str(path), "a writable folder")
+        Folder(path).check(FILES)
+        _same(path, resolved)
+        return True
+    check(resume != "require", "run_dir", str(path), "a folder that holds a run of this config (resume=require)")
+    try:
+        empty = not path.exists() or not any(path.iterdir())
+    except OSError as error:
+        raise ConfigError.of("run_dir", str(path), f"a readable folder ({error.strerror})") from error
+    check(empty, "run_dir", str(path), "a new or empty folder: this one holds files, which are kept")
+    return False
 
 
 @contextmanager
@@ -87,23 +118,19 @@ def claimed(path: Path, resolved: str, resume: str) -> Iterator[str | None]:
     Unless `resume` is never, a folder with a run of the same config is accepted, too, and kept whatever happens: then
     the config with which that run began is yielded. Raises ConfigError.
     """
-    key, made = "run_dir", not path.exists()
-    if resume != "never" and (path / "config.yaml").is_file():
+    if goes_on(path, resolved, resume):
         yield _same(path, resolved)
         return
-    check(resume != "require", key, str(path), "a folder that holds a run of this config (resume=require)")
+    made = not path.exists()
     try:
         path.mkdir(parents=True, exist_ok=True)
-        check(not any(path.iterdir()), key, str(path), "a new or empty folder: this one holds files, which are kept")
-        (path / "config.yaml").touch(exist_ok=False)  # from now on no other run can claim the folder
+        (path / CONFIG).touch(exist_ok=False)  # from now on no other run can claim the folder
     except OSError as error:
-        raise ConfigError(
-            f"{key}: {str(path)!r} is not allowed; it must be a writable folder ({error.strerror})"
-        ) from error
+        raise ConfigError.of("run_dir", str(path), f"a writable folder ({error.strerror})") from error
     try:
         yield None
     except BaseException:
-        (path / "config.yaml").unlink(missing_ok=True)
+        (path / CONFIG).unlink(missing_ok=True)
         if made:
             with suppress(OSError):
                 path.rmdir()
@@ -115,14 +142,15 @@ def _same(path: Path, resolved: str) -> str | None:
 
     Raises ConfigError if it differs from `resolved` in more than FREE keys.
     """
-    text = (path / "config.yaml").read_text()
-    if not text and {p.name for p in path.iterdir()} <= {"config.yaml", "config.yaml.partial"}:
-        return None
     fresh = "a new or empty folder, or one with a run of this config"
     try:
-        before, now = _leaves(OmegaConf.create(text)), _leaves(OmegaConf.create(resolved))
+        text = (path / CONFIG).read_text()
+        if not text and {p.name for p in path.iterdir()} <= {CONFIG, f"{CONFIG}.partial"}:
+            return None
+        begun = configuration.build(OmegaConf.to_container(OmegaConf.create(text)))  # newer keys get their defaults
+        before, now = (_leaves(OmegaConf.create(t)) for t in (configuration.resolved(begun), resolved))
     except Exception as error:  # YAML errors have no common type
-        raise ConfigError.of("run_dir", str(path), fresh) from error
+        raise ConfigError.of("run_dir", str(path), f"{fresh}: its {CONFIG} is damaged") from error
     for key in [*now, *before]:
         if before.get(key) != now.get(key) and key.partition(".")[0] not in FREE:
             differs = f"this run holds {key}={before.get(key)!r}, and now it is {now.get(key)!r}"
@@ -145,7 +173,11 @@ def check_content(path: Path, content: bytes) -> None:
     of raysearch wrote it.
     """
     if (path / CONTENT).exists():
-        before, now = json.loads((path / CONTENT).read_bytes()), json.loads(content)
+        try:
+            before, now = dict(json.loads((path / CONTENT).read_bytes())), json.loads(content)
+        except (ValueError, TypeError) as error:
+            allowed = f"a folder whose {CONTENT} is whole; without that file the run goes on, and nothing is compared"
+            raise ConfigError.of("run_dir", str(path), allowed) from error
         for key in now:
             check(key in before, "run_dir", str(path), "a new folder: an earlier version of raysearch began this run")
             allowed = f"a new folder: {key} have changed since its run began"

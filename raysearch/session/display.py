@@ -1,8 +1,11 @@
 """What a run prints while it goes on and when it ends: drawn live on a terminal, plain lines in a pipe."""
 
+import os
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
+from io import TextIOWrapper
 
 from rich.console import Console
 from rich.live import Live
@@ -10,6 +13,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from raysearch.errors import plain
 from raysearch.search.budget import Cost
 from raysearch.session.snapshot import ArmStatus, FleetStatus, Snapshot
 
@@ -52,13 +56,15 @@ class Display:
         self.sink = (DRAW_EVERY, self._draw) if self._live else (LINE_EVERY, self._line)
 
     def __enter__(self) -> "Display":
-        if self._live:
-            self._live.start()
+        with suppress(Exception):  # a screen that is gone
+            if self._live:
+                self._live.start()
         return self
 
     def __exit__(self, *error: object) -> None:
-        if self._live:
-            self._live.stop()
+        with suppress(Exception):
+            if self._live:
+                self._live.stop()
 
     def _draw(self, s: Snapshot) -> None:
         assert self._live
@@ -96,14 +102,25 @@ def status(console: Console, s: Snapshot, now: float) -> None:
         print_line(f"arm {name}: {_searches(a)}{quality}, {a.nfe_spent} NFE run")
 
 
+class Output(Console):
+    """Standard output, on which no run depends: what nobody reads any longer goes nowhere."""
+
+    def on_broken_pipe(self) -> None:
+        """Write nowhere from now on."""
+        self.quiet = True
+        os.dup2(os.open(os.devnull, os.O_WRONLY), self.file.fileno())
+
+
 def console() -> Console:
     """A console on standard output: as wide as a terminal, else 120 columns."""
-    return Console(width=None if sys.stdout is not None and sys.stdout.isatty() else 120)
+    if isinstance(sys.stdout, TextIOWrapper):  # a terminal may lack the letters of a name
+        sys.stdout.reconfigure(errors="backslashreplace")
+    return Output(width=None if sys.stdout is not None and sys.stdout.isatty() else 120)
 
 
 def say(console: Console) -> Callable[[str], None]:
-    """A function that prints a line as it is: no markup, no colours, no wrapping."""
-    return lambda line: console.print(line, highlight=False, soft_wrap=True, markup=False)
+    """A function that prints a line, made `plain`: no markup, no colours, no wrapping."""
+    return lambda line: console.print(plain(line), highlight=False, soft_wrap=True, markup=False)
 
 
 # -- parts -----------------------------------------------------------------------------------------------------------

@@ -6,13 +6,14 @@ replayed against its recorded answers asks for the same candidates, and candidat
 
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from fcntl import LOCK_EX, LOCK_NB, LOCK_SH, flock
 from pathlib import Path
 from typing import IO, Any
 from zlib import crc32
 
-from raysearch.errors import ConfigError
+from raysearch.errors import ConfigError, FolderError
+from raysearch.files import Folder
 from raysearch.recipe.digests import canonical_json
 
 ANSWERS = "answers.jsonl"
@@ -27,32 +28,54 @@ class Journal:
     """
 
     def __init__(self, folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        path = folder / ANSWERS
-        self._file = open(path, "ab")  # noqa: SIM115 (closed in close)
+        self._folder, self._name = Folder(folder.parent), Path(folder.name, ANSWERS)
+        self._broken: FolderError | None = None
+        self._file = self._folder.append(self._name)
         try:
             _lock(self._file, folder)
         except ConfigError:
             self.close()
             raise
-        self._file.truncate(sum(len(line) for line, _ in _records(path)))
+        self._file.truncate(sum(len(line) for line, _ in _records(folder / ANSWERS)))
 
     def add(self, record: dict[str, Any]) -> None:
-        """Append a record; when this returns the operating system has it."""
+        """Append a record; when this returns the operating system has it. Raises FolderError.
+
+        A journal that could not take a record takes no other: what a policy makes of the error must not be recorded.
+        """
         text = canonical_json(record).encode()
-        self._file.write(b"%08x %s\n" % (crc32(text), text))
-        self._file.flush()  # if the disk is full, the rest stays in the buffer and is written first next time
+        try:
+            if self._broken is None:
+                with self._folder.told(self._name):
+                    self._file.write(b"%08x %s\n" % (crc32(text), text))
+                    self._file.flush()
+        except FolderError as error:
+            self._broken = error
+        if self._broken is not None:
+            raise self._broken
 
     def close(self) -> None:
         """Let go of the file and its lock."""
-        self._file.close()
+        with suppress(OSError):  # what the disk did not take
+            self._file.close()
+
+
+@contextmanager
+def understood(folder: Path) -> Iterator[None]:
+    """Raise ConfigError where reading a journal's records shows that this version did not write them."""
+    try:
+        yield
+    except ConfigError:
+        raise
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        allowed = f"a folder whose {folder.name}/{ANSWERS} holds nothing but records of this version"
+        raise ConfigError.of("run_dir", str(folder.parent), f"{allowed} ({type(error).__name__}: {error})") from error
 
 
 @contextmanager
 def held(folder: Path) -> Iterator[None]:
     """Hold the lock of a folder without a journal, such as a training's. Raises ConfigError if another process does."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / "lock", "ab") as file:
+    with Folder(folder.parent).append(Path(folder.name, "lock")) as file:
         _lock(file, folder)
         yield
 

@@ -12,7 +12,7 @@ import numpy as np
 from raysearch.bootstrap import RunningMean
 from raysearch.engine.dispatcher import Dispatcher
 from raysearch.engine.engine import Engine
-from raysearch.errors import single
+from raysearch.errors import single, told
 from raysearch.search.budget import Cost
 from raysearch.session.snapshot import ArmStatus, FleetStatus, Snapshot, Totals
 
@@ -148,19 +148,33 @@ async def follow(
     progress: Progress,
     sinks: Sequence[Sink],
     *,
+    report: Callable[[str], None],
     clock: Callable[[], float] = time.monotonic,
     wall: Callable[[], float] = time.time,
 ) -> T:
-    """The result of `work`; each sink gets snapshots meanwhile, the first at once, the last when `work` has ended."""
+    """The result of `work`; each sink gets snapshots meanwhile, the first at once, the last when `work` has ended.
+
+    What only watches cannot end a run: the first error of each sink is reported.
+    """
     task = asyncio.ensure_future(work)
+    broken: set[int] = set()
+
+    def show(i: int, snapshot: Snapshot) -> None:
+        try:
+            sinks[i][1](snapshot)
+        except Exception as error:
+            if i not in broken:
+                report(f"the run goes on, but what watches it failed: {type(error).__name__}: {error}")
+            broken.add(i)
+
     due = [clock()] * len(sinks)
     state, reason = "interrupted", ""
     try:
         while not task.done():
             now = clock()
-            for i, (every, take) in enumerate(sinks):
+            for i, (every, _) in enumerate(sinks):
                 if due[i] <= now:
-                    take(progress.snapshot(now, wall()))
+                    show(i, progress.snapshot(now, wall()))
                     due[i] = now + every
             await asyncio.wait([task], timeout=min(due) - now)
         result = task.result()
@@ -168,11 +182,11 @@ async def follow(
         return result
     except Exception as raised:
         error = single(raised)
-        state, reason = "broken", " ".join(f"{type(error).__name__}: {error}".split())
+        state, reason = "broken", told(error)
         raise
     finally:
         if not task.done():
             task.cancel()
             await asyncio.wait([task])
-        for _, take in sinks:
-            take(progress.snapshot(clock(), wall(), state, reason))
+        for i in range(len(sinks)):
+            show(i, progress.snapshot(clock(), wall(), state, reason))

@@ -7,8 +7,10 @@ end, decoded, judged and written. Prompts are read one by one, so memory does no
 import asyncio
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from omegaconf import OmegaConf
 
@@ -18,24 +20,23 @@ from raysearch.config.config import Config
 from raysearch.engine.dispatcher import Dispatcher
 from raysearch.engine.engine import Engine, Finished, Spent
 from raysearch.engine.protocol import Fleet, Outputs, Replica
-from raysearch.engine.spill import SPILL, Spill
+from raysearch.engine.spill import Spill
 from raysearch.engine.store import Store
-from raysearch.errors import NoReplica, single
-from raysearch.files import write
+from raysearch.errors import FolderError, NoReplica, single, told
 from raysearch.recipe import long_video
 from raysearch.recipe.candidate import Candidate, Sampler
 from raysearch.recipe.reward import Reward, Score
 from raysearch.search.budget import Cost
 from raysearch.search.context import Context
-from raysearch.session import dataset, replay, tables
+from raysearch.session import dataset, journal, replay, tables
 from raysearch.session.directory import CONTENT, RunDirectory, check_content, claimed
-from raysearch.session.journal import Journal
 from raysearch.session.plan import Backend, Search, content_of, context, estimate, run_policy, searches
 from raysearch.session.progress import ArmTally, Progress, Sink, follow
 from raysearch.session.snapshot import STATUS, Snapshot
 from raysearch.session.tables import Outcome
 
 SAVE_EVERY = 2.0  # seconds between snapshots in status.json and in the fleet's metrics
+SPARE = b" " * 2048  # the end of status.json: how a run ended on a full disk is written there
 
 
 class Session:
@@ -54,7 +55,7 @@ class Session:
         clock: Callable[[], float] = time.monotonic,
         report: Callable[[str], None] = lambda line: None,
     ) -> None:
-        self.config, self.backend, self.clock, self.report = config, backend, clock, report
+        self.config, self.backend, self.clock, self._report = config, backend, clock, report
         resolved = configuration.resolved(config)
         with claimed(run_dir, resolved, config.resume) as before:
             begun = configuration.build(OmegaConf.to_container(OmegaConf.create(before))) if before else None
@@ -74,16 +75,24 @@ class Session:
             sorted({f"{k}_{c}" for a in self.plan.arms for k, r in a.judges for c in r.components}),
             long=config.long.chunks > 1,
         )
-        self.journal = Journal(self.directory.journal)
-        write(run_dir / CONTENT, content)
+        self.journal = journal.Journal(self.directory.journal)
+        self.directory.folder.write(CONTENT, content)
         self.searches_per_arm = len(self.prompts) * len(config.seeds)
         self.progress = Progress(
             run_dir.resolve().name, {a.arm.name: self._tally(a.holdout) for a in self.plan.arms}, clock()
         )
-        self.past = replay.read(self.directory.journal, self.plan)
-        for row in self.past.finished.values():
-            self.progress.add(row)
+        with journal.understood(self.directory.journal):
+            self.past = replay.read(self.directory.journal, self.plan)
+            for row in self.past.finished.values():
+                self.progress.add(row)
+            self.directory.flush()
         self.progress.kept = len(self.past.finished)
+        self._whole: asyncio.Task[Any] | None = None  # the task of all searches
+
+    def report(self, line: str) -> None:
+        """Show a line, if anybody is there to see it."""
+        with suppress(Exception):
+            self._report(line)
 
     def _searches(self) -> Iterator[Search]:
         return searches(self.plan, self.prompts, self.config.seeds, apart=self._apart)
@@ -112,7 +121,8 @@ class Session:
             if sinks is None or self.progress.kept == self.progress.total:  # with nothing to do no file changes
                 await self._run()
             else:
-                await follow(self._run(), self.progress, [(SAVE_EVERY, self._save), *sinks], clock=self.clock)
+                own = [(SAVE_EVERY, self._save), (SAVE_EVERY, self._publish)]
+                await follow(self._run(), self.progress, [*own, *sinks], report=self.report, clock=self.clock)
         except* NoReplica as lost:
             again = f"to go on, give the same command again with run_dir={self.directory.path} resume=require"
             raise NoReplica(f"{single(lost)}; {again}") from None
@@ -121,13 +131,17 @@ class Session:
         return self.progress
 
     def _save(self, snapshot: Snapshot) -> None:
-        write(self.directory.path / STATUS, snapshot.json())
+        try:
+            self.directory.folder.write(STATUS, snapshot.json() + SPARE)
+        except FolderError:  # a full disk has no room for two of them
+            self.directory.folder.overwrite(STATUS, snapshot.json())
+
+    def _publish(self, snapshot: Snapshot) -> None:
         if self.progress.engine:
             self.backend.publish(snapshot)
 
     async def _run(self) -> None:
         try:
-            self.directory.flush()
             if self.progress.done == self.progress.total:
                 return
             async with (
@@ -137,7 +151,7 @@ class Session:
             ):
                 store = Store(int(self.config.fleet.store_gb * 1e9))
                 long = self.config.long.chunks > 1
-                spill = Spill(self.directory.path / SPILL, fleet.put) if long else None
+                spill = Spill(self.directory.folder, fleet.put) if long else None
                 engine = Engine(dispatcher, store, fleet.fetch, tasks, self.past.scores, spill)
                 self.progress.engine, self.progress.dispatcher = engine, dispatcher
                 self.progress.started = self.clock()
@@ -163,6 +177,8 @@ class Session:
                     live.release()
 
     async def _run_searches(self, engine: Engine, live: asyncio.Semaphore) -> None:
+        self._whole = asyncio.current_task()
+
         async def one(s: Search) -> None:
             try:
                 await self._search(s, engine)
@@ -176,7 +192,10 @@ class Session:
                     tasks.create_task(one(s))
 
     async def _search(self, s: Search, engine: Engine) -> None:
-        """Run one search to its end, whatever that is, and record it. Raises CancelledError alone."""
+        """Run one search to its end, whatever that is, and record it.
+
+        Whatever a policy raises fails its search alone: a search is cancelled only with the task of all searches.
+        """
         spent, calls = Spent(s.age, self.past.spent.get(s.id, 0)), 0
 
         async def answer(xs: Sequence[Candidate], reward: Reward) -> list[Score]:
@@ -197,11 +216,14 @@ class Session:
                 self.journal.add({"kind": "exhausted", "search": s.id, "wall": ctx.meter.asked_at})
                 end = replace(end, status="budget", reason=str(ctx.history.exhausted))
             end = replace(end, finished=await self._finish(s, ctx, winner, engine, spent))
-        except asyncio.CancelledError:
-            self._record(s, ctx, replace(end, status="cancelled", reason="interrupted"), spent)
+        except FolderError:
             raise
-        except Exception as error:
-            end = replace(end, status="failed", reason=f"{type(error).__name__}: {error}")
+        except BaseException as error:
+            assert self._whole is not None
+            if self._whole.cancelling() and not isinstance(error, Exception):
+                self._record(s, ctx, replace(end, status="cancelled", reason="interrupted"), spent)
+                raise
+            end = replace(end, status="failed", reason=told(error))
         self._record(s, ctx, end, spent)
         engine.forget(spent)
 

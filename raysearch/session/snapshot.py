@@ -2,8 +2,9 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import asdict, dataclass, is_dataclass
+from types import UnionType
+from typing import Any, get_args, get_origin, get_type_hints
 
 STATUS = "status.json"
 GOING = ("starting", "running")  # the states of a run that has not ended
@@ -24,6 +25,11 @@ class ArmStatus:
     nfe: int = 0  # charged, as if each search had run alone
     nfe_spent: int = 0
     replica_seconds: float = 0.0
+
+    @property
+    def fits(self) -> bool:
+        """True if there are means of all components or of none, and intervals of all means or of none."""
+        return len(self.means) in (0, len(self.components)) and len(self.intervals) in (0, len(self.means))
 
 
 @dataclass(frozen=True)
@@ -49,6 +55,11 @@ class FleetStatus:
     evicted: int  # latents, to keep the store within its bound
     recomputed: int  # items done again because a latent was lost
     restarts: int  # replicas that died
+
+    @property
+    def fits(self) -> bool:
+        """True if the numbers of slots are of the same kinds of replicas."""
+        return self.slots.keys() == self.busy.keys() == self.waiting.keys()
 
 
 class Totals:
@@ -105,9 +116,27 @@ class Snapshot(Totals):
 def parse(text: bytes) -> Snapshot | None:
     """The snapshot of which `json` made this text; None if the text is another version's or no snapshot."""
     try:
-        values: dict[str, Any] = json.loads(text)
-        arms = {name: ArmStatus(**a) for name, a in values["arms"].items()}
-        fleet = values["fleet"] and FleetStatus(**values["fleet"])
-        return Snapshot(**values | {"arms": arms, "fleet": fleet})
-    except (ValueError, TypeError, KeyError, AttributeError):
+        made: Snapshot = _typed(Snapshot, json.loads(text))
+    except (ValueError, RecursionError):
         return None
+    return made
+
+
+def _typed(kind: Any, value: Any) -> Any:
+    """A value of JSON as the type of a field says. Raises ValueError where it is of another type or out of bounds."""
+    given, inner = type(value), get_args(kind)
+    if is_dataclass(kind) and given is dict and value.keys() == (hints := get_type_hints(kind)).keys():
+        made: Any = kind(**{k: _typed(hint, value[k]) for k, hint in hints.items()})  # type: ignore[operator]
+    elif get_origin(kind) is dict and given is dict:
+        made = {k: _typed(inner[1], v) for k, v in value.items()}
+    elif get_origin(kind) is tuple and given is list:
+        made = tuple(_typed(inner[0], v) for v in value)
+    elif get_origin(kind) is UnionType:
+        made = None if value is None else _typed(inner[0], value)
+    elif (kind is str and given is str) or (kind in (int, float) and given in (int, kind) and abs(value) < 2**53):
+        made = value
+    else:
+        raise ValueError(f"{value!r} is not {kind}")
+    if isinstance(made, ArmStatus | FleetStatus) and not made.fits:
+        raise ValueError(f"{value!r} does not fit together")
+    return made

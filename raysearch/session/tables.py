@@ -4,7 +4,6 @@ The journal holds the truth. When a search ends, its record holds its row of sea
 rows of candidates.parquet. A table is a copy of these that may be deleted: `Table` makes a missing one again.
 """
 
-import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from raysearch.engine.engine import Finished
+from raysearch.files import Folder
 from raysearch.recipe.candidate import Candidate
 from raysearch.recipe.digests import canonical_json
 from raysearch.search.context import Context
@@ -196,14 +196,16 @@ class Table:
 
     def __init__(
         self,
-        path: Path,
+        folder: Folder,
+        name: str,
         columns: pa.Schema,
         bound: int,
         journaled: Callable[[], Iterable[Rows]],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`journaled` reads the rows of every search in the journal, each search once."""
-        self.path = path
+        self.path = folder.path / name
+        self._folder, self._name = folder, name
         self._schema, self._bound, self._journaled, self._clock = columns, bound, journaled, clock
         self._rows = -1  # of the file as this process wrote it
         self._pending: dict[str, Rows] = {}
@@ -228,7 +230,7 @@ class Table:
         else:
             whole = self._sorted(self._tables(self._journaled()))
         if held is None or not whole.equals(held):
-            write_table(self.path, whole)
+            write_table(self._folder, self._name, whole)
         self._rows, self._pending, self._waiting = whole.num_rows, {}, 0
         now = self._clock()
         self._due = now + 20 * (now - began)
@@ -254,8 +256,7 @@ class Table:
         return whole.take(pc.sort_indices(whole["search_id"]))  # stable: a search's rows keep their order
 
 
-def write_table(path: Path, rows: pa.Table) -> None:
-    """Write a Parquet file that is there whole or not at all."""
-    partial = path.with_suffix(".partial")
-    pq.write_table(rows, partial)
-    os.replace(partial, path)
+def write_table(folder: Folder, name: str, rows: pa.Table) -> None:
+    """Write a Parquet file that is there whole or not at all. Raises FolderError."""
+    with folder.file(name) as file:
+        pq.write_table(rows, file)

@@ -31,8 +31,9 @@ import pyarrow.parquet as pq
 from raysearch.config import config as configuration
 from raysearch.config.config import ARM_KEYS, Config
 from raysearch.config.mistakes import unknown_key
+from raysearch.config.reading import read
 from raysearch.errors import ConfigError, check
-from raysearch.files import write
+from raysearch.files import Folder
 from raysearch.recipe.digests import digest
 from raysearch.session.tables import write_table
 from raysearch.sweep import curves, report
@@ -66,7 +67,7 @@ class Sweep:
 
 def load(path: Path, overrides: Sequence[str] = ()) -> Sweep:
     """The checked sweep of a YAML file with `key=value` overrides. Raises ConfigError."""
-    values = configuration.read(path, overrides)
+    values = read(path, overrides, Config)
     check("sweep" in values, "sweep", None, "a mapping with curves: without it this is a plain config")
     return build(values)
 
@@ -225,16 +226,17 @@ def _text(value: Any) -> str:
 # -- results ---------------------------------------------------------------------------------------------------------
 
 
-def write_report(sweep: Sweep, folder: Path) -> None:
+def write_report(sweep: Sweep, run_dir: Path) -> None:
     """Write sweep.parquet, curves.parquet, fits.parquet, curves.png and summary.md into a run directory."""
-    rows = table(sweep, pq.read_table(folder / "searches.parquet"))
-    write_table(folder / "sweep.parquet", rows)
+    folder = Folder(run_dir)
+    rows = table(sweep, pq.read_table(run_dir / "searches.parquet"))
+    write_table(folder, "sweep.parquet", rows)
     found = curves.curves(rows)
     laws = curves.fits(found)
-    write_table(folder / "curves.parquet", curves.curve_table(found))
-    write_table(folder / "fits.parquet", curves.fit_table(laws))
-    write(folder / "curves.png", report.plot(found, laws))
-    write(folder / "summary.md", report.summary(rows, found, laws).encode())
+    write_table(folder, "curves.parquet", curves.curve_table(found))
+    write_table(folder, "fits.parquet", curves.fit_table(laws))
+    folder.write("curves.png", report.plot(found, laws))
+    folder.write("summary.md", report.summary(rows, found, laws).encode())
 
 
 def table(sweep: Sweep, searches: pa.Table) -> pa.Table:

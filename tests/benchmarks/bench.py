@@ -26,7 +26,6 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import asyncio
 
 import numpy as np
-import ray
 import torch
 
 from raysearch.config import config as configuration
@@ -47,6 +46,8 @@ Policy = Callable[[Context], Awaitable[Any]]
 @contextmanager
 def cluster(**settings: Any) -> Iterator[None]:
     """A Ray of its own, whose workers find the benchmarks and the tests."""
+    import ray  # here, since gpu.py runs where there is no Ray
+
     here = {"env_vars": {"PYTHONPATH": os.pathsep.join(PATH)}}
     ray.init(
         address="local",

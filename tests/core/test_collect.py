@@ -8,6 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
+from raysearch import files
 from raysearch.config import config as configuration
 from raysearch.errors import ConfigError
 from raysearch.session import dataset
@@ -101,7 +102,7 @@ def test_interrupted_collection_goes_on_and_ends_with_the_same_rows(tmp_path):
     assert pq.read_table(folder / "dataset").equals(table)
 
 
-@pytest.mark.parametrize("removal", [1, 2, 3])  # of what is half made, of the earlier dataset, of the rollouts
+@pytest.mark.parametrize("removal", [1, 2, 4])  # of what is half made, of the earlier dataset, of the rollouts
 def test_a_dataset_that_was_killed_while_files_go_is_made_by_the_next_call(tmp_path, monkeypatch, removal):
     run(config(), tmp_path)
     rows = dataset.write(tmp_path, train=0.7, complete=False)
@@ -116,17 +117,17 @@ def test_a_dataset_that_was_killed_while_files_go_is_made_by_the_next_call(tmp_p
         if calls == removal:
             next(folder.iterdir()).unlink()
             raise KeyboardInterrupt
-        rmtree(folder)
+        rmtree(folder, ignore_errors=True)
 
-    rmtree = dataset.shutil.rmtree
+    rmtree = files.shutil.rmtree
     with monkeypatch.context() as patch:
-        patch.setattr(dataset.shutil, "rmtree", killed)
+        patch.setattr(files.shutil, "rmtree", killed)
         with pytest.raises(KeyboardInterrupt):
             dataset.write(tmp_path, train=0.7, complete=True)
     for _ in range(2):
         assert dataset.write(tmp_path, train=0.7, complete=True) == rows
         assert pq.read_table(tmp_path / "dataset").equals(table)
-        assert not {"rollouts", "dataset.partial"} & {p.name for p in tmp_path.iterdir()}
+        assert not {"rollouts", "rollouts.partial", "dataset.partial"} & {p.name for p in tmp_path.iterdir()}
 
 
 def test_winners_without_latents_are_left_out_and_counted(tmp_path):

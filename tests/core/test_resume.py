@@ -254,3 +254,12 @@ def test_never_keeps_what_is_there_and_another_config_is_refused(tmp_path):
     with pytest.raises(ConfigError, match=r"seeds\.0=0, and now it is 5"):
         session(tmp_path / "run", **FEW, seeds=[5], resume="auto")
     assert pq.read_table(tmp_path / "run" / "searches.parquet").to_pylist() == expected
+
+
+def test_a_key_that_came_later_does_not_keep_a_run_from_going_on(tmp_path):
+    run(tmp_path, **FEW)
+    config = tmp_path / "config.yaml"
+    config.write_text(config.read_text().replace("  truncate: false\n", "").replace("  variant: null\n", ""))
+    assert "truncate" not in config.read_text()
+    rows, progress = run(tmp_path, **FEW, resume="require")
+    assert progress.kept == len(rows)

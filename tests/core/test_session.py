@@ -14,7 +14,8 @@ import pyarrow.parquet as pq
 import pytest
 from fakes import ARMS, config, run, same, session, unequal_fleet
 
-from raysearch.errors import ConfigError, InputLost, ReplicaDied
+from raysearch.errors import ConfigError, FolderError, InputLost, ReplicaDied
+from raysearch.files import Folder
 from raysearch.recipe.candidate import Candidate, Prompt, denoise
 from raysearch.recipe.origins import Noise
 from raysearch.session import journal
@@ -172,7 +173,7 @@ def test_a_table_is_rewritten_with_every_search_until_that_takes_its_share_of_th
     times = iter([0, 0, 0, 1, 10, 22, 22, 23])  # made; asked, begun, written; asked; asked, begun, written
     recorded = []
     table = Table(
-        tmp_path / "t.parquet", schema({"search_id": pa.string()}, []), 5, lambda: recorded, lambda: next(times)
+        Folder(tmp_path), "t.parquet", schema({"search_id": pa.string()}, []), 5, lambda: recorded, lambda: next(times)
     )
 
     def add(name):
@@ -192,7 +193,9 @@ def test_a_table_is_rewritten_with_every_search_until_that_takes_its_share_of_th
 
 def test_rows_that_wait_are_bounded(tmp_path):
     recorded = []
-    table = Table(tmp_path / "t.parquet", schema({"search_id": pa.string()}, []), 7, lambda: recorded, lambda: 0.0)
+    table = Table(
+        Folder(tmp_path), "t.parquet", schema({"search_id": pa.string()}, []), 7, lambda: recorded, lambda: 0.0
+    )
     table._due = 1.0  # never
 
     for i in range(4):
@@ -234,19 +237,23 @@ def test_every_answer_is_in_the_journal_and_names_a_candidate_that_can_be_made_a
     assert records[0]["asked"] == made
 
 
-def test_a_record_that_the_disk_took_in_part_is_completed_by_the_next(tmp_path):
-    """A full disk takes what it can of a record, and a record after a torn one could not be read."""
+def test_after_a_record_that_the_disk_took_in_part_none_is_taken(tmp_path):
+    """A record after a torn one could not be read, and what a policy made of the error must not be recorded."""
     j = journal.Journal(tmp_path)
     j.add({"i": 0})
     bound, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, ((tmp_path / journal.ANSWERS).stat().st_size + 10, hard))
     try:
-        with pytest.raises(OSError, match="File too large"):
+        with pytest.raises(FolderError, match=r"answers.jsonl' cannot be written \(File too large\)"):
             j.add({"i": 1})
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (bound, hard))
-    j.add({"i": 2})
-    assert [r["i"] for r in journal.read(tmp_path)] == [0, 1, 2]
+    with pytest.raises(FolderError, match="File too large"):
+        j.add({"i": 2})
+    j.close()
+    j = journal.Journal(tmp_path)
+    j.add({"i": 3})
+    assert [r["i"] for r in journal.read(tmp_path)] == [0, 1, 3]  # the rest of 1 was written at the end
     j.close()
 
 

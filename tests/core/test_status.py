@@ -1,7 +1,6 @@
 """A run seen from elsewhere: snapshots against runs worked out by hand in virtual time, and what `status` says."""
 
 import asyncio
-import json
 import os
 import subprocess
 import sys
@@ -10,17 +9,18 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+from fakes import config, same, session
 from fakes import run as unwatched
-from fakes import session
 from rich.console import Console
 
 from raysearch.__main__ import main
 from raysearch.bootstrap import draws, interval
 from raysearch.errors import InputLost, NoReplica, ReplicaDied, single
 from raysearch.session import display, journal
+from raysearch.session.session import Session
 from raysearch.session.snapshot import ArmStatus, parse
 from raysearch.session.status import read
-from raysearch.testing import FakeBackend, FakeFleet, FakeReplica, run_virtual
+from raysearch.testing import FakeBackend, FakeFleet, run_virtual, virtual_now
 
 ROOT = Path(__file__).parents[2]
 BEST_OF_2 = {"name": "best", "policy": {"name": "best_of_n", "n": 2}}
@@ -212,7 +212,10 @@ run_virtual(s.run([(0.5, lambda seen: seen.elapsed > 20 and os._exit(9))]))
     ("text", "line"),
     [
         (None, "of a run that has written status.json: this one has not started its fleet"),
-        ('{"of": "another version"}', "of a run of this version of raysearch: its status.json is of another"),
+        (
+            '{"of": "another version"}',
+            "of a run of this version of raysearch: its status.json is damaged or of another",
+        ),
     ],
 )
 def test_a_run_without_a_status_of_this_version_is_one_clear_line(tmp_path, capsys, text, line):
@@ -266,14 +269,51 @@ def test_a_display_draws_on_a_terminal_and_writes_lines_in_a_pipe(tmp_path, monk
     assert "2/3 searches" in texts[True]
 
 
-def test_a_display_that_breaks_ends_the_run(tmp_path):
-    def broken(s):
-        if s.elapsed > 5:
-            raise ZeroDivisionError("the screen is gone")
+class Gone(StringIO):
+    """A terminal that goes away after its first line."""
 
-    fleet = FakeFleet(replicas=[FakeReplica(k, k) for k in ("denoiser", "scorer", "encoder")])
-    s = session(tmp_path / "run", FakeBackend(fleet))
-    with pytest.raises(ZeroDivisionError):
-        run_virtual(s.run([(1.0, broken)]))
-    assert json.loads((tmp_path / "run" / "status.json").read_text())["state"] == "broken"
-    assert all(r.running == 0 for r in fleet.replicas)
+    def __init__(self, error):
+        super().__init__()
+        self.error = error
+
+    def write(self, text):
+        if "\n" in self.getvalue():
+            raise self.error
+        return super().write(text)
+
+
+@pytest.mark.parametrize("error", [BrokenPipeError(32, "gone"), OSError(5, "gone"), ValueError("closed")])
+def test_a_run_outlives_its_terminal(tmp_path, error):
+    whole, _ = unwatched(tmp_path / "whole", prompts=list("abc"))
+    for terminal in (True, False):
+        console = display.Output(file=Gone(error), force_terminal=terminal, width=120)
+        console.file.fileno = lambda: os.open(os.devnull, os.O_WRONLY)
+        with display.Display(console) as screen:
+            progress = run_virtual(session(tmp_path / str(terminal), prompts=list("abc")).run([screen.sink]))
+        assert progress.done == 3
+        assert read(tmp_path / str(terminal)).state == "finished"
+        assert same(pq.read_table(tmp_path / str(terminal) / "searches.parquet").to_pylist()) == same(whole)
+
+
+def test_what_watches_a_run_cannot_end_it_and_is_reported_once(tmp_path):
+    """The display, the metrics and status.json all break, and then the report itself."""
+
+    class Backend(FakeBackend):
+        def publish(self, snapshot):
+            raise UnicodeEncodeError("ascii", "\xfc", 0, 1, "no ASCII")
+
+    def broken(s):
+        raise ZeroDivisionError("the screen is gone")
+
+    said = []
+
+    def report(line):
+        said.append(line)
+        raise BrokenPipeError
+
+    s = Session(config(), Backend(), run_dir=tmp_path / "run", clock=virtual_now, report=report)
+    (tmp_path / "run" / "status.json").mkdir()
+    progress = run_virtual(s.run([(1.0, broken)]))
+    assert progress.done == 2 and progress.failed == 0
+    assert len(said) == 3 and all(line.startswith("the run goes on, but what watches it failed: ") for line in said)
+    assert [line.split(": ")[1] for line in said] == ["FolderError", "ZeroDivisionError", "UnicodeEncodeError"]

@@ -111,6 +111,15 @@ def test_on_ray(name, arguments):
     assert printed(f"benchmarks/{name}.py", arguments)
 
 
+def test_on_a_gpu_where_there_is_one():
+    sizes = "--layers 1 --heads 1 --ffn 64 --text-width 32 --vae-width 8 --height 32 --width 32 --frames 5 --tokens 16"
+    ltx = "--ltx-layers 1 --ltx-heads 1 --ltx-size 64 64 9"
+    parts = "--parts speed same decode ltx --slots 1 2 --steps 3 --repeats 1"  # compiling takes a minute
+    lines = printed("benchmarks/gpu.py", f"{parts} {sizes} {ltx}").splitlines()
+    assert all(" True " in line for line in lines if " the same bits " in line)
+    assert sum("of the pipeline's" in line or line.startswith("a ") for line in lines) == 6
+
+
 def test_in_virtual_time(printed_here):
     assert "100.0%" in printed_here("benchmarks/occupancy.py", "--replicas 4 --waves 2")
 

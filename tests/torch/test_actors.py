@@ -12,7 +12,7 @@ from diffusers import (
     WanPipeline,
 )
 from PIL import Image
-from runs import ARMS, PROMPT, SCHEDULERS, SIZE, config, embedded, image_to_video, leg_of, run, workers
+from runs import ARMS, KINDS, PROMPT, SCHEDULERS, SIZE, config, embedded, image_to_video, leg_of, run, workers
 
 from actors.backend import Backend
 from actors.sampling import solvers
@@ -122,26 +122,6 @@ def test_each_candidate_is_scored_with_its_own_prompt(tiny, tmp_path):
     policy = {"name": "best_of_n", "n": 2}
     rows, _, _ = run(tiny, tmp_path / "run", prompts=prompts, rewards=rewards, policy=policy, fleet=fleet)
     assert [(r["reward_search"], r["reward_holdout"]) for r in rows] == [(n, n) for n in (1, 2, 3, 4)]
-
-
-# Every kind of origin and of stochastic step.
-KINDS = [
-    {"name": "zero", "policy": {"name": "zero_order", "n": 2, "iterations": 1}},
-    {"name": "paths", "policy": {"name": "paths", "n": 1, "m": 2}},
-    {
-        "name": "evolution",
-        "policy": {"name": "evolution", "schedule": [2, 4], "population": [3, 2, 2], "elite": 1},
-    },
-    {"name": "svdd", "policy": {"name": "svdd", "m": 2}, "sampler": {"name": "score-sde", "interpolant": "vp"}},
-    {"name": "dlbs", "policy": {"name": "dlbs", "b": 1, "lookahead": 3}, "sampler": {"name": "flow-sde"}},
-    {"name": "smc", "policy": {"name": "smc", "n": 3, "threshold": 1.0}, "sampler": {"name": "sde-dpm++"}},
-    {
-        "name": "around",
-        "policy": {"name": "repulsion", "n": 1, "eta": [1.0], "reach": [9.0], "every": 3, "tries": 1},
-        "obstacles": [{"text": "a blue square"}, {"text": "a red square", "space": "features"}],
-    },
-    {"name": "draft", "policy": {"name": "draft_commit", "draft_steps": 3, "explore": {"name": "best_of_n", "n": 2}}},
-]
 
 
 def test_a_still_clip_is_encoded_as_its_first_frame_and_then_some(tiny):

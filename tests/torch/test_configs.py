@@ -11,6 +11,8 @@ from actors.tiny.training import latents
 from actors.training import config as train
 from actors.training import prfl_config as prfl
 from raysearch.config import config as configuration
+from raysearch.config.config import Config
+from raysearch.config.reading import read
 from raysearch.session import dataset
 from raysearch.sweep import grid as sweep
 
@@ -20,7 +22,7 @@ CONFIGS = sorted(set((ROOT / "configs").glob("*.yaml")) - {ROOT / "configs" / "r
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
 def test_every_config_is_valid(path, tmp_path):
-    values = configuration.read(path)
+    values = read(path, [], Config)
     if "sweep" in values:
         sweep.load(path)
     elif "collect" in values:

@@ -10,6 +10,7 @@ from fakes import cut, run, same, session, unequal_fleet, unlucky
 from raysearch.engine.protocol import Finish
 from raysearch.engine.spill import Spill
 from raysearch.errors import ConfigError, InputLost
+from raysearch.files import Folder
 from raysearch.recipe.candidate import Candidate, Prompt, denoise, invert
 from raysearch.recipe.long_video import Queue, Window, before, caption, captions, kept, opening, parts, shows, unseen
 from raysearch.recipe.origins import Derived, Noise, Slide
@@ -226,10 +227,10 @@ def test_a_kill_near_the_end_does_not_replay_the_whole_video(tmp_path, monkeypat
 
 def test_what_cannot_be_read_from_disk_is_made_again(tmp_path):
     x = denoise(slides(2)[2], 1)
-    spill = Spill(tmp_path / "spill", dict)
+    spill = Spill(Folder(tmp_path), dict)
     assert x not in spill and spill.claim(x) and not spill.claim(x)
     spill.write(x, {"latent": np.ones(3), "out": np.zeros(0)}, [2.0, 1.0])
-    payload, size, seconds = Spill(tmp_path / "spill", dict).read(x)
+    payload, size, seconds = Spill(Folder(tmp_path), dict).read(x)
     assert (payload["latent"].tolist(), size, seconds) == ([1, 1, 1], 24, [2.0, 1.0])
     (file,) = (tmp_path / "spill").iterdir()
     whole = file.read_bytes()

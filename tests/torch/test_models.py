@@ -39,7 +39,7 @@ def test_a_family_has_the_names_that_are_listed(name):
     module = importlib.import_module(f"actors.models.{name}")
     expected = listed()
     parts = {"TextEncoder", "Transformer", "Autoencoder", "ImageEncoder"}
-    assert {path[0] for path in expected} == {"check_folder", "Geometry"} | parts
+    assert {path[0] for path in expected} == {"check_folder", "token_counter", "Geometry"} | parts
     if name == "mixture":  # its videos have no first frame
         for needless in [k for k in expected if k[0] == "ImageEncoder"]:
             del expected[needless]

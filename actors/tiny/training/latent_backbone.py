@@ -19,6 +19,7 @@ from diffusers import AutoencoderKLWan
 from torch import Tensor
 from torch.nn import functional as F
 
+from actors.models.weights import pretrained
 from actors.rewards import latent_reward
 from actors.rewards.latent_reward import LatentRewardConfig, LatentRewardNet
 from actors.tiny import world
@@ -114,7 +115,7 @@ def main() -> None:
     parser.add_argument("--check", type=int, default=96, help="held-out captions in the report")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
-    vae = AutoencoderKLWan.from_pretrained(args.model / "vae").eval()
+    vae = pretrained(AutoencoderKLWan, args.model / "vae").eval()
     files = [np.load(p) for p in make(args.clips, vae=vae, work=args.work, seed=args.seed)]
     latents, captions, grades = (np.concatenate([f[k] for f in files]) for k in ("latents", "captions", "labels"))
 

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from diffusers import AutoencoderKLWan
 
+from actors.models.weights import pretrained
 from actors.tiny.training.pipeline import encode_clips
 from raysearch.session.dataset import tensors
 
@@ -36,7 +37,7 @@ def main() -> None:
     parser.add_argument("--clips", type=int, default=4000)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
-    vae = AutoencoderKLWan.from_pretrained(args.model / "vae").eval()
+    vae = pretrained(AutoencoderKLWan, args.model / "vae").eval()
     captions, latents = encode_clips(vae, args.clips, args.seed)
     write(args.out, captions[: args.clips], latents[: args.clips].numpy())
     print(f"{min(len(captions), args.clips)} clips in {args.out}")

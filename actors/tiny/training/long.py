@@ -18,6 +18,7 @@ from diffusers import AutoencoderKLWan, WanTransformer3DModel
 from torch import Tensor
 
 from actors.models import wan
+from actors.models.weights import pretrained
 from actors.tiny import world
 from actors.tiny.training.clips import to_model
 from actors.tiny.training.pipeline import FIRST, NO_CAPTION, SHIFT, TEXT_LENGTH, flow_loss, forget_paths, noise_levels
@@ -116,7 +117,7 @@ def main() -> None:
 
     cache = args.work / "long-latents.pt"
     if not cache.exists():
-        vae = AutoencoderKLWan.from_pretrained(args.model / "vae").eval()
+        vae = pretrained(AutoencoderKLWan, args.model / "vae").eval()
         torch.save(encode(vae, args.videos, args.seed), cache)
     captions, latents = torch.load(cache, weights_only=True)
     clip = (world.FRAMES - 1) // 4 + 1
@@ -126,7 +127,7 @@ def main() -> None:
     embeddings = torch.tensor(np.concatenate([text_encoder(text, TEXT_LENGTH) for text in vocabulary]))
     rows = np.array([[vocabulary[c] for c in chunks] for chunks in captions])
 
-    transformer = WanTransformer3DModel.from_pretrained(args.model / "transformer", dtype=torch.float32)
+    transformer = pretrained(WanTransformer3DModel, args.model / "transformer", dtype=torch.float32)
     use_fast_attention(transformer)
     if args.compile:
         for block in transformer.blocks:

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import ByT5Tokenizer, UMT5Config, UMT5EncoderModel
 
+from actors.models.weights import pretrained
 from actors.tiny import world
 from actors.tiny.training.clips import clips
 from actors.training.attention import use_fast_attention
@@ -198,7 +199,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.manual_seed(args.seed)
     args.work.mkdir(parents=True, exist_ok=True)
-    vae = AutoencoderKLWan.from_pretrained(args.out / "vae").eval()
+    vae = pretrained(AutoencoderKLWan, args.out / "vae").eval()
 
     cache = args.work / "latents.pt"
     if not cache.exists():

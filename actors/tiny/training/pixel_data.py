@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from diffusers import AutoencoderKLWan, WanPipeline
 
+from actors.models.weights import pretrained
 from actors.tiny import verifier, world
 from actors.tiny.corruptions import ATTRIBUTES, CORRUPTIONS, swap
 from actors.tiny.training.clips import to_model
@@ -177,9 +178,9 @@ def make(kind: str, n: int, *, work: Path, model: Path, seed: int) -> None:
     """Write clips of one kind to `work`; files that exist already are kept."""
     source: Any = None
     if kind == "decoded":
-        source = AutoencoderKLWan.from_pretrained(model / "vae").eval()
+        source = pretrained(AutoencoderKLWan, model / "vae").eval()
     elif kind == "samples":
-        source = WanPipeline.from_pretrained(model, dtype=torch.float32)
+        source = pretrained(WanPipeline, model, dtype=torch.float32)
         source.set_progress_bar_config(disable=True)
     work.mkdir(parents=True, exist_ok=True)
     for i in range((n + CHUNK - 1) // CHUNK):

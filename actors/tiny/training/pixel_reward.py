@@ -19,6 +19,7 @@ import torch
 from diffusers import WanPipeline
 from torch.nn import functional as F
 
+from actors.models.weights import pretrained
 from actors.rewards import pixel
 from actors.tiny import verifier, world
 from actors.tiny.training import pixel_data
@@ -88,7 +89,7 @@ def agreement(ours: np.ndarray, theirs: np.ndarray) -> tuple[float, int, int]:
 
 def compare(args: argparse.Namespace) -> None:
     """Print how often the reward agrees with the verifier, as the command `compare` does."""
-    pipe = WanPipeline.from_pretrained(args.model, dtype=torch.float32)
+    pipe = pretrained(WanPipeline, args.model, dtype=torch.float32)
     net = pixel.load(args.out)
     rng = np.random.default_rng([args.seed, 99])
     captions = [str(c) for c in rng.permutation([*world.HELD_OUT_ONE, *world.HELD_OUT_TWO])[: args.captions]]

@@ -1,0 +1,54 @@
+"""What a config leaves to the model's folder, settled before torch is imported."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from actors import models
+from actors.models import folder as folders
+from raysearch.config.config import Config, arms
+from raysearch.errors import check
+
+SHIFTS = ("flow_shift", "shift")  # the keys of a scheduler's config for the shift of a flow's noise levels
+
+
+def settled(config: Config, say: Callable[[str], None]) -> Config:
+    """The config with the flow shift that is used, where neither it nor the model's folder has one.
+
+    The folder is checked as far as that takes no torch. `say` takes a line about each value that may not be meant.
+    Raises ConfigError.
+    """
+    folder = models.found(config.model.path, variant=config.model.variant)
+    ways = arms(config)
+    for arm in ways:
+        s = arm.sampler
+        if s.negative_prompt and s.guidance_scale <= 1:
+            scale = f"sampler.guidance_scale={s.guidance_scale:g} (arm {arm.name})"
+            say(f"sampler.negative_prompt has no effect with {scale}: only a scale above 1 is guidance")
+    unsaid = any(a.sampler.flow_shift is None for a in ways)
+    if shift_of(folder, given=not unsaid) is not None or not unsaid:
+        return config
+    say("sampler.flow_shift: the model's scheduler has no shift, so 1 is used: its noise levels are not shifted")
+    return replace(config, sampler=replace(config.sampler, flow_shift=1.0))
+
+
+def shift_of(folder: Path, *, given: bool) -> float | None:
+    """The flow shift of a model's scheduler, 1 of a model without a scheduler; None if the scheduler has none.
+
+    Raises ConfigError for a scheduler's config that cannot be, and unless the shift is `given` where the scheduler
+    computes it from a video's size.
+    """
+    scheduler = folders.parts(folder).get("scheduler")
+    if scheduler is None:
+        return 1.0
+    config, file = scheduler.config, str(scheduler.config_file)
+    steps = config.get("num_train_timesteps", 1000)
+    counted = type(steps) is int and steps >= 1
+    check(counted, "model.path", file, f"a file whose num_train_timesteps is a whole number above 0, not {steps!r}")
+    found = next((config[k] for k in SHIFTS if config.get(k) is not None), None)
+    positive = found is None or (type(found) in (int, float) and 0 < found < float("inf"))
+    check(positive, "model.path", file, f"a file whose shift is a number above 0, not {found!r}")
+    dynamic = bool(config.get("use_dynamic_shifting"))
+    allowed = "given: this model's scheduler computes it from a video's size (use_dynamic_shifting), and raysearch not"
+    check(given or not dynamic, "sampler.flow_shift", None, allowed)
+    return found

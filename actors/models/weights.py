@@ -1,0 +1,108 @@
+"""The weights of a model's parts: loading them, and whether names, shapes and types are those of their classes."""
+
+import importlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import torch
+import transformers
+from torch import nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
+
+from actors.models import folder as folders
+from actors.models import header
+from actors.models.folder import Part, Weights
+from raysearch.errors import ConfigError, check
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def pretrained(kind: Any, path: Path, **options: Any) -> Any:
+    """An object of a class of diffusers or transformers from its folder; no code in the folder is run."""
+    return kind.from_pretrained(path, trust_remote_code=False, local_files_only=True, **options)
+
+
+def loaded(folder: Path, name: str, *, dtype: str, device: str, variant: str | None = None) -> Any:
+    """The net of a part, of the class that the model's index names, in evaluation mode on a device."""
+    part = folders.parts(folder)[name]
+    found = part.weights(variant)
+    options = {"dtype": DTYPES[dtype], "variant": found.variant, "use_safetensors": found.safe}
+    return pretrained(class_of(part), part.path, **options).to(device).eval()
+
+
+def class_of(part: Part) -> Any:
+    """The class of a part. Raises ConfigError unless its library has such a class."""
+    found = getattr(importlib.import_module(part.library), part.kind, None)
+    net = isinstance(found, type) and issubclass(found, (diffusers.ModelMixin, transformers.PreTrainedModel))
+    allowed = f"one whose {part.path.name} is of a model's class of {part.library}, not {part.kind}"
+    check(net, part.key, str(part.path.parent), allowed)
+    return found
+
+
+def check_fit(folder: Path, key: str, variant: str | None = None) -> None:
+    """Raises ConfigError unless each part's weights are all of those, and only those, that its class has."""
+    for part in folders.parts(folder, key).values():
+        if part.weighs and not part.quantised:
+            _check_part(part, part.weights(variant))
+
+
+def _check_part(part: Part, weights: Weights) -> None:
+    folder, name, kind = str(part.path.parent), part.path.name, class_of(part)
+    held = {k: t for f in weights.files if weights.safe for k, t in header.tensors(f).items()}
+    quiet()
+    place: Any = {"": "meta"} if part.library == "diffusers" else "meta"
+    try:
+        with at_most(10 * len(held) + 1000 if weights.safe else 100_000):
+            net, info = pretrained(
+                kind,
+                part.path,
+                variant=weights.variant,
+                use_safetensors=weights.safe,
+                device_map=place,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,
+            )
+    except Exception as error:  # libraries raise errors of many types for a wrong config
+        why = " ".join(str(error).split())[:300]
+        raise ConfigError(f"{part.key}: {str(part.path)!r} is no {part.kind}: {type(error).__name__}: {why}") from error
+    for missing in sorted(info["missing_keys"]):
+        check(False, part.key, folder, f"one whose {name} has all weights of a {part.kind}: {missing} is missing")
+    for tensor, found, wanted in sorted(info["mismatched_keys"]):
+        fits = f"one whose {name} fits its config: {tensor} must be {tuple(wanted)}, there is {tuple(found)}"
+        check(False, part.key, folder, fits)
+    buffers = tuple(k for k, _ in net.named_buffers())
+    # A file that was saved from a larger class, such as an encoder with its decoder, may hold more.
+    if part.config.get("architectures", [part.kind]) == [part.kind]:
+        more = sorted(k for k in info["unexpected_keys"] if not k.endswith(buffers))
+        check(not more, part.key, folder, f"one whose {name} fits its config: {part.kind} has no {''.join(more[:1])}")
+    for tensor, t in held.items():
+        fits = f"one whose {name} has weights {', '.join(header.FLOATS)}: {tensor} is {t.dtype}"
+        check(t.dtype in header.FLOATS or tensor.endswith(buffers), part.key, folder, fits)
+
+
+def quiet() -> None:
+    """Have the libraries neither warn nor draw bars: what is wrong with a folder is said in one line."""
+    for library in (diffusers, transformers):
+        library.utils.logging.set_verbosity_error()
+        library.utils.logging.disable_progress_bar()
+
+
+@contextmanager
+def at_most(count: int) -> Iterator[None]:
+    """A context in which no net with more weights than `count` is made: a config can ask for a million layers."""
+    made = 0
+
+    def one(module: nn.Module, name: str, weight: object) -> None:
+        nonlocal made
+        made += 1
+        if made > count:
+            raise ValueError(f"its config describes more than {count} weights")
+
+    hook = register_module_parameter_registration_hook(one)
+    try:
+        yield
+    finally:
+        hook.remove()
