@@ -131,6 +131,7 @@ class Config:
     rewards: RewardsConfig = field(default_factory=RewardsConfig)
     prompts: list[Any] | None = None
     prompts_file: str | None = None
+    prompts_column: str | None = None  # the column of a prompts_file that holds the prompts; None: prompt
     seeds: Seeds = field(default_factory=lambda: [0])
     seeds_apart: bool = False  # no two prompts share a seed, hence its noise: prompt i's are moved on by i times range
     obstacles: list[Any] | None = None  # what videos should keep away from

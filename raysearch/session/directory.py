@@ -7,8 +7,9 @@ other programs read them.
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from secrets import token_hex
 from typing import Any
@@ -17,6 +18,7 @@ import pyarrow as pa
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from raysearch.config import config as configuration
+from raysearch.engine.protocol import Outputs
 from raysearch.errors import ConfigError, check
 from raysearch.files import Folder
 from raysearch.session.journal import ANSWERS
@@ -28,6 +30,8 @@ CONFIG, TABLES, JOURNAL = "config.yaml", ("searches.parquet", "candidates.parque
 CONTENT = Path(JOURNAL, "content.json")
 FILES = (CONFIG, *TABLES, STATUS, CONTENT, Path(JOURNAL, ANSWERS))
 FOLDERS = {"mp4": "videos", "safetensors": "latents", "npy": "frames", "arrow": "rollouts"}
+MOST_FILES = 10_000  # in one folder: a run with more searches has sub-folders
+BLOCKS = (1000, 100, 10, 1)  # how many prompts share a sub-folder, which is named by the first of them
 
 
 class RunDirectory:
@@ -39,14 +43,18 @@ class RunDirectory:
         resolved: str,
         search_components: list[str],
         judged_components: list[str],
+        tags: Sequence[str] = (),
         *,
+        prompts: int,
+        searches_per_prompt: int,
         long: bool = False,
     ) -> None:
         """Write `resolved`, the run's config, to the claimed folder `path`, unless config.yaml holds one already.
 
-        Components name the columns of rewards. For `long` videos searches.parquet has, beside each judged mean, the
-        list of its values chunk by chunk.
+        Components name the columns of rewards, and `tags` columns that are copied from a file of prompts. For `long`
+        videos searches.parquet has, beside each judged mean, the list of its values chunk by chunk.
         """
+        self._block = block(prompts, searches_per_prompt)
         self.path, self.journal, self.folder = path, path / JOURNAL, Folder(path)
         if not (path / CONFIG).stat().st_size:
             self.folder.write(CONFIG, resolved.encode())
@@ -54,7 +62,7 @@ class RunDirectory:
         self.searches = Table(
             self.folder,
             TABLES[0],
-            schema(SEARCHES | chunks, judged_components),
+            schema(SEARCHES | dict.fromkeys(tags, pa.string()) | chunks, judged_components),
             256,
             lambda: ([r] for r in search_records(self.journal)),
         )
@@ -69,13 +77,38 @@ class RunDirectory:
     def save(self, search_id: str, files: dict[str, bytes]) -> str | None:
         """Write a winner's files, by extension; the mp4's path within the directory, or None without one."""
         for extension, content in files.items():
-            self.folder.write(Path(FOLDERS[extension], f"{search_id}.{extension}"), content)
-        return f"{FOLDERS['mp4']}/{search_id}.mp4" if "mp4" in files else None
+            self.folder.write(_place(extension, search_id, self._block), content)
+        return str(_place("mp4", search_id, self._block)) if "mp4" in files else None
+
+    def lacking(self, search_id: str, outputs: Outputs) -> Outputs:
+        """`outputs` but for the files that a search has."""
+        kinds = ("mp4", "safetensors", "npy")
+        return replace(outputs, **{k: False for k in kinds if found(self.path, k, search_id) is not None})
 
     def flush(self) -> None:
         """Write both tables as the journal has them."""
         self.searches.flush()
         self.candidates.flush()
+
+
+def block(prompts: int, searches_per_prompt: int) -> int | None:
+    """How many prompts share a sub-folder, so that none holds more than MOST_FILES; None if no sub-folder is needed."""
+    if prompts * searches_per_prompt <= MOST_FILES:
+        return None
+    return next((b for b in BLOCKS if b * searches_per_prompt <= MOST_FILES), 1)
+
+
+def _place(extension: str, search_id: str, block: int | None) -> Path:
+    """Where a search's file lies in a run's folder."""
+    prompt = int(search_id.partition("-")[0])
+    holder = Path(FOLDERS[extension], "" if block is None else f"{prompt - prompt % block:06d}")
+    return holder / f"{search_id}.{extension}"
+
+
+def found(run_dir: Path, extension: str, search_id: str) -> Path | None:
+    """The file of a search, whatever sub-folders its run has; None if there is none."""
+    places = (run_dir / _place(extension, search_id, b) for b in (None, *BLOCKS))
+    return next((p for p in places if p.is_file()), None)
 
 
 def chosen(run_dir: str | None, resume: str, name: str) -> Path:
@@ -174,10 +207,11 @@ def check_content(path: Path, content: bytes) -> None:
     """
     if (path / CONTENT).exists():
         try:
-            before, now = dict(json.loads((path / CONTENT).read_bytes())), json.loads(content)
-        except (ValueError, TypeError) as error:
-            allowed = f"a folder whose {CONTENT} is whole; without that file the run goes on, and nothing is compared"
-            raise ConfigError.of("run_dir", str(path), allowed) from error
+            before, now = json.loads((path / CONTENT).read_bytes()), json.loads(content)
+        except (ValueError, RecursionError):
+            before = None
+        allowed = f"a folder whose {CONTENT} is whole; without that file the run goes on, and nothing is compared"
+        check(isinstance(before, dict), "run_dir", str(path), allowed)
         for key in now:
             check(key in before, "run_dir", str(path), "a new folder: an earlier version of raysearch began this run")
             allowed = f"a new folder: {key} have changed since its run began"

@@ -4,14 +4,15 @@
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field, replace
-from itertools import product
+from itertools import count, product
 from typing import Any, Protocol, TypeVar
 
 from raysearch.config.config import Arm, Config
+from raysearch.config.prompts import Entry
 from raysearch.engine.protocol import Fleet
 from raysearch.errors import BudgetExhausted, ConfigError, RaysearchError
 from raysearch.files import source
@@ -63,6 +64,13 @@ class ArmPlan:
     obstacles: tuple[Barrier, ...] = ()
     long: Course = ALONE
 
+    def avoiding(self, negative_prompt: str | None) -> "ArmPlan":
+        """The arm for a prompt with a negative prompt of its own; the same arm for None."""
+        if negative_prompt is None:
+            return self
+        own = replace(self.sampler, negative_prompt=negative_prompt)
+        return replace(self, sampler=own, at_steps=lambda n: replace(self.at_steps(n), negative_prompt=negative_prompt))
+
     @property
     def components(self) -> tuple[str, ...]:
         """The names of the components of the search's reward; none without one."""
@@ -97,13 +105,14 @@ class Search:
     prompt: Prompt
     seed: int
     plan: ArmPlan
+    tags: Mapping[str, str | None] = field(default_factory=dict)  # which searches.parquet has of it besides
 
 
-def content_of(plan: Plan, texts: Sequence[Prompt]) -> bytes:
+def content_of(plan: Plan, entries: Sequence[Entry | Prompt]) -> bytes:
     """Digests of what a config only names: prompts, weights, rewards, policies, obstacles; and the journal's format."""
     content = {
         "the journal's records": str(FORMAT),
-        "prompts": digest(*(p.identity for p in texts)).hex(),
+        "prompts": digest(*(e.identity for e in entries)).hex(),
         "the model's weights": digest(*(replace(a.sampler, fingerprint="").identity for a in plan.arms)).hex(),
         "the rewards": digest(
             *(_reward_content(r) if r else None for a in plan.arms for r in (a.reward, a.final, a.holdout))
@@ -125,14 +134,18 @@ def _obstacle_content(b: Barrier) -> list[object]:
     return [p.content if isinstance(p, Recording) else p.prompt.identity for p in b.obstacle.points]
 
 
-def searches(plan: Plan, texts: Sequence[Prompt], seeds: Sequence[int], *, apart: bool = False) -> Iterator[Search]:
+def searches(plan: Plan, entries: Sequence[Entry], seeds: Sequence[int], *, apart: bool = False) -> Iterator[Search]:
     """The searches in the order in which they run: all arms of a prompt and seed together, as they share candidates.
 
-    With `apart` no two prompts share a seed: prompt i has the first prompt's seeds plus i times their range.
+    `seeds` are those of prompts without their own. With `apart` no two prompts share a seed: those of prompt i are
+    moved on by i times the range of all.
     """
-    stride = max(seeds) + 1 if apart else 0
-    for age, ((i, prompt), seed, arm) in enumerate(product(enumerate(texts), seeds, plan.arms)):
-        yield Search(age, f"{i:06d}-s{seed + i * stride}-{arm.arm.name}", prompt, seed + i * stride, arm)
+    stride = 1 + max(max(e.seeds(seeds)) for e in entries) if apart else 0
+    ages = count()
+    for i, e in enumerate(entries):
+        arms = [arm.avoiding(e.negative_prompt) for arm in plan.arms]
+        for seed, arm in product((s + i * stride for s in e.seeds(seeds)), arms):
+            yield Search(next(ages), f"{i:06d}-s{seed}-{arm.arm.name}", e.prompt, seed, arm, e.tags)
 
 
 def group_of(search_id: str) -> str:
