@@ -64,7 +64,7 @@ class Session:
             prompts.check_images(self.prompts, self.plan.images)
             for arm in self.plan.arms:
                 self._stops(arm.sampler)
-            self.costs = estimate(self.plan, [e.prompt for e in self.prompts], config.seeds)
+            self.costs = estimate(self.plan, [e.prompt for e in self.prompts], config.seeds, report)
             so_far: Sequence[Entry] = self.prompts
             if begun and config.resume == "extend":
                 so_far = entries_so_far(run_dir, self.prompts)
