@@ -4,7 +4,7 @@
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import wait
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field, replace
@@ -96,6 +96,7 @@ class Plan:
     arms: tuple[ArmPlan, ...]
     details: dict[str, Any] = field(default_factory=dict)  # the backend's own: reward specs and the like
     images: str = "allowed"  # whether prompts may, must or must not have first frames
+    fps: int = 8  # of the model's videos
 
 
 @dataclass(frozen=True)
@@ -142,12 +143,21 @@ def searches(plan: Plan, entries: Sequence[Entry], seeds: Sequence[int], *, apar
     `seeds` are those of prompts without their own. With `apart` no two prompts share a seed: those of prompt i are
     moved on by i times the range of all.
     """
-    stride = 1 + max(max(e.seeds(seeds)) for e in entries) if apart else 0
+    stride = 1 + max((max(e.seeds(seeds)) for e in entries), default=0) if apart else 0
     ages = count()
     for i, e in enumerate(entries):
         arms = [arm.avoiding(e.negative_prompt) for arm in plan.arms]
         for seed, arm in product((s + i * stride for s in e.seeds(seeds)), arms):
             yield Search(next(ages), f"{i:06d}-s{seed}-{arm.arm.name}", e.prompt, seed, arm, e.tags)
+
+
+def check_kept(so_far: Iterable[Search], wanted: Iterable[Search], seeds: Sequence[int]) -> None:
+    """Raises ConfigError where a search that a run has so far is not among those that `seeds` ask of it."""
+    ids = {group_of(s.id) for s in wanted}
+    lost = next((s for s in so_far if group_of(s.id) not in ids), None)
+    if lost is not None:
+        allowed = f"such that the run keeps its searches, of seed {lost.seed} too; with seeds_apart the largest stays"
+        raise ConfigError.of("seeds", list(seeds), allowed)
 
 
 def group_of(search_id: str) -> str:
