@@ -14,7 +14,7 @@ from raysearch.engine.protocol import Answer, Call
 from raysearch.errors import ReplicaDied
 from raysearch.session.plan import Plan
 
-KINDS = ("denoiser", "scorer", "encoder")
+KINDS = ("scorer", "denoiser", "encoder")  # scorers first: a reward that fails is found before more is loaded
 
 
 @dataclass

@@ -2,12 +2,15 @@
 
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import diffusers
 import transformers
 from torch.distributed import Store  # type: ignore[attr-defined]
 
+from actors import rewards
+from actors.models import family
 from actors.workers import memory
 from actors.workers.denoiser import Denoiser
 from actors.workers.encoder import Encoder
@@ -30,7 +33,9 @@ def build(kind: str, config: Config, plan: Plan, gang: Gang | None = None) -> De
     if kind == "denoiser":
         return Denoiser(folder, **load, slots=pool.slots, gang=gang)
     if kind == "scorer":
-        return Scorer(folder, plan.details["rewards"], **load)
+        geometry, long = family(Path(folder)).Geometry.of(Path(folder)), config.long.chunks > 1
+        trial = rewards.made_up(geometry, m, plan.details["caption"], long=long)
+        return Scorer(folder, plan.details["rewards"], **load, trial=trial)
     return Encoder(folder, **load)
 
 
