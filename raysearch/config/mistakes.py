@@ -105,4 +105,6 @@ def _wanted(hint: Any) -> str:
             return str(such.allowed)
     plain = get_args(hint)[0] if get_origin(hint) is Annotated else hint
     kind = get_origin(plain) or plain
+    if kind is Any:
+        return "given"
     return KINDS.get(kind, "a mapping" if is_dataclass(kind) else "a list")

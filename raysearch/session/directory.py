@@ -217,10 +217,13 @@ def _leaves(value: Any, key: str = "") -> dict[str, Any]:
 def _recorded(path: Path) -> dict[str, str]:
     """The digests of content.json; none where it is missing. Raises ConfigError."""
     try:
-        return dict(json.loads((path / CONTENT).read_bytes())) if (path / CONTENT).exists() else {}
-    except (ValueError, TypeError, RecursionError) as error:
+        found = json.loads((path / CONTENT).read_bytes()) if (path / CONTENT).exists() else {}
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict):
         allowed = f"a folder whose {CONTENT} is whole; without that file the run goes on, and nothing is compared"
-        raise ConfigError.of("run_dir", str(path), allowed) from error
+        raise ConfigError.of("run_dir", str(path), allowed)
+    return found
 
 
 def entries_so_far(path: Path, entries: Sequence[Entry]) -> Sequence[Entry]:
