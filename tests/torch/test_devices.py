@@ -14,7 +14,9 @@ from runs import ARMS, FIRST, KINDS, PROMPT, SCHEDULERS, SIZE, config, embedded,
 
 import raysearch
 from actors.backend import Backend
-from actors.models import DTYPES, index, wan
+from actors.models import wan
+from actors.models.folder import index
+from actors.models.weights import DTYPES
 from actors.workers import gang, worker
 from actors.workers.denoiser import Denoiser
 from raysearch.config import config as configuration
