@@ -17,12 +17,13 @@ import torch
 
 from actors.models import family, model_folder
 from actors.models import folder as folders
+from actors.models.weights import plain
 from actors.rewards import RewardSpec, reward
 from actors.sampling import solvers
 from raysearch.config import obstacles, prompts
 from raysearch.config.config import ODE, SDE, SINGLE, VP, Arm, Config, SamplerConfig
 from raysearch.engine.protocol import Fleet
-from raysearch.errors import check
+from raysearch.errors import ConfigError, check
 from raysearch.recipe.candidate import Sampler
 from raysearch.recipe.long_video import Long
 from raysearch.recipe.reward import Reward
@@ -218,7 +219,10 @@ def recipe_sampler(config: Config, s: SamplerConfig, folder: Path, content: byte
     path = family(folder).Geometry.of(folder).path
     fits = VP if path == "vp" else (*ODE, *SDE)
     check(s.name in fits, "sampler.name", s.name, f"one of {', '.join(fits)} for this model")
-    sigmas = solvers.grid(solvers.scheduler_config(folder), s.name, s.flow_shift, s.num_steps)
+    try:
+        sigmas = solvers.grid(solvers.scheduler_config(folder), s.name, s.flow_shift, s.num_steps)
+    except Exception as error:  # diffusers' errors for a wrong config have no common type
+        raise ConfigError(f"model.path: the scheduler in {str(folder)!r} cannot be used: {plain(error)}") from error
     falling = all(a > b >= 0 for a, b in pairwise(sigmas))
     check(falling, "sampler.flow_shift", s.flow_shift, "such that the noise levels fall from step to step")
     return Sampler(

@@ -53,8 +53,17 @@ class Mixture:
         """The mixture in a folder. Raises KeyError, ValueError or TypeError if the folder's numbers are none."""
         parts = [torch.tensor(index(folder)[k], dtype=torch.float64) for k in ("weights", "means", "stds")]
         w, m, s = parts
-        if m.ndim != 2 or w.shape != s.shape or len(w) != len(m):
+        if m.ndim != 2 or w.ndim != 1 or w.shape != s.shape or len(w) != len(m) or m.shape[1] == 0:
             raise ValueError(f"weights {tuple(w.shape)}, means {tuple(m.shape)} and stds {tuple(s.shape)} do not fit")
+        captions = index(folder).get("captions", {})
+        if not isinstance(captions, dict):
+            raise ValueError("captions is no mapping from texts to weights")
+        for caption, weights in {"weights": w, **captions}.items():
+            given = torch.as_tensor(weights, dtype=torch.float64)
+            if given.shape != w.shape or not (given >= 0).all() or not 0 < given.sum() < float("inf"):
+                raise ValueError(f"weights must be {len(w)} numbers, none negative, not all 0: {caption} has {weights}")
+        if not m.isfinite().all() or not (s > 0).all() or not s.isfinite().all():
+            raise ValueError("means must be finite numbers, and stds finite numbers above 0")
         path = index(folder).get("path", "flow")
         if path not in ("flow", "vp"):
             raise ValueError(f"path is flow or vp, not {path}")

@@ -45,9 +45,9 @@ def shift_of(folder: Path, *, given: bool) -> float | None:
     if scheduler is None:
         return 1.0
     config, file = scheduler.config, str(scheduler.config_file)
-    steps = config.get("num_train_timesteps", 1000)
-    counted = type(steps) is int and steps >= 1
-    check(counted, "model.path", file, f"a file whose num_train_timesteps is a whole number above 0, not {steps!r}")
+    for name in ("num_train_timesteps", "solver_order"):
+        counted = name not in config or (type(config[name]) is int and config[name] >= 1)
+        check(counted, "model.path", file, f"a file whose {name} is a whole number above 0, not {config.get(name)!r}")
     found = next((config[k] for k in SHIFTS if config.get(k) is not None), None)
     positive = found is None or (type(found) in (int, float) and 0 < found < float("inf"))
     check(positive, "model.path", file, f"a file whose shift is a number above 0, not {found!r}")

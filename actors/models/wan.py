@@ -6,9 +6,10 @@ the pipeline's.
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from functools import partial
 from itertools import pairwise
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from transformers import AutoTokenizer, ByT5Tokenizer, CLIPImageProcessorPil
 from actors.models import folder as folders
 from actors.models.condition import Condition, clean_frames, with_clean_frames
 from actors.models.folder import index
-from actors.models.weights import DTYPES, loaded, pretrained
+from actors.models.weights import DTYPES, loaded, plain, pretrained
 from actors.workers import video
 from raysearch.config.fleet import PoolConfig
 from raysearch.errors import ConfigError, check
@@ -49,13 +50,33 @@ def check_folder(folder: Path, key: str) -> None:
         check(name not in parts or parts[name].kind == kind, key, str(folder), fits)
     try:
         g = Geometry.of(folder)
+        if not all(type(n) is int and n >= 1 for n in (*astuple(g)[:4], *g.patch, g.heads, g.text_dim)):
+            raise ValueError(f"a size is no whole number above 0 in {g}")
     except (KeyError, TypeError, ValueError) as error:
         raise ConfigError(f"{key}: the configs in {str(folder)!r} describe no Wan model: {error!r}") from error
+    vae = parts["vae"].config
+    mean, std = vae.get("latents_mean", [0.0] * 16), vae.get("latents_std", [1.0] * 16)  # as many as Wan 2.1 has
+    known = all(isinstance(n, list) and len(n) == g.z_dim and all(map(finite, n)) for n in (mean, std))
+    fits = f"a file with z_dim={g.z_dim} finite latents_mean and latents_std, and these above 0"
+    check(known and min(std) > 0, key, str(parts["vae"].config_file), fits)
+    try:
+        red, blue = (tokenizer(folder)(text).input_ids for text in ("red", "blue"))
+    except Exception as error:  # the library's errors have no common type
+        raise ConfigError(f"{key}: the tokenizer in {str(folder)!r} cannot be read: {plain(error)}") from error
+    vocabulary = parts["text_encoder"].config.get("vocab_size", 0)
+    known = red != blue and max(red + blue) < vocabulary
+    fits = f"one whose tokenizer knows words, as numbers below the text encoder's vocab_size={vocabulary}"
+    check(known, key, str(folder), fits)
     fits = "one whose transformer takes latents, or latents, a mask and the first frame's latents"
     check(g.in_channels in (g.z_dim, 2 * g.z_dim + g.temporal), key, str(folder), fits)
     if g.sees_image:
         both = {"image_encoder", "image_processor"} <= parts.keys()
         check(both, key, str(folder), f"one whose {folders.INDEX} names image_encoder and image_processor")
+
+
+def finite(value: object) -> bool:
+    """True for a finite number."""
+    return type(value) in (int, float) and isfinite(value)  # type: ignore[arg-type]
 
 
 def tokenizer(folder: Path) -> Any:

@@ -26,7 +26,7 @@ from raysearch.config.reading import read
 from raysearch.errors import check
 from raysearch.files import Folder
 from raysearch.recipe.digests import digest
-from raysearch.session.directory import FOLDERS
+from raysearch.session.directory import FOLDERS, found
 from raysearch.session.tables import FINISHED, SEARCHES
 
 FOLDER = "dataset"
@@ -125,11 +125,11 @@ def write(run_dir: Path, *, train: float, complete: bool, shard_bytes: int = SHA
         searches = pq.read_table(run_dir / "searches.parquet")
         by_prompt: dict[str, list[dict[str, Any]]] = {}
         for r in searches.to_pylist():  # sorted by search_id, hence by prompt
-            if r["status"] in FINISHED and _file(rollouts, r).exists():
+            if r["status"] in FINISHED and found(run_dir, "arrow", r["search_id"]):
                 by_prompt.setdefault(r["prompt"], []).append(r)
         with Folder(run_dir).replacing(FOLDER) as partial:
             for split in SPLITS:
-                captions = (_caption(rows, rollouts) for p, rows in by_prompt.items() if split_of(p, train) == split)
+                captions = (_caption(rows, run_dir) for p, rows in by_prompt.items() if split_of(p, train) == split)
                 _write_shards(partial, split, captions, shard_bytes)
     if complete:
         Folder(run_dir).remove(FOLDERS["arrow"])
@@ -149,15 +149,11 @@ def shards_of(folder: Path, *splits: str) -> list[Path]:
     return [p for s in splits for p in sorted(folder.glob(f"{s}-*.parquet"))]
 
 
-def _file(rollouts: Path, row: dict[str, Any]) -> Path:
-    return rollouts / f"{row['search_id']}.arrow"
-
-
-def _caption(rows: Sequence[dict[str, Any]], rollouts: Path) -> pa.Table:
+def _caption(rows: Sequence[dict[str, Any]], run_dir: Path) -> pa.Table:
     """All rollouts of a caption, with the columns FROM_SEARCH and the grades of their searches."""
     tables = []
     for r in rows:
-        with pa.ipc.open_file(_file(rollouts, r)) as file:
+        with pa.ipc.open_file(found(run_dir, "arrow", r["search_id"])) as file:
             table = file.read_all()
         for name in (*FROM_SEARCH, *(k for k in r if k.startswith(GRADE))):
             value = pa.array([r[name]] * len(table), SEARCHES.get(name, pa.float64()))

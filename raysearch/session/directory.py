@@ -9,6 +9,7 @@ import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from secrets import token_hex
 from typing import Any, TypeVar
@@ -19,6 +20,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from raysearch.config import config as configuration
 from raysearch.config.binding import structured
 from raysearch.config.prompts import Entry
+from raysearch.engine.protocol import Outputs
 from raysearch.errors import ConfigError, check
 from raysearch.files import Folder
 from raysearch.recipe.digests import digests
@@ -32,6 +34,8 @@ CONFIG, TABLES, JOURNAL = "config.yaml", ("searches.parquet", "candidates.parque
 CONTENT = Path(JOURNAL, "content.json")
 FILES = (CONFIG, *TABLES, STATUS, CONTENT, Path(JOURNAL, ANSWERS))
 FOLDERS = {"mp4": "videos", "safetensors": "latents", "npy": "frames", "arrow": "rollouts"}
+MOST_FILES = 10_000  # in one folder: a run with more searches has sub-folders
+BLOCKS = (1000, 100, 10, 1)  # how many prompts share a sub-folder, which is named by the first of them
 
 C = TypeVar("C")  # the dataclass of a config
 
@@ -47,6 +51,8 @@ class RunDirectory:
         judged_components: list[str],
         tags: Sequence[str] = (),
         *,
+        prompts: int,
+        searches_per_prompt: int,
         long: bool = False,
     ) -> None:
         """Write `resolved`, the run's config, to the claimed folder `path`, unless config.yaml holds one already.
@@ -54,6 +60,7 @@ class RunDirectory:
         Components name the columns of rewards, and `tags` columns that are copied from a file of prompts. For `long`
         videos searches.parquet has, beside each judged mean, the list of its values chunk by chunk.
         """
+        self._block = block(prompts, searches_per_prompt)
         self.path, self.journal, self.folder = path, path / JOURNAL, Folder(path)
         if not (path / CONFIG).stat().st_size:
             self.folder.write(CONFIG, resolved.encode())
@@ -76,13 +83,38 @@ class RunDirectory:
     def save(self, search_id: str, files: dict[str, bytes]) -> str | None:
         """Write a winner's files, by extension; the mp4's path within the directory, or None without one."""
         for extension, content in files.items():
-            self.folder.write(Path(FOLDERS[extension], f"{search_id}.{extension}"), content)
-        return f"{FOLDERS['mp4']}/{search_id}.mp4" if "mp4" in files else None
+            self.folder.write(_place(extension, search_id, self._block), content)
+        return str(_place("mp4", search_id, self._block)) if "mp4" in files else None
+
+    def lacking(self, search_id: str, outputs: Outputs) -> Outputs:
+        """`outputs` but for the files that a search has."""
+        kinds = ("mp4", "safetensors", "npy")
+        return replace(outputs, **{k: False for k in kinds if found(self.path, k, search_id) is not None})
 
     def flush(self) -> None:
         """Write both tables as the journal has them."""
         self.searches.flush()
         self.candidates.flush()
+
+
+def block(prompts: int, searches_per_prompt: int) -> int | None:
+    """How many prompts share a sub-folder, so that none holds more than MOST_FILES; None if no sub-folder is needed."""
+    if prompts * searches_per_prompt <= MOST_FILES:
+        return None
+    return next((b for b in BLOCKS if b * searches_per_prompt <= MOST_FILES), 1)
+
+
+def _place(extension: str, search_id: str, block: int | None) -> Path:
+    """Where a search's file lies in a run's folder."""
+    prompt = int(search_id.partition("-")[0])
+    holder = Path(FOLDERS[extension], "" if block is None else f"{prompt - prompt % block:06d}")
+    return holder / f"{search_id}.{extension}"
+
+
+def found(run_dir: Path, extension: str, search_id: str) -> Path | None:
+    """The file of a search, whatever sub-folders its run has; None if there is none."""
+    places = (run_dir / _place(extension, search_id, b) for b in (None, *BLOCKS))
+    return next((p for p in places if p.is_file()), None)
 
 
 def chosen(run_dir: str | None, resume: str, name: str) -> Path:
@@ -183,11 +215,15 @@ def _leaves(value: Any, key: str = "") -> dict[str, Any]:
 
 def _recorded(path: Path) -> dict[str, str]:
     """The digests of content.json; none where it is missing. Raises ConfigError."""
+    if not (path / CONTENT).exists():
+        return {}
     try:
-        return dict(json.loads((path / CONTENT).read_bytes())) if (path / CONTENT).exists() else {}
-    except (ValueError, TypeError) as error:
-        allowed = f"a folder whose {CONTENT} is whole; without that file the run goes on, and nothing is compared"
-        raise ConfigError.of("run_dir", str(path), allowed) from error
+        found = json.loads((path / CONTENT).read_bytes())
+    except (ValueError, RecursionError):
+        found = None
+    allowed = f"a folder whose {CONTENT} is whole; without that file the run goes on, and nothing is compared"
+    check(isinstance(found, dict), "run_dir", str(path), allowed)
+    return dict(found)
 
 
 def entries_so_far(path: Path, entries: Sequence[Entry]) -> Sequence[Entry]:

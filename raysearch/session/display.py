@@ -76,13 +76,13 @@ class Display:
 
     def _line(self, s: Snapshot) -> None:
         if s.going and s.elapsed >= LINE_EVERY / 2:  # start and end are printed elsewhere
-            self._console.print("; ".join(facts(s)), highlight=False, soft_wrap=True)
+            say(self._console)("; ".join(facts(s)))
 
 
 def summary(console: Console, s: Snapshot, run_dir: str) -> None:
     """Print how a run ended: a table of its arms, and where the results are."""
     console.print(_table(s))
-    console.print(f"results: {run_dir}", highlight=False, soft_wrap=True)
+    say(console)(f"results: {run_dir}")
 
 
 def status(console: Console, s: Snapshot, now: float) -> None:
@@ -91,7 +91,7 @@ def status(console: Console, s: Snapshot, now: float) -> None:
     if console.is_terminal:
         grid = Table.grid(padding=(0, 2))
         for name, text in details:
-            grid.add_row(name, Text(text))
+            grid.add_row(name, _text(text))
         console.print(grid, _table(s), sep="\n\n")
         return
     print_line = say(console)
@@ -121,6 +121,11 @@ def console() -> Console:
 def say(console: Console) -> Callable[[str], None]:
     """A function that prints a line, made `plain`: no markup, no colours, no wrapping."""
     return lambda line: console.print(plain(line), highlight=False, soft_wrap=True, markup=False)
+
+
+def _text(text: str) -> Text:
+    """A text that may come out of a file, as it is shown on a terminal."""
+    return Text(plain(text))
 
 
 # -- parts -----------------------------------------------------------------------------------------------------------
@@ -178,12 +183,12 @@ def _table(s: Snapshot) -> Table:
     """
     names = sorted({a.judge for a in s.arms.values() if a.judge})
     components = list(dict.fromkeys(c for a in s.arms.values() for c in a.components))
-    title = f"winners judged by {', '.join(names)} (held out), mean ± 95% interval" if names else None
+    title = _text(f"winners judged by {', '.join(names)} (held out), mean ± 95% interval") if names else None
     table = Table(title=title, title_justify="left")
     for column in ("arm", "searches", *components, "NFE", "replica-s", "NFE run"):
-        table.add_column(column, justify="left" if column == "arm" else "right")
+        table.add_column(_text(column), justify="left" if column == "arm" else "right")
     for name, a in s.arms.items():
         n, judged = max(a.done, 1), _judged(a)
         cost = (f"{a.nfe / n:.0f}", f"{a.replica_seconds / n:.2f}", str(a.nfe_spent))
-        table.add_row(name, _searches(a), *(judged.get(c, "-") for c in components), *cost)
+        table.add_row(_text(name), _searches(a), *(judged.get(c, "-") for c in components), *cost)
     return table

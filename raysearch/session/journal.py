@@ -67,7 +67,7 @@ def understood(folder: Path) -> Iterator[None]:
         yield
     except ConfigError:
         raise
-    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+    except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
         allowed = f"a folder whose {folder.name}/{ANSWERS} holds nothing but records of this version"
         raise ConfigError.of("run_dir", str(folder.parent), f"{allowed} ({type(error).__name__}: {error})") from error
 

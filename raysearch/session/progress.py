@@ -164,7 +164,7 @@ async def follow(
             sinks[i][1](snapshot)
         except Exception as error:
             if i not in broken:
-                report(f"the run goes on, but what watches it failed: {type(error).__name__}: {error}")
+                report(f"the run goes on, but what watches it failed: {told(error)}")
             broken.add(i)
 
     due = [clock()] * len(sinks)

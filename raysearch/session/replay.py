@@ -5,11 +5,12 @@ reaches the point where it was stopped. The latents that its next question needs
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from raysearch.engine.protocol import Outputs
 from raysearch.recipe.candidate import Candidate
 from raysearch.recipe.digests import Digest
 from raysearch.recipe.reward import Reward, Score, score_key
@@ -27,6 +28,7 @@ class Past:
     walls: dict[str, list[float]] = field(default_factory=dict)  # the search's age in seconds at each question
     calls: Counter[str] = field(default_factory=Counter)  # the number of recorded questions
     spent: dict[str, int] = field(default_factory=dict)  # NFE that were really run
+    lacking: dict[str, Outputs] = field(default_factory=dict)  # of finished searches: files that are not there
 
 
 def answer_record(
@@ -45,14 +47,16 @@ def answer_record(
     }
 
 
-def read(folder: Path, plan: Plan) -> Past:
+def read(folder: Path, plan: Plan, lacking: Callable[[str], Outputs]) -> Past:
     """The finished searches of a journal's folder, and the recorded answers that a resumed run can ask for.
 
-    Only searches of a prompt and seed of which some arm is unfinished can ask. If a question was answered twice, the
-    first answer counts.
+    Only searches of a prompt and seed of which some arm is unfinished or is `lacking` files can ask. If a question was
+    answered twice, the first answer counts.
     """
     past = Past({r["search_id"]: _row(r) for r in search_records(folder) if r["status"] in FINISHED})
-    arms = Counter(map(group_of, past.finished))
+    wanted = {i: lacking(i) for i, row in past.finished.items() if row["winner"] is not None}
+    past.lacking = {i: o for i, o in wanted.items() if o.mp4 or o.safetensors or o.npy}
+    arms = Counter(group_of(i) for i in past.finished if i not in past.lacking)
     rewards = {a.arm.name: {r.key: r for r in a.asks} for a in plan.arms}
     for r in journal.read(folder):
         if r["kind"] == "search" or arms[group_of(r["search"])] == len(plan.arms):
@@ -72,4 +76,6 @@ def read(folder: Path, plan: Plan) -> Past:
 
 
 def _row(record: dict[str, Any]) -> dict[str, Any]:
+    if arm_of(record["search_id"]) != record["arm"]:
+        raise ValueError(f"the search {record['search_id']} is not of the arm {record['arm']}")
     return {k: v for k, v in record.items() if k not in ("kind", "candidates")}

@@ -21,10 +21,10 @@ from raysearch.engine.engine import Engine, Finished, Spent
 from raysearch.engine.protocol import Fleet, Outputs, Replica
 from raysearch.engine.spill import Spill
 from raysearch.engine.store import Store
-from raysearch.errors import FolderError, told
+from raysearch.errors import FolderError, NoReplica, single, told
 from raysearch.recipe import long_video
 from raysearch.recipe.candidate import Candidate, Sampler
-from raysearch.recipe.reward import Reward, Score
+from raysearch.recipe.reward import Reward, Score, score_key
 from raysearch.search.budget import Cost
 from raysearch.search.context import Context
 from raysearch.session import dataset, journal, replay, tables
@@ -76,6 +76,8 @@ class Session:
             sorted({c for a in self.plan.arms for c in a.components}),
             sorted({f"{k}_{c}" for a in self.plan.arms for k, r in a.judges for c in r.components}),
             sorted({tag for e in self.prompts for tag in e.tags}),
+            prompts=len(self.prompts),
+            searches_per_prompt=max(len(e.seeds(config.seeds)) for e in self.prompts) * len(self.plan.arms),
             long=config.long.chunks > 1,
         )
         self.journal = journal.Journal(self.directory.journal)
@@ -88,7 +90,7 @@ class Session:
             run_dir.resolve().name, {a.arm.name: self._tally(a.holdout) for a in self.plan.arms}, clock()
         )
         with journal.understood(self.directory.journal):
-            self.past = replay.read(self.directory.journal, self.plan)
+            self.past = replay.read(self.directory.journal, self.plan, self._lacking)
             for row in self.past.finished.values():
                 self.progress.add(row)
             self.directory.flush()
@@ -118,14 +120,25 @@ class Session:
         apart = self._apart and len(self.prompts) > 1
         return ArmTally(self.searches_per_arm, name, judge.components, apart)
 
+    @property
+    def _idle(self) -> bool:
+        """True if an earlier run has finished every search and no file is lacking."""
+        return self.progress.kept == self.progress.total and not self.past.lacking
+
     async def run(self, sinks: Sequence[Sink] | None = None) -> Progress:
-        """Run every unfinished search. With `sinks`, even none, snapshots go to them and to status.json meanwhile."""
+        """Run every unfinished search. With `sinks`, even none, snapshots go to them and to status.json meanwhile.
+
+        Raises NoReplica if the fleet is gone: the searches that are left are then undone, and not failed.
+        """
         try:
-            if sinks is None or self.progress.kept == self.progress.total:  # with nothing to do no file changes
+            if sinks is None or self._idle:  # with nothing to do no file changes
                 await self._run()
             else:
                 own = [(SAVE_EVERY, self._save), (SAVE_EVERY, self._publish)]
                 await follow(self._run(), self.progress, [*own, *sinks], report=self.report, clock=self.clock)
+        except* NoReplica as lost:
+            again = f"to go on, give the same command again with run_dir={self.directory.path} resume=require"
+            raise NoReplica(f"{single(lost)}; {again}") from None
         finally:  # after the last status: `raysearch status` calls a run killed that is neither ended nor locked
             self.journal.close()
         return self.progress
@@ -142,8 +155,10 @@ class Session:
 
     async def _run(self) -> None:
         try:
-            if self.progress.done == self.progress.total:
+            if self._idle:
                 return
+            if self.past.lacking:
+                self.report(f"files of {len(self.past.lacking)} finished searches are made again")
             async with (
                 self.backend.fleet(self.config, self.plan, self.report) as fleet,
                 Dispatcher.open(fleet.replicas) as dispatcher,
@@ -181,15 +196,20 @@ class Session:
 
         async def one(s: Search) -> None:
             try:
-                await self._search(s, engine)
+                await (self._restore if s.id in self.past.lacking else self._search)(s, engine)
             finally:
                 live.release()
 
         async with asyncio.TaskGroup() as tasks:
             for s in self._searches():
-                if s.id not in self.past.finished:
+                if s.id not in self.past.finished or s.id in self.past.lacking:
                     await live.acquire()
                     tasks.create_task(one(s))
+
+    def _interrupted(self, error: BaseException) -> bool:
+        """True if an error ends the whole run, and not one search."""
+        cancelled = bool(self._whole and self._whole.cancelling()) and not isinstance(error, Exception)
+        return cancelled or isinstance(error, FolderError)
 
     async def _search(self, s: Search, engine: Engine) -> None:
         """Run one search to its end, whatever that is, and record it.
@@ -216,15 +236,32 @@ class Session:
                 self.journal.add({"kind": "exhausted", "search": s.id, "wall": ctx.meter.asked_at})
                 end = replace(end, status="budget", reason=str(ctx.history.exhausted))
             end = replace(end, finished=await self._finish(s, ctx, winner, engine, spent))
-        except FolderError:
-            raise
         except BaseException as error:
-            assert self._whole is not None
-            if self._whole.cancelling() and not isinstance(error, Exception):
+            if self._interrupted(error):
                 self._record(s, ctx, replace(end, status="cancelled", reason="interrupted"), spent)
                 raise
             end = replace(end, status="failed", reason=told(error))
         self._record(s, ctx, end, spent)
+        engine.forget(spent)
+
+    async def _restore(self, s: Search, engine: Engine) -> None:
+        """Make the files that a finished search lacks; its policy is answered from the journal, and its row stays."""
+
+        async def answer(xs: Sequence[Candidate], reward: Reward) -> list[Score]:
+            return [self.past.scores[score_key(x.identity, reward)] for x in xs]
+
+        spent = Spent(s.age)
+        try:
+            winner, _ = await run_policy(s, context(s, answer, self.clock, self.past.walls.get(s.id, ())))
+            if winner.id != self.past.finished[s.id]["winner"]:
+                raise LookupError("the policy now chooses another winner")
+            finished = await engine.finish(winner, [], self.past.lacking[s.id], spent)
+        except BaseException as error:
+            if self._interrupted(error):
+                raise
+            self.report(f"{s.id}: its files cannot be made again: {told(error)}")
+        else:
+            self.directory.save(s.id, finished.files)
         engine.forget(spent)
 
     async def _finish(self, s: Search, ctx: Context, winner: Candidate, engine: Engine, spent: Spent) -> Finished:
@@ -238,6 +275,9 @@ class Session:
             ctx.meter.charge_seconds(part, making, 0.0)
         ctx.meter.charged += Cost(replica_seconds=finished.decoding)
         return finished
+
+    def _lacking(self, search_id: str) -> Outputs:
+        return self.directory.lacking(search_id, self._outputs())
 
     def _outputs(self) -> Outputs:
         o = self.config.output

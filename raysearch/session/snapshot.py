@@ -8,6 +8,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 STATUS = "status.json"
 GOING = ("starting", "running")  # the states of a run that has not ended
+ENDED = ("finished", "interrupted", "broken", "killed")
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ class Snapshot(Totals):
     """A run at one moment."""
 
     run: str
-    state: str  # starting, running, finished, interrupted or broken; `raysearch status` can also find it killed
+    state: str  # one of GOING or ENDED; only `raysearch status` finds a run killed
     reason: str  # why it broke
     at: float  # seconds since the epoch
     elapsed: float  # seconds since the fleet was up
@@ -107,6 +108,11 @@ class Snapshot(Totals):
     def going(self) -> bool:
         """True unless the run has ended."""
         return self.state in GOING
+
+    @property
+    def fits(self) -> bool:
+        """True if the state is one that a run can have."""
+        return self.state in (*GOING, *ENDED)
 
     def json(self) -> bytes:
         """The snapshot as status.json holds it."""
@@ -136,7 +142,7 @@ def _typed(kind: Any, value: Any) -> Any:
     elif (kind is str and given is str) or (kind in (int, float) and given in (int, kind) and abs(value) < 2**53):
         made = value
     else:
-        raise ValueError(f"{value!r} is not {kind}")
-    if isinstance(made, ArmStatus | FleetStatus) and not made.fits:
-        raise ValueError(f"{value!r} does not fit together")
+        raise ValueError(f"a {given} is not a {kind}, or it is out of bounds")
+    if is_dataclass(kind) and not made.fits:
+        raise ValueError(f"the values of a {kind} do not fit together")
     return made

@@ -1,7 +1,9 @@
 """A run seen from elsewhere: snapshots against runs worked out by hand in virtual time, and what `status` says."""
 
 import asyncio
+import json
 import os
+import re
 import subprocess
 import sys
 from io import StringIO
@@ -252,6 +254,26 @@ def test_on_a_terminal_there_are_tables(tmp_path):
     assert "finished" in out
     assert "judged by quality (held out)" in out
     assert "┃" in out
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_text_out_of_files_is_shown_as_plain_text(tmp_path, terminal):
+    """Escape sequences that clear a screen or set its title, markup, letters that run backwards, and a huge message."""
+    evil = "\x1b]0;title\x07\x1b[2J[red]\u202e\r\n[/]"
+    watched(tmp_path / "run")
+    file = tmp_path / "run" / "status.json"
+    values = json.loads(file.read_text())
+    (arm,) = values["arms"].values()
+    values["arms"] = {evil: arm | {"judge": evil, "components": [evil]}}
+    kinds = {evil: 1}
+    values["fleet"] |= {"slots": kinds, "busy": kinds, "waiting": kinds}
+    file.write_text(json.dumps(values | {"run": evil, "state": "broken", "reason": evil + "x" * 10**6}))
+    console = Console(file=StringIO(), force_terminal=terminal, color_system=None, width=120)
+    display.status(console, read(tmp_path / "run"), 0.0)
+    out = console.file.getvalue()
+    assert not set(out) & set("\x07\r\u202e")
+    assert set(re.findall(r"\x1b\[\S", out)) <= {"\x1b[1", "\x1b[0", "\x1b[3"}  # bold, plain, italic
+    assert "[red]" in out and len(out) < 10_000
 
 
 def test_a_display_draws_on_a_terminal_and_writes_lines_in_a_pipe(tmp_path, monkeypatch):

@@ -240,7 +240,7 @@ def test_groups_reserved_before_one_that_is_refused_are_given_back(tiny, monkeyp
 def test_what_hung_is_killed_and_not_what_came_in_its_place(monkeypatch):
     """A gang that starts anew while its old leader is looked at has no actor for a moment, then another one."""
     killed = []
-    monkeypatch.setattr(ray_fleet.ray, "kill", lambda actor, no_restart: killed.append(actor))
+    monkeypatch.setattr(ray_fleet.ray, "kill", lambda actor: killed.append(actor))
 
     class Gang:
         id, kind, actor = "denoiser-0", "denoiser", "old"
