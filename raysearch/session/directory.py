@@ -89,7 +89,8 @@ class RunDirectory:
     def lacking(self, search_id: str, outputs: Outputs) -> Outputs:
         """`outputs` but for the files that a search has."""
         kinds = ("mp4", "safetensors", "npy")
-        return replace(outputs, **{k: False for k in kinds if found(self.path, k, search_id) is not None})
+        there: dict[str, Any] = {k: False for k in kinds if found(self.path, k, search_id) is not None}
+        return replace(outputs, **there)
 
     def flush(self) -> None:
         """Write both tables as the journal has them."""
