@@ -216,14 +216,15 @@ def _leaves(value: Any, key: str = "") -> dict[str, Any]:
 
 def _recorded(path: Path) -> dict[str, str]:
     """The digests of content.json; none where it is missing. Raises ConfigError."""
+    if not (path / CONTENT).exists():
+        return {}
     try:
-        found = json.loads((path / CONTENT).read_bytes()) if (path / CONTENT).exists() else {}
+        found = json.loads((path / CONTENT).read_bytes())
     except (ValueError, RecursionError):
         found = None
-    if not isinstance(found, dict):
-        allowed = f"a folder whose {CONTENT} is whole; without that file the run goes on, and nothing is compared"
-        raise ConfigError.of("run_dir", str(path), allowed)
-    return found
+    allowed = f"a folder whose {CONTENT} is whole; without that file the run goes on, and nothing is compared"
+    check(isinstance(found, dict), "run_dir", str(path), allowed)
+    return dict(found)
 
 
 def entries_so_far(path: Path, entries: Sequence[Entry]) -> Sequence[Entry]:

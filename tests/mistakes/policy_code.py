@@ -89,7 +89,7 @@ FORMS = [
     ),
     policy(
         "async def search(ctx, *, n): ...",
-        "policy.n is missing: it must be given",
+        "policy.n is missing",
         heavy=False,
     ),
     policy(
