@@ -9,7 +9,7 @@ import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from secrets import token_hex
 from typing import Any
@@ -17,7 +17,7 @@ from typing import Any
 import pyarrow as pa
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from raysearch.config import config as configuration
+from raysearch.config.binding import structured
 from raysearch.engine.protocol import Outputs
 from raysearch.errors import ConfigError, check
 from raysearch.files import Folder
@@ -128,14 +128,14 @@ def chosen(run_dir: str | None, resume: str, name: str) -> Path:
     return path
 
 
-def goes_on(path: Path, resolved: str, resume: str) -> bool:
-    """True if a run goes on in a folder, False if one may begin there. Nothing is written. Raises ConfigError."""
-    if resume != "never" and (path / CONFIG).exists():
+def goes_on(path: Path, config: Any) -> bool:
+    """True if a config's run goes on in a folder, False if it may begin there. Writes nothing. Raises ConfigError."""
+    if config.resume != "never" and (path / CONFIG).exists():
         check(os.access(path, os.W_OK | os.X_OK), "run_dir", str(path), "a writable folder")
         Folder(path).check(FILES)
-        _same(path, resolved)
+        _same(path, config)
         return True
-    check(resume != "require", "run_dir", str(path), "a folder that holds a run of this config (resume=require)")
+    check(config.resume != "require", "run_dir", str(path), "a folder that holds a run of this config (resume=require)")
     try:
         empty = not path.exists() or not any(path.iterdir())
     except OSError as error:
@@ -145,14 +145,14 @@ def goes_on(path: Path, resolved: str, resume: str) -> bool:
 
 
 @contextmanager
-def claimed(path: Path, resolved: str, resume: str) -> Iterator[str | None]:
+def claimed(path: Path, config: Any) -> Iterator[str | None]:
     """Make a new or empty, writable run directory and claim it; remove it again if the body of the `with` fails.
 
-    Unless `resume` is never, a folder with a run of the same config is accepted, too, and kept whatever happens: then
-    the config with which that run began is yielded. Raises ConfigError.
+    Unless `config.resume` is never, a folder with a run of the same config is accepted, too, and kept whatever happens:
+    then the config with which that run began is yielded. Raises ConfigError.
     """
-    if goes_on(path, resolved, resume):
-        yield _same(path, resolved)
+    if goes_on(path, config):
+        yield _same(path, config)
         return
     made = not path.exists()
     try:
@@ -170,18 +170,19 @@ def claimed(path: Path, resolved: str, resume: str) -> Iterator[str | None]:
         raise
 
 
-def _same(path: Path, resolved: str) -> str | None:
+def _same(path: Path, config: Any) -> str | None:
     """The config.yaml of a run directory, or None if its run was stopped before writing it.
 
-    Raises ConfigError if it differs from `resolved` in more than FREE keys.
+    Raises ConfigError if it differs from `config` in more than FREE keys. A key that the run's version of raysearch did
+    not know counts as its default.
     """
     fresh = "a new or empty folder, or one with a run of this config"
     try:
         text = (path / CONFIG).read_text()
         if not text and {p.name for p in path.iterdir()} <= {CONFIG, f"{CONFIG}.partial"}:
             return None
-        begun = configuration.build(OmegaConf.to_container(OmegaConf.create(text)))  # newer keys get their defaults
-        before, now = (_leaves(OmegaConf.create(t)) for t in (configuration.resolved(begun), resolved))
+        begun = structured(type(config), OmegaConf.create(text))
+        before, now = (_leaves(OmegaConf.create(asdict(c))) for c in (begun, config))
     except Exception as error:  # YAML errors have no common type
         raise ConfigError.of("run_dir", str(path), f"{fresh}: its {CONFIG} is damaged") from error
     for key in [*now, *before]:

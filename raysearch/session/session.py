@@ -57,7 +57,7 @@ class Session:
     ) -> None:
         self.config, self.backend, self.clock, self._report = config, backend, clock, report
         resolved = configuration.resolved(config)
-        with claimed(run_dir, resolved, config.resume) as before:
+        with claimed(run_dir, config) as before:
             begun = configuration.build(OmegaConf.to_container(OmegaConf.create(before))) if before else None
             self.prompts = prompts.load(config)
             prompts.check_captions(self.prompts, config.long.chunks)
