@@ -67,7 +67,7 @@ class Backend:
         else:
             check_devices(config)
         details = {"folder": str(model.folder), "rewards": tuple(specs.values())}
-        return Plan(plans, details, model.geometry.images)
+        return Plan(plans, details, model.geometry.images, model.geometry.fps)
 
     def fleet(
         self, config: Config, plan: Plan, report: Callable[[str], None]
@@ -146,7 +146,7 @@ def plan_arm(arm: Arm, config: Config, begun: Config, model: Model, specs: dict[
     """
     at_steps = partial(sampler_at, begun, arm.sampler, model.folder, model.content)
     sampler = at_steps(arm.sampler.num_steps)
-    obstacles = plan_obstacles(arm, sampler, model, specs)
+    obstacles = plan_obstacles(arm, config, sampler, model, specs)
     points = tuple(b.obstacle for b in obstacles if b.obstacle is not None)
     if points:
         specs["distance"] = RewardSpec("distance", "distance", {})
@@ -164,7 +164,9 @@ def plan_arm(arm: Arm, config: Config, begun: Config, model: Model, specs: dict[
     return ArmPlan(arm, sampler, *judges, at_steps, obstacles, course)
 
 
-def plan_obstacles(arm: Arm, sampler: Sampler, model: Model, specs: dict[str, RewardSpec]) -> tuple[Barrier, ...]:
+def plan_obstacles(
+    arm: Arm, config: Config, sampler: Sampler, model: Model, specs: dict[str, RewardSpec]
+) -> tuple[Barrier, ...]:
     """The arm's obstacles; what scorers need to build the rewards of obstacles is added to `specs`.
 
     Raises ConfigError, also for an obstacle that is a text if the model makes videos from first frames only.
@@ -173,7 +175,7 @@ def plan_obstacles(arm: Arm, sampler: Sampler, model: Model, specs: dict[str, Re
     def classify(key: str, block: dict[str, Any]) -> Reward:
         return reward(key, block, specs, (), model.shape, model.geometry.text_dim)
 
-    found = barriers(arm.obstacles, sampler, classify)
+    found = barriers(arm.obstacles, sampler, classify, config.model)
     texts = [b.text for b in arm.obstacles if isinstance(b, obstacles.Text)]
     allowed = "without texts: this model needs first frames"
     check(not texts or not model.geometry.image_to_video, "obstacles", texts, allowed)
