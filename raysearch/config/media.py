@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from raysearch.config.config import ModelConfig
 
 PICTURE = 89_478_485  # pixels at most; Pillow warns beyond this
+NTSC = (24, 30, 48, 60, 120)  # frames a second, of which a thousandth is left out
 PAUSE = 100  # milliseconds that browsers show a frame of an animation for that says nothing
 VIDEO = 2**33  # pixels of all frames together at most: two minutes in 1080p
 EXACT = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
@@ -60,7 +61,7 @@ def is_colour(text: str) -> bool:
 def frame_rate(value: object) -> Fraction:
     """The frames a second, exactly, that a config means by a number or by a text. Raises ValueError if it means none.
 
-    23.976, 29.97 and the like mean the rates of NTSC, 24000/1001 and 30000/1001.
+    23.976, 29.97 and the like mean the rates of NTSC, 24000/1001, 30000/1001 and so on.
     """
     text = str(value).strip()
     try:
@@ -68,7 +69,7 @@ def frame_rate(value: object) -> Fraction:
     except (ValueError, ZeroDivisionError):
         raise ValueError(RATES) from None
     ntsc = rate * 1001 / 1000
-    if rate.denominator > 1 and abs(ntsc - round(ntsc)) < Fraction(1, 200):
+    if round(ntsc) in NTSC and abs(ntsc - round(ntsc)) < Fraction(1, 200):
         rate = Fraction(round(ntsc) * 1000, 1001)
     rate = rate.limit_denominator(10**6)
     if not Fraction(1, 1000) <= rate <= 1000:

@@ -65,6 +65,7 @@ def test_the_same_frames_are_the_same_bytes():
     ("24000/1001", Fraction(24000, 1001)), (23.976, Fraction(24000, 1001)), ("23.976", Fraction(24000, 1001)),
     (23.98, Fraction(24000, 1001)), (29.97, Fraction(30000, 1001)), (59.94, Fraction(60000, 1001)),
     ("30", Fraction(30)), (24.5, Fraction(49, 2)), (25 / 3, Fraction(25, 3)), (24000 / 1001, Fraction(24000, 1001)),
+    (0.001, Fraction(1, 1000)), ("999/10", Fraction(999, 10)), (9.99, Fraction(999, 100)), (23.9, Fraction(239, 10)),
 ])  # fmt: skip
 def test_a_rate_is_a_fraction_in_the_file(given, rate):
     assert frame_rate(given) == rate
