@@ -17,13 +17,12 @@ import torch
 
 from actors.models import family, model_folder
 from actors.models import folder as folders
-from actors.models.weights import plain
 from actors.rewards import RewardSpec, reward
 from actors.sampling import solvers
 from raysearch.config import obstacles, prompts
 from raysearch.config.config import ODE, SDE, SINGLE, VP, Arm, Config, SamplerConfig
 from raysearch.engine.protocol import Fleet
-from raysearch.errors import ConfigError, check
+from raysearch.errors import ConfigError, check, plain, told
 from raysearch.recipe.candidate import Sampler
 from raysearch.recipe.long_video import Long
 from raysearch.recipe.reward import Reward
@@ -123,7 +122,7 @@ def check_lengths(config: Config, arms: Sequence[Arm], model: Model) -> None:
     for text, key in texts.items():
         n = count(text)
         allowed = f"at most {most} tokens (model.max_sequence_length): these are {n}, and model.truncate=true cuts them"
-        check(n <= most, key, text if len(text) <= SHOWN else text[:SHOWN] + " ...", allowed)
+        check(n <= most, key, plain(text, SHOWN), allowed)
 
 
 def check_chunks(config: Config, geometry: Any, clip: int) -> None:
@@ -224,7 +223,7 @@ def recipe_sampler(config: Config, s: SamplerConfig, folder: Path, content: byte
     try:
         sigmas = solvers.grid(solvers.scheduler_config(folder), s.name, s.flow_shift, s.num_steps)
     except Exception as error:  # diffusers' errors for a wrong config have no common type
-        raise ConfigError(f"model.path: the scheduler in {str(folder)!r} cannot be used: {plain(error)}") from error
+        raise ConfigError(f"model.path: the scheduler in {str(folder)!r} cannot be used: {told(error)}") from error
     falling = all(a > b >= 0 for a, b in pairwise(sigmas))
     check(falling, "sampler.flow_shift", s.flow_shift, "such that the noise levels fall from step to step")
     return Sampler(

@@ -127,8 +127,9 @@ class Transformer:
     """The exact output of a model that has learnt the mixture perfectly."""
 
     def __init__(self, folder: Path, *, dtype: str, device: str, variant: str | None = None) -> None:
-        self.dtype, self._mixture = torch.float32, Mixture.of(folder)
-        self._levels = (1 - solvers.ddim({}).alphas_cumprod.double()).sqrt()
+        m = Mixture.of(folder)
+        self.dtype, self._mixture = torch.float32, replace(m, means=m.means.to(device), stds=m.stds.to(device))
+        self._levels = (1 - solvers.ddim({}).alphas_cumprod.double()).sqrt().to(device)
 
     def __call__(
         self, latents: torch.Tensor, timesteps: torch.Tensor, text: torch.Tensor, conditions: Sequence[Condition]

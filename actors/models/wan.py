@@ -28,9 +28,9 @@ from actors.models import folder as folders
 from actors.models.condition import Condition, clean_frames, with_clean_frames
 from actors.models.folder import index
 from actors.models.frames import eight_bits
-from actors.models.weights import DTYPES, loaded, plain, pretrained
+from actors.models.weights import DTYPES, loaded, pretrained
 from raysearch.config.fleet import PoolConfig
-from raysearch.errors import ConfigError, check
+from raysearch.errors import ConfigError, check, told
 
 KINDS = {  # the classes of the parts that are called by more than the pipeline's own code
     "transformer": "WanTransformer3DModel",
@@ -63,7 +63,7 @@ def check_folder(folder: Path, key: str) -> None:
     try:
         red, blue = (tokenizer(folder)(text).input_ids for text in ("red", "blue"))
     except Exception as error:  # the library's errors have no common type
-        raise ConfigError(f"{key}: the tokenizer in {str(folder)!r} cannot be read: {plain(error)}") from error
+        raise ConfigError(f"{key}: the tokenizer in {str(folder)!r} cannot be read: {told(error)}") from error
     vocabulary = parts["text_encoder"].config.get("vocab_size", 0)
     known = red != blue and max(red + blue) < vocabulary
     fits = f"one whose tokenizer knows words, as numbers below the text encoder's vocab_size={vocabulary}"

@@ -24,8 +24,8 @@ Dtype = Literal["float32", "bfloat16", "float16"]
 Ode = Literal["unipc", "euler", "dpm++"]
 Sde = Literal["flow-sde", "score-sde", "sde-dpm++"]
 Vp = Literal["ddim"]  # for models of noise on a variance-preserving path
-Resume = Literal["never", "auto", "require"]
-DTYPES, ODE, VP, RESUME = get_args(Dtype), get_args(Ode), get_args(Vp), get_args(Resume)
+Resume = Literal["never", "auto", "require", "extend"]
+DTYPES, ODE, VP = get_args(Dtype), get_args(Ode), get_args(Vp)
 SDE = {"flow-sde": 0.7, "score-sde": 3.0, "sde-dpm++": None}  # with the paper's eta, where there is one
 SINGLE = ("euler", "flow-sde", "score-sde", *VP)  # solvers whose steps need no history
 PLAIN = {"name": "single"}  # the policy of a config that names none
@@ -150,7 +150,7 @@ class Config:
     output: OutputConfig = field(default_factory=OutputConfig)
     max_searches: Count | None = None  # alive at a time; None: twice the denoisers' slots
     run_dir: str | None = None
-    resume: Resume = "never"  # go on with what run_dir holds: never, auto (if it holds a run) or require
+    resume: Resume = "never"  # go on with what run_dir holds: if it holds a run, or else refuse; extend may add to it
 
 
 @dataclass(frozen=True)

@@ -12,12 +12,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-
 from raysearch.config import config as configuration
 from raysearch.config import prompts
 from raysearch.config.config import Config
 from raysearch.config.media import frame_rate
+from raysearch.config.prompts import Entry
 from raysearch.engine.dispatcher import Dispatcher
 from raysearch.engine.engine import Engine, Finished, Spent
 from raysearch.engine.protocol import Fleet, Outputs, Replica
@@ -30,8 +29,8 @@ from raysearch.recipe.reward import Reward, Score, score_key
 from raysearch.search.budget import Cost
 from raysearch.search.context import Context
 from raysearch.session import about, dataset, journal, replay, tables
-from raysearch.session.directory import CONTENT, RunDirectory, check_content, claimed
-from raysearch.session.plan import Backend, Search, content_of, context, estimate, run_policy, searches
+from raysearch.session.directory import CONFIG, CONTENT, GROWING, RunDirectory, check_content, claimed, entries_so_far
+from raysearch.session.plan import Backend, Search, check_kept, content_of, context, estimate, run_policy, searches
 from raysearch.session.progress import ArmTally, Progress, Sink, follow
 from raysearch.session.snapshot import STATUS, Snapshot
 from raysearch.session.tables import Outcome
@@ -58,17 +57,20 @@ class Session:
     ) -> None:
         self.config, self.backend, self.clock, self._report = config, backend, clock, report
         resolved = configuration.resolved(config)
-        with claimed(run_dir, resolved, config.resume) as before:
-            begun = configuration.build(OmegaConf.to_container(OmegaConf.create(before))) if before else None
+        with claimed(run_dir, config, config.resume) as begun:
             self.prompts = prompts.load(config)
             prompts.check_captions(self.prompts, config.long.chunks)
             self.plan = backend.prepare(config, configuration.arms(config), begun)
             prompts.check_images(self.prompts, self.plan.images)
             for arm in self.plan.arms:
                 self._stops(arm.sampler)
-            self.costs = estimate(self.plan, [e.prompt for e in self.prompts], config.seeds)
-            content = content_of(self.plan, self.prompts)
-            check_content(run_dir, content)
+            self.costs = estimate(self.plan, [e.prompt for e in self.prompts], config.seeds, report)
+            so_far: Sequence[Entry] = self.prompts
+            if begun and config.resume == "extend":
+                so_far = entries_so_far(run_dir, self.prompts)
+                before = searches(self.plan, so_far, begun.seeds, apart=self._apart)
+                check_kept(before, self._searches(), config.seeds)
+            check_content(run_dir, content_of(self.plan, so_far))
         self.directory = RunDirectory(
             run_dir,
             resolved,
@@ -81,7 +83,10 @@ class Session:
         )
         self._digest = about.config_digest(config)
         self.journal = journal.Journal(self.directory.journal)
-        self.directory.folder.write(CONTENT, content)
+        self.directory.folder.write(CONTENT, content_of(self.plan, self.prompts))
+        if begun and config.resume == "extend":
+            grown = replace(begun, **{k: getattr(config, k) for k in GROWING})
+            self.directory.folder.write(CONFIG, configuration.resolved(grown).encode())
         self.searches_per_arm = sum(len(e.seeds(config.seeds)) for e in self.prompts)
         self.progress = Progress(
             run_dir.resolve().name, {a.arm.name: self._tally(a.holdout) for a in self.plan.arms}, clock()

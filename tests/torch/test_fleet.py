@@ -8,9 +8,10 @@ import pytest
 from ray.exceptions import ActorDiedError, RayTaskError
 
 from actors.cluster import fleet as ray_fleet
+from actors.cluster import head
 from actors.cluster.fleet import RayFleet
 from actors.cluster.replica import STARTS, RayGang, RayReplica
-from raysearch.errors import ReplicaDied
+from raysearch.errors import NoReplica, ReplicaDied
 from raysearch.testing import run_virtual, virtual_now
 
 TIMEOUT = 60
@@ -225,3 +226,37 @@ def test_a_gang_that_is_closed_while_it_starts_leaves_no_actor():
             return [a.killed for a in ranks]
 
     assert run_virtual(work()) == [True, True]
+
+
+@pytest.mark.parametrize(
+    ("away", "node_ends", "line"),
+    [
+        ((7, 36), 1e9, None),  # a head that is started again in time
+        ((7, 1e9), 1e9, "the fleet is lost: the head of the Ray cluster, 10.0.0.1:6379, has not answered for 30 s"),
+        ((1e9, 1e9), 7, "the fleet is lost: Ray's node of this process has ended (0123abcd)"),
+    ],
+)
+def test_a_cluster_that_is_lost_is_found_within_a_minute(monkeypatch, away, node_ends, line):
+    """Ray ends the driver, without a word of ours, when its head has been away for a minute."""
+
+    async def here(work, *arguments):
+        return work(*arguments)
+
+    context = SimpleNamespace(gcs_address="10.0.0.1:6379", get_node_id=lambda: "0123abcd4567")
+    nodes = lambda: [{"NodeID": "0123abcd4567", "Alive": virtual_now() < node_ends}]  # noqa: E731
+    monkeypatch.setattr(head, "ray", SimpleNamespace(get_runtime_context=lambda: context, nodes=nodes))
+    monkeypatch.setattr(head, "time", SimpleNamespace(monotonic=virtual_now))
+    monkeypatch.setattr(head, "answers", lambda address: not away[0] < virtual_now() < away[1])
+    monkeypatch.setattr(head.asyncio, "to_thread", here)
+
+    async def work():
+        try:
+            async with asyncio.timeout(300):
+                await head.standing()
+        except NoReplica as error:
+            return str(error), virtual_now()
+        except TimeoutError:
+            return None, 0.0
+
+    found, at = run_virtual(work())
+    assert found == line and at < 45
