@@ -103,6 +103,18 @@ def recording(key: str, name: str, path: Path, model: "ModelConfig", *, still: b
     return Recording(str(path), content, still, fit, background)
 
 
+def unchanged(recording: Recording) -> bytes:
+    """The bytes of a recording's file. Raises ValueError if they are others than when the run began."""
+    data = Path(recording.path).read_bytes()
+    if _digest(data) != recording.content:
+        raise ValueError(f"{recording.path} has changed since the run began")
+    return data
+
+
+def _digest(data: bytes) -> Digest:
+    return blake2b(data, digest_size=16).digest()
+
+
 @lru_cache(2**14)  # arms share obstacles, and prompts are read twice
 def _content(
     path: Path, state: tuple[int, int], still: bool, fit: Fit, background: str, size: tuple[int, int, int]
@@ -111,7 +123,7 @@ def _content(
     data = path.read_bytes()
     for _ in shown(Recording(str(path), b"", still, fit, background), data, *size):
         pass
-    return blake2b(data, digest_size=16).digest()
+    return _digest(data)
 
 
 def shown(recording: Recording, data: bytes, num_frames: int, height: int, width: int) -> Iterator[Image.Image]:
