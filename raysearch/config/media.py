@@ -5,6 +5,7 @@ to the aspect ratio of a video. The check of a config reads a file in the very w
 """
 
 import io
+import logging
 import re
 import warnings
 from bisect import bisect_right
@@ -36,6 +37,8 @@ VIDEO = 2**33  # pixels of all frames together at most: two minutes in 1080p
 EXACT = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
 RATES = "a number of frames a second from 0.001 to 1000, such as 16, 23.976 or 24000/1001"
 UNTAGGED = 2  # FFmpeg's number of a matrix that a file does not name
+
+logging.getLogger("PIL").addHandler(logging.NullHandler())  # what Pillow logs of a damaged file would be a second line
 
 
 class NotShown(ValueError):
