@@ -9,9 +9,9 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import astuple, dataclass, field, replace
 from itertools import pairwise
 from math import isfinite
-from pathlib import Path
 from typing import Any
 
+from raysearch.config.media import unchanged
 from raysearch.engine import requests
 from raysearch.engine.dispatcher import Dispatcher
 from raysearch.engine.protocol import (
@@ -367,7 +367,7 @@ class Engine:
         if known is None:
 
             async def encode() -> Any:
-                whole = replace(what, data=Path(what.recording.path).read_bytes()) if isinstance(what, File) else what
+                whole = replace(what, data=unchanged(what.recording)) if isinstance(what, File) else what
                 return (await self._dispatcher.submit(Call(Encode(whole), inputs), age=spent.age)).ref
 
             known = await self._jobs.share(key, encode)
