@@ -24,6 +24,7 @@ from raysearch.session import journal
 from raysearch.session.plan import Search
 
 FINISHED = ("done", "budget")  # of the statuses, those of searches that are not run again
+GROUP = 2_000  # rows of a Parquet file that are read or written at a time
 BATCH = 20_000  # rows that wait in memory, as Python values, at most
 
 SEARCHES: dict[str, pa.DataType] = {
@@ -221,25 +222,49 @@ class Table:
 
     def flush(self) -> None:
         """Write the rows that wait, or make the whole file again if it is not as this process left it."""
-        began, held = self._clock(), self._read()
-        if held is not None and held.num_rows == self._rows:
-            if not self._pending:
-                return
-            others = pc.invert(pc.is_in(held["search_id"], pa.array(self._pending, pa.string())))
-            whole = self._sorted([held.filter(others), *self._tables(self._pending.values())])
-        else:
+        began = self._clock()
+        try:
+            if self._rows < 0:
+                raise LookupError("another process wrote it")
+            self._merge()
+        except (LookupError, OSError, pa.ArrowException):  # missing, or torn
             whole = self._sorted(self._tables(self._journaled()))
-        if held is None or not whole.equals(held):
-            write_table(self._folder, self._name, whole)
-        self._rows, self._pending, self._waiting = whole.num_rows, {}, 0
+            if not self._holds(whole):
+                write_table(self._folder, self._name, whole)
+            self._rows = whole.num_rows
+        self._pending, self._waiting = {}, 0
         now = self._clock()
         self._due = now + 20 * (now - began)
 
-    def _read(self) -> pa.Table | None:
+    def _merge(self) -> None:
+        """Write the rows that wait among those of the file, of which no more than two row groups are in memory."""
+        with pq.ParquetFile(self.path) as held:
+            if held.metadata.num_rows != self._rows or held.schema_arrow != self._schema:
+                raise LookupError("another process wrote it")
+            if not self._pending:
+                return
+            ids, fresh = pa.array(self._pending, pa.string()), self._sorted(self._tables(self._pending.values()))
+            rows = 0
+            with self._folder.file(self._name) as file, pq.ParquetWriter(file, self._schema) as writer:
+                waiting = fresh.slice(0, 0)
+                for i in range(held.num_row_groups):
+                    group = held.read_row_group(i, use_threads=False)
+                    before = pc.sum(pc.less_equal(fresh["search_id"], group["search_id"][-1])).as_py() or 0
+                    others = group.filter(pc.invert(pc.is_in(group["search_id"], ids)))
+                    waiting = self._sorted([waiting, others, fresh.slice(0, before)])
+                    fresh = fresh.slice(before)
+                    if len(waiting) >= GROUP:
+                        writer.write_table(waiting)
+                        rows, waiting = rows + len(waiting), waiting.slice(0, 0)
+                waiting = self._sorted([waiting, fresh])
+                writer.write_table(waiting)
+                self._rows = rows + len(waiting)
+
+    def _holds(self, whole: pa.Table) -> bool:
         try:
-            return pq.read_table(self.path, schema=self._schema)
-        except (OSError, pa.ArrowException):  # missing, or torn
-            return None
+            return bool(whole.equals(pq.read_table(self.path, schema=self._schema)))
+        except (OSError, pa.ArrowException):
+            return False
 
     def _tables(self, searches: Iterable[Rows]) -> Iterator[pa.Table]:
         """The rows of searches, of which no more than a batch at a time are Python values."""
@@ -259,4 +284,4 @@ class Table:
 def write_table(folder: Folder, name: str, rows: pa.Table) -> None:
     """Write a Parquet file that is there whole or not at all. Raises FolderError."""
     with folder.file(name) as file:
-        pq.write_table(rows, file)
+        pq.write_table(rows, file, row_group_size=GROUP)

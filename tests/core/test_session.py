@@ -343,4 +343,4 @@ def test_prompts_stream_in_constant_memory(tmp_path):
     run_virtual(s.run())
     assert pq.read_metadata(Path(tmp_path / "run" / "searches.parquet")).num_rows == n
     assert all(rows >= 0.8 * 200 * i for i, rows in enumerate(visible))
-    assert alive[1800] < alive[600] + 100, alive
+    assert alive[1800] < alive[600] + 300, alive  # one object a search would be 1,200
