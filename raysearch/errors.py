@@ -10,7 +10,7 @@ RaysearchError
 ├── ReplicaDied (ConnectionError)     the replica that ran an item is gone; the item goes back to the queue
 ├── PoisonousItem (RuntimeError)      an item that killed three replicas while it ran alone; its search fails
 ├── FolderError (OSError)             a file of the run's folder that the disk does not take; the run ends
-└── NoReplica (RuntimeError)          no replica is left that could run the item
+└── NoReplica (RuntimeError)          the fleet is gone: the run ends, and its searches are left undone
 """
 
 from unicodedata import category
@@ -64,7 +64,7 @@ class FolderError(RaysearchError, OSError):
 
 
 class NoReplica(RaysearchError, RuntimeError):
-    """No replica of the kind that an item needs is in service or can be restarted."""
+    """The fleet does not start, or is gone: no search is to blame, and the run can go on later."""
 
 
 def check(holds: bool, key: str, value: object, allowed: str) -> None:

@@ -1,13 +1,15 @@
-"""Runs on real Ray under a seeded hand that kills what works, held against undisturbed ones.
+"""Runs on real Ray under a seeded hand that kills and stops what works, held against undisturbed ones.
 
     python tests/chaos.py --minutes 5 --seed 0
 
 Each round collects with several policies in the exact mode on a cluster of three nodes, all on this machine. While it
-goes on, denoisers, scorers and the encoder are killed during a call, actors while they start, a node with all its
-actors, and the driver at any moment or in the middle of a write to its journal; a driver that died is started again
-with resume=auto. However slow the machine, either hand strikes again only when something was recorded since, so that a
-run ends. Only kills of what was busy count. Printed in the end: kills by what they hit, and winners and latents
-that changed, which must be none (else the exit code is 1).
+goes on, denoisers, scorers and the encoder are killed or stopped during a call, actors are killed while they start, a
+node with all its actors, the driver at any moment or in the middle of a write to its journal, and the raylet of the
+driver's node or the head with the whole cluster, which is then started anew; and the driver's disk is full. A driver
+that ended is started again with resume=auto. One that stops by itself must say in one line how to go on. However slow
+the machine, either hand strikes again only when something was recorded since, so that a run ends. Only what was busy
+counts. Printed in the end: what was struck, and winners and latents that changed, which must be none (else the exit
+code is 1).
 """
 
 import argparse
@@ -15,27 +17,25 @@ import asyncio
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
+from benchmarks.bench import Report, json_option
+from haunted import written
 from ray.cluster_utils import Cluster
 from safetensors.numpy import load_file
 from tiny import save_pipeline
 
 from actors.backend import Backend
-from actors.cluster import fleet as ray_fleet
 from raysearch.config import config as configuration
-from raysearch.engine.protocol import Answer, Call, Fleet
-from raysearch.session.plan import Plan
 from raysearch.session.session import Session
 
 HERE = Path(__file__).parent
@@ -45,13 +45,13 @@ ARMS: list[dict[str, Any]] = [
     {"name": "beam", "policy": {"name": "beam", "k": 2, "n": 2, "every": 3}},
     {"name": "smc", "policy": {"name": "smc", "n": 3, "every": 3}, "sampler": {"name": "flow-sde"}},
 ]
-DOING = {"denoise": "denoising", "look": "scoring", "finish": "decoding a winner", "encode": "encoding"}
+RAYLET, HEAD = "raylet of the driver's node", "head of the cluster"
 FAST = {"health_check_initial_delay_ms": 200, "health_check_period_ms": 200, "health_check_failure_threshold": 5}
 
 
 def values(model: Path, address: str | None, prompts: int, seeds: int) -> dict[str, Any]:
     pool = {"num_cpus": 0.5}
-    ray = {"backend": "ray", "address": address, "store_gb": 0.05, "timeout_s": 60}
+    ray = {"backend": "ray", "address": address, "store_gb": 0.05, "timeout_s": 30}
     pools = {"denoisers": pool | {"replicas": 2}, "scorers": pool | {"replicas": 2}, "encoders": {"num_cpus": 0.1}}
     return {
         "model": {"path": str(model), "height": 32, "width": 32, "num_frames": 9, "max_sequence_length": 40},
@@ -81,88 +81,6 @@ def results(run_dir: Path) -> dict[str, tuple[str, str, bytes]]:
     return made
 
 
-# -- the driver, with a hand inside ------------------------------------------------------------------------------------
-
-
-class Haunted(Backend):
-    """A backend whose actors are killed while they are at a call."""
-
-    def __init__(self, rng: random.Random, every: float, run_dir: Path, note: Callable[[str], None]) -> None:
-        self._rng, self._every, self._run_dir, self._note = rng, every, run_dir, note
-
-    @asynccontextmanager
-    async def fleet(
-        self, config: configuration.Config, plan: Plan, report: Callable[[str], None]
-    ) -> AsyncIterator[Fleet]:
-        doing: dict[str, tuple[ray_fleet.RayReplica, Counter[str]]] = {}
-        plain = ray_fleet.RayReplica.run
-
-        async def run(replica: ray_fleet.RayReplica, call: Call) -> Answer:
-            calls = doing.setdefault(replica.id, (replica, Counter()))[1]
-            calls[call.name] += 1
-            try:
-                return await plain(replica, call)
-            finally:
-                calls[call.name] -= 1
-
-        ray_fleet.RayReplica.run = run  # type: ignore[method-assign,assignment]
-        async with super().fleet(config, plan, report) as made:
-            hand = asyncio.create_task(self._kill(doing))
-            try:
-                yield made
-            finally:
-                hand.cancel()
-
-    async def _kill(self, doing: dict[str, tuple[ray_fleet.RayReplica, Counter[str]]]) -> None:
-        recorded = -1
-        while True:
-            await asyncio.sleep(self._rng.expovariate(1 / self._every))
-            if written(self._run_dir) <= recorded:
-                continue
-            wanted = self._rng.choice(list(DOING))
-            busy = [(r, wanted) for r, calls in doing.values() if calls[wanted] > 0]
-            if not busy:
-                continue
-            replica, method = self._rng.choice(busy)
-            try:
-                async with asyncio.timeout(5):
-                    pid = await replica.actor.pid.remote()
-                if doing[replica.id][1][method] > 0:  # still at it
-                    os.kill(pid, signal.SIGKILL)
-                    recorded = written(self._run_dir)
-                    self._note(DOING[method])
-            except Exception:
-                continue
-
-
-def drive(config: str, run_dir: str, seed: int, every: float, notes: str) -> None:
-    """The driver's process: a run that goes on with what is there; sometimes it dies in a write to its journal."""
-    rng = random.Random(seed)
-
-    def note(what: str) -> None:
-        with open(notes, "a") as lines:  # a line at a time, by either process
-            lines.write(f"{what}\n")
-
-    built = configuration.build(json.loads(config) | {"resume": "auto", "run_dir": run_dir})
-    session = Session(built, Haunted(rng, every, Path(run_dir), note), run_dir=Path(run_dir), report=lambda line: None)
-    if rng.random() < 0.4:
-        add, fatal = session.journal.add, rng.randrange(1, 30)
-        count = [0]
-
-        def torn(record: dict[str, Any]) -> None:
-            count[0] += 1
-            if count[0] == fatal:
-                text = json.dumps(record).encode()
-                session.journal._file.write(b"0a0b0c0d " + text[: rng.randrange(len(text))])
-                session.journal._file.flush()
-                note("writing the journal")
-                os._exit(9)
-            add(record)
-
-        session.journal.add = torn  # type: ignore[method-assign]
-    asyncio.run(session.run())
-
-
 # -- the hand outside --------------------------------------------------------------------------------------------------
 
 
@@ -179,104 +97,134 @@ def starting(mark: str) -> list[int]:
     return found
 
 
-def written(run_dir: Path) -> int:
-    """Bytes of a run's journal."""
-    return sum(p.stat().st_size for p in (run_dir / "journal").glob("*"))
+class Machines:
+    """A cluster of three nodes, which can be started anew."""
+
+    def __init__(self) -> None:
+        self.start()
+
+    def start(self) -> None:
+        """Start the head, on whose node drivers run, and two nodes beside it."""
+        small = {"num_cpus": 2, "object_store_memory": 100 * 2**20}
+        own = {"_system_config": FAST, "include_dashboard": False}
+        self.cluster = Cluster(initialize_head=True, head_node_args=small | own)
+        for _ in range(2):
+            self.cluster.add_node(**small)
+
+    def swap_node(self, rng: random.Random) -> None:
+        """Remove a node with all its actors, and add another."""
+        node = rng.choice(self.cluster.worker_nodes)
+        self.cluster.remove_node(node, allow_graceful=False)
+        self.cluster.add_node(num_cpus=2, object_store_memory=100 * 2**20)
+
+    def lose(self, what: str) -> None:
+        """Kill the raylet of the drivers' node, or the head's process."""
+        head = self.cluster.head_node
+        head.kill_raylet(check_alive=False) if what == RAYLET else head.kill_gcs_server(check_alive=False)
+
+    def stop(self) -> None:
+        """End all processes of the cluster."""
+        self.cluster.shutdown()
+
+
+def stopped_with_a_line(log: Path) -> bool:
+    """True if the last line of a driver says how to go on; Ray may write there after it."""
+    lines = [line for line in log.read_text().splitlines() if line.startswith("raysearch: ")]
+    return bool(lines) and re.search(r"(goes on|give the same command again) with run_dir=", lines[-1]) is not None
 
 
 def one_round(
-    cluster: Cluster, model: Path, folder: Path, a: argparse.Namespace, rng: random.Random, mark: str
+    machines: Machines, model: Path, folder: Path, a: argparse.Namespace, rng: random.Random, mark: str
 ) -> Counter[str]:
-    """A run until it is finished, whatever is killed. Returns the kills that hit something busy."""
-    notes, config = folder / "notes", values(model, cluster.address, a.prompts, a.seeds)
+    """A run until it is finished, whatever is struck. Returns what was struck while it was busy."""
+    notes, run_dir, log = folder / "notes", folder / "run", folder / "log"
     notes.touch()
-    workers = [n for n in cluster.list_all_nodes() if n is not cluster.head_node]
+
+    def note(what: str) -> None:
+        with notes.open("a") as lines:
+            lines.write(f"{what}\n")
+
     while True:
-        arguments = [json.dumps(config), str(folder / "run"), str(rng.randrange(2**31)), str(a.every), str(notes)]
-        log = (folder / "log").open("a")
-        child = subprocess.Popen([sys.executable, __file__, "--drive", *arguments], stdout=log, stderr=log)
-        recorded, left = written(folder / "run"), rng.uniform(1, 30)
+        config = values(model, machines.cluster.address, a.prompts, a.seeds)
+        arguments = [json.dumps(config), str(run_dir), str(rng.randrange(2**31)), str(a.every), str(notes)]
+        log.write_text("")
+        with log.open("a") as lines:
+            child = subprocess.Popen([sys.executable, str(HERE / "haunted.py"), *arguments], stdout=lines, stderr=lines)
+        recorded, left = written(run_dir), rng.uniform(1, 30)
         spared = -1  # until more than this is recorded
         deadline = float("inf")  # of the driver, from when it has made something
+        lost = ""  # what the cluster has lost
         while child.poll() is None:
             time.sleep(rng.expovariate(1 / (3 * a.every)))
-            at_work = written(folder / "run") > recorded
+            at_work = written(run_dir) > recorded
             if at_work:
                 deadline = min(deadline, time.monotonic() + left)
-            what = rng.choice(["start", "start", "node", "driver"])
-            if what in ("start", "node") and written(folder / "run") <= spared:
+            what = rng.choice(["start", "start", "node", "driver", "cluster"])
+            if lost or (what != "driver" and written(run_dir) <= spared):
                 continue
             if what == "start" and (found := starting(mark)):
                 os.kill(rng.choice(found), signal.SIGKILL)
-                spared = written(folder / "run")
-                notes.open("a").write("starting an actor\n")
+                spared = written(run_dir)
+                note("actor that was starting")
             elif what == "node" and at_work and rng.random() < 0.3:
-                spared = written(folder / "run")
-                node = rng.choice(workers)
-                workers.remove(node)
-                cluster.remove_node(node, allow_graceful=False)
-                notes.open("a").write("a node\n")
-                workers.append(cluster.add_node(num_cpus=2, object_store_memory=100 * 2**20))
+                spared = written(run_dir)
+                machines.swap_node(rng)
+                note("node")
+            elif what == "cluster" and at_work and rng.random() < 0.2:
+                lost = rng.choice([RAYLET, HEAD])
+                machines.lose(lost)
+                note(lost)
             elif what == "driver" and time.monotonic() > deadline and child.poll() is None:
                 child.kill()
-                notes.open("a").write("the driver\n")
+                note("driver at another moment")
         code = child.wait()
-        log.close()
+        if lost:
+            machines.stop()
+            machines.start()
         if code == 0:
             return Counter(notes.read_text().split("\n")[:-1])
-        if code not in (9, -signal.SIGKILL):
-            raise SystemExit(f"the driver ended with {code}:\n{(folder / 'log').read_text()[-3000:]}")
+        if code not in (9, -signal.SIGKILL) and not (code == 1 and stopped_with_a_line(log)):
+            raise SystemExit(f"the driver ended with {code}:\n{log.read_text()[-3000:]}")
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=5, help="start no other round after so long")
-    parser.add_argument("--every", type=float, default=1.0, help="mean seconds between two tries at a kill")
+    parser.add_argument("--every", type=float, default=1.0, help="mean seconds between two tries at a strike")
     parser.add_argument("--prompts", type=int, choices=(1, 2), default=2, help="of a round")
     parser.add_argument("--seeds", type=int, default=3, help="per prompt and arm of a round, of four arms")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--drive", nargs=5, help=argparse.SUPPRESS)
+    json_option(parser)
     a = parser.parse_args()
-    if a.drive:
-        drive(a.drive[0], a.drive[1], int(a.drive[2]), float(a.drive[3]), a.drive[4])
-        return 0
     rng, mark = random.Random(a.seed), f"{os.getpid()}-{time.time()}"
     os.environ |= {"RAYSEARCH_CHAOS": mark, "RAY_AUTH_MODE": "disabled"}
     os.environ["PYTHONPATH"] = os.pathsep.join([str(HERE), str(HERE.parent), os.environ.get("PYTHONPATH", "")])
-    began, kills, changed, searches, rounds = time.monotonic(), Counter[str](), 0, 0, 0
+    began, struck, changed, searches, rounds = time.monotonic(), Counter[str](), 0, 0, 0
     with tempfile.TemporaryDirectory(prefix="chaos-") as temporary:
         folder = Path(temporary)
         model = save_pipeline(folder / "model")
         calm = configuration.build(values(model, None, a.prompts, a.seeds))
         asyncio.run(Session(calm, Backend(), run_dir=folder / "calm").run())
         expected = results(folder / "calm")
-        small = {"num_cpus": 2, "object_store_memory": 100 * 2**20}
-        cluster = Cluster(
-            initialize_head=True, head_node_args=small | {"_system_config": FAST, "include_dashboard": False}
-        )
+        machines = Machines()
         try:
-            for _ in range(2):
-                cluster.add_node(**small)
             while not rounds or time.monotonic() - began < 60 * a.minutes:
                 rounds += 1
                 (folder / str(rounds)).mkdir()
-                hit = one_round(cluster, model, folder / str(rounds), a, rng, mark)
+                hit = one_round(machines, model, folder / str(rounds), a, rng, mark)
                 found = results(folder / str(rounds) / "run")
                 wrong = [k for k in expected if found.get(k) != expected[k]]
                 for k in wrong:
                     print(f"changed: {k}: {found.get(k, ('missing', None))[:2]}, not {expected[k][:2]}")
-                kills, changed, searches = kills + hit, changed + len(wrong), searches + len(expected)
-                print(
-                    f"round {rounds}: {hit.total()} kills, {len(wrong)} of {len(expected)} winners changed", flush=True
-                )
+                struck, changed, searches = struck + hit, changed + len(wrong), searches + len(expected)
+                shown = f"{hit.total()} strikes, {len(wrong)} of {len(expected)} winners changed"
+                print(f"round {rounds}: {shown}", flush=True)
         finally:
-            cluster.shutdown()
-    print(f"\n{'killed while':20} kills")
-    for what, n in kills.most_common():
-        print(f"{what:20} {n:5}")
-    print(
-        f"{'all':20} {kills.total():5}\n\n{searches} searches in {rounds} rounds; winners or latents changed: {changed}"
-    )
+            machines.stop()
+    rows = [("rounds", rounds), ("searches", searches), ("strikes at what was at work", struck.total())]
+    rows += [(f"of these: {what}", n) for what, n in struck.most_common()]
+    rows += [("winners or latents that changed", changed)]
+    Report(a.json).table("chaos", "what | number", [(what, str(n)) for what, n in rows])
     return int(changed > 0)
 
 

@@ -26,12 +26,8 @@ class Actor:
     def __init__(self, kind: str, config: Config, plan: Plan, make: Callable[..., Worker]) -> None:
         self._worker = make(kind, config, plan)
 
-    @ray.method(max_task_retries=-1)  # type: ignore[misc]
     async def ready(self) -> tuple[str, str]:
-        """The id of the actor's node, and its address and GPUs in words, once the model is loaded.
-
-        Ray repeats this call when the actor is restarted.
-        """
+        """The id of the actor's node, and its address and GPUs in words, once the model is loaded."""
         context = ray.get_runtime_context()
         node, gpus = context.get_node_id(), context.get_accelerator_ids().get("GPU", [])
         return node, f"{ray.util.get_node_ip_address()} ({node[:8]})" + (f" GPU {', '.join(gpus)}" if gpus else "")
@@ -107,15 +103,14 @@ class Shard(Actor):
 def launch(tenant: Tenant, group: PlacementGroup, *arguments: Any) -> "list[ActorHandle[Any]]":
     """The actors of a tenant's replica, one for each shard, which start when the placement group has room.
 
-    `arguments` are those of `Actor` after the kind. Ray restarts a single actor; a gang has to be launched again.
+    `arguments` are those of `Actor` after the kind. Ray restarts none: it would restart for ever what ends as it loads.
     """
-    alone = tenant.pool.shards == 1
-    made = ray.remote(concurrency_groups={"control": 1})(Actor if alone else Shard)
+    made = ray.remote(concurrency_groups={"control": 1})(Actor if tenant.pool.shards == 1 else Shard)
     return [
         made.options(
             num_gpus=tenant.pool.num_gpus,
             num_cpus=tenant.pool.num_cpus,
-            max_restarts=-1 if alone else 0,
+            max_restarts=0,
             max_task_retries=0,
             max_concurrency=1000,
             scheduling_strategy=PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=rank),

@@ -20,7 +20,7 @@ from ray.util.placement_group import PlacementGroup, placement_group, remove_pla
 
 from actors.cluster import placement
 from actors.cluster.actor import launch
-from actors.cluster.head import joined
+from actors.cluster.head import answers, joined, standing
 from actors.cluster.placement import Home, Node, Tenant
 from actors.cluster.replica import RayGang, RayReplica, first_line, mapped
 from actors.workers.state import State
@@ -54,7 +54,7 @@ class RayFleet:
         await gather((r.ready() for r in needed), len(needed))
         self.replicas += needed
         for r in (*needed, *elastic):
-            self._run(self._watch(r))
+            self.background(self._watch(r))
         at: dict[str, list[str]] = {}
         for r in needed:
             at.setdefault(r.where, []).append(r.id)
@@ -65,7 +65,7 @@ class RayFleet:
 
     def expect(self, r: RayReplica) -> None:
         """Let a replica join when it is placed and loaded, if that ever happens."""
-        self._run(self._arrive(r))
+        self.background(self._arrive(r))
 
     async def arrivals(self) -> AsyncIterator[RayReplica]:
         """Replicas, each as it joins; endless."""
@@ -108,7 +108,8 @@ class RayFleet:
         for task in self._background:
             task.cancel()
 
-    def _run(self, work: Coroutine[Any, Any, None]) -> None:
+    def background(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run a task until the fleet stops; what it raises ends the fleet."""
         self._background.append(self._tasks.create_task(work))
 
     async def _arrive(self, r: RayReplica) -> None:
@@ -121,7 +122,7 @@ class RayFleet:
         self._arrived.put_nowait(r)
 
     async def _watch(self, r: RayReplica) -> None:
-        """Kill a replica's actor whenever it hangs: other replicas then do its items, and Ray starts it again."""
+        """Kill a replica's actor whenever it hangs: other replicas then do its items, and it starts again."""
         while True:
             await asyncio.sleep(min(BEAT_S, self.timeout / 4))
             if r.id not in self._serving[r.kind]:
@@ -129,7 +130,7 @@ class RayFleet:
             actor = r.actor  # a gang may have replaced this actor by the time it is found to hang
             if await r.hangs():
                 self.report(f"{r.id} has hung for {self.timeout:g} s (fleet.timeout_s): started again")
-                ray.kill(actor, no_restart=False)
+                ray.kill(actor)
 
 
 def cluster_nodes() -> list[Node]:
@@ -140,7 +141,6 @@ def cluster_nodes() -> list[Node]:
 def connect(config: Config, report: Callable[[str], None]) -> None:
     """Connect to the configured cluster, or start one here. Raises ConfigError unless it can hold the fleet."""
     joined(config.fleet.address, "fleet.address", metrics=config.fleet.metrics, report=report)
-    placement.homes(config)
     if not config.fleet.wait_s:  # with fleet.wait_s, nodes may join later
         placement.check_cluster(config, cluster_nodes())
 
@@ -186,9 +186,10 @@ async def ray_fleet(
 ) -> AsyncIterator[RayFleet]:
     """A fleet whose needed replicas serve. Leaving the context ends all replicas and gives their room back.
 
-    `make` builds the worker inside an actor. Raises ConfigError if the needed replicas find no room in time.
+    `make` builds the worker inside an actor. Raises ConfigError if the needed replicas find no room in time,
+    ReplicaDied if they do not start, NoReplica if the cluster is lost.
     """
-    homes = placement.homes(config)
+    homes, head = placement.homes(config), ray.get_runtime_context().gcs_address
     groups: list[PlacementGroup] = []
     replicas: list[RayReplica] = []
     try:
@@ -206,12 +207,14 @@ async def ray_fleet(
             for home, group in zip(homes, groups, strict=True):
                 for tenant in home.tenants:
                     replicas.append(replica(tenant, group, fleet, config, _without_search(plan), make))
+            fleet.background(standing())
             count = sum(len(h.tenants) for h in needed)
             await fleet.start(replicas[:count], replicas[count:])
             yield fleet
             fleet.stop()
     finally:
-        for r in replicas:
-            r.close()
-        for group in groups:
-            remove_placement_group(group)
+        if await asyncio.to_thread(answers, head):  # else Ray would wait for it, and then end this process
+            for r in replicas:
+                r.close()
+            for group in groups:
+                remove_placement_group(group)

@@ -1,6 +1,8 @@
 """The cluster that a run goes to: one whose head answers at an address, or one that is started on this machine."""
 
+import asyncio
 import os
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -14,6 +16,8 @@ from raysearch.errors import ConfigError, NoReplica
 
 ANSWER_S = 10.0  # seconds within which a head must answer
 SOON_S = 1.0  # seconds after which the user is told that an answer is waited for
+LOOK_S = 5.0  # seconds between two looks whether the head is there
+LOST_S = 30.0  # seconds for which a head may be away; Ray ends this process, without a word of ours, after 60
 ALIVE = "/ray.rpc.NodeInfoGcsService/CheckAlive"  # a call to a head that has no arguments
 
 
@@ -88,3 +92,28 @@ def wait_for_answer(address: str, report: Callable[[str], None] = lambda line: N
         known.add(grpc.StatusCode.UNIMPLEMENTED)  # so does the server for Ray's client, which has no such call
     if error is not None and error.code() not in known:
         raise ConnectionError(f"{error.code().name.lower().replace('_', ' ')}: {error.details()}")
+
+
+def answers(address: str) -> bool:
+    """True if a head answers at `address`."""
+    try:
+        wait_for_answer(address)
+    except ConnectionError:
+        return False
+    return True
+
+
+async def standing() -> None:
+    """Return never. Raises NoReplica if the head has been away for LOST_S, or the node of this process is lost."""
+    here = ray.get_runtime_context()
+    head, node, seen = here.gcs_address, here.get_node_id(), time.monotonic()
+    while True:
+        await asyncio.sleep(LOOK_S)
+        if await asyncio.to_thread(answers, head):
+            seen = time.monotonic()
+            if not any(n["Alive"] for n in await asyncio.to_thread(ray.nodes) if n["NodeID"] == node):
+                raise NoReplica(f"the fleet is lost: Ray's node of this process has ended ({node[:8]})")
+        elif time.monotonic() - seen > LOST_S:
+            raise NoReplica(
+                f"the fleet is lost: the head of the Ray cluster, {head}, has not answered for {LOST_S:g} s"
+            )

@@ -11,17 +11,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from raysearch.config.config import Config
-from raysearch.config.fleet import PoolConfig
+from raysearch.config.fleet import WHOLE, PoolConfig, can_be
 from raysearch.errors import ConfigError, check
 
 if TYPE_CHECKING:
     from actors.training.config import WorkersConfig
 
 ROOM = 0.8  # of the object store may hold latents; the rest is for results on their way
-WHOLE = "a whole number, or below 1"
-SMALLEST = 1e-4  # Ray counts resources in multiples of this
-LABEL = "[a-zA-Z0-9]([a-zA-Z0-9_.-]{0,61}[a-zA-Z0-9])?"
-SELECTOR = rf"!?({LABEL}|in\( *{LABEL} *(, *{LABEL} *)*\))"
 
 
 @dataclass(frozen=True)
@@ -79,7 +75,7 @@ class Home:
 
 
 def homes(config: Config) -> list[Home]:
-    """The homes of all replicas: needed before elastic, then choosy before others. Raises ConfigError."""
+    """The homes of all replicas: needed before elastic, then choosy before others."""
     fleet = config.fleet
     owners = [
         (Tenant(kind, f"{kind}-{i}", pool), i < pool.fewest)
@@ -94,28 +90,7 @@ def homes(config: Config) -> list[Home]:
             host = i % d.fewest if i < s.fewest else d.fewest + (i - s.fewest) % (d.most - d.fewest)
             guests.setdefault(f"denoiser-{host}", []).append(Tenant("scorer", f"scorer-{i}", s))
     found = [Home((owner, *guests.get(owner.id, ())), needed) for owner, needed in owners]
-    for home in found:
-        for tenant in home.tenants:
-            _check_pool(tenant.kind, tenant.pool)
-        gpus = home.bundles[0].get("GPU", 0)
-        shared = f"such that it and its denoiser's add up to {WHOLE}, but they make {gpus:g}"
-        check(_can_be(gpus), "fleet.scorers.num_gpus", fleet.scorers.num_gpus, shared)
     return sorted(found, key=lambda h: (not h.needed, not h.choosy))
-
-
-def _check_pool(kind: str, pool: PoolConfig) -> None:
-    key = f"fleet.{kind}s"
-    check(_can_be(pool.num_gpus), f"{key}.num_gpus", pool.num_gpus, WHOLE)
-    for name, amount in (("num_gpus", pool.num_gpus), ("num_cpus", pool.num_cpus)):
-        check(round(amount, 4) == amount, f"{key}.{name}", amount, f"a multiple of {SMALLEST:g}")
-    for label, wanted in pool.labels.items():
-        known = isinstance(wanted, str) and re.fullmatch(SELECTOR, wanted)
-        check(bool(known), f"{key}.labels.{label}", wanted, "of the form a, !a, in(a, b) or !in(a, b)")
-        check(bool(re.fullmatch(rf"([a-zA-Z0-9.-]+/)?{LABEL}", label)), f"{key}.labels", label, "a label's name")
-
-
-def _can_be(gpus: float) -> bool:
-    return gpus == int(gpus) or gpus < 1
 
 
 def _bundle(pools: Sequence[PoolConfig]) -> dict[str, float]:
@@ -140,7 +115,7 @@ def check_cluster(config: Config, nodes: Sequence[Node]) -> None:
 
 def check_workers(w: "WorkersConfig", nodes: Sequence[Node]) -> None:
     """Raise ConfigError unless the nodes can hold the workers of a training."""
-    check(_can_be(w.num_gpus), "workers.num_gpus", w.num_gpus, WHOLE)
+    check(can_be(w.num_gpus), "workers.num_gpus", w.num_gpus, WHOLE)
     free, bundle = [_Free(n) for n in nodes], _bundle([PoolConfig(num_gpus=w.num_gpus, num_cpus=w.num_cpus)])
     held = ", ".join(_offer(n) for n in nodes)
     fits = f"such that all workers, of {w.num_gpus:g} GPU and {w.num_cpus:g} CPU each, fit on the nodes: {held}"

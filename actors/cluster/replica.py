@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 FIRST = 3  # an actor's first step or call, which may compile, may take this many times fleet.timeout_s
 # The actor died, cannot be reached just now, or was killed by Ray since its node's memory was full.
 GONE = (RayActorError, NodeDiedError, ActorUnschedulableError, OutOfMemoryError)
-STARTS = 5  # starts in a row in each of which a gang may lose a rank
+STARTS = 3  # starts in a row in each of which a process may be lost
 
 
 @dataclass
@@ -80,13 +80,31 @@ class RayReplica:
             raise mapped(error) from error
 
     async def ready(self) -> None:
-        """Wait until the actor has a place and its model is loaded. Raises ReplicaDied if it does not start."""
-        self.actors = self.actors or self.launch()
-        try:
-            self.node, self.where = await self.actor.ready.remote()
-        except RayError as error:
-            raise ReplicaDied(f"{self.id} does not start: {last_line(error)}") from error
+        """Launch the actors and wait until they have a place and their model is loaded.
+
+        Raises ReplicaDied for an error of the model's or the rewards' code, or after STARTS losses of a process.
+        """
+        for left in reversed(range(STARTS)):
+            await self._end()
+            self.actors = self.launch()
+            try:
+                await self._meet()
+                break
+            except RayError as error:
+                why = next((e for e in (*await self._end(), error) if _is_fault(e)), None)
+                if why or not left:  # a mere loss is tried again
+                    lost = "" if why else f"a process was lost {STARTS} times while it loaded: "
+                    raise ReplicaDied(f"{self.id} does not start: {lost}{last_line(why or error)}") from error
         self.fleet.serving(self)
+
+    async def _meet(self) -> None:
+        """Return when the actor is ready."""
+        self.node, self.where = await self.actor.ready.remote()
+
+    async def _end(self) -> list[Any]:
+        """Kill all actors; returns what their calls have come to, if that may say why they ended."""
+        self.close()
+        return []
 
     async def restart(self) -> None:
         """Wait until the replica serves again, on its node or on another one that has room.
@@ -133,21 +151,6 @@ class RayGang(RayReplica):
 
     _following: list[Any] = field(default_factory=list)  # calls that end with the followers
 
-    async def ready(self) -> None:
-        """Launch the ranks and wait until all are ready. Raises ReplicaDied for an error, or after STARTS losses."""
-        for left in reversed(range(STARTS)):
-            await self._end()
-            self.actors = self.launch()
-            try:
-                await self._meet()
-                break
-            except RayError as error:
-                faults = [e for e in (*await self._end(), error) if isinstance(e, RayTaskError)]
-                why = next((e for e in faults if not isinstance(e.cause, ReplicaDied)), None)
-                if why or not left:  # a mere loss of a rank is tried again
-                    raise ReplicaDied(f"{self.id} does not start: {last_line(why or error)}") from error
-        self.fleet.serving(self)
-
     async def _meet(self) -> None:
         """Tell the ranks where to find each other; returns when rank 0 is ready."""
         leader, *others = self.actors
@@ -169,6 +172,13 @@ class RayGang(RayReplica):
         self.close()
         ends, self._following = self._following, []
         return await asyncio.gather(*ends, return_exceptions=True)
+
+
+def _is_fault(error: object) -> bool:
+    """True for an error of code in an actor, and not of Ray or of another rank's loss: it would come again."""
+    if isinstance(error, RayTaskError):
+        return not isinstance(error.cause, ReplicaDied)
+    return isinstance(error, RayActorError) and error.actor_init_failed
 
 
 def mapped(error: RayError) -> Exception:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from actors import models
 from actors.models import folder as folders
+from raysearch.config import prompts
 from raysearch.config.config import Config, arms
 from raysearch.errors import check
 
@@ -22,9 +23,11 @@ def settled(config: Config, say: Callable[[str], None]) -> Config:
     ways = arms(config)
     for arm in ways:
         s = arm.sampler
-        if s.negative_prompt and s.guidance_scale <= 1:
+        if s.guidance_scale <= 1:
             scale = f"sampler.guidance_scale={s.guidance_scale:g} (arm {arm.name})"
-            say(f"sampler.negative_prompt has no effect with {scale}: only a scale above 1 is guidance")
+            own = (prompts.key(e, "negative_prompt") for e in prompts.load(config) if e.negative_prompt)
+            if key := "sampler.negative_prompt" if s.negative_prompt else next(own, ""):
+                say(f"{key} has no effect with {scale}: only a scale above 1 is guidance")
     unsaid = any(a.sampler.flow_shift is None for a in ways)
     if shift_of(folder, given=not unsaid) is not None or not unsaid:
         return config
@@ -42,9 +45,9 @@ def shift_of(folder: Path, *, given: bool) -> float | None:
     if scheduler is None:
         return 1.0
     config, file = scheduler.config, str(scheduler.config_file)
-    steps = config.get("num_train_timesteps", 1000)
-    counted = type(steps) is int and steps >= 1
-    check(counted, "model.path", file, f"a file whose num_train_timesteps is a whole number above 0, not {steps!r}")
+    for name in ("num_train_timesteps", "solver_order"):
+        counted = name not in config or (type(config[name]) is int and config[name] >= 1)
+        check(counted, "model.path", file, f"a file whose {name} is a whole number above 0, not {config.get(name)!r}")
     found = next((config[k] for k in SHIFTS if config.get(k) is not None), None)
     positive = found is None or (type(found) in (int, float) and 0 < found < float("inf"))
     check(positive, "model.path", file, f"a file whose shift is a number above 0, not {found!r}")

@@ -61,6 +61,7 @@ class PrflConfig(Settings):
     reward: RewardConfig = field(default_factory=RewardConfig)
     prompts: list[Any] | None = None
     prompts_file: str | None = None
+    prompts_column: str | None = None
     dataset: str | None = None  # a folder of clean latents with their captions
     target: float = 2.0  # rewards above it are good enough: they give no loss
     weight: float = 0.1  # of the reward's loss
@@ -118,8 +119,16 @@ def schema(dataset: str) -> pa.Schema:
 
 def captions(c: PrflConfig) -> list[str]:
     """The captions that steps of the reward draw from. Raises ConfigError."""
-    found = prompts.read(c.prompts, c.prompts_file)
-    for p in found:
-        check(p.image is None, "prompts", p.image, "texts alone: first frames come from the dataset (image_share)")
+    found = prompts.read(c.prompts, c.prompts_file, c.prompts_column, c.model)
+    for e in found:
+        p, own = e.prompt, (e.negative_prompt, e.seed, e.n)
+        check(
+            own == (None, None, None),
+            e.place,
+            own,
+            "without a negative_prompt, seed or n of its own: a training has none",
+        )
+        image = p.image and p.image.path
+        check(image is None, "prompts", image, "texts alone: first frames come from the dataset (image_share)")
         check(not p.later, "prompts", p.title, "single captions: there is but one chunk")
-    return [p.text for p in found]
+    return [e.prompt.text for e in found]

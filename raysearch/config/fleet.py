@@ -8,11 +8,17 @@ from raysearch.config.binding import Such
 from raysearch.config.numbers import Amount, Count, Positive
 from raysearch.errors import check
 
+MOST = 1000  # replicas of a kind; each asks Ray for room, also while the cluster has none for it
+WHOLE = "a whole number, or below 1"
+SMALLEST = 1e-4  # Ray counts resources in multiples of this
+LABEL = "[a-zA-Z0-9]([a-zA-Z0-9_.-]{0,61}[a-zA-Z0-9])?"
+SELECTOR = rf"!?({LABEL}|in\( *{LABEL} *(, *{LABEL} *)*\))"
+
 
 def _counted(replicas: Any) -> bool:
     if isinstance(replicas, dict) and set(replicas) == {"min", "max"}:
         return _counted(replicas["min"]) and _counted(replicas["max"]) and replicas["min"] <= replicas["max"]
-    return type(replicas) is int and replicas >= 1
+    return type(replicas) is int and 1 <= replicas <= MOST
 
 
 @dataclass(frozen=True)
@@ -20,7 +26,7 @@ class PoolConfig:
     """Replicas of one kind. With `num_gpus` 0 they run on CPUs; fractions share a device. Each shard has as much."""
 
     # A number, or {min: 1, max: 64}: replicas beyond min join when the cluster has room for them.
-    replicas: Annotated[Any, Such("at least 1, or {min: 1, max: 64}", _counted)] = 1
+    replicas: Annotated[Any, Such(f"in 1..{MOST}, or {{min: 1, max: 64}} within these", _counted)] = 1
     num_gpus: Amount = 0.0
     num_cpus: Amount = 1.0
     slots: Count = 1
@@ -95,16 +101,44 @@ def check_address(address: str, key: str) -> None:
     check(address in ("auto", "local") or 0 < port < 2**16, key, address, allowed)
 
 
+def can_be(gpus: float) -> bool:
+    """True if Ray can give a process so many GPUs: a fraction is of one GPU."""
+    return gpus == int(gpus) or gpus < 1
+
+
+def check_pool(key: str, pool: PoolConfig) -> None:
+    """Raises ConfigError for resources or labels that Ray refuses; `key` names the pool."""
+    check(can_be(pool.num_gpus), f"{key}.num_gpus", pool.num_gpus, WHOLE)
+    for name, amount in (("num_gpus", pool.num_gpus), ("num_cpus", pool.num_cpus)):
+        check(round(amount, 4) == amount, f"{key}.{name}", amount, f"a multiple of {SMALLEST:g}")
+    for label, wanted in pool.labels.items():
+        known = isinstance(wanted, str) and re.fullmatch(SELECTOR, wanted)
+        check(bool(known), f"{key}.labels.{label}", wanted, "of the form a, !a, in(a, b) or !in(a, b)")
+        check(bool(re.fullmatch(rf"([a-zA-Z0-9.-]+/)?{LABEL}", label)), f"{key}.labels", label, "a label's name")
+
+
+def check_shared(d: PoolConfig, s: PoolConfig) -> None:
+    """Raises ConfigError if scorers that live with denoisers have fractions of a GPU that do not fit on theirs."""
+    for guests, hosts in ((s.fewest, d.fewest), (s.most - s.fewest, d.most - d.fewest)):
+        for each in {guests // hosts, -(-guests // hosts)} if hosts else ():
+            gpus = round(d.num_gpus + each * s.num_gpus, 4)
+            allowed = f"such that it and its denoiser's add up to {WHOLE}, but they make {gpus:g}"
+            check(can_be(gpus), "fleet.scorers.num_gpus", s.num_gpus, allowed)
+
+
 def check_fleet(f: FleetConfig) -> None:
-    """Raises ConfigError where the values of several keys do not go together."""
+    """Raises ConfigError for what Ray refuses, and where the values of several keys do not go together."""
     if f.address is not None:
         check_address(f.address, "fleet.address")
+    for kind in ("denoisers", "scorers", "encoders"):
+        check_pool(f"fleet.{kind}", getattr(f, kind))
     d, s = f.denoisers, f.scorers
     if s.share_gpus:
         bound = s.accelerator is None and not s.labels
         check(bound, "fleet.scorers.share_gpus", True, "false where scorers have an accelerator or labels of their own")
         allowed = "elastic only where denoisers are: with share_gpus, scorers beyond min live with denoisers beyond min"
         check(s.most == s.fewest or d.most > d.fewest, "fleet.scorers.replicas", s.replicas, allowed)
+        check_shared(d, s)
     check(s.shards == 1, "fleet.scorers.shards", s.shards, "1")
     check(f.encoders.shards == 1, "fleet.encoders.shards", f.encoders.shards, "1")
     key, n, mode = "fleet.denoisers", d.shards, d.shard_mode

@@ -28,9 +28,9 @@ ALLOWED = {  # pydantic's name of a mistake -> what is allowed
 }
 
 
-def nearest(name: str, allowed: Iterable[str]) -> str:
-    """A hint at the allowed name that is closest to a misspelt one; empty if none is close."""
-    close = get_close_matches(name, list(allowed), n=1)
+def nearest(name: str, allowed: Iterable[str], cutoff: float = 0.6) -> str:
+    """A hint at the allowed name that is closest to a misspelt one; empty if none is as close as `cutoff`, up to 1."""
+    close = get_close_matches(name, list(allowed), n=1, cutoff=cutoff)
     return f" (did you mean {close[0]!r}?)" if close else ""
 
 

@@ -1,90 +1,194 @@
-"""The prompts of a run, from its config or a file."""
+"""The prompts of a run, from its config or a file, each with what is said for it alone.
+
+An entry is a text, a list of texts (the captions of a long video's chunks), or a mapping with these keys. In a file
+they are columns, and every other column is a tag, which searches.parquet has under its name after `tag_`.
+
+    prompt             the text, or the list; in a file the column may have another name, `prompts_column`
+    image              a first frame, by its path from the file's folder
+    negative_prompt    in place of sampler.negative_prompt
+    seed               in place of `seeds`; with `n` the first of them
+    n                  how many seeds: the first of `seeds`, and the numbers after the largest if these are too few
+"""
 
 import json
-from hashlib import blake2b
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
-from raysearch.config.config import Config
-from raysearch.config.media import check_picture, is_file
-from raysearch.config.mistakes import unknown_key
+from raysearch.config.config import Config, ModelConfig
+from raysearch.config.media import is_file, recording
+from raysearch.config.mistakes import nearest
+from raysearch.config.rows import HUB, Row, path_of, rows
 from raysearch.errors import ConfigError, check
 from raysearch.recipe.candidate import Prompt
+from raysearch.recipe.digests import Digest, digest
+
+KNOWN = ("image", "negative_prompt", "seed", "n")  # beside the prompt itself
+MOST = 100_000  # seeds of one prompt
+SEEDS = 2**63  # numbers that can be seeds
 
 
-def load(config: Config) -> list[Prompt]:
+@dataclass(frozen=True)
+class Entry:
+    """A prompt of a run, and what is said for it alone; None is what the config says."""
+
+    prompt: Prompt
+    negative_prompt: str | None = None
+    seed: int | None = None
+    n: int | None = None
+    tags: Mapping[str, str | None] = field(default_factory=dict)
+    place: str = "prompts"  # where it is written
+
+    @cached_property
+    def identity(self) -> Digest:
+        """The digest of all that its searches depend on; of a prompt alone it is the prompt's."""
+        own = self.negative_prompt, self.seed, self.n
+        return self.prompt.identity if own == (None, None, None) else digest(self.prompt.identity, *own)
+
+    def seeds(self, given: Sequence[int]) -> Sequence[int]:
+        """The seeds of its searches, where `given` are the config's."""
+        if self.seed is not None:
+            return range(self.seed, self.seed + (self.n or 1))
+        return given if self.n is None else tuple(islice(_from(given), self.n))
+
+
+def load(config: Config) -> list[Entry]:
     """The prompts of a config. Raises ConfigError."""
-    return read(config.prompts, config.prompts_file)
-
-
-def read(prompts: list[Any] | None, prompts_file: str | None) -> list[Prompt]:
-    """`prompts`, or those of a file: one a line (.jsonl: an object with `prompt`, and `image` for a first frame).
-
-    A `prompt` that is a list has a caption for each chunk of a long video.
-    """
-    check((prompts is None) != (prompts_file is None), "prompts", prompts, "given, or prompts_file is, and not both")
-    if prompts is not None:
-        entries, folder, where = list(prompts), Path(), "prompts"
-    else:
-        path = Path(str(prompts_file))
-        check(is_file(path), "prompts_file", str(path), "an existing file")
-        try:
-            lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").split("\n")]
-        except UnicodeDecodeError as error:
-            raise ConfigError(f"prompts_file: {str(path)!r} is not UTF-8: {error}") from error
-        entries, folder, where = [line for line in lines if line], path.parent, str(path)
-        if path.suffix == ".jsonl":
-            entries = [_json(line, f"{where} entry {i + 1}") for i, line in enumerate(entries)]
-    check(len(entries) > 0, where, entries, "at least one prompt")
-    found = [_prompt(e, folder, f"{where}[{i}]") for i, e in enumerate(entries)]
-    first: dict[bytes, int] = {}
-    for i, p in enumerate(found):
-        at = first.setdefault(p.identity, i)
-        check(at == i, f"{where}[{i}]", p.title, f"another prompt than that of {where}[{at}]")
+    found = read(config.prompts, config.prompts_file, config.prompts_column, config.model)
+    apart = config.seeds_apart or config.collect is not None
+    for e in found:
+        check(not apart or e.seed is None, key(e, "seed"), e.seed, "left out with seeds_apart, and in a collection")
+    last = max(max(e.seeds(config.seeds)) for e in found)
+    if apart:
+        last += (len(found) - 1) * (last + 1)
+    check(last < SEEDS, "seeds", last, f"below 2^63, also for the last of {len(found)} prompts")
+    _check_distinct(found, config.seeds)
     return found
 
 
-def check_captions(found: list[Prompt], chunks: int) -> None:
+def read(
+    prompts: list[Any] | None,
+    prompts_file: str | None,
+    prompts_column: str | None = None,
+    model: ModelConfig = ModelConfig(path=""),
+) -> list[Entry]:
+    """`prompts`, or those of a file; first frames are brought to the shape of `model`'s videos. Raises ConfigError."""
+    check((prompts is None) != (prompts_file is None), "prompts", prompts, "given, or prompts_file is, and not both")
+    column, what = prompts_column or "prompt", "prompts"
+    folder: Path | None = Path()
+    given: Iterable[Row] = ((f"prompts[{i}]", entry) for i, entry in enumerate(prompts or ()))
+    if prompts_file is not None:
+        what, given = "prompts_file", rows(prompts_file)
+        folder = None if prompts_file.startswith(HUB) else path_of(prompts_file).parent
+    found = []
+    for place, values in given:
+        if isinstance(values, str | list):
+            check(prompts_column is None, "prompts_column", prompts_column, f"left out: {place} is no mapping")
+            values = {column: values}
+        check(isinstance(values, dict), place, values, f"a text, or a mapping with {column!r}")
+        found.append(_entry(place, {str(k): _plain(v) for k, v in values.items()}, column, folder, model))
+    check(len(found) > 0, what, prompts if prompts_file is None else prompts_file, "with at least one prompt in it")
+    return found
+
+
+def key(e: Entry, column: str) -> str:
+    """The place of an entry's column, as a line about it begins."""
+    return f"{e.place}.{column}" if e.place.endswith("]") else f"{e.place}: {column}"
+
+
+def check_captions(found: Iterable[Entry], chunks: int) -> None:
     """Raises ConfigError where a long video's captions are neither one nor one for each of its chunks."""
-    for i, p in enumerate(found):
-        given = 1 + len(p.later)
+    for e in found:
+        given = 1 + len(e.prompt.later)
         fits = given == 1 or given >= chunks
         allowed = f"one caption, or at least {chunks}: one for each chunk (long.chunks)"
-        check(fits, f"prompts[{i}]", f"{given} captions from {p.text!r}", allowed)
+        check(fits, e.place, f"{given} captions from {e.prompt.text!r}", allowed)
 
 
-def check_images(found: list[Prompt], images: str) -> None:
+def check_images(found: Iterable[Entry], images: str) -> None:
     """Raises ConfigError where a first frame is given, or missing, as it may not be: see Plan.images."""
-    for i, p in enumerate(found):
-        check(images != "refused" or p.image is None, f"prompts[{i}].image", p.image, "left out with this model")
-        fits = images != "required" or p.image is not None
-        check(fits, f"prompts[{i}]", p.title, "given with an image: this model makes videos of a first frame")
+    for e in found:
+        given = e.prompt.image and e.prompt.image.path
+        check(images != "refused" or given is None, key(e, "image"), given, "left out with this model")
+        fits = images != "required" or given is not None
+        check(fits, e.place, e.prompt.title, "given with an image: this model makes videos of a first frame")
 
 
-def _json(line: str, key: str) -> Any:
-    try:
-        return json.loads(line)
-    except ValueError as error:
-        raise ConfigError(f"{key} is no JSON: {error}") from error
+def _check_distinct(found: Sequence[Entry], seeds: Sequence[int]) -> None:
+    """Raises ConfigError where two entries would be the same search."""
+    same: dict[tuple[Digest, str | None], list[Entry]] = {}
+    for e in found:
+        alike = same.setdefault((e.prompt.identity, e.negative_prompt), [])
+        for other in alike:
+            both = set(other.seeds(seeds)) & set(e.seeds(seeds))
+            check(not both, e.place, e.prompt.title, f"another prompt than that of {other.place}, or of another seed")
+        alike.append(e)
 
 
-def _prompt(entry: Any, folder: Path, key: str) -> Prompt:
-    if isinstance(entry, str | list):
-        entry = {"prompt": entry}
-    check(isinstance(entry, dict), key, entry, "a text, or a mapping with prompt and image")
-    for k in entry:
-        if k not in ("prompt", "image"):
-            raise ConfigError(unknown_key(f"{key}.{k}", k, ("prompt", "image")))
-    given, image = entry.get("prompt"), entry.get("image")
+def _from(given: Sequence[int]) -> Iterator[int]:
+    yield from given
+    yield from count(max(given) + 1)
+
+
+def _plain(value: Any) -> Any:
+    """None for an empty cell, which is "" in a CSV file and NaN in a column of numbers; other values as they are."""
+    return None if value != value or (isinstance(value, str) and not value.strip()) else value
+
+
+def _entry(place: str, values: dict[str, Any], column: str, folder: Path | None, model: ModelConfig) -> Entry:
+    at = Entry(Prompt(""), place=place)
+    check(column in values, place, list(values), f"a text, or columns of which one is {column!r} (prompts_column)")
+    for name in values:
+        slip = nearest(name.lower(), (column, *KNOWN), cutoff=0.85) if name not in (column, *KNOWN) else ""
+        check(not slip, key(at, name), name, f"a column of another name{slip}")
+    given = values[column]
     texts = given if isinstance(given, list) and given else [given]
     for text in texts:
-        written = isinstance(text, str) and bool(text.encode(errors="ignore").strip())
-        clean = written and text == text.encode(errors="ignore").decode()
-        check(clean, f"{key}.prompt", text, "a text that is not empty, or a list of them, one a chunk")
+        check(_text(text) and text.strip(), key(at, column), text, "a text that is not empty, or a list of them")
     text, *later = (t.strip() for t in texts)
+    negative = values.get("negative_prompt")
+    check(negative is None or _text(negative), key(at, "negative_prompt"), negative, "a text")
+    seed = _whole(key(at, "seed"), values.get("seed"), "0..2^63-1", SEEDS - 1)
+    n = _whole(key(at, "n"), values.get("n"), f"1..{MOST}", MOST)
+    check(n != 0, key(at, "n"), n, f"a whole number in 1..{MOST}")
+    tags = {f"tag_{k}": _tag(key(at, k), v) for k, v in values.items() if k not in (column, "image", "seed", "n")}
+    prompt = _prompt(text, tuple(later), values.get("image"), folder, key(at, "image"), model)
+    return Entry(prompt, negative, seed, n, tags, place)
+
+
+def _prompt(
+    text: str, later: tuple[str, ...], image: Any, folder: Path | None, where: str, model: ModelConfig
+) -> Prompt:
     if image is None:
-        return Prompt(text, later=tuple(later))
-    check(isinstance(image, str) and is_file(folder / image), f"{key}.image", image, "an existing image file")
-    path = folder / image
-    check_picture(f"{key}.image", image, path)
-    return Prompt(text, str(path), blake2b(path.read_bytes(), digest_size=16).digest(), tuple(later))
+        return Prompt(text, later=later)
+    if folder is None:
+        raise ConfigError.of(where, image, "left out of a file of the model hub")
+    check(isinstance(image, str) and is_file(folder / image), where, image, "an existing image file")
+    return Prompt(text, recording(where, image, folder / image, model, still=True), later)
+
+
+def _text(value: Any) -> bool:
+    """Whether a value is a text that files can hold: it is without half a pair of surrogates."""
+    return isinstance(value, str) and value == value.encode(errors="ignore").decode()
+
+
+def _whole(where: str, value: Any, bounds: str, most: int) -> int | None:
+    """A whole number up to `most`; a table may hold 3 as "3", or beside empty cells as 3.0."""
+    if value is None:
+        return None
+    digits = re.fullmatch(r"(\d{1,19})(\.0*)?", str(value).strip(), re.ASCII)
+    check(digits is not None and int(digits[1]) <= most, where, value, f"a whole number in {bounds}")
+    assert digits is not None
+    return int(digits[1])
+
+
+def _tag(where: str, value: Any) -> str | None:
+    if isinstance(value, bool | int | float | list | dict):
+        value = json.dumps(value, default=str, ensure_ascii=False)
+    text = None if value is None else str(value)
+    check(text is None or _text(text), where, value, "a text that files can hold")
+    return text

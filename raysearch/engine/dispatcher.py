@@ -47,7 +47,10 @@ class Dispatcher:
     @classmethod
     @asynccontextmanager
     async def open(cls, replicas: Sequence[Replica]) -> AsyncIterator["Dispatcher"]:
-        """A dispatcher with these replicas in service; leaving the context stops the restarts that are under way."""
+        """A dispatcher with these replicas in service; leaving the context stops the restarts that are under way.
+
+        Raises NoReplica out of the context, whose tasks are cancelled, if all replicas of a kind are gone for good.
+        """
         async with asyncio.TaskGroup() as tasks:
             dispatcher = cls(replicas, tasks)
             yield dispatcher
@@ -68,9 +71,8 @@ class Dispatcher:
         """The answer of a replica of the request's kind. Cancelling this coroutine cancels the item.
 
         The item with the lowest `age` goes first. `place` is where its input was made. With `avoid` the item runs
-        alone, and at that place only if no other replica of the kind is in service. Raises NoReplica if no replica of
-        the kind is left, PoisonousItem or OutOfMemory if the item failed DEATHS times while it ran alone, and what the
-        call itself raises.
+        alone, and at that place only if no other replica of the kind is in service. Raises PoisonousItem or OutOfMemory
+        if the item failed DEATHS times while it ran alone, and what the call itself raises.
         """
         kind = call.request.kind
         work = Work(self._next_id, kind, age, place, alone=bool(avoid), avoid=avoid)
@@ -102,9 +104,7 @@ class Dispatcher:
                 self._release(granted)
 
     async def _slot(self, work: Work) -> ReplicaSlots:
-        """Wait for a slot; returns the replica that has it. Raises NoReplica if no replica of the kind is left."""
-        if not self._alive.get(work.kind):
-            raise NoReplica(f"no {work.kind} is left")
+        """Wait for a slot; returns the replica that has it."""
         grant: asyncio.Future[ReplicaSlots]
         grant = self._grants[work.id] = asyncio.get_running_loop().create_future()
         self._scheduler.add(work)
@@ -150,16 +150,16 @@ class Dispatcher:
             self._revivals.add(self._tasks.create_task(self._revive(self._replicas[dead.id])))
 
     async def _revive(self, replica: Replica) -> None:
-        """Restart a dead replica; if the last of its kind cannot restart, the items that wait for it fail."""
+        """Restart a dead replica; if the last of its kind cannot restart, the fleet is gone, and with it the run.
+
+        Raises NoReplica, which ends whatever runs within `Dispatcher.open`: no item and no search is to blame.
+        """
         try:
             await replica.restart()
         except RaysearchError as error:
             self._alive[replica.kind] -= 1
             if not self._alive[replica.kind]:
-                for work_id in self._scheduler.waiting(replica.kind):
-                    self._scheduler.remove(work_id)
-                    if not self._grants[work_id].done():
-                        self._grants[work_id].set_exception(NoReplica(f"no {replica.kind} is left ({error})"))
+                raise NoReplica(f"no {replica.kind} is left ({error})") from error
         else:
             self._open(replica)
         finally:

@@ -106,10 +106,6 @@ class Scheduler:
                     self._index(replica)
         return work is not None
 
-    def waiting(self, kind: str) -> list[int]:
-        """The ids of the items that wait for a kind of replica, in the order in which they would be taken."""
-        return [i for _, i in sorted((w.age, w.id) for w in self._waiting.values() if w.kind == kind)]
-
     def depth(self) -> dict[str, int]:
         """The number of waiting items for each kind of replica; a kind without any is missing."""
         return Counter(w.kind for w in self._waiting.values())

@@ -103,6 +103,7 @@ def search_row(s: Search, ctx: Context, end: Outcome, *, nfe_spent: int, video: 
         "wall_seconds": ctx.meter.wall_seconds,
         "video": video,
     }
+    row |= s.tags
     if end.finished is None:
         return row
     for k, reward in s.plan.judges:

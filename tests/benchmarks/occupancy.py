@@ -40,7 +40,7 @@ async def watched(session: Session, every: float = 0.5) -> tuple[list[int], list
             await asyncio.sleep(every)
             if d := session.progress.dispatcher:
                 busy.append(d.tally.busy["denoiser"])
-                waiting.append(len(d._scheduler.waiting("denoiser")))
+                waiting.append(d.waiting().get("denoiser", 0))
 
     async with asyncio.TaskGroup() as tasks:
         watcher = tasks.create_task(watch())

@@ -3,9 +3,9 @@ import asyncio
 import pytest
 
 from raysearch.engine.dispatcher import Dispatcher
-from raysearch.engine.protocol import Answer, Call, Denoise, Encode, Encoded, Text
-from raysearch.errors import NoReplica, OutOfMemory, PoisonousItem, ReplicaDied
-from raysearch.testing import FakeReplica, fake_sampler, run_virtual
+from raysearch.engine.protocol import Answer, Call, Encode, Encoded, Text
+from raysearch.errors import OutOfMemory, PoisonousItem, ReplicaDied, single
+from raysearch.testing import FakeReplica, run_virtual
 
 
 def named(name: str) -> Call:
@@ -176,10 +176,16 @@ def test_deaths_in_company_do_not_count():
     assert isinstance(y, Answer)
 
 
-def test_with_no_replica_left_every_waiter_is_told():
-    fault = dies("x", "y", "z")
-    ends = dispatch([encoder(fault=fault, revives_after=None)], named("x"), named("y"), named("z"))
-    assert [type(e) for e in ends] == [NoReplica] * 3
+def test_with_no_replica_left_no_item_is_to_blame_and_all_that_goes_on_is_cancelled():
+    async def work(ends):
+        async with Dispatcher.open([encoder(fault=dies("x"), revives_after=None)]) as d:
+            ends += await asyncio.gather(*(d.submit(named(n), age=0) for n in "xyz"), return_exceptions=True)
+
+    ends: list[object] = []
+    with pytest.raises(ExceptionGroup) as lost:
+        run_virtual(work(ends))
+    assert ends == []
+    assert str(single(lost.value)) == "no encoder is left (e does not come back)"
 
 
 def test_a_replica_that_joins_takes_what_waits():
@@ -223,26 +229,6 @@ def test_items_wait_for_the_only_replica_while_it_is_away_and_one_that_joins_tak
             return (await item).place
 
     assert run_virtual(work()) == "late@node"
-
-
-def test_after_the_last_replica_is_given_up_one_that_joins_is_used():
-    async def work():
-        async with Dispatcher.open([encoder("a", fault=dies("x"), revives_after=None)]) as d:
-            with pytest.raises(NoReplica):
-                await d.submit(named("x"), age=0)
-            d.join(encoder("b"))
-            return (await d.submit(named("x"), age=1)).place
-
-    assert run_virtual(work()) == "b@node"
-
-
-def test_a_kind_that_does_not_exist_is_an_error_at_once():
-    async def work():
-        async with Dispatcher.open([encoder()]) as d:
-            with pytest.raises(NoReplica):
-                await d.submit(Call(Denoise(fake_sampler(), b"", 0, 1)), age=0)
-
-    run_virtual(work())
 
 
 def test_older_searches_go_first():

@@ -49,8 +49,13 @@ def test_a_name_leaves_the_arguments_of_the_name_before(file):
 @pytest.mark.parametrize("text", ["2026", "007", "1e3", "2026-11-29", "true", "1_000", "0x10", "12:30", ".5"])
 def test_a_text_is_what_is_written(file, text):
     """YAML would make numbers and truths of these."""
-    found = configuration.load(file, [f"run_dir={text}", f"fleet.denoisers.labels.zone={text}"])
-    assert found.run_dir == found.fleet.denoisers.labels["zone"] == text
+    found = configuration.load(file, [f"run_dir={text}", f"fleet.denoisers.accelerator={text}"])
+    assert found.run_dir == found.fleet.denoisers.accelerator == text
+
+
+def test_a_text_in_a_mapping_is_what_is_written(file):
+    labels = configuration.load(file, ["fleet.denoisers.labels.zone=2026"]).fleet.denoisers.labels
+    assert labels == {"zone": "2026"}
 
 
 def test_other_values_are_what_yaml_makes_of_them(file):

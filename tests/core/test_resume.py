@@ -12,7 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 from fakes import ARMS, answers, cut, run, same, session
 
-from raysearch.errors import ConfigError
+from raysearch.engine.protocol import Call
+from raysearch.errors import ConfigError, NoReplica, ReplicaDied
 from raysearch.session import journal
 from raysearch.testing import FakeFleet, run_virtual
 
@@ -68,6 +69,32 @@ def test_a_run_may_be_killed_again_and_again(tmp_path):
         path = cut(path, tmp_path / str(i), 2 + 2 * i)
     rows, _ = run(path, **FEW, resume="require")
     assert same(rows) == same(expected)
+
+
+@pytest.mark.parametrize("kind", ["denoiser", "scorer", "encoder"])
+def test_a_fleet_that_is_lost_fails_no_search(tmp_path, kind):
+    """When the last replica of a kind is gone the run ends; what was not done is done when the run goes on."""
+    expected, _ = run(tmp_path / "whole", **FEW)
+    fleet, path = FakeFleet(2, 2), tmp_path / "run"
+    calls = 0
+
+    def gone(call: Call) -> Exception | None:
+        nonlocal calls
+        calls += 1
+        return ReplicaDied("gone") if calls > {"denoiser": 20, "scorer": 20, "encoder": 1}[kind] else None
+
+    for r in fleet.replicas:
+        if r.kind == kind:
+            r.fault, r.revives_after = gone, None
+    with pytest.raises(NoReplica) as lost:
+        run(path, fleet, **FEW, max_searches=2)
+    line = str(lost.value)
+    assert line.startswith(f"no {kind} is left ({kind}-")
+    assert line.endswith(f"; to go on, give the same command again with run_dir={path} resume=require")
+    rows = {r["search_id"]: r["status"] for r in pq.read_table(path / "searches.parquet").to_pylist()}
+    assert "cancelled" in rows.values() and set(rows.values()) <= {"done", "cancelled"}
+    found, progress = run(path, **FEW, max_searches=2, resume="require")
+    assert same(found) == same(expected) and progress.kept == list(rows.values()).count("done")
 
 
 def test_of_two_answers_to_a_question_the_first_stands(tmp_path):
@@ -224,7 +251,7 @@ def test_never_keeps_what_is_there_and_another_config_is_refused(tmp_path):
     expected, _ = run(tmp_path / "run", **FEW)
     with pytest.raises(ConfigError, match="a new or empty folder"):
         session(tmp_path / "run", **FEW)
-    with pytest.raises(ConfigError, match=r"seeds\.0=0, and now it is 5"):
+    with pytest.raises(ConfigError, match=r"this run has seeds=\[0\], and the config seeds=\[5\]"):
         session(tmp_path / "run", **FEW, seeds=[5], resume="auto")
     assert pq.read_table(tmp_path / "run" / "searches.parquet").to_pylist() == expected
 

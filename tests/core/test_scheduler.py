@@ -98,7 +98,7 @@ def test_kinds_do_not_mix_and_a_seat_out_of_service_takes_nothing():
     assert [(w.id, s.id) for w, s in scheduler.assign()] == [(2, "s")]
     scheduler.release(gone)  # a late release of a dead replica changes nothing
     assert list(scheduler.assign()) == []
-    assert scheduler.waiting("denoiser") == [1]
+    assert scheduler.depth() == {"denoiser": 1}
     assert not scheduler.remove(2)
 
 

@@ -75,7 +75,8 @@ def edited(name: str, **values: Any) -> Damage:
     """Set keys of a JSON file, or with None remove them."""
 
     def damage(m: Path) -> None:
-        kept = {k: v for k, v in (json.loads((m / name).read_bytes()) | values).items() if v is not None}
+        given = json.loads((m / name).read_bytes()) | values
+        kept = {k: v for k, v in given.items() if k not in values or v is not None}
         holding(name, json.dumps(kept))(m)
 
     return damage

@@ -30,7 +30,7 @@ TABLE = [
     Mistake("rewards.judge.name=near", "rewards.judge: unknown key; allowed here: search, final, holdout"),
     Mistake("output.video=true", "output.video: unknown key (did you mean 'videos'?); allowed here: videos, ..."),
     Mistake("long.chunk=2", "long.chunk: unknown key (did you mean 'chunks'?); allowed here: ..."),
-    Mistake("fleet.workers=3", "fleet.workers: unknown key...; allowed here: backend, address, store_gb, ..."),
+    Mistake("fleet.workers=3", "fleet.workers: unknown key...; allowed here: backend, address, ..."),
     Mistake(
         "fleet.denoisers.gpus=1", "fleet.denoisers.gpus: unknown key (did you mean 'num_gpus'?); allowed here: ..."
     ),
@@ -136,14 +136,14 @@ TABLE = [
     Mistake("fleet.wait_s=long", "fleet.wait_s: 'long' is not allowed; it must be of type float"),
     no("fleet.wait_s", "-1", "at least 0"),
     no("fleet.timeout_s", "0", "above 0"),
-    no("fleet.denoisers.replicas", "0", "at least 1, or {min: 1, max: 64}"),
+    no("fleet.denoisers.replicas", "0", "in 1..1000, or {min: 1, max: 64} within these"),
     Mistake(
         "fleet.denoisers.replicas=many",
-        "fleet.denoisers.replicas: 'many' is not allowed; it must be at least 1, or {min: 1, max: 64}",
+        "fleet.denoisers.replicas: 'many' is not allowed; it must be in 1..1000, or {min: 1, max: 64} within these",
     ),
     Mistake(
         ["fleet.denoisers.replicas={min: 3, max: 1}"],
-        "fleet.denoisers.replicas: {'min': 3, 'max': 1} is not allowed; it must be at least 1, or {min: 1, max: 64}",
+        "fleet.denoisers.replicas: {'min': 3, 'max': 1} is not allowed; it must be in 1..1000, or ...",
     ),
     Mistake(["fleet.scorers.replicas={min: 1}"], "fleet.scorers.replicas: {'min': 1} is not allowed; it must be ..."),
     no("fleet.denoisers.slots", "0", "at least 1"),

@@ -3,34 +3,106 @@
 from mistakes import Mistake
 
 ADDRESS = "it must be host:port of a Ray head, as in 10.0.0.1:6379, or auto, or local"
-REPLICAS = "it must be at least 1 and at most 1000, or {min: 1, max: 64}"
+REPLICAS = "it must be in 1..1000, or {min: 1, max: 64} within these"
+SELECTOR = "it must be of the form a, !a, in(a, b) or !in(a, b)"
+WHOLE = "it must be a whole number, or below 1"
 
 
-def on_ray(*words: str) -> list[str]:
-    """A command for a fleet that would start Ray."""
-    return ["fleet.backend=ray", "fleet.address=local", *words]
+def refused(key: str, value: str, shown: str, allowed: str, *more: str) -> Mistake:
+    """`key=value` with `more` words is answered with the key, the value as it is `shown`, and what is allowed."""
+    return Mistake([f"{key}={value}", *more], f"{key}: {shown} is not allowed; {allowed}")
+
+
+def silent(address: str) -> Mistake:
+    """Nobody answers at this address."""
+    line = f"fleet.address: no Ray cluster answers at '{address}' (unavailable: ...)"
+    return Mistake(f"fleet.backend=ray fleet.address={address}", line, heavy=True)
 
 
 TABLE = [
     # addresses
-    Mistake("fleet.address=nonsense", f"fleet.address: 'nonsense' is not allowed; {ADDRESS}"),
-    Mistake("fleet.address=a:b:c", f"fleet.address: 'a:b:c' is not allowed; {ADDRESS}"),
-    Mistake("fleet.address=10.0.0.1:0", f"fleet.address: '10.0.0.1:0' is not allowed; {ADDRESS}"),
-    Mistake("fleet.address=10.0.0.1:99999", f"fleet.address: '10.0.0.1:99999' is not allowed; {ADDRESS}"),
-    Mistake("fleet.address=http://127.0.0.1:8265", f"fleet.address: 'http://127.0.0.1:8265' is not allowed; {ADDRESS}"),
-    Mistake(
-        "fleet.backend=ray fleet.address=127.0.0.1:1",
-        "fleet.address: no Ray cluster answers at '127.0.0.1:1' (unavailable: ...)",
-        heavy=True,
+    *(
+        refused("fleet.address", address, f"'{address}'", ADDRESS)
+        for address in (
+            "nonsense",
+            "a:b:c",
+            "10.0.0.1:0",
+            "10.0.0.1:99999",
+            "http://127.0.0.1:8265",
+            "ray://10.0.0.1",
+            "Auto",
+        )
     ),
-    Mistake(
-        "fleet.backend=ray fleet.address=ray://127.0.0.1:1",
-        "fleet.address: no Ray cluster answers at 'ray://127.0.0.1:1' (unavailable: ...)",
-        heavy=True,
+    silent("127.0.0.1:1"),
+    silent("ray://127.0.0.1:1"),
+    silent("no-such-host.invalid:6379"),
+    # replicas
+    refused("fleet.denoisers.replicas", "1001", "1001", REPLICAS),
+    refused("fleet.encoders.replicas", "two", "'two'", REPLICAS),
+    refused("fleet.scorers.replicas", "true", "True", REPLICAS),
+    refused("fleet.denoisers.replicas", "{min: 1, max: 1000000}", "{'min': 1, 'max': 1000000}", REPLICAS),
+    refused("fleet.denoisers.replicas", "{min: 4, max: 2}", "{'min': 4, 'max': 2}", REPLICAS),
+    refused("fleet.denoisers.replicas", "{min: 0, max: 2}", "{'min': 0, 'max': 2}", REPLICAS),
+    refused("fleet.denoisers.replicas", "{max: 2}", "{'max': 2}", REPLICAS),
+    refused(
+        "fleet.scorers.replicas",
+        "{min: 1, max: 3}",
+        "{'min': 1, 'max': 3}",
+        "it must be elastic only where denoisers are: with share_gpus, scorers beyond min live with ...",
+        "fleet.scorers.share_gpus=true",
     ),
-    Mistake(
-        "fleet.backend=ray fleet.address=no-such-host.invalid:6379",
-        "fleet.address: no Ray cluster answers at 'no-such-host.invalid:6379' (unavailable: ...)",
-        heavy=True,
+    # resources
+    refused("fleet.denoisers.num_gpus", "1.5", "1.5", WHOLE),
+    refused("fleet.encoders.num_gpus", "2.25", "2.25", WHOLE),
+    refused("fleet.scorers.num_gpus", "0.33333", "0.33333", "it must be a multiple of 0.0001"),
+    refused("fleet.scorers.num_cpus", "0.12345", "0.12345", "it must be a multiple of 0.0001"),
+    refused("fleet.denoisers.num_cpus", "-1", "-1", "it must be at least 0"),
+    refused(
+        "fleet.scorers.num_gpus",
+        "0.5",
+        "0.5",
+        "it must be such that it and its denoiser's add up to a whole number, or below 1, but they make 1.2",
+        "fleet.denoisers.num_gpus=0.7",
+        "fleet.scorers.share_gpus=true",
+    ),
+    # labels and shared GPUs
+    refused("fleet.denoisers.labels.zone", "in(b", "'in(b'", SELECTOR),
+    refused("fleet.encoders.labels.zone", "b c", "'b c'", SELECTOR),
+    refused("fleet.denoisers.labels.zone", '"!!b"', "'!!b'", SELECTOR),
+    refused("fleet.denoisers.labels", "{a b: c}", "'a b'", "it must be a label's name"),
+    refused(
+        "fleet.scorers.share_gpus",
+        "true",
+        "True",
+        "it must be false where scorers have an accelerator or labels of their own",
+        "fleet.scorers.labels.zone=a",
+    ),
+    Mistake("fleet.metrics=often", "fleet.metrics: 'often' is not allowed; it must be ..."),
+    # shards
+    refused(
+        "fleet.denoisers.shards",
+        "2",
+        "2",
+        "it must be even and at least 4 with shard_mode=context+guidance",
+        "fleet.backend=ray",
+        "fleet.denoisers.shard_mode=context+guidance",
+    ),
+    refused("fleet.denoisers.shard_mode", "fsdp", "'fsdp'", "it must be left out with fleet.denoisers.shards=1"),
+    refused("fleet.denoisers.shard_mode", "ring", "'ring'", "it must be one of context, fsdp, guidance, ..."),
+    refused(
+        "fleet.denoisers.shards",
+        "3",
+        "3",
+        "it must be 2 with shard_mode=guidance: guidance has two halves",
+        "fleet.backend=ray",
+        "fleet.denoisers.shard_mode=guidance",
+    ),
+    refused(
+        "fleet.denoisers.num_gpus",
+        "0.5",
+        "0.5",
+        "it must be 0, or above 0.5 and at most 1 with shards: each has a GPU of its own",
+        "fleet.backend=ray",
+        "fleet.denoisers.shards=2",
     ),
 ]

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import ray
 import torch
-from clusters import PATIENCE, ROOT, until
+from clusters import PATIENCE, ROOT, Exits, until
 from ray.util.placement_group import remove_placement_group
 from runs import ARMS, config, run
 
@@ -29,7 +29,7 @@ from actors.cluster.actor import Actor
 from actors.cluster.placement import Node
 from actors.workers.worker import Worker
 from raysearch.config import config as configuration
-from raysearch.errors import ConfigError, InputLost, ReplicaDied
+from raysearch.errors import ConfigError, InputLost, ReplicaDied, single
 from raysearch.session.plan import Plan
 from raysearch.session.session import Session
 from raysearch.session.snapshot import Snapshot
@@ -129,6 +129,18 @@ def test_a_killed_denoiser_comes_back_and_nothing_changes(tiny, tmp_path, monkey
     assert len(killed) == 2
     assert [r["winner"] for r in rows] == [r["winner"] for r in expected]
     assert all(np.array_equal(got[k], latents[k]) for k in latents)
+
+
+def test_what_ends_its_process_while_it_loads_is_started_three_times(tiny):
+    async def begin():
+        async with ray_fleet.ray_fleet(c, Plan(()), print, Exits):
+            pass
+
+    c = configuration.build({"model": {"path": str(tiny)}, "fleet": on_ray()})
+    with pytest.raises(ExceptionGroup) as end:
+        asyncio.run(begin())
+    line = str(single(end.value))
+    assert line.startswith("scorer-0 does not start: a process was lost 3 times while it loaded: ") and "\n" not in line
 
 
 def test_a_gang_that_loses_any_rank_comes_back_and_nothing_changes(tiny, tmp_path, monkeypatch):
@@ -240,7 +252,7 @@ def test_groups_reserved_before_one_that_is_refused_are_given_back(tiny, monkeyp
 def test_what_hung_is_killed_and_not_what_came_in_its_place(monkeypatch):
     """A gang that starts anew while its old leader is looked at has no actor for a moment, then another one."""
     killed = []
-    monkeypatch.setattr(ray_fleet.ray, "kill", lambda actor, no_restart: killed.append(actor))
+    monkeypatch.setattr(ray_fleet.ray, "kill", lambda actor: killed.append(actor))
 
     class Gang:
         id, kind, actor = "denoiser-0", "denoiser", "old"

@@ -8,9 +8,10 @@ import pytest
 from ray.exceptions import ActorDiedError, RayTaskError
 
 from actors.cluster import fleet as ray_fleet
+from actors.cluster import head
 from actors.cluster.fleet import RayFleet
-from actors.cluster.replica import RayGang, RayReplica
-from raysearch.errors import ReplicaDied
+from actors.cluster.replica import STARTS, RayGang, RayReplica
+from raysearch.errors import NoReplica, ReplicaDied
 from raysearch.testing import run_virtual, virtual_now
 
 TIMEOUT = 60
@@ -61,9 +62,8 @@ async def fleet(lines):
 def test_how_long_it_has_been_away_is_counted_from_each_time_anew():
     async def work():
         async with fleet([]) as f:
-            r = replica(f, [[Actor()]])
+            r = replica(f, [[Actor()], *([Actor(ready=50)] for _ in range(3))])
             await r.ready()
-            r.actor._ends["ready"] = 50
             for _ in range(3):
                 await r.restart()
                 await asyncio.sleep(500)
@@ -97,9 +97,8 @@ def test_one_that_comes_back_elsewhere_says_so_and_serves():
     async def work():
         lines = []
         async with fleet(lines) as f:
-            r = replica(f, [[a := Actor()]])
+            r = replica(f, [[Actor()], [Actor("b", ready=50)]])
             await r.ready()
-            a._answers["ready"], a._ends["ready"] = ("b", "on b"), 50
             await r.restart()
             return lines, r.node, virtual_now()
 
@@ -110,10 +109,10 @@ def test_one_that_stays_away_is_given_up_once_none_has_served_for_long_and_joins
     async def work():
         lines = []
         async with fleet(lines) as f:
-            r, other = (replica(f, [[Actor()]], name=n) for n in ("denoiser-0", "denoiser-1"))
+            r = replica(f, [[Actor()], [Actor(ready=500)], [Actor(ready=500)]])
+            other = replica(f, [[Actor()]], name="denoiser-1")
             await r.ready()
             await other.ready()
-            r.actor._ends["ready"] = 500
             away = asyncio.create_task(r.restart())
             await asyncio.sleep(100)
             assert not away.done()  # the other does its work
@@ -145,7 +144,7 @@ def test_what_hangs_is_killed_while_it_serves(pulse, hangs):
         async with fleet([]) as f:
             r = replica(f, [[Actor(pulse=pulse)]])
             await r.ready()
-            f._run(f._watch(r))
+            f.background(f._watch(r))
             await asyncio.sleep(75)
             found = r.actor.killed
             r.actor.killed = False
@@ -161,15 +160,29 @@ def test_an_elastic_one_that_cannot_start_is_reported_and_the_run_goes_on():
     async def work():
         lines = []
         async with fleet(lines) as f:
-            await f.start([replica(f, [[Actor()]])], [replica(f, [[Actor(ready=ActorDiedError())]], name="denoiser-1")])
+            lost = [[Actor(ready=ActorDiedError())] for _ in range(STARTS)]
+            await f.start([replica(f, [[Actor()]])], [replica(f, lost, name="denoiser-1")])
             await asyncio.sleep(1)
             return lines
 
     here, there = run_virtual(work())
-    assert here == "on a: denoiser-0" and there.startswith("denoiser-1 does not start: ")
+    assert here == "on a: denoiser-0"
+    assert there.startswith("denoiser-1 does not start: a process was lost 3 times while it loaded: ")
 
 
-@pytest.mark.parametrize(("losses", "starts"), [(4, True), (5, False)])
+def test_what_raises_as_it_is_built_is_built_once():
+    async def work():
+        error = RayTaskError(
+            "__init__", "Traceback ...\nValueError: no such weights", ValueError("no such weights"), actor_id="00"
+        )
+        async with fleet([]) as f:
+            with pytest.raises(ReplicaDied, match="denoiser-0 does not start: ValueError: no such weights"):
+                await replica(f, [[Actor(ready=ActorDiedError(error))]]).ready()
+
+    run_virtual(work())
+
+
+@pytest.mark.parametrize(("losses", "starts"), [(STARTS - 1, True), (STARTS, False)])
 def test_a_gang_may_lose_ranks_while_it_starts_but_not_for_ever(losses, starts):
     async def work():
         lost = [[Actor(lead=ActorDiedError()), Actor()] for _ in range(losses)]
@@ -213,3 +226,37 @@ def test_a_gang_that_is_closed_while_it_starts_leaves_no_actor():
             return [a.killed for a in ranks]
 
     assert run_virtual(work()) == [True, True]
+
+
+@pytest.mark.parametrize(
+    ("away", "node_ends", "line"),
+    [
+        ((7, 36), 1e9, None),  # a head that is started again in time
+        ((7, 1e9), 1e9, "the fleet is lost: the head of the Ray cluster, 10.0.0.1:6379, has not answered for 30 s"),
+        ((1e9, 1e9), 7, "the fleet is lost: Ray's node of this process has ended (0123abcd)"),
+    ],
+)
+def test_a_cluster_that_is_lost_is_found_within_a_minute(monkeypatch, away, node_ends, line):
+    """Ray ends the driver, without a word of ours, when its head has been away for a minute."""
+
+    async def here(work, *arguments):
+        return work(*arguments)
+
+    context = SimpleNamespace(gcs_address="10.0.0.1:6379", get_node_id=lambda: "0123abcd4567")
+    nodes = lambda: [{"NodeID": "0123abcd4567", "Alive": virtual_now() < node_ends}]  # noqa: E731
+    monkeypatch.setattr(head, "ray", SimpleNamespace(get_runtime_context=lambda: context, nodes=nodes))
+    monkeypatch.setattr(head, "time", SimpleNamespace(monotonic=virtual_now))
+    monkeypatch.setattr(head, "answers", lambda address: not away[0] < virtual_now() < away[1])
+    monkeypatch.setattr(head.asyncio, "to_thread", here)
+
+    async def work():
+        try:
+            async with asyncio.timeout(300):
+                await head.standing()
+        except NoReplica as error:
+            return str(error), virtual_now()
+        except TimeoutError:
+            return None, 0.0
+
+    found, at = run_virtual(work())
+    assert found == line and at < 45

@@ -1,0 +1,141 @@
+"""The rows of a file of prompts, whatever its format; the suffix of its name says which it is, in any case.
+
+    .txt                 a prompt a line
+    .csv, .tsv           a line with the names of columns, and a row for each prompt
+    .json                a list of texts, or of objects whose keys are columns
+    .jsonl, .ndjson      a text or an object a line
+    .parquet             columns
+
+A file of the model hub, hf://datasets/org/name/file.csv, is read through huggingface-hub.
+"""
+
+import csv
+import io
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path, PurePosixPath
+from typing import Any, TypeAlias
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from raysearch.config.media import is_file
+from raysearch.errors import ConfigError, check
+
+HUB = "hf://"
+Row: TypeAlias = tuple[str, Any]  # where it is in the file, and a text, a list of texts, or a mapping of columns
+
+
+def rows(file: str) -> Iterator[Row]:
+    """The rows of a file, of which none is checked yet. Raises ConfigError."""
+    read = READERS.get(PurePosixPath(file).suffix.lower())
+    if read is None:
+        raise ConfigError.of("prompts_file", file, f"a file that ends in {', '.join(READERS)}")
+    name = file if file.startswith(HUB) else str(path_of(file))
+    return read(name, _content(file))
+
+
+def path_of(file: str) -> Path:
+    """The path of a file of prompts that is on no hub."""
+    try:
+        return Path(file).expanduser()
+    except RuntimeError:  # no such user
+        return Path(file)
+
+
+def _content(file: str) -> bytes:
+    if not file.startswith(HUB):
+        path = path_of(file)
+        check(is_file(path), "prompts_file", file, f"an existing file, or one of the model hub, {HUB}...")
+        return path.read_bytes()
+    import fsspec  # comes with huggingface-hub, whose file system it finds by the name hf
+
+    try:
+        content: bytes = fsspec.filesystem("hf").cat_file(file)
+    except Exception as error:  # the hub's errors, and those of the network
+        why = " ".join(f"{type(error).__name__}: {error}".split())
+        raise ConfigError(f"prompts_file: {file!r} cannot be read from the model hub: {why}") from error
+    return content
+
+
+def _decoded(name: str, content: bytes) -> str:
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise ConfigError(f"{name} line {line} is not UTF-8: {error.reason}") from error
+
+
+def _lines(name: str, content: bytes) -> Iterator[Row]:
+    for i, line in enumerate(_decoded(name, content).split("\n"), 1):
+        if line.strip():
+            yield f"{name} line {i}", line.strip()
+
+
+def _json_lines(name: str, content: bytes) -> Iterator[Row]:
+    for where, line in _lines(name, content):
+        yield where, _json(where, line)
+
+
+def _json_list(name: str, content: bytes) -> Iterator[Row]:
+    found = _json(name, _decoded(name, content))
+    check(isinstance(found, list), name, type(found).__name__, "a list of texts or of objects")
+    for i, value in enumerate(found, 1):
+        yield f"{name} entry {i}", value
+
+
+def _json(where: str, text: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        at = f"line {error.lineno} column {error.colno}" if "\n" in text else f"column {error.colno}"
+        raise ConfigError(f"{where} is no JSON: {error.msg} at {at}") from error
+    except RecursionError as error:
+        raise ConfigError(f"{where} is no JSON: it is nested too deeply") from error
+
+
+def _separated(delimiter: str) -> Callable[[str, bytes], Iterator[Row]]:
+    def read(name: str, content: bytes) -> Iterator[Row]:
+        lines = csv.reader(io.StringIO(_decoded(name, content), newline=""), delimiter=delimiter, strict=True)
+        header: list[str] = []
+        line = 1  # in which a row begins: a cell in quotes may span several
+        while True:
+            try:
+                cells = next(lines)
+            except StopIteration:
+                return
+            except csv.Error as error:
+                raise ConfigError(f"{name} line {line} cannot be divided into cells: {error}") from error
+            if header and cells:
+                fits = len(cells) == len(header)
+                check(fits, f"{name} line {line}", f"{len(cells)} cells", f"{len(header)}, one for each column")
+                # A column without a name is an index that pandas wrote.
+                yield f"{name} line {line}", {k: v for k, v in zip(header, cells, strict=True) if k}
+            elif cells:
+                header = [c.strip() for c in cells]
+                double = sorted({c for c in header if c and header.count(c) > 1})
+                check(not double, f"{name} line {line}", double, "the names of columns, each once")
+            line = lines.line_num + 1
+
+    return read
+
+
+def _parquet(name: str, content: bytes) -> Iterator[Row]:
+    try:
+        table = pq.read_table(pa.BufferReader(content))
+        found = table.to_pylist()
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise ConfigError(f"prompts_file: {name!r} is no Parquet file that can be read") from error
+    for i, values in enumerate(found, 1):
+        yield f"{name} row {i}", values
+
+
+READERS: dict[str, Callable[[str, bytes], Iterator[Row]]] = {
+    ".txt": _lines,
+    ".csv": _separated(","),
+    ".tsv": _separated("\t"),
+    ".json": _json_list,
+    ".jsonl": _json_lines,
+    ".ndjson": _json_lines,
+    ".parquet": _parquet,
+}
