@@ -23,10 +23,11 @@ from raysearch.config.prompts import Entry
 from raysearch.engine.protocol import Outputs
 from raysearch.errors import ConfigError, check
 from raysearch.files import Folder
+from raysearch.parquet import BATCH, Table
 from raysearch.recipe.digests import digests
 from raysearch.session.journal import ANSWERS
 from raysearch.session.snapshot import STATUS
-from raysearch.session.tables import BATCH, CANDIDATES, SEARCHES, Table, candidates_in, schema, search_records
+from raysearch.session.tables import CANDIDATES, SEARCHES, candidates_in, schema, search_records
 
 FREE = ("fleet", "output", "max_searches", "run_dir", "resume", "address")  # keys that may differ in a resumed run
 GROWING = ("seeds", "prompts", "prompts_file", "prompts_column")  # keys that may differ in a run that is extended

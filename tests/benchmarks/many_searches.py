@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import deque
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,10 @@ def searched(searches: list[int], folder: Path) -> list[tuple[int, float, float]
             "prompts": [f"prompt {i}" for i in range(max(searches))],
         }
     )
-    session = Session(config, FakeBackend(FakeFleet(8, 4, 8)), run_dir=folder, clock=virtual_now)
+    fleet = FakeFleet(8, 4, 8)
+    for replica in fleet.replicas:
+        replica.calls = deque(maxlen=0)
+    session = Session(config, FakeBackend(fleet), run_dir=folder, clock=virtual_now)
     seen: list[tuple[int, float, float]] = []
     add, began = session.progress.add, time.process_time()
 

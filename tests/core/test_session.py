@@ -16,10 +16,11 @@ from fakes import ARMS, config, run, same, session, unequal_fleet
 
 from raysearch.errors import ConfigError, FolderError, InputLost, ReplicaDied
 from raysearch.files import Folder
+from raysearch.parquet import Table
 from raysearch.recipe.candidate import Candidate, Prompt, denoise
 from raysearch.recipe.origins import Noise
 from raysearch.session import journal
-from raysearch.session.tables import Table, schema
+from raysearch.session.tables import schema
 from raysearch.testing import FakeBackend, FakeFleet, FakeLatent, FakeReplica, run_virtual
 
 

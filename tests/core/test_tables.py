@@ -6,10 +6,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from raysearch import parquet
 from raysearch.engine.sharing import Memo
 from raysearch.files import Folder
-from raysearch.session import tables
-from raysearch.session.tables import Table, schema
+from raysearch.parquet import Table
+from raysearch.session.tables import schema
 
 COLUMNS = schema({"search_id": pa.string(), "n": pa.int64()}, [])
 
@@ -17,7 +18,7 @@ COLUMNS = schema({"search_id": pa.string(), "n": pa.int64()}, [])
 @pytest.mark.parametrize("seed", range(5))
 def test_rows_that_come_in_any_order_are_sorted_and_replaced(tmp_path, monkeypatch, seed):
     """Searches of 0 to 5 rows end in nearly the order of their ids, some twice; row groups have about 20 rows."""
-    monkeypatch.setattr(tables, "GROUP", 20)
+    monkeypatch.setattr(parquet, "GROUP", 20)
     rng = random.Random(seed)
     journaled: dict[str, list[dict]] = {}
     table = Table(Folder(tmp_path), "t.parquet", COLUMNS, 10**6, journaled.values, lambda: 0.0)
