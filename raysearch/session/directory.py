@@ -89,8 +89,8 @@ class RunDirectory:
 
     def lacking(self, search_id: str, outputs: Outputs) -> Outputs:
         """`outputs` but for the files that a search has."""
-        kinds = ("mp4", "safetensors", "npy")
-        there: dict[str, Any] = {k: False for k in kinds if found(self.path, k, search_id) is not None}
+        asked = (k for k in ("mp4", "safetensors", "npy") if getattr(outputs, k))
+        there: dict[str, Any] = {k: False for k in asked if found(self.path, k, search_id) is not None}
         return replace(outputs, **there)
 
     def flush(self) -> None:
