@@ -122,6 +122,7 @@ def test_on_a_gpu_where_there_is_one():
 
 def test_in_virtual_time(printed_here):
     assert "100.0%" in printed_here("benchmarks/occupancy.py", "--replicas 4 --waves 2")
+    assert "\n60  " in printed_here("benchmarks/many_searches.py", "--searches 30 60")
 
 
 def test_prfl_decodes_nothing_and_pixels_do():
