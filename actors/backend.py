@@ -17,13 +17,12 @@ import torch
 
 from actors.models import family, model_folder
 from actors.models import folder as folders
-from actors.models.weights import plain
 from actors.rewards import RewardSpec, reward
 from actors.sampling import solvers
 from raysearch.config import obstacles, prompts
 from raysearch.config.config import ODE, SDE, SINGLE, VP, Arm, Config, SamplerConfig
 from raysearch.engine.protocol import Fleet
-from raysearch.errors import ConfigError, check
+from raysearch.errors import ConfigError, check, plain, told
 from raysearch.recipe.candidate import Sampler
 from raysearch.recipe.long_video import Long
 from raysearch.recipe.reward import Reward
@@ -68,7 +67,7 @@ class Backend:
         else:
             check_devices(config)
         details = {"folder": str(model.folder), "rewards": tuple(specs.values())}
-        return Plan(plans, details, model.geometry.images)
+        return Plan(plans, details, model.geometry.images, model.geometry.fps)
 
     def fleet(
         self, config: Config, plan: Plan, report: Callable[[str], None]
@@ -123,7 +122,7 @@ def check_lengths(config: Config, arms: Sequence[Arm], model: Model) -> None:
     for text, key in texts.items():
         n = count(text)
         allowed = f"at most {most} tokens (model.max_sequence_length): these are {n}, and model.truncate=true cuts them"
-        check(n <= most, key, text if len(text) <= SHOWN else text[:SHOWN] + " ...", allowed)
+        check(n <= most, key, plain(text, SHOWN), allowed)
 
 
 def check_chunks(config: Config, geometry: Any, clip: int) -> None:
@@ -147,7 +146,7 @@ def plan_arm(arm: Arm, config: Config, begun: Config, model: Model, specs: dict[
     """
     at_steps = partial(sampler_at, begun, arm.sampler, model.folder, model.content)
     sampler = at_steps(arm.sampler.num_steps)
-    obstacles = plan_obstacles(arm, sampler, model, specs)
+    obstacles = plan_obstacles(arm, config, sampler, model, specs)
     points = tuple(b.obstacle for b in obstacles if b.obstacle is not None)
     if points:
         specs["distance"] = RewardSpec("distance", "distance", {})
@@ -165,7 +164,9 @@ def plan_arm(arm: Arm, config: Config, begun: Config, model: Model, specs: dict[
     return ArmPlan(arm, sampler, *judges, at_steps, obstacles, course)
 
 
-def plan_obstacles(arm: Arm, sampler: Sampler, model: Model, specs: dict[str, RewardSpec]) -> tuple[Barrier, ...]:
+def plan_obstacles(
+    arm: Arm, config: Config, sampler: Sampler, model: Model, specs: dict[str, RewardSpec]
+) -> tuple[Barrier, ...]:
     """The arm's obstacles; what scorers need to build the rewards of obstacles is added to `specs`.
 
     Raises ConfigError, also for an obstacle that is a text if the model makes videos from first frames only.
@@ -174,7 +175,7 @@ def plan_obstacles(arm: Arm, sampler: Sampler, model: Model, specs: dict[str, Re
     def classify(key: str, block: dict[str, Any]) -> Reward:
         return reward(key, block, specs, (), model.shape, model.geometry.text_dim)
 
-    found = barriers(arm.obstacles, sampler, classify)
+    found = barriers(arm.obstacles, sampler, classify, config.model)
     texts = [b.text for b in arm.obstacles if isinstance(b, obstacles.Text)]
     allowed = "without texts: this model needs first frames"
     check(not texts or not model.geometry.image_to_video, "obstacles", texts, allowed)
@@ -222,7 +223,7 @@ def recipe_sampler(config: Config, s: SamplerConfig, folder: Path, content: byte
     try:
         sigmas = solvers.grid(solvers.scheduler_config(folder), s.name, s.flow_shift, s.num_steps)
     except Exception as error:  # diffusers' errors for a wrong config have no common type
-        raise ConfigError(f"model.path: the scheduler in {str(folder)!r} cannot be used: {plain(error)}") from error
+        raise ConfigError(f"model.path: the scheduler in {str(folder)!r} cannot be used: {told(error)}") from error
     falling = all(a > b >= 0 for a, b in pairwise(sigmas))
     check(falling, "sampler.flow_shift", s.flow_shift, "such that the noise levels fall from step to step")
     return Sampler(

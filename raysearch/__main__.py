@@ -191,7 +191,7 @@ def searched(config: Config, run_dir: Path) -> int:
     say = display.say(console)
     config = settled(config, say)
     shipped.check_rewards(configuration.arms(config))
-    goes_on(run_dir, configuration.resolved(config), config.resume)
+    goes_on(run_dir, config, config.resume)
     # torch and diffusers take seconds to import, and a mistake in the config should not wait for them.
     from actors.backend import Backend
     from raysearch.session.session import Session

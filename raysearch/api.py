@@ -12,7 +12,7 @@ from raysearch.config import config as configuration
 from raysearch.config.policies import find_policy
 from raysearch.errors import ConfigError, check
 from raysearch.session.directory import chosen
-from raysearch.session.plan import in_its_own_loop
+from raysearch.threads import in_its_own_loop
 
 
 @dataclass(frozen=True)

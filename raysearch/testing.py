@@ -250,8 +250,8 @@ def _condition(request: Encode, inputs: Inputs) -> bytes:
     match request.what:
         case Text(text, length):
             return digest("text", (text, length))
-        case File(_, path, content, size):
-            return digest("text", (path, content, size))
+        case File(_, recording, size):
+            return digest("text", (recording.path, *recording.parts, size))
         case Prefix(frames, state):
             return digest("prefix", (frames, state), inputs["state"].value)
 
@@ -314,7 +314,7 @@ class FakeBackend:
                     reward if config.collect else None,
                     reward,
                     at_steps,
-                    barriers(a.obstacles, at_steps(a.sampler.num_steps), lambda key, block: reward),
+                    barriers(a.obstacles, at_steps(a.sampler.num_steps), lambda key, block: reward, config.model),
                     config.long.course(at_steps(a.sampler.num_steps).sigmas, CLIP),
                 )
                 for a in arms

@@ -3,6 +3,7 @@
 import asyncio
 from pathlib import Path
 
+import av
 import numpy as np
 import pyarrow.parquet as pq
 import torch
@@ -62,6 +63,12 @@ def run(folder: Path, run_dir: Path, **values):
     }
     frames = {r["search_id"]: np.load(run_dir / "frames" / f"{r['search_id']}.npy") for r in rows}
     return rows, latents, frames
+
+
+def decoded(clip: Path) -> np.ndarray:
+    """The frames of an mp4, uint8 (T, H, W, 3)."""
+    with av.open(str(clip)) as container:
+        return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
 
 
 def workers(folder: Path):

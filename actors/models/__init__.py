@@ -16,6 +16,7 @@ Geometry.of(folder) -> Geometry, a frozen dataclass: facts from config files alo
     path: str               "flow" (x = (1 - sigma) x0 + sigma noise) or "vp" (x = sqrt(1 - sigma^2) x0 + sigma noise)
     text_dim: int | None    D of a caption's embedding, for rewards that read one; None if any D will do
     per_frame: bool         True if the transformer takes a noise level for each latent frame, which a queue needs
+    fps: int                frames a second of the model's videos
     images: str             first frames are "allowed", "required" or "refused"
     image_to_video: bool    True if the transformer sees the first frame in channels of their own
     sees_image: bool        True if the transformer attends to an ImageEncoder's embedding, too; only of image_to_video
@@ -42,12 +43,12 @@ Transformer(folder, *, dtype, device, variant), whose attribute `dtype` is the t
 
 Autoencoder(folder, *, dtype, device, variant), in which a size is `num_frames`, `height`, `width`, in frames and pixels
     decode(latent) -> numpy uint8 (T', H', W', 3)
-        The frames of one latent (1, C, T, H, W).
+        The frames of one latent (1, C, T, H, W). It and `decode_part` make bytes with `frames.eight_bits`.
     decode_part(latent, *, fresh) -> numpy uint8 (T', H', W', 3)
         The frames of the next latent frames of a video, or with `fresh` of its first ones. The parts, one after the
         other, are the frames that `decode` makes of the whole latent.
-    encode_video(frames, num_frames, height, width) -> numpy float32 (1, C, T, H, W)
-        The latent of frames, uint8 (T', H', W', 3), that are first stretched to this size.
+    encode_video(frames, height, width) -> numpy float32 (1, C, T, H, W)
+        The latent of a clip, whose frames are PIL images that are first stretched to this size.
     encode_image(image, num_frames, height, width) -> numpy float32 (1, C, T, H, W)
         The latent of a PIL image, followed by empty frames. Needed unless `images` is "refused".
     image_channels(image, num_frames, height, width) -> numpy float32 (1, C', T, H, W)

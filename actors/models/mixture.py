@@ -6,15 +6,17 @@ the model predicts noise on DDIM's variance-preserving path. A latent is a point
 picture of a dot. So every policy runs in milliseconds, and the distribution that a policy should reach is known.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 
 from actors.models.condition import Condition
 from actors.models.folder import index
+from actors.models.frames import eight_bits
 from actors.sampling import solvers
 from raysearch.config.fleet import PoolConfig
 from raysearch.errors import ConfigError, check
@@ -125,8 +127,9 @@ class Transformer:
     """The exact output of a model that has learnt the mixture perfectly."""
 
     def __init__(self, folder: Path, *, dtype: str, device: str, variant: str | None = None) -> None:
-        self.dtype, self._mixture = torch.float32, Mixture.of(folder)
-        self._levels = (1 - solvers.ddim({}).alphas_cumprod.double()).sqrt()
+        m = Mixture.of(folder)
+        self.dtype, self._mixture = torch.float32, replace(m, means=m.means.to(device), stds=m.stds.to(device))
+        self._levels = (1 - solvers.ddim({}).alphas_cumprod.double()).sqrt().to(device)
 
     def __call__(
         self, latents: torch.Tensor, timesteps: torch.Tensor, text: torch.Tensor, conditions: Sequence[Condition]
@@ -148,6 +151,7 @@ class Geometry:
     in_channels: int
     text_dim: int | None = None
     path: str = "flow"
+    fps: int = 8
     per_frame: bool = False
     images: str = "refused"
     image_to_video: bool = False
@@ -187,18 +191,18 @@ class Autoencoder:
         x, y = (*latent.flatten().double().tolist(), 0.0)[:2]
         grid = (np.arange(SIDE) + 0.5) / SIDE * 2 * REACH - REACH
         dot = np.exp(-0.5 * ((grid[None] - x) ** 2 + (-grid[:, None] - y) ** 2) / 0.25**2)
-        return np.rint(255 * dot).astype(np.uint8)[None, ..., None].repeat(3, -1)
+        return eight_bits(torch.from_numpy(dot)[None, ..., None].expand(1, SIDE, SIDE, 3))
 
     def decode_part(self, latent: torch.Tensor, *, fresh: bool) -> np.ndarray:
         """The picture of `decode`: no part of a video depends on the part before it."""
         return self.decode(latent)
 
-    def encode_video(self, frames: np.ndarray, num_frames: int, height: int, width: int) -> np.ndarray:
-        """The point of the dot in `frames`, uint8 (T, H, W, 3) of any size, as float32 (1, C, 1, 1, 1).
+    def encode_video(self, frames: Iterable[Image.Image], height: int, width: int) -> np.ndarray:
+        """The point of the dot in `frames`, of any size, as float32 (1, C, 1, 1, 1).
 
         The point is the pixels' mean position, weighted by brightness. Coordinates after the second are 0.
         """
-        light = frames.astype(np.float64).mean((0, 3))
+        light = np.stack([np.asarray(frame, np.float64) for frame in frames]).mean((0, 3))
         light /= max(light.sum(), 1e-9)
         point = np.zeros((1, self._channels, 1, 1, 1), dtype=np.float32)
         grids = [(np.arange(n) + 0.5) / n * 2 * REACH - REACH for n in light.shape[::-1]]

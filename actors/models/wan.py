@@ -5,7 +5,7 @@ the pipeline's.
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import astuple, dataclass
 from functools import partial
 from itertools import pairwise
@@ -27,10 +27,10 @@ from transformers import AutoTokenizer, ByT5Tokenizer, CLIPImageProcessorPil
 from actors.models import folder as folders
 from actors.models.condition import Condition, clean_frames, with_clean_frames
 from actors.models.folder import index
-from actors.models.weights import DTYPES, loaded, plain, pretrained
-from actors.workers import video
+from actors.models.frames import eight_bits
+from actors.models.weights import DTYPES, loaded, pretrained
 from raysearch.config.fleet import PoolConfig
-from raysearch.errors import ConfigError, check
+from raysearch.errors import ConfigError, check, told
 
 KINDS = {  # the classes of the parts that are called by more than the pipeline's own code
     "transformer": "WanTransformer3DModel",
@@ -38,6 +38,7 @@ KINDS = {  # the classes of the parts that are called by more than the pipeline'
     "vae": "AutoencoderKLWan",
     "image_encoder": "CLIPVisionModel",
 }
+FPS = {16: 16, 48: 24}  # of Wan 2.1 and of Wan 2.2 5B, by the channels of their latents
 TOGETHER = 1024  # latent frames are decoded in one pass while they have no more latent pixels than this
 
 
@@ -62,7 +63,7 @@ def check_folder(folder: Path, key: str) -> None:
     try:
         red, blue = (tokenizer(folder)(text).input_ids for text in ("red", "blue"))
     except Exception as error:  # the library's errors have no common type
-        raise ConfigError(f"{key}: the tokenizer in {str(folder)!r} cannot be read: {plain(error)}") from error
+        raise ConfigError(f"{key}: the tokenizer in {str(folder)!r} cannot be read: {told(error)}") from error
     vocabulary = parts["text_encoder"].config.get("vocab_size", 0)
     known = red != blue and max(red + blue) < vocabulary
     fits = f"one whose tokenizer knows words, as numbers below the text encoder's vocab_size={vocabulary}"
@@ -211,6 +212,11 @@ class Geometry:
         return "required" if self.image_to_video else "allowed"
 
     @property
+    def fps(self) -> int:
+        """Frames a second of the model's videos."""
+        return FPS.get(self.z_dim, 8)
+
+    @property
     def per_frame(self) -> bool:
         """True if the transformer takes a noise level for each latent frame."""
         return not self.image_to_video
@@ -315,16 +321,11 @@ class Autoencoder:
         video = torch.cat(parts, 2)
         if self.vae.config.patch_size is not None:
             video = unpatchify(video, patch_size=self.vae.config.patch_size)
-        return self._pictures(video.clamp(-1, 1))
+        return eight_bits((video[0].permute(1, 2, 3, 0) * 0.5 + 0.5).float())
 
     def _scaled(self, latent: torch.Tensor) -> torch.Tensor:
         mean, inverse_std = self._statistics()
         return latent.to(self._device, self.vae.dtype) / inverse_std + mean
-
-    def _pictures(self, video: torch.Tensor) -> np.ndarray:
-        # The bytes that the pipeline's floats round to, rounded before they leave a GPU: a quarter of them, and faster.
-        shown = self._processor.denormalize(video[0]).float() * 255
-        return shown.round().to(torch.uint8).permute(1, 2, 3, 0).contiguous().cpu().numpy()  # type: ignore[no-any-return]
 
     @torch.no_grad()
     def encode_image(self, image: Image.Image, num_frames: int, height: int, width: int) -> np.ndarray:
@@ -346,10 +347,11 @@ class Autoencoder:
         return np.concatenate([mask, latent], 1)
 
     @torch.no_grad()
-    def encode_video(self, frames: np.ndarray, num_frames: int, height: int, width: int) -> np.ndarray:
-        """The latent, float32 (1, C, T, H, W), of frames, uint8 (T', H', W', 3), stretched to a size."""
-        frames = video.fitted(frames, num_frames=num_frames, height=height, width=width)
-        pixels = torch.tensor(frames).permute(3, 0, 1, 2)[None].float() / 127.5 - 1
+    def encode_video(self, frames: Iterable[Image.Image], height: int, width: int) -> np.ndarray:
+        """The latent, float32 (1, C, T, H, W), of frames that are stretched to a size."""
+        size = (width, height)
+        fitted = np.stack([np.asarray(frame.resize(size, Image.Resampling.LANCZOS)) for frame in frames])
+        pixels = torch.tensor(fitted).permute(3, 0, 1, 2)[None].float() / 127.5 - 1
         mean, inverse_std = self._statistics()
         moments = self.vae.encode(pixels.to(self._device, self.vae.dtype)).latent_dist
         return ((moments.mode() - mean) * inverse_std).float().cpu().numpy()  # type: ignore[no-any-return]

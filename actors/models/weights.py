@@ -15,7 +15,7 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 from actors.models import folder as folders
 from actors.models import header
 from actors.models.folder import Part, Weights
-from raysearch.errors import ConfigError, check
+from raysearch.errors import ConfigError, check, told
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -66,7 +66,7 @@ def _check_part(part: Part, weights: Weights) -> None:
                 ignore_mismatched_sizes=True,
             )
     except Exception as error:  # libraries raise errors of many types for a wrong config
-        raise ConfigError(f"{part.key}: {str(part.path)!r} is no {part.kind}: {plain(error)}") from error
+        raise ConfigError(f"{part.key}: {str(part.path)!r} is no {part.kind}: {told(error)}") from error
     for missing in sorted(info["missing_keys"]):
         check(False, part.key, folder, f"one whose {name} has all weights of a {part.kind}: {missing} is missing")
     for tensor, found, wanted in sorted(info["mismatched_keys"]):
@@ -85,11 +85,6 @@ def _check_part(part: Part, weights: Weights) -> None:
             number = value.is_floating_point() and bool(value.isfinite().all())
             fits = f"a file of finite floating-point numbers: {tensor} has others"
             check(number or tensor.endswith(buffers), part.key, str(file), fits)
-
-
-def plain(error: Exception) -> str:
-    """A library's error as a phrase."""
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
 
 
 def quiet() -> None:

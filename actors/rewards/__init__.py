@@ -45,6 +45,7 @@ class View:
     first: int = 0  # how many of the latent's first frames are given and clean
     before: np.ndarray | None = None  # frames of the chunk before this one, for a reward that `reads_earlier`
     opening: np.ndarray | None = None  # frames of the video's first chunk, for a reward that `reads_earlier`
+    fps: int = 8  # frames a second of the model's videos, whatever output.fps says
 
 
 class Reward(Protocol):

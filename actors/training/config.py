@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 
 from raysearch.config import config as configuration
 from raysearch.config.binding import structured
-from raysearch.config.config import DTYPES, RESUME
+from raysearch.config.config import DTYPES
 from raysearch.config.reading import read
 from raysearch.errors import ConfigError, check
 from raysearch.recipe.digests import digest
@@ -30,6 +30,7 @@ from raysearch.session.dataset import SPLITS, shards_of
 
 PROGRESS = "progress.json"  # of the run directory: how far a training is
 METRICS, CHECKPOINTS = "metrics.parquet", "checkpoints"  # metrics are written just before each checkpoint
+RESUME = ("never", "auto", "require")  # a training has nothing to extend
 REWARD = "reward"  # the folder, in the run directory, of the trained reward
 TEXTS, FLAGS, NUMBERS, LATENTS = "texts", "booleans", "floating numbers", "floating tensors (C, T, H, W)"
 KINDS: dict[str, Callable[[pa.DataType], bool]] = {

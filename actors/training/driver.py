@@ -62,7 +62,7 @@ def run(
     from actors.cluster.head import joined
     from actors.cluster.placement import check_workers
 
-    with claimed(run_dir, resolved(config), config.resume):
+    with claimed(run_dir, config, config.resume):
         content = canonical_json({k: v.hex() for k, v in check_parts(config).items()}).encode()
         check_content(run_dir, content)
     folder = Folder(run_dir)

@@ -119,7 +119,7 @@ def schema(dataset: str) -> pa.Schema:
 
 def captions(c: PrflConfig) -> list[str]:
     """The captions that steps of the reward draw from. Raises ConfigError."""
-    found = prompts.read(c.prompts, c.prompts_file, c.prompts_column)
+    found = prompts.read(c.prompts, c.prompts_file, c.prompts_column, c.model)
     for e in found:
         p, own = e.prompt, (e.negative_prompt, e.seed, e.n)
         check(
@@ -128,6 +128,7 @@ def captions(c: PrflConfig) -> list[str]:
             own,
             "without a negative_prompt, seed or n of its own: a training has none",
         )
-        check(p.image is None, "prompts", p.image, "texts alone: first frames come from the dataset (image_share)")
+        image = p.image and p.image.path
+        check(image is None, "prompts", image, "texts alone: first frames come from the dataset (image_share)")
         check(not p.later, "prompts", p.title, "single captions: there is but one chunk")
     return [e.prompt.text for e in found]

@@ -1,6 +1,5 @@
 """An encoder turns captions into embeddings, and pictures and clips into latents or conditions."""
 
-import io
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,8 +8,8 @@ import torch
 from PIL import Image
 
 from actors.models import family
-from actors.workers import video
 from actors.workers.state import State
+from raysearch.config.media import shown
 from raysearch.engine.protocol import Encode, Encoded, File, Prefix, Text
 
 
@@ -35,15 +34,16 @@ class Encoder:
 
         Text: the caption's embedding, (1, L, D). A File that is a first frame, or a Prefix: the `Condition` of
         `actors.models`, in arrays. Another File: the latent (1, C, T, H, W) of a clip; a picture becomes a clip that
-        does not move. Raises what Pillow or PyAV raise for bytes that are no picture or clip.
+        does not move. Raises what Pillow or PyAV raise for a file that is no picture or clip any longer.
         """
         match what:
             case Text(text, length):
                 return self._text(text, length)
-            case File("image", data=data, size=size):
-                return self._condition(Image.open(io.BytesIO(data)).convert("RGB"), *size)
-            case File(data=data, size=size):
-                return self._loaded().encode_video(video.frames(data), *size)
+            case File("image", recording, size, data):
+                (picture,) = shown(recording, data, 1, *size[1:])
+                return self._condition(picture, *size)
+            case File(_, recording, size, data):
+                return self._loaded().encode_video(shown(recording, data, *size), *size[1:])
             case Prefix(frames):
                 return self._prefix(frames, inputs["state"])
 
@@ -54,7 +54,7 @@ class Encoder:
         if self._geometry.image_to_video:
             return self._condition(Image.fromarray(frames[-1]), *frames.shape[:3])
         n = self._geometry.frames(prefix)
-        return autoencoder.encode_video(frames[-n:], n, *frames.shape[1:3])
+        return autoencoder.encode_video(map(Image.fromarray, frames[-n:]), *frames.shape[1:3])
 
     def _condition(self, image: Image.Image, num_frames: int, height: int, width: int) -> Any:
         """The condition of a clip of this size, in frames and pixels, that begins with a picture."""

@@ -64,6 +64,7 @@ class Scorer:
             self._obstacles(request, inputs),
             _tensor(inputs.get("text 0")),
             state.clean_frames,
+            fps=self._geometry.fps,
             **earlier,
         )
         found = self._scores(request.rewards, view)
@@ -81,7 +82,9 @@ class Scorer:
         texts = series(inputs, "text") or [None] * n
         latents, clean = _chunks(states, request.links)
         obstacles = self._obstacles(request, inputs)
-        file = video.Mp4(fps=outputs.fps, scale=outputs.scale) if outputs.mp4 else None
+        file = None
+        if outputs.mp4:
+            file = video.Mp4(fps=outputs.fps, scale=outputs.scale, title=outputs.title, comment=outputs.comment)
         shown: list[np.ndarray] = []
         scores = []
         before: np.ndarray | None = None
@@ -95,7 +98,8 @@ class Scorer:
                 shown.append(new)
             start = time.perf_counter()
             beside = (obstacles, _tensor(text), clean_frames, before, opening)
-            scores.append(self._scores(request.rewards, rewards.View(caption, 0.0, latent, latent, clip, *beside)))
+            view = rewards.View(caption, 0.0, latent, latent, clip, *beside, fps=self._geometry.fps)
+            scores.append(self._scores(request.rewards, view))
             judging += time.perf_counter() - start
             before, opening = clip, clip if opening is None else opening
         files = {}

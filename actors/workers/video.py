@@ -1,23 +1,35 @@
-"""Frames to mp4 bytes (H.264 through PyAV), and back."""
+"""Frames to the bytes of an mp4 (H.264 through PyAV)."""
 
 import io
 from fractions import Fraction
 
 import av
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from av.video.reformatter import ColorRange, Colorspace
+
+from raysearch.config.media import EXACT, matrix
+
+TAGS = {Colorspace.ITU709: 1, Colorspace.ITU601: 6}  # FFmpeg's number for matrix, primaries and transfer, all three
 
 
 class Mp4:
     """An mp4 file in memory, to which frames of one size are added, `fps` of them a second.
 
-    Each pixel becomes `scale` x `scale` pixels. A height or width that is odd then loses its last row or column.
+    Each pixel becomes `scale` x `scale` pixels. A height or width that is odd then loses its last row or column. The
+    index comes before the frames, so that a browser shows the video while it loads. Players show the `title`.
     """
 
-    def __init__(self, *, fps: int, scale: int = 1) -> None:
+    def __init__(self, *, fps: Fraction, scale: int = 1, title: str = "", comment: str = "") -> None:
         self._scale, self._buffer = scale, io.BytesIO()
-        self._container = av.open(self._buffer, "w", format="mp4")
-        self._stream = self._container.add_stream("libx264", rate=Fraction(fps))
+        self._container = av.open(
+            self._buffer,
+            "w",
+            format="mp4",
+            options={"movflags": "+faststart"},
+            io_open=lambda url, flags, options: io.BytesIO(self._buffer.getvalue()),  # frames are read to be moved
+        )
+        self._container.metadata.update({"title": title, "comment": comment})
+        self._stream = self._container.add_stream("libx264", rate=fps)
         self._stream.pix_fmt = "yuv420p"
         self._stream.options = {"crf": "16", "preset": "veryfast", "threads": "1"}
 
@@ -25,30 +37,19 @@ class Mp4:
         """Append frames, uint8 (T, H, W, 3)."""
         frames = frames.repeat(self._scale, axis=1).repeat(self._scale, axis=2)
         height, width = frames.shape[1] // 2 * 2, frames.shape[2] // 2 * 2  # 4:2:0 needs even sizes
-        if not self._stream.codec_context.is_open:
+        to, context = matrix(width, height), self._stream.codec_context
+        if not context.is_open:
             self._stream.width, self._stream.height = width, height
+            context.colorspace = context.color_primaries = context.color_trc = TAGS[to]
+            context.color_range = ColorRange.MPEG
+        how = {"dst_colorspace": to, "dst_color_range": ColorRange.MPEG, "interpolation": EXACT, "threads": 1}
         for frame in frames:
             pixels = np.ascontiguousarray(frame[:height, :width])
-            self._container.mux(self._stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+            shown = av.VideoFrame.from_ndarray(pixels, format="rgb24").reformat(format="yuv420p", **how)
+            self._container.mux(self._stream.encode(shown))
 
     def close(self) -> bytes:
         """Finish the file; returns its bytes."""
         self._container.mux(self._stream.encode())
         self._container.close()
         return self._buffer.getvalue()
-
-
-def frames(data: bytes) -> np.ndarray:
-    """The frames, uint8 (T, H, W, 3), in a file's bytes; T is 1 for a picture. Raises PyAV's error for other files."""
-    try:
-        return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))[None]
-    except UnidentifiedImageError:
-        with av.open(io.BytesIO(data)) as container:
-            return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
-
-
-def fitted(frames: np.ndarray, *, num_frames: int, height: int, width: int) -> np.ndarray:
-    """Frames stretched to another size and sampled evenly in time, uint8 (num_frames, height, width, 3)."""
-    chosen = np.rint(np.linspace(0, len(frames) - 1, num_frames)).astype(int)
-    pictures = [Image.fromarray(frames[i]).resize((width, height), Image.Resampling.LANCZOS) for i in chosen]
-    return np.stack([np.asarray(p) for p in pictures])

@@ -8,6 +8,7 @@ fifth of the time in which the rest of raysearch is imported.
 import inspect
 import json
 import os
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, make_dataclass
 from functools import cache, partial
@@ -15,6 +16,7 @@ from typing import Any, TypeVar, get_type_hints
 
 from omegaconf import OmegaConf
 
+from raysearch.config.foreign import refused
 from raysearch.config.mistakes import one_line
 from raysearch.errors import ConfigError
 
@@ -46,7 +48,23 @@ def structured(schema: type[T], values: Any, key: str = "") -> T:
 
 def bind(function: Callable[..., Any], given: Mapping[str, Any], key: str) -> dict[str, Any]:
     """All keyword-only arguments of a function or class, of which the config gives some. Raises ConfigError."""
-    return {k: _frozen(v) for k, v in vars(coerce(key, given, signature(function))).items()}
+    schema: Any
+    try:
+        schema = signature(function)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # pydantic only warns of an annotation that is no type
+            adapter(schema)
+    except Exception as error:  # whatever is wrong with an annotation of the user's
+        why = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+        name = f"{function.__module__}:{getattr(function, '__qualname__', function)}"
+        raise refused(f"{key}.name", name, function, f"annotated with types that are known ({why})") from error
+    bound = {k: _frozen(v) for k, v in vars(coerce(key, given, schema)).items()}
+    for k, v in bound.items():
+        try:
+            json.dumps(v, default=_plain, allow_nan=False)
+        except (TypeError, ValueError) as error:  # of a default: what a config gives is checked already
+            raise ConfigError.of(f"{key}.{k}", v, "by default what a config can give") from error
+    return bound
 
 
 def coerce(key: str, value: Any, hint: Any) -> Any:

@@ -12,24 +12,29 @@ from omegaconf import OmegaConf
 from raysearch.config import obstacles
 from raysearch.config.binding import Such, structured
 from raysearch.config.fleet import FleetConfig, check_fleet, check_guidance
+from raysearch.config.media import RATES, frame_rate, is_colour
 from raysearch.config.numbers import Count, Positive, Seed
 from raysearch.config.policies import load_policy
 from raysearch.config.reading import read
 from raysearch.errors import ConfigError, check
 from raysearch.recipe.long_video import Long
+from raysearch.recipe.origins import Fit
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 Ode = Literal["unipc", "euler", "dpm++"]
 Sde = Literal["flow-sde", "score-sde", "sde-dpm++"]
 Vp = Literal["ddim"]  # for models of noise on a variance-preserving path
-Resume = Literal["never", "auto", "require"]
-DTYPES, ODE, VP, RESUME = get_args(Dtype), get_args(Ode), get_args(Vp), get_args(Resume)
+Resume = Literal["never", "auto", "require", "extend"]
+DTYPES, ODE, VP = get_args(Dtype), get_args(Ode), get_args(Vp)
 SDE = {"flow-sde": 0.7, "score-sde": 3.0, "sde-dpm++": None}  # with the paper's eta, where there is one
 SINGLE = ("euler", "flow-sde", "score-sde", *VP)  # solvers whose steps need no history
 PLAIN = {"name": "single"}  # the policy of a config that names none
 MOST_STEPS = 10_000
 
 Seeds = Annotated[list[Seed], Len(1), Such("without repetition", lambda seeds: len(set(seeds)) == len(seeds))]
+Colour = Annotated[str, Such("a colour such as black or '#1a2b3c'", is_colour)]
+# Of any type: of a union pydantic would name but one member as what is allowed.
+Rate = Annotated[Any, Such(RATES, frame_rate)]
 Name = Annotated[str, Such("a name of 1 to 64 letters, digits and . _ + -", re.compile(r"[\w.+-]{1,64}").fullmatch)]
 
 
@@ -43,6 +48,8 @@ class ModelConfig:
     width: Count = 832
     num_frames: Count = 81
     max_sequence_length: Count = 512
+    image_fit: Fit = "crop"  # what happens to a picture or recorded video of another aspect ratio
+    image_background: Colour = "black"  # behind transparent pixels, and beside a padded picture
     truncate: bool = False  # cut longer captions instead of refusing them
     variant: str | None = None  # of the weights, such as fp16; None: those without a variant
 
@@ -86,7 +93,7 @@ class OutputConfig:
     videos: bool = True
     latents: bool = False
     frames: bool = False
-    fps: Count = 8
+    fps: Rate | None = None  # frames a second of the mp4; None: the model's own
     scale: Count = 1  # each pixel becomes scale x scale in the mp4
 
 
@@ -143,7 +150,7 @@ class Config:
     output: OutputConfig = field(default_factory=OutputConfig)
     max_searches: Count | None = None  # alive at a time; None: twice the denoisers' slots
     run_dir: str | None = None
-    resume: Resume = "never"  # go on with what run_dir holds: never, auto (if it holds a run) or require
+    resume: Resume = "never"  # go on with what run_dir holds: if it holds a run, or else refuse; extend may add to it
 
 
 @dataclass(frozen=True)
@@ -225,6 +232,6 @@ def _arm(config: Config, block: dict[str, Any]) -> Arm:
     check(fits, "sampler.interpolant", sampler.interpolant, f"linear with sampler.name={sampler.name}")
     budget = structured(Budget, vars(config.budget) | block.get("budget", {}), "budget")
     rewards = structured(RewardsConfig, vars(config.rewards) | block.get("rewards", {}), "rewards")
-    avoided = obstacles.checked(block.get("obstacles", config.obstacles))
+    avoided = obstacles.checked(block.get("obstacles", config.obstacles), config.model)
     search, arguments = load_policy(policy)
     return Arm(label(block["name"]), str(policy["name"]), arguments, search, sampler, budget, rewards, avoided)

@@ -9,13 +9,16 @@ obstacles:
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from raysearch.config.binding import Such, structured
-from raysearch.config.media import check_picture, check_video, is_file
+from raysearch.config.media import is_file, recording
 from raysearch.config.numbers import Count, Seed
 from raysearch.errors import check
-from raysearch.recipe.origins import Space
+from raysearch.recipe.origins import Recording, Space
+
+if TYPE_CHECKING:
+    from raysearch.config.config import ModelConfig
 
 File = Annotated[Path, Such("an existing file", is_file)]
 
@@ -32,7 +35,7 @@ class Text:
 
 @dataclass(frozen=True)
 class Image:
-    """A picture, as a video that stands still."""
+    """A picture, or the first one of an animation, as a video that stands still."""
 
     image: File
     space: Space = "latent"
@@ -40,7 +43,7 @@ class Image:
 
 @dataclass(frozen=True)
 class Video:
-    """A recorded video."""
+    """A recorded video, or an animation such as a GIF."""
 
     video: File
     space: Space = "latent"
@@ -58,19 +61,23 @@ Block = Text | Image | Video | Classifier
 KINDS: dict[str, type[Block]] = {"text": Text, "image": Image, "video": Video, "reward": Classifier}
 
 
-def checked(blocks: Any) -> tuple[Block, ...]:
+def checked(blocks: Any, model: "ModelConfig") -> tuple[Block, ...]:
     """A config's blocks with their defaults filled in; their pictures and videos can be read. Raises ConfigError."""
     check(blocks is None or isinstance(blocks, list), "obstacles", blocks, "a list")
-    return tuple(_checked(b, f"obstacles[{i}]") for i, b in enumerate(blocks or ()))
+    return tuple(_checked(b, f"obstacles[{i}]", model) for i, b in enumerate(blocks or ()))
 
 
-def _checked(values: Any, key: str) -> Block:
+def recorded(block: Image | Video, key: str, model: "ModelConfig") -> Recording:
+    """The recording of a block, whose place in the config is `key`. Raises ConfigError."""
+    if isinstance(block, Image):
+        return recording(f"{key}.image", str(block.image), block.image, model, still=True)
+    return recording(f"{key}.video", str(block.video), block.video, model, still=False)
+
+
+def _checked(values: Any, key: str, model: "ModelConfig") -> Block:
     kinds = [k for k in KINDS if isinstance(values, dict) and k in values]
     check(len(kinds) == 1, key, values, f"a mapping with one of {', '.join(KINDS)}")
     block = structured(KINDS[kinds[0]], values, key)
-    match block:
-        case Image(path):
-            check_picture(f"{key}.image", str(path), path)
-        case Video(path):
-            check_video(f"{key}.video", str(path), path)
+    if isinstance(block, Image | Video):
+        recorded(block, key, model)
     return block

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any, NewType, get_type_hints
 
 from raysearch.config.binding import bind
+from raysearch.config.foreign import check_signature, imported, refused
 from raysearch.config.mistakes import nearest
 from raysearch.errors import ConfigError, check
 
@@ -22,19 +23,27 @@ def policy_names() -> list[str]:
 
 def find_policy(name: str, key: str = "policy") -> Callable[..., Any]:
     """The coroutine of a shipped policy's name, or of `module:function`. Raises ConfigError."""
-    module, colon, attribute = name.partition(":")
-    if colon:
-        try:
-            search = getattr(importlib.import_module(module), attribute)
-        except (ImportError, AttributeError, ValueError) as error:
-            raise ConfigError(f"{key}.name: {name!r} cannot be imported: {error}") from error
-        check(inspect.iscoroutinefunction(search), f"{key}.name", name, "a coroutine, async def search(ctx, *, ...)")
-        return search  # type: ignore[no-any-return]
+    if ":" in name:
+        return _checked(imported(name, f"{key}.name", "search"), f"{key}.name", name)
     known = policy_names()
     if name not in known:
         there = f"there are {', '.join(known)}, or module:function"
         raise ConfigError(f"{key}.name: no policy {name!r}{nearest(name, known)}; {there}")
     return importlib.import_module(f"policies.{name}").search  # type: ignore[no-any-return]
+
+
+def _checked(search: Any, key: str, name: str) -> Callable[..., Any]:
+    """A user's policy. Raises ConfigError unless it is a coroutine of the right form."""
+    form = "async def search(ctx, *, ...)"
+    if not inspect.iscoroutinefunction(search):
+        what = "a plain def" if inspect.isfunction(search) else f"of type {type(search).__name__}"
+        if inspect.isasyncgenfunction(search):
+            what = "a generator, since it has a yield"
+        raise refused(key, name, search, f"a coroutine, {form}; it is {what}")
+    check_signature(search, key, name, taken=1, form=form)
+    if "name" in inspect.signature(search).parameters:
+        raise refused(key, name, search, "without a parameter `name`: that key names the policy itself")
+    return search  # type: ignore[no-any-return]
 
 
 def load_policy(block: dict[str, Any], key: str = "policy") -> tuple[Callable[..., Any], dict[str, Any]]:

@@ -15,13 +15,12 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from hashlib import blake2b
 from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
-from raysearch.config.config import Config
-from raysearch.config.media import check_picture, is_file
+from raysearch.config.config import Config, ModelConfig
+from raysearch.config.media import is_file, recording
 from raysearch.config.mistakes import nearest
 from raysearch.config.rows import HUB, Row, path_of, rows
 from raysearch.errors import ConfigError, check
@@ -59,7 +58,7 @@ class Entry:
 
 def load(config: Config) -> list[Entry]:
     """The prompts of a config. Raises ConfigError."""
-    found = read(config.prompts, config.prompts_file, config.prompts_column)
+    found = read(config.prompts, config.prompts_file, config.prompts_column, config.model)
     apart = config.seeds_apart or config.collect is not None
     for e in found:
         check(not apart or e.seed is None, key(e, "seed"), e.seed, "left out with seeds_apart, and in a collection")
@@ -71,8 +70,13 @@ def load(config: Config) -> list[Entry]:
     return found
 
 
-def read(prompts: list[Any] | None, prompts_file: str | None, prompts_column: str | None = None) -> list[Entry]:
-    """`prompts`, or those of a file. Raises ConfigError."""
+def read(
+    prompts: list[Any] | None,
+    prompts_file: str | None,
+    prompts_column: str | None = None,
+    model: ModelConfig = ModelConfig(path=""),
+) -> list[Entry]:
+    """`prompts`, or those of a file; first frames are brought to the shape of `model`'s videos. Raises ConfigError."""
     check((prompts is None) != (prompts_file is None), "prompts", prompts, "given, or prompts_file is, and not both")
     column, what = prompts_column or "prompt", "prompts"
     folder: Path | None = Path()
@@ -86,7 +90,7 @@ def read(prompts: list[Any] | None, prompts_file: str | None, prompts_column: st
             check(prompts_column is None, "prompts_column", prompts_column, f"left out: {place} is no mapping")
             values = {column: values}
         check(isinstance(values, dict), place, values, f"a text, or a mapping with {column!r}")
-        found.append(_entry(place, {str(k): _plain(v) for k, v in values.items()}, column, folder))
+        found.append(_entry(place, {str(k): _plain(v) for k, v in values.items()}, column, folder, model))
     check(len(found) > 0, what, prompts if prompts_file is None else prompts_file, "with at least one prompt in it")
     return found
 
@@ -108,7 +112,7 @@ def check_captions(found: Iterable[Entry], chunks: int) -> None:
 def check_images(found: Iterable[Entry], images: str) -> None:
     """Raises ConfigError where a first frame is given, or missing, as it may not be: see Plan.images."""
     for e in found:
-        given = e.prompt.image
+        given = e.prompt.image and e.prompt.image.path
         check(images != "refused" or given is None, key(e, "image"), given, "left out with this model")
         fits = images != "required" or given is not None
         check(fits, e.place, e.prompt.title, "given with an image: this model makes videos of a first frame")
@@ -135,7 +139,7 @@ def _plain(value: Any) -> Any:
     return None if value != value or (isinstance(value, str) and not value.strip()) else value
 
 
-def _entry(place: str, values: dict[str, Any], column: str, folder: Path | None) -> Entry:
+def _entry(place: str, values: dict[str, Any], column: str, folder: Path | None, model: ModelConfig) -> Entry:
     at = Entry(Prompt(""), place=place)
     check(column in values, place, list(values), f"a text, or columns of which one is {column!r} (prompts_column)")
     for name in values:
@@ -152,19 +156,19 @@ def _entry(place: str, values: dict[str, Any], column: str, folder: Path | None)
     n = _whole(key(at, "n"), values.get("n"), f"1..{MOST}", MOST)
     check(n != 0, key(at, "n"), n, f"a whole number in 1..{MOST}")
     tags = {f"tag_{k}": _tag(key(at, k), v) for k, v in values.items() if k not in (column, "image", "seed", "n")}
-    prompt = _prompt(text, tuple(later), values.get("image"), folder, key(at, "image"))
+    prompt = _prompt(text, tuple(later), values.get("image"), folder, key(at, "image"), model)
     return Entry(prompt, negative, seed, n, tags, place)
 
 
-def _prompt(text: str, later: tuple[str, ...], image: Any, folder: Path | None, where: str) -> Prompt:
+def _prompt(
+    text: str, later: tuple[str, ...], image: Any, folder: Path | None, where: str, model: ModelConfig
+) -> Prompt:
     if image is None:
         return Prompt(text, later=later)
     if folder is None:
         raise ConfigError.of(where, image, "left out of a file of the model hub")
     check(isinstance(image, str) and is_file(folder / image), where, image, "an existing image file")
-    path = folder / image
-    check_picture(where, image, path)
-    return Prompt(text, str(path), blake2b(path.read_bytes(), digest_size=16).digest(), later)
+    return Prompt(text, recording(where, image, folder / image, model, still=True), later)
 
 
 def _text(value: Any) -> bool:

@@ -310,7 +310,7 @@ class Engine:
             inputs["negative"] = await self._text(s.negative_prompt, s, spent)
         # Given first frames are needed where a chunk begins: from then on they are part of the state.
         if source is None and prompt.image is not None:
-            picture = File("image", prompt.image, prompt.image_digest, (s.num_frames, s.height, s.width))
+            picture = File("image", prompt.image, (s.num_frames, s.height, s.width))
             inputs["first"] = await self._encoded(picture, s, spent)
         elif request.start and isinstance(how := request.start.how, Extend) and how.anew:
             assert source is not None and state is not None
@@ -351,7 +351,7 @@ class Engine:
         refs = []
         for p in found:
             if isinstance(p, Recording):
-                refs.append(await self._encoded(File("video", p.path, p.content, size), sampler, spent))
+                refs.append(await self._encoded(File("video", p, size), sampler, spent))
             else:
                 self.store.watch(p)
                 refs.append((await self.latent(p, False, spent)).ref)
@@ -367,7 +367,7 @@ class Engine:
         if known is None:
 
             async def encode() -> Any:
-                whole = replace(what, data=Path(what.path).read_bytes()) if isinstance(what, File) else what
+                whole = replace(what, data=Path(what.recording.path).read_bytes()) if isinstance(what, File) else what
                 return (await self._dispatcher.submit(Call(Encode(whole), inputs), age=spent.age)).ref
 
             known = await self._jobs.share(key, encode)

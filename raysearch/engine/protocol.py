@@ -6,12 +6,13 @@ condition, which is what an encoder makes, are references here: the engine never
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from fractions import Fraction
 from typing import Any, ClassVar, Literal, Protocol, TypeAlias
 
 from raysearch.recipe.candidate import Sampler
 from raysearch.recipe.digests import Digest
 from raysearch.recipe.long_video import Link
-from raysearch.recipe.origins import How, Layout, Noise
+from raysearch.recipe.origins import How, Layout, Noise, Recording
 
 Components: TypeAlias = dict[str, tuple[float, ...]]  # of each reward, by its key
 
@@ -79,13 +80,15 @@ class Look:
 
 @dataclass(frozen=True)
 class Outputs:
-    """Which files of a winner are made, frames per second of the video, and pixels per pixel of it."""
+    """Which files of a winner are made, frames per second of the video, pixels per pixel of it, and what it says."""
 
     mp4: bool = False
     safetensors: bool = False
     npy: bool = False
-    fps: int = 8
+    fps: Fraction = Fraction(8)
     scale: int = 1
+    title: str = ""
+    comment: str = ""
 
 
 @dataclass(frozen=True)
@@ -119,12 +122,11 @@ class Text:
 class File:
     """A picture as a first frame (`image`), or a picture or clip as a latent (`video`), brought to the model's size.
 
-    `content` is the digest of the file's bytes; the bytes, `data`, are read when the request is sent.
+    The file's bytes, `data`, are read when the request is sent.
     """
 
     what: Literal["image", "video"]
-    path: str
-    content: Digest | None
+    recording: Recording
     size: tuple[int, int, int]  # frames, height, width
     data: bytes = b""
 

@@ -17,25 +17,25 @@ from weakref import WeakValueDictionary
 from raysearch.errors import check
 from raysearch.recipe.digests import Digest, digest
 from raysearch.recipe.long_video import Queue
-from raysearch.recipe.origins import Derived, Invert, Lookahead, Origin
+from raysearch.recipe.origins import Derived, Invert, Lookahead, Origin, Recording
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """What a video should show: a caption, and for image-to-video a first frame (a path, and the digest of its bytes).
+    """What a video should show: a caption, and for image-to-video a first frame.
 
     The chunks of a long video may each have a caption of their own: `later` are the captions after the first chunk's.
     """
 
     text: str
-    image: str | None = None
-    image_digest: bytes | None = None
+    image: Recording | None = None
     later: tuple[str, ...] = ()
 
     @cached_property
     def identity(self) -> Digest:
-        """The digest of the captions and of the first frame's bytes."""
-        return digest("prompt", self.text, self.image_digest, *((self.later,) if self.later else ()))
+        """The digest of the captions and of the first frame."""
+        image = self.image.parts if self.image else (None,)
+        return digest("prompt", self.text, *image, *((self.later,) if self.later else ()))
 
     def caption(self, chunk: int) -> str:
         """The caption of a chunk; every chunk has the first one where no later ones are given."""

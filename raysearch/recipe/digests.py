@@ -1,6 +1,7 @@
 """Digests of values, 128 bits: what recipes, what is stored and what noise is keyed by."""
 
 import json
+from collections.abc import Iterable, Iterator
 from hashlib import blake2b
 from typing import TypeAlias
 
@@ -13,6 +14,15 @@ def digest(*parts: object) -> Digest:
     for part in parts:
         _encode(h, part)
     return h.digest()
+
+
+def digests(parts: Iterable[object]) -> Iterator[Digest]:
+    """The digest of no parts, of the first one, of the first two, and so on."""
+    h = blake2b(digest_size=16)
+    yield h.digest()
+    for part in parts:
+        _encode(h, part)
+        yield h.digest()
 
 
 def _encode(h: "blake2b", part: object) -> None:

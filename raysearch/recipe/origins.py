@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from raysearch.recipe.candidate import Candidate
 
 Space: TypeAlias = Literal["latent", "features"]
+Fit: TypeAlias = Literal["crop", "pad", "stretch"]
 Layout: TypeAlias = tuple[tuple[Space, int], ...]  # of each obstacle, its space and the number of its points
 
 
@@ -293,15 +294,28 @@ Origin: TypeAlias = Noise | Derived
 
 @dataclass(frozen=True)
 class Recording:
-    """A picture or a clip in a file, and the digest of its bytes."""
+    """A picture or a clip in a file, the digest of its bytes, and how it is brought to the shape of a video.
+
+    A `still` is one picture: of a file with several it is the first one. `fit` says what happens to another aspect
+    ratio, and `background` is the colour behind transparent pixels and beside a padded picture.
+    """
 
     path: str
     content: bytes
+    still: bool = True
+    fit: Fit = "crop"
+    background: str = "black"
+
+    @property
+    def parts(self) -> tuple[object, ...]:
+        """What identifies it: the content, and how it is shown if that is not by default."""
+        how = (self.still, self.fit, self.background)
+        return (self.content,) if how == (True, "crop", "black") else (self.content, how)
 
     @cached_property
     def identity(self) -> Digest:
-        """The digest of the content; the path is no part of it."""
-        return digest("recording", self.content)
+        """The digest of the content and of how it is shown; the path is no part of it."""
+        return digest("recording", *self.parts)
 
 
 @dataclass(frozen=True)

@@ -2,10 +2,10 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from hashlib import blake2b
 from typing import Any
 
-from raysearch.config.obstacles import Block, Classifier, Image, Text, Video
+from raysearch.config.config import ModelConfig
+from raysearch.config.obstacles import Block, Classifier, Image, Text, Video, recorded
 from raysearch.recipe.candidate import Candidate, Prompt, Sampler
 from raysearch.recipe.digests import digest
 from raysearch.recipe.origins import Noise, Obstacle, Recording
@@ -29,24 +29,30 @@ class Barrier:
 
 
 def barriers(
-    blocks: Sequence[Block], sampler: Sampler, classify: Callable[[str, dict[str, Any]], Reward]
+    blocks: Sequence[Block],
+    sampler: Sampler,
+    classify: Callable[[str, dict[str, Any]], Reward],
+    model: ModelConfig,
 ) -> tuple[Barrier, ...]:
     """The barriers of checked blocks in an arm with this sampler; `classify` makes a reward of its key and block."""
-    return tuple(_barrier(f"obstacles[{i}]", b, sampler, classify) for i, b in enumerate(blocks))
+    return tuple(_barrier(f"obstacles[{i}]", b, sampler, classify, model) for i, b in enumerate(blocks))
 
 
-def _barrier(key: str, block: Block, sampler: Sampler, classify: Callable[[str, dict[str, Any]], Reward]) -> Barrier:
+def _barrier(
+    key: str, block: Block, sampler: Sampler, classify: Callable[[str, dict[str, Any]], Reward], model: ModelConfig
+) -> Barrier:
     if isinstance(block, Classifier):
         return Barrier(classify(f"{key}.reward", block.reward), zero=block.worst)
-    obstacle = Obstacle(_points(block, sampler), block.space)
+    obstacle = Obstacle(_points(key, block, sampler, model), block.space)
     distance = Reward("distance", digest("distance", obstacle.identity), ("distance",), (1.0,), "estimate", (obstacle,))
     return Barrier(distance, obstacle)
 
 
-def _points(block: Text | Image | Video, sampler: Sampler) -> tuple[Candidate | Recording, ...]:
+def _points(
+    key: str, block: Text | Image | Video, sampler: Sampler, model: ModelConfig
+) -> tuple[Candidate | Recording, ...]:
     """The candidates that the model makes of a caption; or one recording."""
     if isinstance(block, Text):
         prompt = Prompt(block.text.strip())
         return tuple(Candidate(prompt, sampler, Noise(block.seed, i), sampler.num_steps) for i in range(block.n))
-    path = block.image if isinstance(block, Image) else block.video
-    return (Recording(str(path), blake2b(path.read_bytes(), digest_size=16).digest()),)
+    return (recorded(block, key, model),)

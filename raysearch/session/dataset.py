@@ -43,6 +43,7 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Config:
     config = configuration.build({"resume": "auto"} | values | {"collect": values.get("collect") or {}})
     assert config.collect is not None
     levels, train = config.collect.levels, config.collect.train
+    check(config.resume != "extend", "resume", "extend", "never, auto or require: its shards hold one set of rollouts")
     check(len(levels) > 0, "collect.levels", levels, "a list of at least one noise level")
     check(all(0 < level <= 1 for level in levels), "collect.levels", levels, "above 0 and at most 1")
     check(len(set(levels)) == len(levels), "collect.levels", levels, "without repetition")

@@ -12,26 +12,32 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from secrets import token_hex
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow as pa
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from raysearch.config import config as configuration
+from raysearch.config.binding import structured
+from raysearch.config.prompts import Entry
 from raysearch.engine.protocol import Outputs
 from raysearch.errors import ConfigError, check
 from raysearch.files import Folder
+from raysearch.recipe.digests import digests
 from raysearch.session.journal import ANSWERS
 from raysearch.session.snapshot import STATUS
 from raysearch.session.tables import BATCH, CANDIDATES, SEARCHES, Table, candidates_in, schema, search_records
 
-FREE = ("fleet", "output", "run_dir", "resume", "address")  # keys that may differ when a run is resumed
+FREE = ("fleet", "output", "max_searches", "run_dir", "resume", "address")  # keys that may differ in a resumed run
+GROWING = ("seeds", "prompts", "prompts_file", "prompts_column")  # keys that may differ in a run that is extended
 CONFIG, TABLES, JOURNAL = "config.yaml", ("searches.parquet", "candidates.parquet"), "journal"
 CONTENT = Path(JOURNAL, "content.json")
 FILES = (CONFIG, *TABLES, STATUS, CONTENT, Path(JOURNAL, ANSWERS))
 FOLDERS = {"mp4": "videos", "safetensors": "latents", "npy": "frames", "arrow": "rollouts"}
 MOST_FILES = 10_000  # in one folder: a run with more searches has sub-folders
 BLOCKS = (1000, 100, 10, 1)  # how many prompts share a sub-folder, which is named by the first of them
+
+C = TypeVar("C")  # the dataclass of a config
 
 
 class RunDirectory:
@@ -83,7 +89,8 @@ class RunDirectory:
     def lacking(self, search_id: str, outputs: Outputs) -> Outputs:
         """`outputs` but for the files that a search has."""
         kinds = ("mp4", "safetensors", "npy")
-        return replace(outputs, **{k: False for k in kinds if found(self.path, k, search_id) is not None})
+        there: dict[str, Any] = {k: False for k in kinds if found(self.path, k, search_id) is not None}
+        return replace(outputs, **there)
 
     def flush(self) -> None:
         """Write both tables as the journal has them."""
@@ -128,14 +135,15 @@ def chosen(run_dir: str | None, resume: str, name: str) -> Path:
     return path
 
 
-def goes_on(path: Path, resolved: str, resume: str) -> bool:
+def goes_on(path: Path, config: C, resume: str) -> bool:
     """True if a run goes on in a folder, False if one may begin there. Nothing is written. Raises ConfigError."""
     if resume != "never" and (path / CONFIG).exists():
         check(os.access(path, os.W_OK | os.X_OK), "run_dir", str(path), "a writable folder")
         Folder(path).check(FILES)
-        _same(path, resolved)
+        _begun(path, config, resume)
         return True
-    check(resume != "require", "run_dir", str(path), "a folder that holds a run of this config (resume=require)")
+    allowed = f"a folder that holds a run of this config (resume={resume})"
+    check(resume not in ("require", "extend"), "run_dir", str(path), allowed)
     try:
         empty = not path.exists() or not any(path.iterdir())
     except OSError as error:
@@ -145,14 +153,14 @@ def goes_on(path: Path, resolved: str, resume: str) -> bool:
 
 
 @contextmanager
-def claimed(path: Path, resolved: str, resume: str) -> Iterator[str | None]:
+def claimed(path: Path, config: C, resume: str) -> Iterator[C | None]:
     """Make a new or empty, writable run directory and claim it; remove it again if the body of the `with` fails.
 
     Unless `resume` is never, a folder with a run of the same config is accepted, too, and kept whatever happens: then
     the config with which that run began is yielded. Raises ConfigError.
     """
-    if goes_on(path, resolved, resume):
-        yield _same(path, resolved)
+    if goes_on(path, config, resume):
+        yield _begun(path, config, resume)
         return
     made = not path.exists()
     try:
@@ -170,33 +178,61 @@ def claimed(path: Path, resolved: str, resume: str) -> Iterator[str | None]:
         raise
 
 
-def _same(path: Path, resolved: str) -> str | None:
-    """The config.yaml of a run directory, or None if its run was stopped before writing it.
+def _begun(path: Path, config: C, resume: str) -> C | None:
+    """The config with which the run in a folder began, or None if that run was stopped before writing it.
 
-    Raises ConfigError if it differs from `resolved` in more than FREE keys.
+    Raises ConfigError if it differs from `config` in more than the keys that are free.
     """
     fresh = "a new or empty folder, or one with a run of this config"
     try:
         text = (path / CONFIG).read_text()
         if not text and {p.name for p in path.iterdir()} <= {CONFIG, f"{CONFIG}.partial"}:
             return None
-        begun = configuration.build(OmegaConf.to_container(OmegaConf.create(text)))  # newer keys get their defaults
-        before, now = (_leaves(OmegaConf.create(t)) for t in (configuration.resolved(begun), resolved))
+        values = OmegaConf.to_container(OmegaConf.create(text))
+        begun = structured(type(config), values)  # keys that are newer than the run get their defaults
     except Exception as error:  # YAML errors have no common type
         raise ConfigError.of("run_dir", str(path), f"{fresh}: its {CONFIG} is damaged") from error
+    before, now = (_leaves(OmegaConf.create(configuration.resolved(c))) for c in (begun, config))
+    free = FREE + (GROWING if resume == "extend" else ())
     for key in [*now, *before]:
-        if before.get(key) != now.get(key) and key.partition(".")[0] not in FREE:
-            differs = f"this run holds {key}={before.get(key)!r}, and now it is {now.get(key)!r}"
-            raise ConfigError.of("run_dir", str(path), f"{fresh}: {differs}")
-    return text
+        top = key.partition(".")[0]
+        if before.get(key) != now.get(key) and top not in free:
+            was, is_now = (f"{key}={leaves[key]!r}" if key in leaves else f"no {key}" for leaves in (before, now))
+            hint = "; resume=extend adds seeds and prompts to a run" if top in GROWING else ""
+            raise ConfigError.of("run_dir", str(path), f"{fresh}: this run has {was}, and the config {is_now}{hint}")
+    return begun
 
 
 def _leaves(value: Any, key: str = "") -> dict[str, Any]:
-    """A nested config as a mapping of dotted keys."""
-    if isinstance(value, DictConfig | ListConfig) and value:
+    """A nested config as a mapping of dotted keys; a list is nested if mappings are in it."""
+    nested = isinstance(value, DictConfig) or (
+        isinstance(value, ListConfig) and any(isinstance(v, DictConfig) for v in value)
+    )
+    if nested and value:
         parts = value.items() if isinstance(value, DictConfig) else enumerate(value)
         return {k: v for part, below in parts for k, v in _leaves(below, f"{key}.{part!s}".lstrip(".")).items()}
     return {key: value}
+
+
+def _recorded(path: Path) -> dict[str, str]:
+    """The digests of content.json; none where it is missing. Raises ConfigError."""
+    try:
+        return dict(json.loads((path / CONTENT).read_bytes())) if (path / CONTENT).exists() else {}
+    except (ValueError, TypeError, RecursionError) as error:
+        allowed = f"a folder whose {CONTENT} is whole; without that file the run goes on, and nothing is compared"
+        raise ConfigError.of("run_dir", str(path), allowed) from error
+
+
+def entries_so_far(path: Path, entries: Sequence[Entry]) -> Sequence[Entry]:
+    """The prompts that the run in a folder has so far, which are the first of `entries`. Raises ConfigError."""
+    recorded = _recorded(path).get("prompts")
+    if recorded is None:
+        return ()
+    n = next((n for n, d in enumerate(digests(e.identity for e in entries)) if d.hex() == recorded), None)
+    if n is None:
+        allowed = f"those of the run in {str(path)!r} in the same order, and after them new ones (resume=extend)"
+        raise ConfigError.of("prompts", f"{entries[0].prompt.title}, ...", allowed)
+    return entries[:n]
 
 
 def check_content(path: Path, content: bytes) -> None:
@@ -205,14 +241,8 @@ def check_content(path: Path, content: bytes) -> None:
     `content` is a JSON object of digests, keyed by what was digested. content.json lacks a key if an earlier version
     of raysearch wrote it.
     """
-    if (path / CONTENT).exists():
-        try:
-            before, now = json.loads((path / CONTENT).read_bytes()), json.loads(content)
-        except (ValueError, RecursionError):
-            before = None
-        allowed = f"a folder whose {CONTENT} is whole; without that file the run goes on, and nothing is compared"
-        check(isinstance(before, dict), "run_dir", str(path), allowed)
-        for key in now:
-            check(key in before, "run_dir", str(path), "a new folder: an earlier version of raysearch began this run")
-            allowed = f"a new folder: {key} have changed since its run began"
-            check(before[key] == now[key], "run_dir", str(path), allowed)
+    before, now = _recorded(path), json.loads(content)
+    for key in now if before else ():
+        check(key in before, "run_dir", str(path), "a new folder: an earlier version of raysearch began this run")
+        allowed = f"a new folder: {key} have changed since its run began"
+        check(before[key] == now[key], "run_dir", str(path), allowed)

@@ -4,17 +4,18 @@
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import wait
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field, replace
 from itertools import count, product
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 from raysearch.config.config import Arm, Config
+from raysearch.config.foreign import all_awaited, blamed
 from raysearch.config.prompts import Entry
 from raysearch.engine.protocol import Fleet
-from raysearch.errors import BudgetExhausted, ConfigError, RaysearchError
+from raysearch.errors import BudgetExhausted, ConfigError
 from raysearch.files import source
 from raysearch.recipe.candidate import Candidate, Prompt, Sampler
 from raysearch.recipe.digests import canonical_json, digest
@@ -26,8 +27,9 @@ from raysearch.search.context import Context
 from raysearch.search.obstacles import Barrier
 from raysearch.session.journal import FORMAT
 from raysearch.session.snapshot import Snapshot
+from raysearch.threads import Lane
 
-T = TypeVar("T")
+MOST_QUESTIONS = 100_000  # of a search in its dry run: more are a policy that does not end
 
 
 class Backend(Protocol):
@@ -94,6 +96,7 @@ class Plan:
     arms: tuple[ArmPlan, ...]
     details: dict[str, Any] = field(default_factory=dict)  # the backend's own: reward specs and the like
     images: str = "allowed"  # whether prompts may, must or must not have first frames
+    fps: int = 8  # of the model's videos
 
 
 @dataclass(frozen=True)
@@ -140,12 +143,21 @@ def searches(plan: Plan, entries: Sequence[Entry], seeds: Sequence[int], *, apar
     `seeds` are those of prompts without their own. With `apart` no two prompts share a seed: those of prompt i are
     moved on by i times the range of all.
     """
-    stride = 1 + max(max(e.seeds(seeds)) for e in entries) if apart else 0
+    stride = 1 + max((max(e.seeds(seeds)) for e in entries), default=0) if apart else 0
     ages = count()
     for i, e in enumerate(entries):
         arms = [arm.avoiding(e.negative_prompt) for arm in plan.arms]
         for seed, arm in product((s + i * stride for s in e.seeds(seeds)), arms):
             yield Search(next(ages), f"{i:06d}-s{seed}-{arm.arm.name}", e.prompt, seed, arm, e.tags)
+
+
+def check_kept(so_far: Iterable[Search], wanted: Iterable[Search], seeds: Sequence[int]) -> None:
+    """Raises ConfigError where a search that a run has so far is not among those that `seeds` ask of it."""
+    ids = {group_of(s.id) for s in wanted}
+    lost = next((s for s in so_far if group_of(s.id) not in ids), None)
+    if lost is not None:
+        allowed = f"such that the run keeps its searches, of seed {lost.seed} too; with seeds_apart the largest stays"
+        raise ConfigError.of("seeds", list(seeds), allowed)
 
 
 def group_of(search_id: str) -> str:
@@ -192,7 +204,7 @@ async def run_policy(s: Search, ctx: Context) -> tuple[Candidate, bool]:
     try:
         winner = await s.plan.arm.search(ctx, **s.plan.arm.arguments)
         if not isinstance(winner, Candidate):
-            raise ConfigError(f"policy {s.plan.arm.policy} returned {type(winner).__name__}, not a Candidate")
+            raise TypeError(f"it returned {type(winner).__name__}, not a Candidate")
         if not ctx.affords(winner):  # it was never scored, so its cost was not reserved
             winner = ctx.best
     except BudgetExhausted:
@@ -200,33 +212,60 @@ async def run_policy(s: Search, ctx: Context) -> tuple[Candidate, bool]:
     return ctx.complete([winner])[0], exhausted or ctx.history.exhausted is not None
 
 
-def in_its_own_loop(work: Coroutine[Any, Any, T]) -> T:
-    """The result of `asyncio.run` in another thread, so that the caller may be inside a running event loop."""
-    with ThreadPoolExecutor(1) as thread:
-        return thread.submit(asyncio.run, work).result()
+def estimate(
+    plan: Plan,
+    texts: Sequence[Prompt],
+    seeds: Sequence[int],
+    report: Callable[[str], None] = lambda line: None,
+    patience: float = 2.0,
+) -> dict[str, Cost]:
+    """The cost of one search of each arm, by its name, as its policy asks for it. Raises ConfigError.
 
+    Policies run in another thread, so that one that does not end can be left behind: after `patience` seconds a line
+    for the user passes to `report`.
+    """
+    costs: dict[str, Cost] = {}
+    alive = iter(plan.arms)
 
-def estimate(plan: Plan, texts: Sequence[Prompt], seeds: Sequence[int]) -> dict[str, Cost]:
-    """The cost of one search of each arm, by its name, as its policy asks for it. Raises ConfigError."""
-    costs = {}
-    for arm in plan.arms:
-        s = Search(0, "dry-run", texts[0], seeds[0], arm)
-        steps = arm.sampler.num_steps
-        rollout = (steps + arm.long.after(0, steps)) * arm.sampler.nfe_per_step
-        limit = arm.arm.budget.nfe
-        if limit is not None and limit < rollout:
-            raise ConfigError.of("budget.nfe", limit, f"at least {rollout}, the NFE of one video")
+    def dry_runs() -> None:
+        for arm in alive:
+            costs[arm.arm.name] = _dry_run(Search(0, "dry-run", texts[0], seeds[0], arm))
 
-        async def answer(xs: Sequence[Candidate], reward: Reward) -> list[Score]:
-            return [Score(tuple(x.identity[i % 16] / 256 for i in range(len(reward.components)))) for x in xs]
-
-        async def dry(s: Search = s, answer: Any = answer) -> Cost:
-            ctx = context(s, answer, lambda: 0.0)
-            winner, _ = await run_policy(s, ctx)
-            return ctx.charged + ctx.meter.ledger.finish(winner)
-
-        try:
-            costs[arm.arm.name] = in_its_own_loop(dry())
-        except RaysearchError as error:
-            raise ConfigError(f"policy {arm.arm.policy} (arm {arm.arm.name}): {error}") from error
+    done = Lane("dry run").submit(dry_runs)
+    if not wait([done], patience).done:
+        now = plan.arms[min(len(costs), len(plan.arms) - 1)].arm
+        report(
+            f"the dry run of the policies goes on: arm {now.name}, {len(costs) + 1} of {len(plan.arms)} "
+            f"(policy {now.policy}); Ctrl-C ends it"
+        )
+    done.result()
     return costs
+
+
+def _dry_run(s: Search) -> Cost:
+    """The cost of a search whose rewards are made up."""
+    arm, asked = s.plan, count(1)
+    steps = arm.sampler.num_steps
+    rollout = (steps + arm.long.after(0, steps)) * arm.sampler.nfe_per_step
+    limit = arm.arm.budget.nfe
+    if limit is not None and limit < rollout:
+        raise ConfigError.of("budget.nfe", limit, f"at least {rollout}, the NFE of one video")
+
+    async def answer(xs: Sequence[Candidate], reward: Reward) -> list[Score]:
+        if next(asked) > MOST_QUESTIONS:
+            raise ConfigError(f"it asks more than {MOST_QUESTIONS} questions, and a search must end")
+        return [Score(tuple(x.identity[i % 16] / 256 for i in range(len(reward.components)))) for x in xs]
+
+    async def dry() -> Cost:
+        ctx = context(s, answer, lambda: 0.0)
+        winner, _ = await run_policy(s, ctx)
+        return ctx.charged + ctx.meter.ledger.finish(winner)
+
+    who = f"policy {arm.arm.policy} (arm {arm.arm.name})"
+    with all_awaited(who):
+        try:
+            return asyncio.run(dry())
+        except BaseException as error:
+            wrong = blamed(error, arm.arm.search)
+            error.__traceback__ = None  # its frames hold it in a cycle, and all coroutines that were not awaited
+        raise ConfigError(f"{who}: {wrong}")

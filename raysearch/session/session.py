@@ -12,11 +12,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-
 from raysearch.config import config as configuration
 from raysearch.config import prompts
 from raysearch.config.config import Config
+from raysearch.config.media import frame_rate
+from raysearch.config.prompts import Entry
 from raysearch.engine.dispatcher import Dispatcher
 from raysearch.engine.engine import Engine, Finished, Spent
 from raysearch.engine.protocol import Fleet, Outputs, Replica
@@ -28,9 +28,9 @@ from raysearch.recipe.candidate import Candidate, Sampler
 from raysearch.recipe.reward import Reward, Score, score_key
 from raysearch.search.budget import Cost
 from raysearch.search.context import Context
-from raysearch.session import dataset, journal, replay, tables
-from raysearch.session.directory import CONTENT, RunDirectory, check_content, claimed
-from raysearch.session.plan import Backend, Search, content_of, context, estimate, run_policy, searches
+from raysearch.session import about, dataset, journal, replay, tables
+from raysearch.session.directory import CONFIG, CONTENT, GROWING, RunDirectory, check_content, claimed, entries_so_far
+from raysearch.session.plan import Backend, Search, check_kept, content_of, context, estimate, run_policy, searches
 from raysearch.session.progress import ArmTally, Progress, Sink, follow
 from raysearch.session.snapshot import STATUS, Snapshot
 from raysearch.session.tables import Outcome
@@ -57,17 +57,20 @@ class Session:
     ) -> None:
         self.config, self.backend, self.clock, self._report = config, backend, clock, report
         resolved = configuration.resolved(config)
-        with claimed(run_dir, resolved, config.resume) as before:
-            begun = configuration.build(OmegaConf.to_container(OmegaConf.create(before))) if before else None
+        with claimed(run_dir, config, config.resume) as begun:
             self.prompts = prompts.load(config)
             prompts.check_captions(self.prompts, config.long.chunks)
             self.plan = backend.prepare(config, configuration.arms(config), begun)
             prompts.check_images(self.prompts, self.plan.images)
             for arm in self.plan.arms:
                 self._stops(arm.sampler)
-            self.costs = estimate(self.plan, [e.prompt for e in self.prompts], config.seeds)
-            content = content_of(self.plan, self.prompts)
-            check_content(run_dir, content)
+            self.costs = estimate(self.plan, [e.prompt for e in self.prompts], config.seeds, report)
+            so_far: Sequence[Entry] = self.prompts
+            if begun and config.resume == "extend":
+                so_far = entries_so_far(run_dir, self.prompts)
+                before = searches(self.plan, so_far, begun.seeds, apart=self._apart)
+                check_kept(before, self._searches(), config.seeds)
+            check_content(run_dir, content_of(self.plan, so_far))
         self.directory = RunDirectory(
             run_dir,
             resolved,
@@ -78,8 +81,12 @@ class Session:
             searches_per_prompt=max(len(e.seeds(config.seeds)) for e in self.prompts) * len(self.plan.arms),
             long=config.long.chunks > 1,
         )
+        self._digest = about.config_digest(config)
         self.journal = journal.Journal(self.directory.journal)
-        self.directory.folder.write(CONTENT, content)
+        self.directory.folder.write(CONTENT, content_of(self.plan, self.prompts))
+        if begun and config.resume == "extend":
+            grown = replace(begun, **{k: getattr(config, k) for k in GROWING})
+            self.directory.folder.write(CONFIG, configuration.resolved(grown).encode())
         self.searches_per_arm = sum(len(e.seeds(config.seeds)) for e in self.prompts)
         self.progress = Progress(
             run_dir.resolve().name, {a.arm.name: self._tally(a.holdout) for a in self.plan.arms}, clock()
@@ -250,7 +257,7 @@ class Session:
             winner, _ = await run_policy(s, context(s, answer, self.clock, self.past.walls.get(s.id, ())))
             if winner.id != self.past.finished[s.id]["winner"]:
                 raise LookupError("the policy now chooses another winner")
-            finished = await engine.finish(winner, [], self.past.lacking[s.id], spent)
+            finished = await engine.finish(winner, [], self._named(self.past.lacking[s.id], s, winner), spent)
         except BaseException as error:
             if self._interrupted(error):
                 raise
@@ -265,7 +272,7 @@ class Session:
         judges = list({r.key: r for _, r in s.plan.judges}.values())
         kept = [t for t in self._stops(winner.sampler) if t >= winner.origin.step]
         collected = [Candidate(winner.prompt, winner.sampler, winner.origin, t) for t in kept]
-        finished = await engine.finish(winner, judges, self._outputs(), spent, collected)
+        finished = await engine.finish(winner, judges, self._named(self._outputs(), s, winner), spent, collected)
         for part, making in zip(long_video.parts(winner), finished.making, strict=True):
             ctx.meter.charge_seconds(part, making, 0.0)
         ctx.meter.charged += Cost(replica_seconds=finished.decoding)
@@ -276,7 +283,11 @@ class Session:
 
     def _outputs(self) -> Outputs:
         o = self.config.output
-        return Outputs(mp4=o.videos, safetensors=o.latents, npy=o.frames, fps=o.fps, scale=o.scale)
+        fps = frame_rate(self.plan.fps if o.fps is None else o.fps)
+        return Outputs(mp4=o.videos, safetensors=o.latents, npy=o.frames, fps=fps, scale=o.scale)
+
+    def _named(self, outputs: Outputs, s: Search, winner: Candidate) -> Outputs:
+        return replace(outputs, title=s.prompt.title, comment=about.comment(s, winner, self._digest))
 
     def _record(self, s: Search, ctx: Context, end: Outcome, spent: Spent) -> None:
         """Write the winner's files, and the search's rows first to the journal, then to the tables, its copies."""

@@ -34,7 +34,10 @@ MODEL = {"model": {"path": "x"}}
             "policy.weights[1] is missing: the list is too",
         ),
         (MODEL | {"seeds": [1, 1]}, "seeds: [1, 1] is not allowed; it must be without repetition"),
-        (MODEL | {"output": {"fps": 2.5}}, "output.fps: 2.5 is not allowed; it must be of type int"),
+        (
+            MODEL | {"output": {"fps": "2.5 a"}},
+            "output.fps: '2.5 a' is not allowed; it must be a number of frames",
+        ),
         (MODEL | {"output": {"videos": "yes"}}, "output.videos: 'yes' is not allowed; it must be of type bool"),
         (MODEL | {"sampler": {"num_steps": "20"}}, "sampler.num_steps: '20' is not allowed; it must be of type int"),
         (MODEL | {"budget": {"wall_seconds": 0}}, "budget.wall_seconds: 0 is not allowed; it must be above 0"),

@@ -8,7 +8,7 @@ import pytest
 from raysearch.errors import ConfigError
 from raysearch.recipe.candidate import Candidate, Prompt, denoise, rebase
 from raysearch.recipe.digests import digest
-from raysearch.recipe.origins import Branch, Derived, Noise, Perturb, Renoise
+from raysearch.recipe.origins import Branch, Derived, Noise, Perturb, Recording, Renoise
 from raysearch.testing import fake_sampler
 
 SAMPLER = fake_sampler(10)
@@ -43,7 +43,8 @@ def test_a_pickled_recipe_comes_back_as_itself():
     "other",
     [
         noise(prompt=Prompt("another")),
-        noise(prompt=replace(PROMPT, image="a.png", image_digest=b"1")),
+        noise(prompt=replace(PROMPT, image=Recording("a.png", b"1", still=True))),
+        noise(prompt=replace(PROMPT, image=Recording("a.png", b"1", still=True, fit="pad"))),
         noise(sampler=replace(SAMPLER, model=b"other weights")),
         noise(sampler=replace(SAMPLER, negative_prompt="blurry")),
         noise(sampler=replace(SAMPLER, fingerprint="float16")),

@@ -251,7 +251,7 @@ def test_never_keeps_what_is_there_and_another_config_is_refused(tmp_path):
     expected, _ = run(tmp_path / "run", **FEW)
     with pytest.raises(ConfigError, match="a new or empty folder"):
         session(tmp_path / "run", **FEW)
-    with pytest.raises(ConfigError, match=r"seeds\.0=0, and now it is 5"):
+    with pytest.raises(ConfigError, match=r"this run has seeds=\[0\], and the config seeds=\[5\]"):
         session(tmp_path / "run", **FEW, seeds=[5], resume="auto")
     assert pq.read_table(tmp_path / "run" / "searches.parquet").to_pylist() == expected
 

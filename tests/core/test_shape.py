@@ -29,7 +29,7 @@ ALLOWED = {
 # The rooms of raysearch, from the ground up: each may import what is below it. Rooms on one floor know nothing of
 # each other.
 FLOORS = [
-    ["errors", "bootstrap"],
+    ["errors", "bootstrap", "threads"],
     ["recipe"],
     ["files"],
     ["config"],

@@ -277,8 +277,8 @@ TABLE = [
         holding(VAE.replace(".s", ".fp16.s"), b"x"),
         more="model.variant=fp8",
     ),
-    Mistake("model.variant=5", "model.variant: '5' is not allowed; it must be left out, with ..."),
-    Mistake("model.truncate=maybe", "model.truncate: 'maybe' is not allowed; it must be of type bool, true or false"),
+    Mistake("model.variant=[fp16]", "model.variant: ['fp16'] is not allowed; it must be of type str..."),
+    Mistake("model.truncate=maybe", "model.truncate: 'maybe' is not allowed; it must be of type bool..."),
     # -- mixtures
     mixture("model.path: 'm' holds no Gaussian mixture: ... weights ...", weights=[0.5, -0.1]),
     mixture("model.path: 'm' holds no Gaussian mixture: ... weights ...", weights=[0, 0]),
@@ -311,7 +311,7 @@ TABLE = [
     ),
     Mistake(
         ["prompts=[[a, " + "b" * 99 + "]]", "long.chunks=2"],
-        f"prompts[0]: '{'b' * 60} ...' {BAD} at most 40 tokens ...: these are 100, ...",
+        f"prompts[0]: '{'b' * 45} [39 characters left out] {'b' * 15}' {BAD} at most 40 tokens ...: these are 100, ...",
         heavy=True,
     ),
     Mistake(

@@ -21,7 +21,7 @@ from actors.workers.denoiser import Denoiser
 from actors.workers.state import State
 from raysearch.config import config as configuration
 from raysearch.engine.protocol import File, Start
-from raysearch.recipe.origins import Noise, Perturb
+from raysearch.recipe.origins import Noise, Perturb, Recording
 from raysearch.session.session import Session
 
 
@@ -132,11 +132,12 @@ def test_a_still_clip_is_encoded_as_its_first_frame_and_then_some(tiny):
     data = io.BytesIO()
     Image.fromarray(pixels).save(data, "png")
     png = data.getvalue()
-    clip = encoder.encode(File("video", "p.png", b"", (9, 32, 32), png), {})
-    first = encoder.encode(File("image", "p.png", b"", (9, 32, 32), png), {})
+    still = Recording("p.png", b"", still=True)
+    clip = encoder.encode(File("video", still, (9, 32, 32), png), {})
+    first = encoder.encode(File("image", still, (9, 32, 32), png), {})
     assert clip.shape == (1, 4, 3, 8, 8)
     np.testing.assert_allclose(clip[:, :, :1], first, atol=1e-4)
-    smaller = encoder.encode(File("video", "p.png", b"", (5, 16, 32), png), {})
+    smaller = encoder.encode(File("video", still, (5, 16, 32), png), {})
     assert smaller.shape == (1, 4, 2, 4, 8)
 
 

@@ -2,6 +2,8 @@
 
 import asyncio
 import itertools
+import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +14,7 @@ from runs import ARMS, FIRST, KINDS, PROMPT, SCHEDULERS, SIZE, config, embedded,
 
 import raysearch
 from actors.backend import Backend
-from actors.models import DTYPES, wan
+from actors.models import DTYPES, index, wan
 from actors.workers import gang, worker
 from actors.workers.denoiser import Denoiser
 from raysearch.config import config as configuration
@@ -36,9 +38,13 @@ def fleet(device: str, **denoisers) -> dict:
     return {"backend": "local"} | {kind: own | (denoisers if kind == "denoisers" else {}) for kind in POOLS}
 
 
+MIXTURE = Path(__file__).parents[2] / "actors" / "assets" / "mixture"
+FILES = {"videos": False}  # beside latents and frames
+
+
 def on_gpu(path: str, run_dir, *overrides: str):
     """The rows of a run of a shipped config with all replicas on the GPU of this process."""
-    here = [f"fleet.{kind}.num_gpus=1" for kind in POOLS]
+    here = ["output.videos=false"] + [f"fleet.{kind}.num_gpus=1" for kind in POOLS]
     made = raysearch.run(path, ["fleet.backend=local", f"run_dir={run_dir}", *here, *overrides], report=lambda _: None)
     rows = made.searches.to_pylist()
     assert [r["status"] for r in rows] == ["done"] * len(rows)
@@ -58,7 +64,9 @@ def test_single_is_the_pipeline_bit_for_bit(tiny, tmp_path, name, dtype, device)
     ).frames  # fmt: skip
     sampler = {"name": name, "negative_prompt": "dull"}
     model = {"dtype": dtype}
-    _, latents, _ = run(tiny, tmp_path / "run", seeds=[5], sampler=sampler, model=model, fleet=fleet(device))
+    _, latents, _ = run(
+        tiny, tmp_path / "run", seeds=[5], sampler=sampler, model=model, fleet=fleet(device), output=FILES
+    )
     (got,) = latents.values()
     assert np.array_equal(got, expected.float().cpu().numpy())
 
@@ -103,8 +111,8 @@ def test_frames_are_what_the_pipelines_floats_round_to(tiny, dtype, device):
 def test_a_gpu_finds_the_winners_of_a_cpu(tiny, tmp_path, monkeypatch, arms, slots):
     """Every kind of origin and of stochastic step, with the GPU's convolutions in full precision."""
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
-    _, latents, frames = run(tiny, tmp_path / "cpu", arms=arms)
-    found = run(tiny, tmp_path / "cuda", arms=arms, fleet=fleet("cuda", slots=slots))
+    _, latents, frames = run(tiny, tmp_path / "cpu", arms=arms, output=FILES)
+    found = run(tiny, tmp_path / "cuda", arms=arms, fleet=fleet("cuda", slots=slots), output=FILES)
     for key, latent in latents.items():
         np.testing.assert_allclose(found[1][key], latent, atol=2e-3)
         assert np.abs(found[2][key].astype(int) - frames[key]).max() <= 2
@@ -112,7 +120,9 @@ def test_a_gpu_finds_the_winners_of_a_cpu(tiny, tmp_path, monkeypatch, arms, slo
 
 @GPU
 def test_in_exact_mode_a_gpu_gives_the_same_bits_again(tiny, tmp_path):
-    first, again = (run(tiny, tmp_path / n, arms=ARMS, fleet=fleet("cuda"))[1] for n in ("first", "again"))
+    first, again = (
+        run(tiny, tmp_path / n, arms=ARMS, fleet=fleet("cuda"), output=FILES)[1] for n in ("first", "again")
+    )
     assert all(np.array_equal(first[key], again[key]) for key in first)
 
 
@@ -120,7 +130,7 @@ def test_in_exact_mode_a_gpu_gives_the_same_bits_again(tiny, tmp_path):
 @pytest.mark.parametrize("fifo", [None, {"partitions": 4}])
 def test_a_long_video_on_a_gpu_is_that_of_a_cpu(tiny, tmp_path, monkeypatch, fifo):
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
-    more = {"policy": {"name": "best_of_n", "n": 2}, "sampler": {"name": "euler"}}
+    more = {"output": FILES, "policy": {"name": "best_of_n", "n": 2}, "sampler": {"name": "euler"}}
     more["long"] = {"chunks": 2, "prefix": 1, "fifo": fifo}
     cpu, cuda = [], []
     for device, found in (("cpu", cpu), ("cuda", cuda)):
@@ -182,5 +192,14 @@ def test_a_reward_that_ships_scores_on_a_gpu(tmp_path, name):
 
 
 @GPU
-def test_the_mixture_runs_on_a_gpu(tmp_path):
-    on_gpu("configs/mixture.yaml", tmp_path)
+@pytest.mark.parametrize(("path", "sampler"), [("flow", "flow-sde"), ("vp", "ddim")])
+def test_a_mixture_on_a_gpu_is_that_on_a_cpu(tmp_path, path, sampler):
+    """Its model is a formula, for which the weights are the caption's."""
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "model_index.json").write_text(json.dumps(index(MIXTURE) | {"path": path}))
+    more = {"policy": {"name": "paths", "n": 1, "m": 2}, "sampler": {"name": sampler, "guidance_scale": 1.0}}
+    more |= {"rewards": {"search": {"name": "near"}}, "output": FILES}
+    more["model"] = {"height": 1, "width": 1, "num_frames": 1}
+    ends = [run(tmp_path / "model", tmp_path / d, fleet=fleet(d), **more)[1] for d in ("cpu", "cuda")]
+    (a,), (b,) = (list(latents.values()) for latents in ends)
+    np.testing.assert_allclose(a, b, atol=1e-4)

@@ -7,14 +7,13 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-from runs import PROMPT
+from runs import PROMPT, decoded
 from runs import config as tiny_config
 from safetensors.numpy import load_file
 
 from actors.backend import Backend
 from actors.models import wan
 from actors.sampling import solvers
-from actors.workers import video
 from raysearch.errors import ConfigError
 from raysearch.recipe.candidate import Candidate, Prompt, denoise
 from raysearch.recipe.digests import digest, noise_key
@@ -105,7 +104,7 @@ def test_there_is_no_seam(tiny, tmp_path):
     assert frames.shape == expected.shape
     assert np.abs(frames.astype(int) - expected).max() <= 1
     (clip,) = tmp_path.glob("videos/*.mp4")
-    assert len(video.frames(clip.read_bytes())) == len(frames)
+    assert len(decoded(clip)) == len(frames)
 
 
 @pytest.mark.parametrize("name", ["flow-sde", "score-sde"])

@@ -99,5 +99,5 @@ def test_a_picture_for_a_model_that_takes_none(tmp_path, prompts):
     Image.new("RGB", (8, 8)).save(data, "png")
     model = {"path": "actors/assets/mixture", "height": 1, "width": 1, "num_frames": 1}
     c = tiny_config("actors/assets/mixture", **prompts, model=model, rewards={"search": None})
-    with pytest.raises(ConfigError, match=r"prompts\[0\]\.image: .* must be left out with this model"):
+    with pytest.raises(ConfigError, match=r"line 1: image: .* must be left out with this model"):
         Session(c, Backend(), run_dir=tmp_path / "run")

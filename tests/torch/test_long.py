@@ -11,14 +11,13 @@ import torch
 from exact import MODEL, sampler
 from fakes import cut, run, same, session, unequal_fleet, unlucky
 from PIL import Image
-from runs import PROMPT, SIZE, image_to_video
+from runs import PROMPT, SIZE, decoded, image_to_video
 from runs import config as tiny_config
 from safetensors.numpy import load_file
 
 from actors.backend import Backend
 from actors.models import wan
 from actors.sampling import solvers
-from actors.workers import video
 from policies import scaling_noise
 from raysearch.errors import ConfigError
 from raysearch.recipe import long_video
@@ -287,7 +286,7 @@ def test_the_odes_inversion_leads_back_to_where_it_came_from():
 def frames_of(path):
     (row,) = path.glob("frames/*.npy")
     (clip,) = path.glob("videos/*.mp4")
-    return np.load(row), video.frames(clip.read_bytes())
+    return np.load(row), decoded(clip)
 
 
 def latents_of(path):

@@ -1,12 +1,22 @@
 """Every model family has the names and signatures that the docstring of `actors.models` lists."""
 
+import asyncio
 import importlib
 import inspect
 import re
+import shutil
 
+import numpy as np
+import pyarrow.parquet as pq
 import pytest
+import torch
+from runs import config
+from safetensors.numpy import load_file, save_file
 
 from actors import models
+from actors.backend import Backend
+from actors.models.frames import eight_bits
+from raysearch.session.session import Session
 
 CLASS, METHOD = r"^(\w+)(?:\.of)?\((.*?)\)", r"^    (\w+)\((.*?)\) ->"
 
@@ -49,6 +59,27 @@ def test_a_family_has_the_names_that_are_listed(name):
         for part in path:
             found = getattr(found, part)
         assert parameters(found) == names, path
+
+
+def test_bytes_are_made_of_finite_numbers_alone():
+    given = torch.tensor([-0.5, 0, 0.25, 0.5, 1, 1.5])
+    assert eight_bits(given).tolist() == [0, 0, 64, 128, 255, 255]
+    for bad in (np.nan, np.inf, -np.inf):
+        with pytest.raises(FloatingPointError, match="the decoded frames are not finite"):
+            eight_bits(torch.tensor([0.5, bad]))
+
+
+def test_what_decodes_to_numbers_that_are_not_finite_fails_its_search(tiny, tmp_path):
+    """The weights are finite, and overflow."""
+    folder = shutil.copytree(tiny, tmp_path / "model")
+    weights = load_file(folder / "vae" / "diffusion_pytorch_model.safetensors")
+    weights |= {k: np.full_like(v, 3e38) for k, v in weights.items() if k.startswith("decoder.conv_out")}
+    save_file(weights, folder / "vae" / "diffusion_pytorch_model.safetensors")
+    session = Session(config(folder, rewards={"search": None}), Backend(), run_dir=tmp_path / "run")
+    asyncio.run(session.run())
+    (row,) = pq.read_table(tmp_path / "run" / "searches.parquet").to_pylist()
+    assert (row["status"], row["video"]) == ("failed", None)
+    assert row["reason"] == "FloatingPointError: the decoded frames are not finite"
 
 
 @pytest.mark.parametrize("name", sorted(set(models.FAMILIES.values())))

@@ -249,7 +249,7 @@ def test_other_settings_cost_nothing_for_paths_that_meet_nothing():
 def test_a_video_of_a_text_is_charged_once():
     """The obstacle is the model's own video of another prompt: 24 NFE more, for looks and pushes together."""
     s, world = sampler(T), Interpreter()
-    (barrier,) = barriers([obstacles.Text("b", n=2, seed=7)], s, None)
+    (barrier,) = barriers([obstacles.Text("b", n=2, seed=7)], s, None, None)
     assert [p.origin for p in barrier.obstacle.points] == [Noise(7, 0), Noise(7, 1)]
     given = {"n": 1, "eta": (1.0,), "reach": (0.01,), "obstacles": [barrier]}
     _, winner, ctx = search(repulsion.search, s, world=world, **given)
@@ -342,7 +342,7 @@ def test_a_changed_file_is_another_content_and_another_machine_is_not(tmp_path):
         plan = FakeBackend().prepare(c, configuration.arms(c))
         (arm,) = plan.arms
         sampler_ = replace(arm.sampler, fingerprint=fingerprint)
-        met = barriers(arm.arm.obstacles, sampler_, lambda key, block: arm.reward)
+        met = barriers(arm.arm.obstacles, sampler_, lambda key, block: arm.reward, c.model)
         return content_of(replace(plan, arms=(replace(arm, sampler=sampler_, obstacles=met),)), [Prompt("a")])
 
     assert content("red") == content("red", "another") != content("blue")

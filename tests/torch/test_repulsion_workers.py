@@ -1,6 +1,7 @@
 """Obstacles of every kind on real workers, on the mixture: what is made, scored and refused."""
 
 import asyncio
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -79,7 +80,7 @@ def test_it_runs_end_to_end_with_obstacles_of_every_kind(tmp_path, kind):
     mode = MODEL.means[0].numpy()
     frames = dot(mode)
     Image.fromarray(frames[0]).save(tmp_path / "bad.png")
-    file = video.Mp4(fps=8, scale=4)
+    file = video.Mp4(fps=Fraction(8), scale=4)
     file.add(frames.repeat(5, 0))
     (tmp_path / "bad.mp4").write_bytes(file.close())
     block = {
@@ -124,7 +125,7 @@ def test_the_reward_is_minus_the_potential_and_serves_any_policy(tmp_path):
     mode = MODEL.means[0].numpy()
     Image.fromarray(dot(mode)[0]).save(tmp_path / "bad.png")
     coder = Autoencoder(MIXTURE, dtype="float32", device="cpu")
-    seen = coder.encode_video(dot(mode), 1, 1, 1).ravel()
+    seen = coder.encode_video([Image.fromarray(dot(mode)[0])], 1, 1).ravel()
     np.testing.assert_allclose(seen, mode, atol=0.01)
     repulsion_ = {"name": "repulsion", "eta": 0.5, "reach": 2.5}
     rows, latents = run_local(

@@ -122,4 +122,4 @@ def test_the_command_sweeps_and_when_given_again_has_nothing_to_do(tiny, tmp_pat
     assert "4 searches (4 are done already)" in capsys.readouterr().out
     assert {p.name: p.read_bytes() for p in (tmp_path / "run").iterdir() if p.is_file()} == files
     assert main(["sweep", str(path), "seeds=[1]"]) == 2
-    assert "seeds.0=0, and now it is 1" in capsys.readouterr().err
+    assert "this run has seeds=[0], and the config seeds=[1]" in capsys.readouterr().err

@@ -1,0 +1,68 @@
+"""Threads that do not keep the process alive: what runs in them may never return."""
+
+import asyncio
+import threading
+from collections.abc import Callable, Coroutine
+from concurrent.futures import Future
+from contextlib import suppress
+from queue import SimpleQueue
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+class Lane:
+    """One thread that runs calls one after the other.
+
+    The process can end while a call goes on; it waits for the threads of a ThreadPoolExecutor.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._calls: SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None] = SimpleQueue()
+        self._thread = threading.Thread(target=self._work, name=name, daemon=True)
+        self._thread.start()
+
+    def submit(self, call: Callable[[], T]) -> "Future[T]":
+        """Queue a call and return at once; the future resolves to what it returns or raises."""
+        done: Future[T] = Future()
+        self._calls.put((done, call))
+        return done
+
+    def close(self, patience: float | None = None) -> None:
+        """Wait until the calls are done, for so many seconds at most."""
+        self._calls.put(None)
+        self._thread.join(patience)
+
+    def _work(self) -> None:
+        while (queued := self._calls.get()) is not None:
+            done, call = queued
+            if done.set_running_or_notify_cancel():
+                try:
+                    done.set_result(call())
+                except BaseException as error:
+                    done.set_exception(error)
+            del queued, done, call  # an idle thread holds nothing
+
+
+def in_its_own_loop(work: Coroutine[Any, Any, T]) -> T:
+    """The result of `asyncio.run` in another thread, so that the caller may be inside a running event loop.
+
+    When the caller is interrupted, `work` is cancelled, and the interruption is raised when `work` has ended.
+    """
+    started: Future[tuple[asyncio.AbstractEventLoop, asyncio.Task[Any]]] = Future()
+
+    async def held() -> T:
+        task = asyncio.current_task()
+        assert task is not None
+        started.set_result((asyncio.get_running_loop(), task))
+        return await work
+
+    lane = Lane("loop")
+    try:
+        return lane.submit(lambda: asyncio.run(held())).result()
+    except KeyboardInterrupt:
+        loop, task = started.result()
+        with suppress(RuntimeError):  # the loop is closed: the work itself has raised it
+            loop.call_soon_threadsafe(task.cancel)
+        lane.close()
+        raise
