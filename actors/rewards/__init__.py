@@ -7,6 +7,7 @@ import importlib.metadata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -90,6 +91,12 @@ class RewardSpec:
     where: str = "reward"  # its place in the config
 
 
+@cache
+def installed(package: str) -> str:
+    """The version of an installed package, which takes milliseconds to read."""
+    return importlib.metadata.version(package)
+
+
 @contextmanager
 def under(key: str, build: Callable[..., Reward]) -> Iterator[None]:
     """What is raised within this context by the code of a reward's class is a ConfigError that names `key`."""
@@ -135,7 +142,7 @@ def made_up(geometry: Any, model: ModelConfig, caption: str, *, long: bool) -> V
     frames = rng.integers(0, 256, geometry.video_shape(**size), np.uint8)
     text = noise(1, model.max_sequence_length, geometry.text_dim or 1)
     earlier = {"before": frames, "opening": frames} if long else {}
-    return View(caption, 0.0, latent, latent, frames, (("latent", (point,)),), text, **earlier)
+    return View(caption, 0.0, latent, latent, frames, (("latent", (point,)),), text, fps=geometry.fps, **earlier)
 
 
 def built(spec: RewardSpec, device: str, trial: View | None = None) -> Reward:
@@ -213,7 +220,7 @@ def reward(
     if (fits := getattr(build, "fits", None)) is not None:
         with under(key, build):
             fits(shape, text_dim, **arguments)
-    identity = digest(spec_key, content_digest(content), source(build), importlib.metadata.version("torch"))
+    identity = digest(spec_key, content_digest(content), source(build), installed("torch"))
     if not getattr(build, "meets_obstacles", False):
         obstacles = ()
     else:
