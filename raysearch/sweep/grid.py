@@ -34,8 +34,8 @@ from raysearch.config.mistakes import unknown_key
 from raysearch.config.reading import read
 from raysearch.errors import ConfigError, check
 from raysearch.files import Folder
+from raysearch.parquet import write_table
 from raysearch.recipe.digests import digest
-from raysearch.session.tables import write_table
 from raysearch.sweep import curves, report
 
 BLOCKS = tuple(k for k in ARM_KEYS if k != "obstacles")  # mappings, whose keys can be axes; obstacles are a list
