@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -225,9 +226,13 @@ def check_folder(folder: Path, key: str, variant: str | None, required: tuple[st
 def content(folder: Path, key: str = "model.path", variant: str | None = None) -> bytes:
     """A digest of the files from which a model is loaded. Raises ConfigError for weights that are NaN or infinite."""
     files = [folder / INDEX, *(f for p in parts(folder, key).values() for f in p.loaded(variant))]
+    return files_digest(((str(f.relative_to(folder)), f) for f in sorted(files)), partial(finite_chunks, key=key))
 
-    def checked(file: Path) -> Iterator[bytes]:
-        with whole(file, key):
-            yield from header.finite_chunks(file) if file.suffix == ".safetensors" else chunks(file)
 
-    return files_digest(((str(f.relative_to(folder)), f) for f in sorted(files)), checked)
+def finite_chunks(file: Path, key: str) -> Iterator[bytes]:
+    """The content of a file, piece by piece. Raises ConfigError for safetensors with NaN or inf, or cut ones."""
+    if file.suffix != ".safetensors":
+        yield from chunks(file)
+        return
+    with whole(file, key):
+        yield from header.finite_chunks(file)

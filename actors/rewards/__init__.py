@@ -8,6 +8,7 @@ import importlib.metadata
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from math import isfinite
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -15,6 +16,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 import torch
 
+from actors.models.folder import finite_chunks
 from actors.sampling.potential import Points
 from actors.shipped import target
 from raysearch.config.binding import bind
@@ -156,7 +158,8 @@ def reward(
     if (fits := getattr(build, "fits", None)) is not None:
         with under(key):
             fits(shape, text_dim, **arguments)
-    identity = digest(spec_key, content_digest(content), source(build), importlib.metadata.version("torch"))
+    found = content_digest(content, partial(finite_chunks, key=key))
+    identity = digest(spec_key, found, source(build), importlib.metadata.version("torch"))
     if not getattr(build, "meets_obstacles", False):
         obstacles = ()
     else:
