@@ -113,7 +113,7 @@ class Machines:
 
     def swap_node(self, rng: random.Random) -> None:
         """Remove a node with all its actors, and add another."""
-        node = rng.choice(self.cluster.worker_nodes)
+        node = rng.choice(list(self.cluster.worker_nodes))
         self.cluster.remove_node(node, allow_graceful=False)
         self.cluster.add_node(num_cpus=2, object_store_memory=100 * 2**20)
 
@@ -170,7 +170,7 @@ def one_round(
                 spared = written(run_dir)
                 machines.swap_node(rng)
                 note("node")
-            elif what == "cluster" and at_work and rng.random() < 0.2:
+            elif what == "cluster" and at_work and rng.random() < 0.3:
                 lost = rng.choice([RAYLET, HEAD])
                 machines.lose(lost)
                 note(lost)

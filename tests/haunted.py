@@ -30,8 +30,8 @@ FULL, TORN = "disk that was full", "driver in the middle of a write to the journ
 
 
 def written(run_dir: Path) -> int:
-    """Bytes of a run's journal."""
-    return sum(p.stat().st_size for p in (run_dir / "journal").glob("*"))
+    """Bytes of the answers in a run's journal."""
+    return sum(p.stat().st_size for p in (run_dir / "journal").glob("answers*"))
 
 
 class Haunted(Backend):
