@@ -128,9 +128,10 @@ class Part:
         folder, name = str(self.path.parent), self.path.name
         libraries = " or ".join(STEMS)
         check(self.library in STEMS, self.key, folder, f"one whose {name} is of {libraries}, not of {self.library}")
-        check(self.path.is_dir(), self.key, folder, f"a folder with {name}/ in it")
+        readable = self.path.is_dir() and os.access(self.path, os.R_OK | os.X_OK)
+        check(readable, self.key, folder, f"a folder with {name}/ in it")
         config = self.config
-        kind = config.get("_class_name", self.kind)
+        kind = config.get("_class_name", self.kind) if self.weighs else self.kind  # schedulers share their configs
         check(kind == self.kind, self.key, folder, f"one whose {name} is a {self.kind}, as {INDEX} says, not {kind}")
         if self.quantised:
             how = config["quantization_config"]
@@ -144,7 +145,7 @@ class Part:
                 if file.suffix == ".safetensors":
                     header.tensors(file)
                 elif file.suffix == ".json":
-                    code = "auto_map" in (found := parse(file)) and isinstance(found, dict)
+                    code = isinstance(found := parse(file), dict) and "auto_map" in found
                     check(not code, self.key, str(file), "a file without auto_map: code of a model's folder is not run")
 
 
@@ -203,7 +204,8 @@ def parts(folder: Path, key: str = "model.path") -> dict[str, Part]:
     found = {}
     for name, value in index(folder, key).items():
         if isinstance(value, list) and len(value) == 2 and all(isinstance(v, str) for v in value):
-            check(name == Path(name).name, key, str(folder), f"one whose parts are folders in it, not {name}")
+            inside = name == Path(name).name and name != ".."
+            check(inside, key, str(folder), f"one whose parts are folders in it, not {name}")
             library, kind = value
             found[name] = Part(folder / name, library, kind, key)
     return found
