@@ -66,7 +66,8 @@ class Backend:
             connect(config, self._report)
         else:
             check_devices(config)
-        details = {"folder": str(model.folder), "rewards": tuple(specs.values())}
+        caption = prompts.load(config)[0].prompt.caption(0)
+        details = {"folder": str(model.folder), "rewards": tuple(specs.values()), "caption": caption}
         return Plan(plans, details, model.geometry.images, model.geometry.fps)
 
     def fleet(

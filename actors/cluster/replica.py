@@ -23,13 +23,13 @@ from ray.exceptions import (
 )
 
 from actors.workers import gang
+from actors.workers.pulse import FIRST
 from raysearch.engine.protocol import Answer, Call
 from raysearch.errors import InputLost, ReplicaDied
 
 if TYPE_CHECKING:
     from actors.cluster.fleet import RayFleet
 
-FIRST = 3  # an actor's first step or call, which may compile, may take this many times fleet.timeout_s
 # The actor died, cannot be reached just now, or was killed by Ray since its node's memory was full.
 GONE = (RayActorError, NodeDiedError, ActorUnschedulableError, OutOfMemoryError)
 STARTS = 3  # starts in a row in each of which a process may be lost

@@ -26,6 +26,8 @@ Geometry.of(folder) -> Geometry, a frozen dataclass: facts from config files alo
         Raises ConfigError if the denoisers' `PoolConfig` shards the model in a way that does not fit.
     latent_shape(*, num_frames, height, width) -> tuple
         The shape (1, C, T, H, W) of the latent of a video of this size.
+    video_shape(*, num_frames, height, width) -> tuple
+        The shape (T, H, W, 3) of the frames of a video of this size.
     frames(latent_frames) -> int
         How many frames a video with so many latent frames has.
 

@@ -175,6 +175,10 @@ class Geometry:
         """The number of frames, which is that of the latent frames."""
         return latent_frames
 
+    def video_shape(self, *, num_frames: int, height: int, width: int) -> tuple[int, ...]:
+        """The shape (1, SIDE, SIDE, 3) of a point's picture."""
+        return 1, SIDE, SIDE, 3
+
     def latent_shape(self, *, num_frames: int, height: int, width: int) -> tuple[int, ...]:
         """The shape of a latent, (1, C, 1, 1, 1)."""
         return 1, self.in_channels, 1, 1, 1

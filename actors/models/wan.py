@@ -252,6 +252,10 @@ class Geometry:
         """The number of frames that so many latent frames decode to."""
         return 1 + self.temporal * (latent_frames - 1)
 
+    def video_shape(self, *, num_frames: int, height: int, width: int) -> tuple[int, ...]:
+        """The shape (T, H, W, 3) of the frames of a video of this size."""
+        return num_frames, height, width, 3
+
     def latent_shape(self, *, num_frames: int, height: int, width: int) -> tuple[int, ...]:
         """The shape (1, C, T, H, W) of the latent of a video of this size, in frames and pixels."""
         frames = (num_frames - 1) // self.temporal + 1

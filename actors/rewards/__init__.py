@@ -6,7 +6,7 @@ The letters of shapes are in `actors/__init__.py`.
 import importlib.metadata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -19,6 +19,7 @@ from actors.sampling.potential import Points
 from actors.shipped import arguments_of
 from actors.shipped import find as find
 from actors.shipped import weights_of as weights_of
+from raysearch.config.config import ModelConfig
 from raysearch.config.foreign import blamed, defined
 from raysearch.errors import ConfigError, RewardError, check, plain
 from raysearch.files import content_digest, source
@@ -88,6 +89,7 @@ class RewardSpec:
     key: str  # its name in requests, which covers the arguments
     name: str  # a shipped reward's, or `module:Class`
     arguments: dict[str, Any]  # the constructor's, checked and complete
+    where: str = "reward"  # its place in the config
 
 
 @contextmanager
@@ -119,6 +121,42 @@ def scores(name: str, reward: Reward, views: Sequence[View]) -> list[tuple[float
         wanted = f"{len(views)} x {len(reward.components)}: a row for each view, a column for each component"
         raise RewardError(f"the reward {name} ({defined(type(reward))}) answered {_shown(answer)}, and not {wanted}")
     return rows
+
+
+def made_up(geometry: Any, model: ModelConfig, caption: str, *, long: bool) -> View:
+    """A view of a finished video of the run's shape and caption, of which only the content is made up: noise.
+
+    `geometry` is the model's; in a `long` video there are earlier frames, too.
+    """
+    rng, size = np.random.default_rng(0), {k: getattr(model, k) for k in ("num_frames", "height", "width")}
+
+    def noise(*shape: int) -> torch.Tensor:
+        return torch.from_numpy(rng.standard_normal(shape, np.float32))
+
+    latent, point = noise(*geometry.latent_shape(**size)), noise(*geometry.latent_shape(**size))
+    frames = rng.integers(0, 256, geometry.video_shape(**size), np.uint8)
+    text = noise(1, model.max_sequence_length, geometry.text_dim or 1)
+    earlier = {"before": frames, "opening": frames} if long else {}
+    return View(caption, 0.0, latent, latent, frames, (("latent", (point,)),), text, **earlier)
+
+
+def built(spec: RewardSpec, device: str, trial: View | None = None) -> Reward:
+    """A reward on its device, tried once on what it reads of a view if one is given. Raises ConfigError."""
+    build = find(spec.name, f"{spec.where}.name")
+    with under(spec.where, build):
+        made = build(**spec.arguments)
+        if hasattr(made, "to"):
+            made.to(device)
+    if trial is not None:
+        read = {"estimate": made.needs != "latent", "frames": made.needs == "frames"}
+        read |= {"text": hasattr(made, "reads_text"), "obstacles": hasattr(made, "meets_obstacles")}
+        read |= {k: k in earlier(made) for k in ("before", "opening")}
+        unread = {k: getattr(View, k) for k, asked in read.items() if not asked}
+        try:
+            scores(spec.name, made, [replace(trial, **unread)])
+        except RewardError as error:
+            raise ConfigError(f"{spec.where}.name: {error}") from error
+    return made
 
 
 def _rows(answer: Any) -> list[Any]:
@@ -173,7 +211,7 @@ def reward(
     # A file counts by its content, not by its path: every job has the checkout in another folder.
     by_content = {k: content_digest([v]).hex() if isinstance(v, Path) else v for k, v in arguments.items()}
     spec_key = f"{name}-{digest(canonical_json(by_content)).hex()[:8]}"
-    specs[spec_key] = RewardSpec(spec_key, str(name), arguments)
+    specs[spec_key] = RewardSpec(spec_key, str(name), arguments, key)
     if (fits := getattr(build, "fits", None)) is not None:
         with under(key, build):
             fits(shape, text_dim, **arguments)

@@ -90,10 +90,13 @@ class Denoiser:
         """Take a leg out of its slot after the current step; its future is cancelled, or gets CancelledError."""
         self._cancelled.add(item)
 
-    def close(self) -> None:
-        """End the compute thread and the gang; the futures of legs that are not done stay unsettled."""
+    def close(self, patience: float | None = None) -> None:
+        """End the compute thread and the gang; the futures of legs that are not done stay unsettled.
+
+        The thread is waited for `patience` seconds at most.
+        """
         self._items.put(None)
-        self._thread.join()
+        self._thread.join(patience)
         if self._gang is not None:
             self._gang.close()
 

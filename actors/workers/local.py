@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from actors.workers.state import State
@@ -11,10 +12,12 @@ from actors.workers.worker import Worker
 from raysearch.config.config import Config
 from raysearch.config.fleet import PoolConfig
 from raysearch.engine.protocol import Answer, Call
-from raysearch.errors import ReplicaDied
+from raysearch.errors import ReplicaDied, told
 from raysearch.session.plan import Plan
+from raysearch.threads import Lane
 
-KINDS = ("denoiser", "scorer", "encoder")
+CLOSING_S = 5.0  # seconds that a call may still take when a run ends; then its thread is left behind
+KINDS = ("scorer", "denoiser", "encoder")  # scorers first: a reward that fails is found before more is loaded
 
 
 @dataclass
@@ -25,27 +28,43 @@ class LocalReplica:
     kind: str
     slots: int
     worker: Worker
+    make: Callable[[], Worker]  # another worker, for one that hangs
+    timeout: float  # fleet.timeout_s
     node: str = "local"
     ahead: int = 0
     _items: int = 0
 
     async def run(self, call: Call) -> Answer:
-        """The worker's answer to a call, or the worker's error. Cancelling this frees a denoiser's slot."""
+        """The worker's answer to a call, or the worker's error. Cancelling this frees a denoiser's slot.
+
+        Raises ReplicaDied if a step or call of the worker takes longer than fleet.timeout_s.
+        """
         self._items += 1
-        item = self._items
+        item, worker = self._items, self.worker
+        answer = asyncio.wrap_future(worker.submit(item, call.request, call.inputs))
         try:
-            reply, made = await asyncio.wrap_future(self.worker.submit(item, call.request, call.inputs))
-        except asyncio.CancelledError:
-            self.worker.cancel(item)
+            while not answer.done():
+                left = worker.pulse.left(self.timeout)
+                if left <= 0:
+                    raise ReplicaDied(f"{self.id} has hung for {self.timeout:g} s (fleet.timeout_s)")
+                await asyncio.wait([answer], timeout=left)
+        except (asyncio.CancelledError, ReplicaDied):
+            answer.cancel()
+            worker.cancel(item)
             raise
+        reply, made = answer.result()
         return Answer(reply, made)
 
     async def ping(self) -> None:
         """Return at once: the replica lives as long as this process."""
 
     async def restart(self) -> None:
-        """Raises ReplicaDied, since a worker in this process cannot be started again."""
-        raise ReplicaDied(f"{self.id} runs in this process")
+        """Leave the worker that hangs behind, and start another. Raises ReplicaDied if that fails."""
+        self.worker.abandon()
+        try:
+            self.worker = await begun(self.make)
+        except Exception as error:
+            raise ReplicaDied(f"{self.id} does not start: {told(error)}") from error
 
 
 @dataclass
@@ -68,6 +87,11 @@ class LocalFleet:
         return State(**arrays)
 
 
+async def begun(start: Callable[[], Worker]) -> Worker:
+    """The worker that `start` returns, which runs in another thread, so that Ctrl-C ends one that never returns."""
+    return await asyncio.wrap_future(Lane("start").submit(start))
+
+
 @asynccontextmanager
 async def local_fleet(config: Config, plan: Plan, make: Callable[..., Worker] = Worker) -> AsyncIterator[LocalFleet]:
     """A fleet of as many replicas of each kind as the config asks for at least, with their models loaded.
@@ -79,8 +103,10 @@ async def local_fleet(config: Config, plan: Plan, make: Callable[..., Worker] = 
         for kind in KINDS:
             pool: PoolConfig = getattr(config.fleet, f"{kind}s")
             for i in range(pool.fewest):
-                fleet.replicas.append(LocalReplica(f"{kind}-{i}", kind, pool.slots, make(kind, config, plan)))
+                start = partial(make, kind, config, plan)
+                worker = await begun(start)
+                timeout = config.fleet.timeout_s
+                fleet.replicas.append(LocalReplica(f"{kind}-{i}", kind, pool.slots, worker, start, timeout))
         yield fleet
     finally:
-        for r in fleet.replicas:
-            await asyncio.to_thread(r.worker.close)
+        await asyncio.gather(*(asyncio.to_thread(r.worker.close, CLOSING_S) for r in fleet.replicas))

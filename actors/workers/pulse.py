@@ -4,6 +4,8 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+FIRST = 3  # a worker's first step or call, which may compile, may take this many times fleet.timeout_s
+
 
 class Pulse:
     """Times the current step or call of a compute thread; other threads may read at any moment."""
@@ -26,3 +28,7 @@ class Pulse:
         """Seconds since the current step or call began; 0 if the thread is idle."""
         began = self._began
         return 0.0 if began is None else time.monotonic() - began
+
+    def left(self, timeout: float) -> float:
+        """Seconds until the current step or call counts as hung, with fleet.timeout_s; all of them if idle."""
+        return timeout * (1 if self.beats else FIRST) - self.busy()

@@ -28,18 +28,23 @@ class Scorer:
     """The autoencoder of the model in `folder`, and the rewards of `specs`, each under its key."""
 
     def __init__(
-        self, folder: str, specs: Sequence[RewardSpec], *, dtype: str, device: str, variant: str | None = None
+        self,
+        folder: str,
+        specs: Sequence[RewardSpec],
+        *,
+        dtype: str,
+        device: str,
+        variant: str | None = None,
+        trial: rewards.View | None = None,
     ) -> None:
+        """Rewards are tried on the view `trial`, if one is given. Raises ConfigError for one that fails."""
         torch.set_num_threads(1)
         models = family(Path(folder))
+        self._names = {s.key: s.name for s in specs}
+        self._rewards = {s.key: rewards.built(s, device, trial) for s in specs}  # first: they may be mistaken
         self._autoencoder = models.Autoencoder(Path(folder), dtype=dtype, device=device, variant=variant)
         self._geometry = models.Geometry.of(Path(folder))
         self._seen: OrderedDict[str, np.ndarray] = OrderedDict()
-        self._names = {s.key: s.name for s in specs}
-        self._rewards = {s.key: rewards.find(s.name)(**s.arguments) for s in specs}
-        for reward in self._rewards.values():
-            if hasattr(reward, "to"):
-                reward.to(device)
 
     def run(self, request: Look | Finish, inputs: Mapping[str, Any]) -> tuple[Scored, dict[str, bytes] | None]:
         """The reply to a request, and the files of a finished video by extension."""

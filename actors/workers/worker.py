@@ -1,13 +1,17 @@
 """The worker of a replica: a denoiser, scorer or encoder with its model loaded, behind one interface."""
 
 from collections.abc import Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import diffusers
 import transformers
 from torch.distributed import Store  # type: ignore[attr-defined]
 
+from actors import rewards
+from actors.models import family
 from actors.workers import memory
 from actors.workers.denoiser import Denoiser
 from actors.workers.encoder import Encoder
@@ -18,6 +22,7 @@ from raysearch.config.config import Config
 from raysearch.config.fleet import PoolConfig
 from raysearch.engine.protocol import Denoise, Request
 from raysearch.session.plan import Plan
+from raysearch.threads import Lane
 
 
 def build(kind: str, config: Config, plan: Plan, gang: Gang | None = None) -> Denoiser | Scorer | Encoder:
@@ -30,7 +35,9 @@ def build(kind: str, config: Config, plan: Plan, gang: Gang | None = None) -> De
     if kind == "denoiser":
         return Denoiser(folder, **load, slots=pool.slots, gang=gang)
     if kind == "scorer":
-        return Scorer(folder, plan.details["rewards"], **load)
+        geometry, long = family(Path(folder)).Geometry.of(Path(folder)), config.long.chunks > 1
+        trial = rewards.made_up(geometry, m, plan.details["caption"], long=long)
+        return Scorer(folder, plan.details["rewards"], **load, trial=trial)
     return Encoder(folder, **load)
 
 
@@ -45,7 +52,7 @@ class Worker:
 
     def __init__(self, kind: str, config: Config, plan: Plan, gang: Gang | None = None) -> None:
         self._worker = build(kind, config, plan, gang)
-        self._thread = ThreadPoolExecutor(max_workers=1)
+        self._lane = Lane(kind)
         self.pulse = self._worker.pulse if isinstance(self._worker, Denoiser) else Pulse()
 
     def submit(self, item: int, request: Request, inputs: Mapping[str, Any]) -> "Future[Any]":
@@ -56,7 +63,7 @@ class Worker:
         if isinstance(self._worker, Denoiser):
             assert isinstance(request, Denoise)
             return self._worker.submit(item, request, inputs)
-        return self._thread.submit(self._run, request, inputs)
+        return self._lane.submit(partial(self._run, request, inputs))
 
     def _run(self, request: Request, inputs: Mapping[str, Any]) -> Any:
         with self.pulse.beat(), memory.guarded():
@@ -67,8 +74,12 @@ class Worker:
         if isinstance(self._worker, Denoiser):
             self._worker.cancel(item)
 
-    def close(self) -> None:
-        """Wait for the compute thread to end; a gang's followers end, too."""
-        self._thread.shutdown()
+    def close(self, patience: float | None = None) -> None:
+        """Wait for the compute thread to end, for so many seconds at most; a gang's followers end, too."""
+        self._lane.close(patience)
         if isinstance(self._worker, Denoiser):
-            self._worker.close()
+            self._worker.close(patience)
+
+    def abandon(self) -> None:
+        """Let go of the model of a worker that hangs: its thread cannot be ended, and fails if it ever goes on."""
+        vars(self._worker).clear()

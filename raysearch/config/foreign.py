@@ -14,10 +14,12 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from raysearch.config.mistakes import nearest
 from raysearch.errors import ConfigError, RaysearchError, plain, single, told
+
+T = TypeVar("T")
 
 ROOT = Path(__file__).resolve().parents[2]
 INSTALLED = ("stdlib", "platstdlib", "purelib", "platlib")  # sysconfig's names of Python's own folders
@@ -70,9 +72,22 @@ def blamed(error: BaseException, function: Any = None) -> str:
     return f"{where}: {said}{hint}".removeprefix(": ")
 
 
+def judged(who: str, function: Callable[..., Any], call: Callable[[], T]) -> T:
+    """What a call of the user's code returns. Whatever it raises is a ConfigError; `function` is what it begins with.
+
+    So is a coroutine that is dropped and was not awaited, of which Python only warns.
+    """
+    with _all_awaited(who):
+        try:
+            return call()
+        except BaseException as error:
+            wrong = blamed(error, function)
+            error.__traceback__ = None  # its frames hold it in a cycle, and all coroutines that were not awaited
+        raise ConfigError(f"{who}: {wrong}")
+
+
 @contextmanager
-def all_awaited(who: str) -> Iterator[None]:
-    """Raises ConfigError if code of `who` within drops a coroutine that it has not awaited: Python only warns."""
+def _all_awaited(who: str) -> Iterator[None]:
     depth = sys.get_coroutine_origin_tracking_depth()
     sys.set_coroutine_origin_tracking_depth(1)
     try:

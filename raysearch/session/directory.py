@@ -81,6 +81,14 @@ class RunDirectory:
             lambda: map(candidates_in, search_records(self.journal)),
         )
 
+    def discard(self) -> None:
+        """Delete the files of a run that has not begun, and the folder if nothing else is in it."""
+        for name in (CONFIG, *TABLES, STATUS):
+            (self.path / name).unlink(missing_ok=True)
+        self.folder.remove(JOURNAL)
+        with suppress(OSError):
+            self.path.rmdir()
+
     def save(self, search_id: str, files: dict[str, bytes]) -> str | None:
         """Write a winner's files, by extension; the mp4's path within the directory, or None without one."""
         for extension, content in files.items():

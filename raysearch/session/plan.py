@@ -12,7 +12,7 @@ from itertools import count, product
 from typing import Any, Protocol
 
 from raysearch.config.config import Arm, Config
-from raysearch.config.foreign import all_awaited, blamed
+from raysearch.config.foreign import judged
 from raysearch.config.prompts import Entry
 from raysearch.engine.protocol import Fleet
 from raysearch.errors import BudgetExhausted, ConfigError
@@ -225,19 +225,15 @@ def estimate(
     for the user passes to `report`.
     """
     costs: dict[str, Cost] = {}
-    alive = iter(plan.arms)
 
     def dry_runs() -> None:
-        for arm in alive:
+        for arm in plan.arms:
             costs[arm.arm.name] = _dry_run(Search(0, "dry-run", texts[0], seeds[0], arm))
 
     done = Lane("dry run").submit(dry_runs)
     if not wait([done], patience).done:
         now = plan.arms[min(len(costs), len(plan.arms) - 1)].arm
-        report(
-            f"the dry run of the policies goes on: arm {now.name}, {len(costs) + 1} of {len(plan.arms)} "
-            f"(policy {now.policy}); Ctrl-C ends it"
-        )
+        report(f"the dry run of arm {now.name} ({now.policy}) goes on; Ctrl-C ends it")
     done.result()
     return costs
 
@@ -261,11 +257,4 @@ def _dry_run(s: Search) -> Cost:
         winner, _ = await run_policy(s, ctx)
         return ctx.charged + ctx.meter.ledger.finish(winner)
 
-    who = f"policy {arm.arm.policy} (arm {arm.arm.name})"
-    with all_awaited(who):
-        try:
-            return asyncio.run(dry())
-        except BaseException as error:
-            wrong = blamed(error, arm.arm.search)
-            error.__traceback__ = None  # its frames hold it in a cycle, and all coroutines that were not awaited
-        raise ConfigError(f"{who}: {wrong}")
+    return judged(f"policy {arm.arm.policy} (arm {arm.arm.name})", arm.arm.search, lambda: asyncio.run(dry()))

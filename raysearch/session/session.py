@@ -22,7 +22,7 @@ from raysearch.engine.engine import Engine, Finished, Spent
 from raysearch.engine.protocol import Fleet, Outputs, Replica
 from raysearch.engine.spill import Spill
 from raysearch.engine.store import Store
-from raysearch.errors import FolderError, NoReplica, single, told
+from raysearch.errors import ConfigError, FolderError, NoReplica, single, told
 from raysearch.recipe import long_video
 from raysearch.recipe.candidate import Candidate, Sampler
 from raysearch.recipe.reward import Reward, Score, score_key
@@ -91,6 +91,7 @@ class Session:
             searches_per_prompt=max(len(e.seeds(config.seeds)) for e in self.prompts) * len(self.plan.arms),
             long=config.long.chunks > 1,
         )
+        self._new = begun is None
         self._digest = about.config_digest(config)
         self.journal = journal.Journal(self.directory.journal)
         self.directory.folder.write(CONTENT, content_of(self.plan, self.prompts))
@@ -140,8 +141,18 @@ class Session:
     async def run(self, sinks: Sequence[Sink] | None = None) -> Progress:
         """Run every unfinished search. With `sinks`, even none, snapshots go to them and to status.json meanwhile.
 
-        Raises NoReplica if the fleet is gone: the searches that are left are then undone, and not failed.
+        Raises NoReplica if the fleet is gone: the searches that are left are then undone, and not failed. Raises
+        ConfigError for a mistake that only the fleet could find; of a new run nothing is left behind then.
         """
+        try:
+            await self._watched(sinks)
+        except (ConfigError, BaseExceptionGroup) as error:
+            if self._new and self.progress.engine is None and isinstance(single(error), ConfigError):
+                self.directory.discard()
+            raise
+        return self.progress
+
+    async def _watched(self, sinks: Sequence[Sink] | None) -> None:
         try:
             if sinks is None or self._idle:  # with nothing to do no file changes
                 await self._run()
@@ -153,7 +164,6 @@ class Session:
             raise NoReplica(f"{single(lost)}; {again}") from None
         finally:  # after the last status: `raysearch status` calls a run killed that is neither ended nor locked
             self.journal.close()
-        return self.progress
 
     def _save(self, snapshot: Snapshot) -> None:
         try:

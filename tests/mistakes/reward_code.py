@@ -33,6 +33,45 @@ def formed(line: str, at: int = 1, **changes: str) -> Mistake:
     return code(written(**changes), f"{KEY}: 'mine:R' (mine.py:{at}) is not allowed; it must be {line}")
 
 
+CALL = "def __call__(self, views): "
+WANTED = "and not 1 x 1: a row for each view, a column for each component"
+LISTED = "and not a list with a row for each view, such as [[0.5]]"
+TRIED = [  # what shows on the made-up view
+    ({"call": CALL + "1 / 0"}, "failed: mine.py:5: ZeroDivisionError: division by zero"),
+    ({"call": CALL + "raise SystemExit(1)"}, "failed: mine.py:5: SystemExit: 1"),
+    ({"call": CALL + "raise KeyboardInterrupt"}, "failed: mine.py:5: KeyboardInterrupt"),
+    ({"call": CALL + "return [v.nope for v in views]"}, "failed: mine.py:5: AttributeError: 'View' object ...'nope'"),
+    ({"call": CALL + "return [[views[1].sigma]]"}, "failed: mine.py:5: IndexError: list index out of range"),
+    ({"call": CALL + "return [[float(views[0].frames)]]"}, "failed: mine.py:5: TypeError: only ..."),
+    ({"call": CALL + "return [[v.frames.mean((9, 9))] for v in views]"}, "failed: mine.py:5: AxisError: ..."),
+    ({"call": CALL + "return [0.5]"}, f"failed: mine.py:1: TypeError: it answered [0.5], {LISTED}"),
+    ({"call": CALL + "return 0.5"}, f"failed: mine.py:1: TypeError: it answered 0.5, {LISTED}"),
+    ({"call": CALL + "pass"}, f"failed: mine.py:1: TypeError: it answered None, {LISTED}"),
+    ({"call": CALL + "return {'sharp': [1.0]}"}, f"failed: ... it answered {{'sharp': [1.0]}}, {LISTED}"),
+    ({"call": CALL + "return [{'sharp': 1.0}]"}, f"failed: ... it answered [{{'sharp': 1.0}}], {LISTED}"),
+    ({"call": CALL + "return [['high']]"}, "failed: mine.py:1: TypeError: it answered 'high' where a number belongs"),
+    ({"call": CALL + "return [[None]]"}, "failed: mine.py:1: TypeError: it answered None where a number belongs"),
+    ({"call": CALL + "return views[0].frames.mean(axis=0)[:1]"}, "failed: ... ndarray of shape ... where a number ..."),
+    ({"call": CALL + "return []"}, f"(mine.py:1) answered [], {WANTED}"),
+    ({"call": CALL + "return [[1.0], [2.0]]"}, f"(mine.py:1) answered [[1.0], [2.0]], {WANTED}"),
+    ({"call": CALL + "return [[1.0, 2.0]]"}, f"(mine.py:1) answered [[1.0, 2.0]], {WANTED}"),
+    (
+        {"call": CALL + "return views[0].frames[0, :1, :, 0]"},
+        f"(mine.py:1) answered ndarray of ... (1, 32), {WANTED}",
+    ),
+    ({"call": CALL + "return [[1.0]]", "components": '("a", "b")'}, "(mine.py:1) answered [[1.0]], and not 1 x 2: ..."),
+    ({"needs": '"latent"'}, "failed: mine.py:5: AttributeError: 'NoneType' object has no attribute 'std'"),
+    ({"needs": '"estimate"'}, "failed: mine.py:5: AttributeError: 'NoneType' object has no attribute 'std'"),
+]
+INIT = "def __init__(self, *, scale: float = 1.0): "
+BUILT = [  # what shows when it is constructed
+    ({"init": INIT + "1 / 0"}, ": mine.py:4: ZeroDivisionError: division by zero"),
+    ({"init": INIT + "raise SystemExit('no GPU')"}, ": mine.py:4: SystemExit: no GPU"),
+    ({"init": INIT + "open('weights.pt')"}, ": mine.py:4: FileNotFoundError: ...'weights.pt'"),
+    ({"init": INIT + "import no_such_module"}, ": mine.py:4: ModuleNotFoundError: No module named 'no_such_module'"),
+    ({"to": "lambda self, device: device.nope"}, ": mine.py:6: AttributeError: 'str' object has no attribute 'nope'"),
+    ({"to": "None"}, ": mine.py:1: TypeError: 'NoneType' object is not callable"),
+]
 TABLE = [
     imported("1 / 0", "mine.py:1: ZeroDivisionError: division by zero"),
     imported("import sys\nsys.exit('no GPU')", "mine.py:2: SystemExit: no GPU"),
@@ -120,5 +159,26 @@ TABLE = [
         written(fits="staticmethod(lambda shape, text_dim, *, scale: shape[9])"),
         "rewards.search: mine.py:6: IndexError: tuple index out of range",
         heavy=True,
+    ),
+    *(
+        Mistake(f"{KEY}=mine:R", f"{KEY}: the reward mine:R {line}", {"mine.py": written(**how)}, heavy=True, late=True)
+        for how, line in TRIED
+    ),
+    *(
+        Mistake(f"{KEY}=mine:R", f"rewards.search{line}", {"mine.py": written(**how)}, heavy=True, late=True)
+        for how, line in BUILT
+    ),
+    Mistake(
+        "rewards.holdout.name=mine:R",
+        "rewards.holdout.name: the reward mine:R failed: mine.py:5: AssertionError: late",
+        {"mine.py": written(call="def __call__(self, views): raise AssertionError('late')")},
+        heavy=True,
+        late=True,
+    ),
+    Mistake(
+        "rewards.search.name=near",
+        "rewards.search.name: the reward near failed: ...near.py:...: ValueError: near.point has 2 ...",
+        heavy=True,
+        late=True,
     ),
 ]
