@@ -2,8 +2,8 @@
 
 Each replica has a placement group, alone or with others (`actors.cluster.placement` says which), and each actor in the
 group pins one worker to its share of a device. A group that the cluster has no room for stays pending: pending groups
-make an autoscaler add nodes, and a group's replicas join when it has room. Ray places the groups and actors of a lost
-node elsewhere, if it can.
+make an autoscaler add nodes, and a group's replicas join when it has room. Ray places the groups of a lost node
+elsewhere, if it can, and their replicas are launched there.
 """
 
 import asyncio
