@@ -12,7 +12,6 @@ import urllib.request
 from concurrent.futures import Future
 from contextlib import nullcontext
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -192,7 +191,7 @@ def start_alone(config, plan, make) -> None:
     """Start the first denoiser, and nothing else; whether it starts or not, no actor is left."""
     home = placement.homes(config)[0]
     group = ray_fleet.reserve(home)
-    fleet = SimpleNamespace(timeout=60)
+    fleet = ray_fleet.RayFleet(60, None, print)
     replica = ray_fleet.replica(home.owner, group, fleet, config, plan, make)
     try:
         asyncio.run(replica.ready())
