@@ -1,13 +1,20 @@
-"""The rewards that ship, by name, and whether a config's rewards can be known. No torch here: it takes seconds."""
+"""The rewards that ship, by name, and what can be known of a config's rewards without torch, which takes seconds."""
 
-from collections.abc import Sequence
+import importlib
+import inspect
+from collections.abc import Callable, Sequence
+from math import isfinite
 from typing import Any
 
+from raysearch.config.binding import bind
 from raysearch.config.config import Arm
+from raysearch.config.foreign import check_signature, imported, refused
 from raysearch.config.mistakes import nearest
 from raysearch.config.obstacles import Classifier
-from raysearch.errors import ConfigError
+from raysearch.errors import ConfigError, check, plain
+from raysearch.session.tables import CANDIDATES
 
+NEEDS = ("latent", "estimate", "frames")
 REWARDS = {
     "verifier": "actors.tiny.verifier:Verifier",
     "pixel": "actors.rewards.pixel:PixelReward",
@@ -29,12 +36,81 @@ def target(name: Any, key: str) -> tuple[str, str]:
     return module, attribute
 
 
+def find(name: Any, key: str = "reward") -> Callable[..., Any]:
+    """The class of a shipped reward, by its name, or of a user's, as `module:Class`. Raises ConfigError."""
+    module, attribute = target(name, key)
+    if name in REWARDS:
+        return getattr(importlib.import_module(module), attribute)  # type: ignore[no-any-return]
+    found = imported(name, key, "MyReward")
+    wrong = _wrong(found)
+    if wrong:
+        raise refused(key, name, found, wrong)
+    check_signature(found, key, name, taken=0, form="__init__(self, *, ...)")
+    check_signature(found.__call__, key, name, taken=2, form="__call__(self, views)")
+    if taken := {"name", "weights"} & set(inspect.signature(found).parameters):
+        raise refused(key, name, found, f"without a parameter `{min(taken)}`: that key is the config's own")
+    return found  # type: ignore[no-any-return]
+
+
+def _wrong(found: Any) -> str:
+    """What a user's reward must be and is not; empty if it is all right, its signatures aside."""
+    if not inspect.isclass(found):
+        return f"a class with `components`, `needs` and `__call__`; it is of type {type(found).__name__}"
+    if not any("__call__" in vars(c) for c in found.__mro__):
+        return "a class with a method __call__(self, views)"
+    if inspect.iscoroutinefunction(found.__call__) or inspect.isgeneratorfunction(found.__call__):
+        return "a class whose __call__ is a plain def that returns a row for each view"
+    if (needs := getattr(found, "needs", None)) not in NEEDS:
+        return f"a class whose `needs` is one of {', '.join(NEEDS)}, and not {needs!r}"
+    names = getattr(found, "components", None)
+    if not isinstance(names, tuple) or not names:
+        example = f"({names!r},)" if isinstance(names, str) else '("sharp",)'
+        return f"a class whose `components` is a tuple of names such as {example}, and not {plain(repr(names))}"
+    for c in names:
+        if not isinstance(c, str) or not c or c != plain(c) or len(c) > 64:
+            return f"a class whose `components` are texts of 1 to 64 characters, and {plain(repr(c))} is none"
+        if names.count(c) > 1:
+            return f"a class with no two components called {c!r}"
+        if c in CANDIDATES or f"{c}_chunks" in names:
+            column = c if c in CANDIDATES else f"{c}_chunks"
+            return f"a class with no component called {column!r}, which is a column of its own"
+    try:
+        weights_of("`weights`", getattr(found, "weights", {}), names)
+    except ConfigError as error:
+        return f"a class whose weights are right: {error}"
+    return ""
+
+
+def weights_of(key: str, given: Any, components: Sequence[str]) -> dict[str, float]:
+    """The weights that a config gives to components, checked. Raises ConfigError."""
+    check(isinstance(given, dict), key, given, f"a mapping of {', '.join(components)} to numbers")
+    for component, weight in given.items():
+        check(component in components, key, component, f"one of {', '.join(components)}")
+        is_number = isinstance(weight, int | float) and not isinstance(weight, bool) and isfinite(weight)
+        check(is_number, f"{key}.{component}", weight, "a finite number")
+    return {component: float(weight) for component, weight in given.items()}
+
+
+def arguments_of(build: Callable[..., Any], block: dict[str, Any], key: str) -> dict[str, Any]:
+    """The arguments of a reward's constructor, complete, from a block of the config at `key`. Raises ConfigError."""
+    return bind(build, {k: v for k, v in block.items() if k not in ("name", "weights")}, key)
+
+
 def check_rewards(arms: Sequence[Arm]) -> None:
-    """Raises ConfigError where a reward of an arm, or of its obstacles, has no name that could be a reward's."""
+    """Raises ConfigError where a reward of an arm, or of its obstacles, cannot be a reward.
+
+    Those of the user's are imported: they know whether they need torch.
+    """
     for arm in arms:
         blocks = {f"rewards.{name}": block for name, block in vars(arm.rewards).items() if block is not None}
         for i, obstacle in enumerate(arm.obstacles):
             if isinstance(obstacle, Classifier):
                 blocks[f"obstacles[{i}].reward"] = obstacle.reward
         for key, block in blocks.items():
-            target(block.get("name"), f"{key}.name")
+            name = block.get("name")
+            target(name, f"{key}.name")
+            if name not in REWARDS:
+                build = find(name, f"{key}.name")
+                arguments_of(build, block, key)
+                if block.get("weights") is not None:
+                    weights_of(f"{key}.weights", block["weights"], build.components)  # type: ignore[attr-defined]

@@ -28,6 +28,7 @@ CONFIGS = {  # how the name of a class without weights ends, and which file desc
     "ProcessorFast": "preprocessor_config.json",
     "ProcessorPil": "preprocessor_config.json",
     "FeatureExtractor": "preprocessor_config.json",
+    "Guidance": "guider_config.json",
 }
 STEMS = {  # library -> how the names of its weights begin, by their suffix
     "diffusers": {"safetensors": "diffusion_pytorch_model", "bin": "diffusion_pytorch_model"},

@@ -3,12 +3,10 @@
 The letters of shapes are in `actors/__init__.py`.
 """
 
-import importlib
 import importlib.metadata
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from math import isfinite
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -16,16 +14,15 @@ import numpy as np
 import torch
 
 from actors.sampling.potential import Points
-from actors.shipped import target
-from raysearch.config.binding import bind
-from raysearch.errors import ConfigError, check
+from actors.shipped import arguments_of
+from actors.shipped import find as find
+from actors.shipped import weights_of as weights_of
+from raysearch.config.foreign import blamed, defined
+from raysearch.errors import ConfigError, RewardError, check, plain
 from raysearch.files import content_digest, source
 from raysearch.recipe import reward as recipes
 from raysearch.recipe.digests import canonical_json, digest
 from raysearch.recipe.origins import Obstacle
-from raysearch.session.tables import CANDIDATES
-
-NEEDS = ("latent", "estimate", "frames")
 
 
 @dataclass(frozen=True)
@@ -70,18 +67,6 @@ class Reward(Protocol):
         ...
 
 
-def find(name: Any, key: str = "reward") -> Callable[..., Reward]:
-    """The class of a shipped reward, by its name, or of a user's, as `module:Class`. Raises ConfigError."""
-    module, attribute = target(name, key)
-    try:
-        found = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        raise ConfigError(f"{key}: the reward {name!r} cannot be imported: {error}") from error
-    if not isinstance(getattr(found, "components", None), tuple) or getattr(found, "needs", None) not in NEEDS:
-        raise ConfigError(f"{key}: {name!r} is no reward: it must have a tuple `components`, and `needs` in {NEEDS}")
-    return found  # type: ignore[no-any-return]
-
-
 def earlier(reward: Reward) -> tuple[str, ...]:
     """The fields of a view, out of `before` and `opening`, that a reward reads in a long video."""
     read = getattr(reward, "reads_earlier", ())
@@ -104,22 +89,59 @@ class RewardSpec:
 
 
 @contextmanager
-def under(key: str) -> Iterator[None]:
-    """A ConfigError raised within this context names its key below `key`."""
+def under(key: str, build: Callable[..., Reward]) -> Iterator[None]:
+    """What is raised within this context by the code of a reward's class is a ConfigError that names `key`."""
     try:
         yield
     except ConfigError as error:
         raise ConfigError(f"{key}.{error}") from error
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
+        raise ConfigError(f"{key}: {blamed(error, build)}") from error
 
 
-def weights_of(key: str, given: Any, components: Sequence[str]) -> dict[str, float]:
-    """The weights that a config gives to components, checked. Raises ConfigError."""
-    check(isinstance(given, dict), key, given, f"a mapping of {', '.join(components)} to numbers")
-    for component, weight in given.items():
-        check(component in components, key, component, f"one of {', '.join(components)}")
-        is_number = isinstance(weight, int | float) and not isinstance(weight, bool) and isfinite(weight)
-        check(is_number, f"{key}.{component}", weight, "a finite number")
-    return {component: float(weight) for component, weight in given.items()}
+def scores(name: str, reward: Reward, views: Sequence[View]) -> list[tuple[float, ...]]:
+    """The answer of a reward, checked: a tuple of components for each view. Raises RewardError, which names the reward.
+
+    The errors of a full or a broken device pass as they are.
+    """
+    try:
+        answer = reward(views)
+        rows = [tuple(_number(c) for c in row) for row in _rows(answer)]
+    except (torch.OutOfMemoryError, torch.AcceleratorError):
+        raise
+    except BaseException as error:
+        raise RewardError(f"the reward {name} failed: {blamed(error, type(reward))}") from None
+    if [len(row) for row in rows] != [len(reward.components)] * len(views):
+        wanted = f"{len(views)} x {len(reward.components)}: a row for each view, a column for each component"
+        raise RewardError(f"the reward {name} ({defined(type(reward))}) answered {_shown(answer)}, and not {wanted}")
+    return rows
+
+
+def _rows(answer: Any) -> list[Any]:
+    rows = list(answer) if _listed(answer) else None
+    if rows is None or not all(map(_listed, rows)):
+        raise TypeError(f"it answered {_shown(answer)}, and not a list with a row for each view, such as [[0.5]]")
+    return rows
+
+
+def _listed(value: Any) -> bool:
+    return (
+        isinstance(value, Iterable) and not isinstance(value, str | bytes | Mapping) and getattr(value, "ndim", 1) > 0
+    )
+
+
+def _number(value: Any) -> float:
+    found = value.item() if hasattr(value, "item") and getattr(value, "ndim", 0) == 0 else value
+    if not isinstance(found, int | float):
+        raise TypeError(f"it answered {_shown(value)} where a number belongs")
+    return float(found)
+
+
+def _shown(answer: Any) -> str:
+    shape = getattr(answer, "shape", None)
+    return f"{type(answer).__name__} of shape {tuple(shape)}" if shape is not None else plain(repr(answer), 100)
 
 
 def reward(
@@ -137,31 +159,28 @@ def reward(
     """
     name = block.get("name")
     build = find(name, f"{key}.name")
-    given = {k: v for k, v in block.items() if k not in ("name", "weights")}
-    arguments = bind(build, given, key)  # type: ignore[arg-type]
+    arguments = arguments_of(build, block, key)
     components: tuple[str, ...] = build.components  # type: ignore[attr-defined]
-    for component in components:
-        check(component not in CANDIDATES, f"{key}.name", name, f"a reward with no component {component!r}: a column")
     weights = dict.fromkeys(components, 1.0) | dict(getattr(build, "weights", {}))
     if block.get("weights") is not None:
         weights |= weights_of(f"{key}.weights", block["weights"], components)
-    with under(key):
+    with under(key, build):
         content = files(build, arguments)
-    for file in content:
-        check(file.exists(), key, str(file), "an existing file")
+        for file in content:
+            check(file.exists(), "files", str(file), "an existing file")
     # A file counts by its content, not by its path: every job has the checkout in another folder.
-    plain = {k: content_digest([v]).hex() if isinstance(v, Path) else v for k, v in arguments.items()}
-    spec_key = f"{name}-{digest(canonical_json(plain)).hex()[:8]}"
+    by_content = {k: content_digest([v]).hex() if isinstance(v, Path) else v for k, v in arguments.items()}
+    spec_key = f"{name}-{digest(canonical_json(by_content)).hex()[:8]}"
     specs[spec_key] = RewardSpec(spec_key, str(name), arguments)
     if (fits := getattr(build, "fits", None)) is not None:
-        with under(key):
+        with under(key, build):
             fits(shape, text_dim, **arguments)
     identity = digest(spec_key, content_digest(content), source(build), importlib.metadata.version("torch"))
     if not getattr(build, "meets_obstacles", False):
         obstacles = ()
     else:
         check(bool(obstacles), f"{key}.name", name, "given together with obstacles: a text, an image or a video")
-        with under(key):
+        with under(key, build):
             build(**arguments)  # cheap to build, and its constructor checks the arguments
         identity = digest(identity, *(o.identity for o in obstacles))
     totals = tuple(weights[c] for c in components)

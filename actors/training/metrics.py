@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from actors.training.config import METRICS
 from raysearch.files import Folder
-from raysearch.session.tables import write_table
+from raysearch.parquet import write_table
 
 COLUMNS = pa.schema([("step", pa.int64()), ("metric", pa.string()), ("value", pa.float64())])
 

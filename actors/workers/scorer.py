@@ -35,6 +35,7 @@ class Scorer:
         self._autoencoder = models.Autoencoder(Path(folder), dtype=dtype, device=device, variant=variant)
         self._geometry = models.Geometry.of(Path(folder))
         self._seen: OrderedDict[str, np.ndarray] = OrderedDict()
+        self._names = {s.key: s.name for s in specs}
         self._rewards = {s.key: rewards.find(s.name)(**s.arguments) for s in specs}
         for reward in self._rewards.values():
             if hasattr(reward, "to"):
@@ -161,7 +162,7 @@ class Scorer:
         return potential.group(request.obstacles, [finished(p) for p in series(inputs, "point")])
 
     def _scores(self, keys: Sequence[str], view: rewards.View) -> Components:
-        return {k: tuple(float(c) for c in self._rewards[k]([view])[0]) for k in keys}
+        return {k: rewards.scores(self._names[k], self._rewards[k], [view])[0] for k in keys}
 
 
 def _tensor(text: np.ndarray | None) -> torch.Tensor | None:

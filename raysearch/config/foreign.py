@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from raysearch.config.mistakes import nearest
-from raysearch.errors import ConfigError, RaysearchError, check, plain, single, told
+from raysearch.errors import ConfigError, RaysearchError, plain, single, told
 
 ROOT = Path(__file__).resolve().parents[2]
 INSTALLED = ("stdlib", "platstdlib", "purelib", "platlib")  # sysconfig's names of Python's own folders
@@ -44,7 +44,8 @@ def imported(name: str, key: str, example: str) -> Any:
     """What `module:attribute` names. Raises ConfigError, also for whatever the module raises."""
     module, _, attribute = name.partition(":")
     named = not module.endswith(".py") and all(part.isidentifier() for part in [*module.split("."), attribute])
-    check(named, key, name, f"module:{example}")
+    if not named:
+        raise ConfigError(f"{key}: {name!r} cannot be imported: it must be of the form module:{example}")
     try:
         found = importlib.import_module(module)
         if hasattr(found, attribute):

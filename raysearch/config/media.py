@@ -5,6 +5,8 @@ to the aspect ratio of a video. The check of a config reads a file in the very w
 """
 
 import io
+import logging
+import re
 import warnings
 from bisect import bisect_right
 from collections import Counter
@@ -29,11 +31,14 @@ if TYPE_CHECKING:
     from raysearch.config.config import ModelConfig
 
 PICTURE = 89_478_485  # pixels at most; Pillow warns beyond this
+NTSC = (24, 30, 48, 60, 120)  # frames a second, of which a thousandth is left out
 PAUSE = 100  # milliseconds that browsers show a frame of an animation for that says nothing
 VIDEO = 2**33  # pixels of all frames together at most: two minutes in 1080p
 EXACT = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
 RATES = "a number of frames a second from 0.001 to 1000, such as 16, 23.976 or 24000/1001"
 UNTAGGED = 2  # FFmpeg's number of a matrix that a file does not name
+
+logging.getLogger("PIL").addHandler(logging.NullHandler())  # what Pillow logs of a damaged file would be a second line
 
 
 class NotShown(ValueError):
@@ -59,16 +64,18 @@ def is_colour(text: str) -> bool:
 def frame_rate(value: object) -> Fraction:
     """The frames a second, exactly, that a config means by a number or by a text. Raises ValueError if it means none.
 
-    23.976, 29.97 and the like mean the rates of NTSC, 24000/1001 and 30000/1001.
+    23.976, 29.97 and the like mean the rates of NTSC, 24000/1001, 30000/1001 and so on.
     """
+    text = str(value).strip()
     try:
-        rate = Fraction(str(value))
+        rate = Fraction(text if re.fullmatch(r"[\d.]{1,20}(/\d{1,6})?", text, re.ASCII) else "")
     except (ValueError, ZeroDivisionError):
         raise ValueError(RATES) from None
     ntsc = rate * 1001 / 1000
-    if rate.denominator > 1 and abs(ntsc - round(ntsc)) < Fraction(1, 200):
+    if round(ntsc) in NTSC and abs(ntsc - round(ntsc)) < Fraction(1, 200):
         rate = Fraction(round(ntsc) * 1000, 1001)
-    if not Fraction(1, 1000) <= rate <= 1000 or rate.denominator > 10**6:
+    rate = rate.limit_denominator(10**6)
+    if not Fraction(1, 1000) <= rate <= 1000:
         raise ValueError(RATES)
     return rate
 
@@ -99,7 +106,19 @@ def recording(key: str, name: str, path: Path, model: "ModelConfig", *, still: b
     return Recording(str(path), content, still, fit, background)
 
 
-@lru_cache(256)  # a config's arms share its obstacles
+def unchanged(recording: Recording) -> bytes:
+    """The bytes of a recording's file. Raises ValueError if they are others than when the run began."""
+    data = Path(recording.path).read_bytes()
+    if _digest(data) != recording.content:
+        raise ValueError(f"{recording.path} has changed since the run began")
+    return data
+
+
+def _digest(data: bytes) -> Digest:
+    return blake2b(data, digest_size=16).digest()
+
+
+@lru_cache(2**14)  # arms share obstacles, and prompts are read twice
 def _content(
     path: Path, state: tuple[int, int], still: bool, fit: Fit, background: str, size: tuple[int, int, int]
 ) -> Digest:
@@ -107,7 +126,7 @@ def _content(
     data = path.read_bytes()
     for _ in shown(Recording(str(path), b"", still, fit, background), data, *size):
         pass
-    return blake2b(data, digest_size=16).digest()
+    return _digest(data)
 
 
 def shown(recording: Recording, data: bytes, num_frames: int, height: int, width: int) -> Iterator[Image.Image]:
@@ -116,7 +135,8 @@ def shown(recording: Recording, data: bytes, num_frames: int, height: int, width
     They have the aspect ratio of `width` to `height`, and what remains of the file's own resolution; stretched ones are
     as large as in the file. Raises NotShown, or an error of Pillow or PyAV.
     """
-    times = [(start, duration) for _, start, duration in _frames(data, recording.still)]
+    moves = not recording.still  # then it is decoded twice, as not all frames may fit into memory
+    times = [(start, duration) for _, start, duration in _frames(data, False)] if moves else [(0, 1)]
     if not times:
         raise NotShown("a video with a frame in it")
     chosen = Counter(_evenly(times, num_frames))

@@ -8,7 +8,10 @@ from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
 from raysearch.errors import ConfigError
 
-KINDS = {str: "of type str", int: "of type int", float: "of type float", bool: "true or false", dict: "a mapping"}
+KINDS: dict[Any, str] = {
+    **{str: "of type str", int: "of type int", float: "of type float", bool: "of type bool, true or false"},
+    **{dict: "a mapping", list: "a list", tuple: "a list", Sequence: "a list"},
+}
 UNKNOWN = "unexpected_keyword_argument"
 ALLOWED = {  # pydantic's name of a mistake -> what is allowed
     "int_type": "of type int",
@@ -85,8 +88,9 @@ def one_line(key: str, value: Any, hint: Any, mistakes: Sequence[Any]) -> Config
         leaf = str(first["loc"][-1])
         return ConfigError(unknown_key(key, leaf, names, [k for k in keys(whole) if k.endswith(f".{leaf}")]))
     if first["type"] == "missing":
-        why = "the list is too short" if isinstance(first["loc"][-1], int) else f"it must be {_wanted(hint)}"
-        return ConfigError(f"{key} is missing: {why}")
+        short, wanted = isinstance(first["loc"][-1], int), _wanted(hint)
+        why = "the list is too short" if short else f"it must be {wanted}" if wanted else ""
+        return ConfigError(f"{key} is missing: {why}".removesuffix(": "))
     if first["type"] == "literal_error":
         said = f"one of {said.replace(' or ', ', ')}".replace("'", "")
     said = ALLOWED.get(first["type"], said).format(**first.get("ctx", {}))
@@ -99,10 +103,10 @@ def one_line(key: str, value: Any, hint: Any, mistakes: Sequence[Any]) -> Config
 
 
 def _wanted(hint: Any) -> str:
-    """What a value of a type must be."""
+    """What a value of a type must be; empty for a type of which that is not known."""
     for such in getattr(hint, "__metadata__", ()):
         if hasattr(such, "allowed"):
             return str(such.allowed)
     plain = get_args(hint)[0] if get_origin(hint) is Annotated else hint
     kind = get_origin(plain) or plain
-    return KINDS.get(kind, "a mapping" if is_dataclass(kind) else "a list")
+    return KINDS.get(kind, "a mapping" if is_dataclass(kind) else "")

@@ -9,7 +9,7 @@ from typing import Any, NewType, get_type_hints
 from raysearch.config.binding import bind
 from raysearch.config.foreign import check_signature, imported, refused
 from raysearch.config.mistakes import nearest
-from raysearch.errors import ConfigError, check
+from raysearch.errors import ConfigError
 
 PolicyBlock = NewType("PolicyBlock", dict[str, Any])  # the name and the arguments of a policy, as a config has them
 
@@ -21,14 +21,14 @@ def policy_names() -> list[str]:
     return sorted(n for n in names if hasattr(importlib.import_module(f"policies.{n}"), "search"))
 
 
-def find_policy(name: str, key: str = "policy") -> Callable[..., Any]:
+def find_policy(name: Any, key: str = "policy") -> Callable[..., Any]:
     """The coroutine of a shipped policy's name, or of `module:function`. Raises ConfigError."""
-    if ":" in name:
+    if isinstance(name, str) and ":" in name:
         return _checked(imported(name, f"{key}.name", "search"), f"{key}.name", name)
     known = policy_names()
     if name not in known:
-        there = f"there are {', '.join(known)}, or module:function"
-        raise ConfigError(f"{key}.name: no policy {name!r}{nearest(name, known)}; {there}")
+        hint = nearest(name, known) if isinstance(name, str) else ""
+        raise ConfigError(f"{key}.name: no policy {name!r}{hint}; there are {', '.join(known)}, or module:function")
     return importlib.import_module(f"policies.{name}").search  # type: ignore[no-any-return]
 
 
@@ -52,8 +52,7 @@ def load_policy(block: dict[str, Any], key: str = "policy") -> tuple[Callable[..
     Raises ConfigError.
     """
     name = block.get("name")
-    check(isinstance(name, str) and bool(name), f"{key}.name", name, "a policy's name")
-    search = find_policy(str(name), key)
+    search = find_policy(name, key)
     bound = bind(search, {k: v for k, v in block.items() if k != "name"}, key)
     hints = get_type_hints(search)
     for k, inner in bound.items():

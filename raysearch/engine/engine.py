@@ -9,9 +9,9 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import astuple, dataclass, field, replace
 from itertools import pairwise
 from math import isfinite
-from pathlib import Path
 from typing import Any
 
+from raysearch.config.media import unchanged
 from raysearch.engine import requests
 from raysearch.engine.dispatcher import Dispatcher
 from raysearch.engine.protocol import (
@@ -46,11 +46,13 @@ IN_FLIGHT = 8  # candidates of one call that are worked on at a time, for each s
 class Spent:
     """What was really run for one search. What searches share is counted for the search that asked first.
 
-    `age` orders searches, and `spilled` are the parts of a long video that the search has on disk.
+    `age` orders searches, `group` is shared by those that share candidates, and `spilled` are the parts of a long video
+    that the search has on disk.
     """
 
     age: int = 0
     nfe: int = 0
+    group: str = ""
     spilled: list[Digest] = field(default_factory=list)
 
 
@@ -141,7 +143,7 @@ class Engine:
         known = self._recorded.get(key) or self._scores.recall(key)
         if known is None:
             known = await self._jobs.share(key, lambda: self._measure(x, reward, spent))
-            self._scores.keep(key, known)
+            self._scores.keep(key, known, spent.group)
         return known
 
     async def _measure(self, x: Candidate, reward: Reward, spent: Spent) -> Score:
@@ -290,7 +292,7 @@ class Engine:
             earlier = state.seconds if state is not None and base is not None else 0.0
             entry = Entry(answer.ref, reply.nbytes, answer.place, velocity, earlier + reply.seconds)
             self.store.put(x, entry)
-            self._making.keep(x.trajectory, entry.seconds)
+            self._making.keep(x.trajectory, entry.seconds, spent.group)
             self.nfe += reply.nfe
             self.step_pace.add(reply.nfe // x.sampler.nfe_per_step, reply.seconds)
             spent.nfe += reply.nfe
@@ -337,6 +339,11 @@ class Engine:
         if self._spill is not None:
             self._spill.drop(spent.spilled)
 
+    def forget_group(self, group: str) -> None:
+        """Forget the scores of a group of searches that have all ended."""
+        self._scores.forget(group)
+        self._making.forget(group)
+
     def _lost(self, inputs: Sequence[Candidate | Recording | None]) -> None:
         """Forget all inputs of an item, which are then made again: nobody says which of them is gone."""
         for p in inputs:
@@ -367,7 +374,7 @@ class Engine:
         if known is None:
 
             async def encode() -> Any:
-                whole = replace(what, data=Path(what.recording.path).read_bytes()) if isinstance(what, File) else what
+                whole = replace(what, data=unchanged(what.recording)) if isinstance(what, File) else what
                 return (await self._dispatcher.submit(Call(Encode(whole), inputs), age=spent.age)).ref
 
             known = await self._jobs.share(key, encode)

@@ -12,11 +12,12 @@ T = TypeVar("T")
 
 
 class Memo(OrderedDict[Digest, T], Generic[T]):
-    """A bounded, least-recently-used dictionary."""
+    """A bounded, least-recently-used dictionary. What is kept for a group can be forgotten together."""
 
     def __init__(self, size: int) -> None:
         super().__init__()
         self._size = size
+        self._groups: dict[str, list[Digest]] = {}
 
     def recall(self, key: Digest) -> T | None:
         """The value of a key, which is then the latest used; None if it is not there."""
@@ -25,12 +26,19 @@ class Memo(OrderedDict[Digest, T], Generic[T]):
         self.move_to_end(key)
         return self[key]
 
-    def keep(self, key: Digest, value: T) -> None:
+    def keep(self, key: Digest, value: T, group: str = "") -> None:
         """Remember a value, and forget the one used least recently where there are too many."""
+        if group and key not in self:
+            self._groups.setdefault(group, []).append(key)
         self[key] = value
         self.move_to_end(key)
         while len(self) > self._size:
             self.popitem(last=False)
+
+    def forget(self, group: str) -> None:
+        """Forget what was kept for a group."""
+        for key in self._groups.pop(group, ()):
+            self.pop(key, None)
 
 
 @dataclass

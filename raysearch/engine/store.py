@@ -14,6 +14,7 @@ from weakref import WeakSet
 from raysearch.recipe.candidate import Candidate
 from raysearch.recipe.digests import Digest
 
+MOST_IDLE = 2048  # latents that no live candidate needs: the driver's memory must not grow with the searches
 LOW_WATER = 0.9  # of the bound: how much may be left after an eviction, so that evictions are rare
 
 
@@ -69,6 +70,9 @@ class Store:
         self._changes += 1
         if self.nbytes > self.capacity:
             self._evict(keep=c.identity)
+        elif self._changes > max(len(self._live), MOST_IDLE):
+            self._check()
+            self._drop_until(0, [i for i in self._entries if i in self._idle][:-MOST_IDLE])
         self.most = max(self.most, self.nbytes)
 
     def drop(self, c: Candidate) -> None:
@@ -101,12 +105,15 @@ class Store:
                 source = source.parent if step is None else None
         return needed
 
+    def _check(self) -> None:
+        self._idle = self._entries.keys() - self._needed()
+        self._changes = 0
+
     def _evict(self, keep: Digest) -> None:
         target = self.capacity * LOW_WATER
         # A check of every live candidate must cost no more than it cost to make the changes since the last check.
         if self._changes >= len(self._live):
-            self._idle = self._entries.keys() - self._needed()
-            self._changes = 0
+            self._check()
         self._drop_until(target, [i for i in self._entries if i in self._idle and i != keep])
         self._drop_until(target, [i for i in self._entries if i != keep])
 

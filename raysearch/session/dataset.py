@@ -39,7 +39,7 @@ GRADE = "final_"  # begins the columns of searches.parquet that hold grades
 def load(path: Path, overrides: Sequence[str] = ()) -> Config:
     """The collection of a file with `key=value` overrides. Raises ConfigError."""
     values = read(path, overrides, Config)
-    check("sweep" not in values, "sweep", str(path), "left out of a collection")
+    check("sweep" not in values, "sweep", values.get("sweep"), "left out of a collection")
     config = configuration.build({"resume": "auto"} | values | {"collect": values.get("collect") or {}})
     assert config.collect is not None
     levels, train = config.collect.levels, config.collect.train

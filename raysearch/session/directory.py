@@ -23,10 +23,11 @@ from raysearch.config.prompts import Entry
 from raysearch.engine.protocol import Outputs
 from raysearch.errors import ConfigError, check
 from raysearch.files import Folder
+from raysearch.parquet import BATCH, Table
 from raysearch.recipe.digests import digests
 from raysearch.session.journal import ANSWERS
 from raysearch.session.snapshot import STATUS
-from raysearch.session.tables import BATCH, CANDIDATES, SEARCHES, Table, candidates_in, schema, search_records
+from raysearch.session.tables import CANDIDATES, SEARCHES, candidates_in, schema, search_records
 
 FREE = ("fleet", "output", "max_searches", "run_dir", "resume", "address")  # keys that may differ in a resumed run
 GROWING = ("seeds", "prompts", "prompts_file", "prompts_column")  # keys that may differ in a run that is extended
@@ -88,8 +89,8 @@ class RunDirectory:
 
     def lacking(self, search_id: str, outputs: Outputs) -> Outputs:
         """`outputs` but for the files that a search has."""
-        kinds = ("mp4", "safetensors", "npy")
-        there: dict[str, Any] = {k: False for k in kinds if found(self.path, k, search_id) is not None}
+        asked = (k for k in ("mp4", "safetensors", "npy") if getattr(outputs, k))
+        there: dict[str, Any] = {k: False for k in asked if found(self.path, k, search_id) is not None}
         return replace(outputs, **there)
 
     def flush(self) -> None:
@@ -216,11 +217,15 @@ def _leaves(value: Any, key: str = "") -> dict[str, Any]:
 
 def _recorded(path: Path) -> dict[str, str]:
     """The digests of content.json; none where it is missing. Raises ConfigError."""
+    if not (path / CONTENT).exists():
+        return {}
     try:
-        return dict(json.loads((path / CONTENT).read_bytes())) if (path / CONTENT).exists() else {}
-    except (ValueError, TypeError, RecursionError) as error:
-        allowed = f"a folder whose {CONTENT} is whole; without that file the run goes on, and nothing is compared"
-        raise ConfigError.of("run_dir", str(path), allowed) from error
+        found = json.loads((path / CONTENT).read_bytes())
+    except (ValueError, RecursionError):
+        found = None
+    allowed = f"a folder whose {CONTENT} is whole; without that file the run goes on, and nothing is compared"
+    check(isinstance(found, dict), "run_dir", str(path), allowed)
+    return dict(found)
 
 
 def entries_so_far(path: Path, entries: Sequence[Entry]) -> Sequence[Entry]:

@@ -159,9 +159,9 @@ async def follow(
     task = asyncio.ensure_future(work)
     broken: set[int] = set()
 
-    def show(i: int, snapshot: Snapshot) -> None:
+    def show(i: int, state: str | None = None, reason: str = "") -> None:
         try:
-            sinks[i][1](snapshot)
+            sinks[i][1](progress.snapshot(clock(), wall(), state, reason))
         except Exception as error:
             if i not in broken:
                 report(f"the run goes on, but what watches it failed: {told(error)}")
@@ -174,7 +174,7 @@ async def follow(
             now = clock()
             for i, (every, _) in enumerate(sinks):
                 if due[i] <= now:
-                    show(i, progress.snapshot(now, wall()))
+                    show(i)
                     due[i] = now + every
             await asyncio.wait([task], timeout=min(due) - now)
         result = task.result()
@@ -189,4 +189,4 @@ async def follow(
             task.cancel()
             await asyncio.wait([task])
         for i in range(len(sinks)):
-            show(i, progress.snapshot(clock(), wall(), state, reason))
+            show(i, state, reason)

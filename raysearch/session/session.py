@@ -30,7 +30,17 @@ from raysearch.search.budget import Cost
 from raysearch.search.context import Context
 from raysearch.session import about, dataset, journal, replay, tables
 from raysearch.session.directory import CONFIG, CONTENT, GROWING, RunDirectory, check_content, claimed, entries_so_far
-from raysearch.session.plan import Backend, Search, check_kept, content_of, context, estimate, run_policy, searches
+from raysearch.session.plan import (
+    Backend,
+    Search,
+    check_kept,
+    content_of,
+    context,
+    estimate,
+    group_of,
+    run_policy,
+    searches,
+)
 from raysearch.session.progress import ArmTally, Progress, Sink, follow
 from raysearch.session.snapshot import STATUS, Snapshot
 from raysearch.session.tables import Outcome
@@ -201,12 +211,23 @@ class Session:
                 await (self._restore if s.id in self.past.lacking else self._search)(s, engine)
             finally:
                 live.release()
+                over(s)
 
+        def over(s: Search) -> None:
+            group = group_of(s.id)
+            arms[group] = arms.get(group, len(self.plan.arms)) - 1
+            if not arms[group]:  # what its searches shared is asked for no more
+                del arms[group]
+                engine.forget_group(group)
+
+        arms: dict[str, int] = {}  # of a prompt and seed, not ended
         async with asyncio.TaskGroup() as tasks:
             for s in self._searches():
-                if s.id not in self.past.finished or s.id in self.past.lacking:
-                    await live.acquire()
-                    tasks.create_task(one(s))
+                if s.id in self.past.finished and s.id not in self.past.lacking:
+                    over(s)
+                    continue
+                await live.acquire()
+                tasks.create_task(one(s))
 
     def _interrupted(self, error: BaseException) -> bool:
         """True if an error ends the whole run, and not one search."""
@@ -218,7 +239,7 @@ class Session:
 
         Whatever a policy raises fails its search alone: a search is cancelled only with the task of all searches.
         """
-        spent, calls = Spent(s.age, self.past.spent.get(s.id, 0)), 0
+        spent, calls = Spent(s.age, self.past.spent.get(s.id, 0), group_of(s.id)), 0
 
         async def answer(xs: Sequence[Candidate], reward: Reward) -> list[Score]:
             nonlocal calls
@@ -252,7 +273,7 @@ class Session:
         async def answer(xs: Sequence[Candidate], reward: Reward) -> list[Score]:
             return [self.past.scores[score_key(x.identity, reward)] for x in xs]
 
-        spent = Spent(s.age)
+        spent = Spent(s.age, group=group_of(s.id))
         try:
             winner, _ = await run_policy(s, context(s, answer, self.clock, self.past.walls.get(s.id, ())))
             if winner.id != self.past.finished[s.id]["winner"]:

@@ -2,9 +2,10 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, is_dataclass
-from types import UnionType
-from typing import Any, get_args, get_origin, get_type_hints
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from raysearch.config.typed import typed
 
 STATUS = "status.json"
 GOING = ("starting", "running")  # the states of a run that has not ended
@@ -122,27 +123,8 @@ class Snapshot(Totals):
 def parse(text: bytes) -> Snapshot | None:
     """The snapshot of which `json` made this text; None if the text is another version's or no snapshot."""
     try:
-        made: Snapshot = _typed(Snapshot, json.loads(text))
+        made: Snapshot = typed(Snapshot, json.loads(text))
     except (ValueError, RecursionError):
         return None
-    return made
-
-
-def _typed(kind: Any, value: Any) -> Any:
-    """A value of JSON as the type of a field says. Raises ValueError where it is of another type or out of bounds."""
-    given, inner = type(value), get_args(kind)
-    if is_dataclass(kind) and given is dict and value.keys() == (hints := get_type_hints(kind)).keys():
-        made: Any = kind(**{k: _typed(hint, value[k]) for k, hint in hints.items()})  # type: ignore[operator]
-    elif get_origin(kind) is dict and given is dict:
-        made = {k: _typed(inner[1], v) for k, v in value.items()}
-    elif get_origin(kind) is tuple and given is list:
-        made = tuple(_typed(inner[0], v) for v in value)
-    elif get_origin(kind) is UnionType:
-        made = None if value is None else _typed(inner[0], value)
-    elif (kind is str and given is str) or (kind in (int, float) and given in (int, kind) and abs(value) < 2**53):
-        made = value
-    else:
-        raise ValueError(f"a {given} is not a {kind}, or it is out of bounds")
-    if is_dataclass(kind) and not made.fits:
-        raise ValueError(f"the values of a {kind} do not fit together")
-    return made
+    parts: list[Snapshot | ArmStatus | FleetStatus] = [made, *made.arms.values(), *([made.fleet] if made.fleet else [])]
+    return made if all(p.fits for p in parts) else None

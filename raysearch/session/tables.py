@@ -4,18 +4,14 @@ The journal holds the truth. When a search ends, its record holds its row of sea
 rows of candidates.parquet. A table is a copy of these that may be deleted: `Table` makes a missing one again.
 """
 
-import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from raysearch.engine.engine import Finished
-from raysearch.files import Folder
 from raysearch.recipe.candidate import Candidate
 from raysearch.recipe.digests import canonical_json
 from raysearch.search.context import Context
@@ -24,7 +20,6 @@ from raysearch.session import journal
 from raysearch.session.plan import Search
 
 FINISHED = ("done", "budget")  # of the statuses, those of searches that are not run again
-BATCH = 20_000  # rows that wait in memory, as Python values, at most
 
 SEARCHES: dict[str, pa.DataType] = {
     "search_id": pa.string(),
@@ -180,84 +175,3 @@ def search_records(folder: Path) -> Iterator[dict[str, Any]]:
         else:
             others[r["search_id"]] = r
     yield from others.values()
-
-
-# -- files -----------------------------------------------------------------------------------------------------------
-
-Rows = Sequence[dict[str, Any]]  # of one search
-
-
-class Table:
-    """A Parquet file that grows by whole searches, sorted by search_id, the rows of a search in their order.
-
-    Rows are visible while the run goes on and do not pile up in memory: the file is rewritten (atomically) with every
-    search, unless that would take more than a twentieth of the time; then rows wait, `bound` of them at most. A file
-    that is not as this process left it (missing, torn, or an earlier process's) is made again from the journal.
-    """
-
-    def __init__(
-        self,
-        folder: Folder,
-        name: str,
-        columns: pa.Schema,
-        bound: int,
-        journaled: Callable[[], Iterable[Rows]],
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        """`journaled` reads the rows of every search in the journal, each search once."""
-        self.path = folder.path / name
-        self._folder, self._name = folder, name
-        self._schema, self._bound, self._journaled, self._clock = columns, bound, journaled, clock
-        self._rows = -1  # of the file as this process wrote it
-        self._pending: dict[str, Rows] = {}
-        self._waiting = 0  # searches and rows in `_pending`
-        self._due = clock()
-
-    def add(self, search_id: str, rows: Rows) -> None:
-        """Take the rows of a search that has ended and is in the journal; they replace its rows of an earlier run."""
-        self._pending[search_id] = rows
-        self._waiting += 1 + len(rows)
-        if self._clock() >= self._due or self._waiting > self._bound:
-            self.flush()
-
-    def flush(self) -> None:
-        """Write the rows that wait, or make the whole file again if it is not as this process left it."""
-        began, held = self._clock(), self._read()
-        if held is not None and held.num_rows == self._rows:
-            if not self._pending:
-                return
-            others = pc.invert(pc.is_in(held["search_id"], pa.array(self._pending, pa.string())))
-            whole = self._sorted([held.filter(others), *self._tables(self._pending.values())])
-        else:
-            whole = self._sorted(self._tables(self._journaled()))
-        if held is None or not whole.equals(held):
-            write_table(self._folder, self._name, whole)
-        self._rows, self._pending, self._waiting = whole.num_rows, {}, 0
-        now = self._clock()
-        self._due = now + 20 * (now - began)
-
-    def _read(self) -> pa.Table | None:
-        try:
-            return pq.read_table(self.path, schema=self._schema)
-        except (OSError, pa.ArrowException):  # missing, or torn
-            return None
-
-    def _tables(self, searches: Iterable[Rows]) -> Iterator[pa.Table]:
-        """The rows of searches, of which no more than a batch at a time are Python values."""
-        waiting: list[dict[str, Any]] = []
-        for rows in searches:
-            waiting += rows
-            if len(waiting) >= BATCH:
-                yield pa.Table.from_pylist(waiting, schema=self._schema)
-                waiting = []
-        yield pa.Table.from_pylist(waiting, schema=self._schema)
-
-    def _sorted(self, tables: Iterable[pa.Table]) -> pa.Table:
-        whole = pa.concat_tables(tables).combine_chunks()
-        return whole.take(pc.sort_indices(whole["search_id"]))  # stable: a search's rows keep their order
-
-
-def write_table(folder: Folder, name: str, rows: pa.Table) -> None:
-    """Write a Parquet file that is there whole or not at all. Raises FolderError."""
-    with folder.file(name) as file:
-        pq.write_table(rows, file)

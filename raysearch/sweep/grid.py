@@ -34,8 +34,8 @@ from raysearch.config.mistakes import unknown_key
 from raysearch.config.reading import read
 from raysearch.errors import ConfigError, check
 from raysearch.files import Folder
+from raysearch.parquet import write_table
 from raysearch.recipe.digests import digest
-from raysearch.session.tables import write_table
 from raysearch.sweep import curves, report
 
 BLOCKS = tuple(k for k in ARM_KEYS if k != "obstacles")  # mappings, whose keys can be axes; obstacles are a list
@@ -76,6 +76,7 @@ def build(values: dict[str, Any]) -> Sweep:
     """The checked sweep of a config given as a mapping. Raises ConfigError."""
     base = {"resume": "auto"} | {k: v for k, v in values.items() if k != "sweep"}
     check(base.get("arms") is None, "arms", base.get("arms"), "left out: a sweep makes its own")
+    check(base.get("collect") is None, "collect", base.get("collect"), "left out of a sweep")
     config = replace(configuration.build(base), policy=configuration.PLAIN)  # the arms' blocks have its own
     blocks: list[dict[str, Any]] = []
     points: dict[str, Point] = {}
@@ -86,7 +87,8 @@ def build(values: dict[str, Any]) -> Sweep:
         try:
             (arm,) = configuration.arms(replace(config, arms=[block]))
         except ConfigError as error:
-            raise ConfigError(f"{where} ({name}): {error.__cause__ or error}") from error
+            mistake = str(error.__cause__ or error).removeprefix("arms[0].")
+            raise ConfigError(f"{where} ({name}): {mistake}") from error
         check(
             owners.setdefault(point.curve, where) == where, where, point.curve, "given a `name`: another curve has this"
         )

@@ -46,7 +46,8 @@ from diffusers import (
 from transformers import ByT5Tokenizer, UMT5Config, UMT5EncoderModel
 
 from actors.backend import Backend
-from actors.models import DTYPES, wan
+from actors.models import wan
+from actors.models.weights import DTYPES
 from actors.workers.state import State
 from actors.workers.worker import Worker
 from raysearch.config import config as configuration

@@ -7,13 +7,16 @@ from fractions import Fraction
 
 import av
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
+from fakes import session
 from PIL import Image
 
 from raysearch.config import media
 from raysearch.config.config import ModelConfig
 from raysearch.config.prompts import read
 from raysearch.recipe.origins import Recording
+from raysearch.testing import run_virtual
 
 RED, GREEN, BLUE = (200, 40, 30), (20, 180, 60), (30, 50, 210)
 
@@ -282,6 +285,16 @@ def test_a_first_frame_is_identified_by_its_content_and_by_how_it_is_fitted(tmp_
     assert len({p.identity for p in [plain, *others]}) == 4
     assert prompt(height=99).identity == plain.identity  # a sampler's identity has the size
     assert plain.image == Recording(str(tmp_path / "a.png"), plain.image.content, True, "crop", "black")
+
+
+def test_a_first_frame_that_changes_after_a_run_began_fails_its_search(tmp_path):
+    Image.new("RGB", (8, 8), RED).save(tmp_path / "a.png")
+    s = session(tmp_path / "run", prompts=[{"prompt": "a", "image": str(tmp_path / "a.png")}, "b"])
+    Image.new("RGB", (8, 8), BLUE).save(tmp_path / "a.png")
+    run_virtual(s.run())
+    changed, other = pq.read_table(tmp_path / "run" / "searches.parquet").to_pylist()
+    assert (changed["status"], other["status"]) == ("failed", "done")
+    assert changed["reason"] == f"ValueError: {tmp_path / 'a.png'} has changed since the run began"
 
 
 def test_a_file_that_arms_share_is_decoded_once_and_again_when_it_changes(tmp_path, monkeypatch):

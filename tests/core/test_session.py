@@ -16,10 +16,11 @@ from fakes import ARMS, config, run, same, session, unequal_fleet
 
 from raysearch.errors import ConfigError, FolderError, InputLost, ReplicaDied
 from raysearch.files import Folder
+from raysearch.parquet import Table
 from raysearch.recipe.candidate import Candidate, Prompt, denoise
 from raysearch.recipe.origins import Noise
 from raysearch.session import journal
-from raysearch.session.tables import Table, schema
+from raysearch.session.tables import schema
 from raysearch.testing import FakeBackend, FakeFleet, FakeLatent, FakeReplica, run_virtual
 
 
@@ -310,6 +311,15 @@ def test_an_interrupted_run_says_so_in_its_rows(tmp_path):
     assert [r["status"] for r in rows] == ["done", "cancelled"]
 
 
+def test_what_arms_share_is_kept_until_the_last_of_them_has_ended(tmp_path):
+    """One search at a time: eight candidates of ten guided steps for each prompt, whichever arm asks for them first."""
+    s = session(tmp_path / "run", arms=ARMS[:3], prompts=list("abc"), max_searches=1)
+    progress = run_virtual(s.run())
+    assert [a.nfe_spent for a in progress.arms.values()] == [3 * 20, 3 * 60, 3 * 80]
+    assert progress.engine.rewards_computed == 3 * 8 + 9  # each candidate once, and each winner
+    assert not progress.engine._scores and not progress.engine._making
+
+
 def test_prompts_stream_in_constant_memory(tmp_path):
     """2,000 prompts: what is alive does not grow with them, and finished rows are visible on the way."""
     n = 2000
@@ -343,4 +353,4 @@ def test_prompts_stream_in_constant_memory(tmp_path):
     run_virtual(s.run())
     assert pq.read_metadata(Path(tmp_path / "run" / "searches.parquet")).num_rows == n
     assert all(rows >= 0.8 * 200 * i for i, rows in enumerate(visible))
-    assert alive[1800] < alive[600] + 100, alive
+    assert alive[1800] < alive[600] + 300, alive  # one object a search would be 1,200

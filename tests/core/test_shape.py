@@ -32,6 +32,7 @@ FLOORS = [
     ["errors", "bootstrap", "threads"],
     ["recipe"],
     ["files"],
+    ["parquet"],
     ["config"],
     ["search", "engine"],
     ["session"],

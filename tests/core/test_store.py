@@ -44,6 +44,20 @@ def test_beyond_it_the_least_recently_used_goes_first():
     assert store.nbytes <= 40
 
 
+def test_latents_that_no_live_candidate_needs_are_bounded_in_number(monkeypatch):
+    """However small they are: a run of many searches must not fill the driver. Those used last are kept."""
+    monkeypatch.setattr("raysearch.engine.store.MOST_IDLE", 10)
+    s = Store(10**9)
+    alive = candidate(0)
+    s.watch(alive)
+    s.put(alive, entry())
+    for i in range(1, 200):
+        s.put(candidate(i), entry())
+        assert len(s) <= 1 + 2 * 10 + 1
+        assert s.get(alive) is not None and s.get(candidate(i)) is not None
+    assert s.evicted == 200 - len(s)
+
+
 def test_what_a_live_candidate_needs_outlasts_what_nobody_does():
     live = candidate(0, 5)
     store = filled(40, candidate(0, 3), *(candidate(i) for i in (1, 2, 3)))  # step 3 is what `live` is made from

@@ -64,7 +64,8 @@ def test_the_same_frames_are_the_same_bytes():
     (16, Fraction(16)), (12.5, Fraction(25, 2)), (1, Fraction(1)), (0.5, Fraction(1, 2)), (1000, Fraction(1000)),
     ("24000/1001", Fraction(24000, 1001)), (23.976, Fraction(24000, 1001)), ("23.976", Fraction(24000, 1001)),
     (23.98, Fraction(24000, 1001)), (29.97, Fraction(30000, 1001)), (59.94, Fraction(60000, 1001)),
-    ("30", Fraction(30)), (24.5, Fraction(49, 2)),
+    ("30", Fraction(30)), (24.5, Fraction(49, 2)), (25 / 3, Fraction(25, 3)), (24000 / 1001, Fraction(24000, 1001)),
+    (0.001, Fraction(1, 1000)), ("999/10", Fraction(999, 10)), (9.99, Fraction(999, 100)), (23.9, Fraction(239, 10)),
 ])  # fmt: skip
 def test_a_rate_is_a_fraction_in_the_file(given, rate):
     assert frame_rate(given) == rate
@@ -74,7 +75,28 @@ def test_a_rate_is_a_fraction_in_the_file(given, rate):
     assert last.pts * last.time_base == (len(COLOURS) - 1) / rate
 
 
-@pytest.mark.parametrize("given", [0, -1, "fast", "1/0", [1], True, None, float("nan"), 1e9, "1/10000000", "", {}])
+@pytest.mark.parametrize(
+    "given",
+    [
+        0,
+        -1,
+        "fast",
+        "1/0",
+        [1],
+        True,
+        None,
+        float("nan"),
+        1e9,
+        "1/10000000",
+        "1e999999999",
+        "9" * 9999,
+        "+8",
+        "8_0",
+        "1.2.3",
+        "",
+        {},
+    ],
+)
 def test_other_rates_mean_nothing(given):
     with pytest.raises(ValueError, match=r"frames a second from 0\.001 to 1000"):
         frame_rate(given)

@@ -70,6 +70,11 @@ TABLE = [
     # policies
     Mistake("policy.name=nonesuch", f"policy.name: no policy 'nonesuch'; {POLICIES}"),
     Mistake("policy.name=best_of_m", f"policy.name: no policy 'best_of_m' (did you mean 'best_of_n'?); {POLICIES}"),
+    Mistake("policy.name=3", f"policy.name: no policy 3; {POLICIES}"),
+    Mistake("policy.name=[single]", f"policy.name: no policy ['single']; {POLICIES}"),
+    Mistake("policy={}", f"policy.name: no policy None; {POLICIES}"),
+    Mistake(["policy={n: 3}"], f"policy.name: no policy None; {POLICIES}"),
+    Mistake(["policy.nme=x", "arms=[{name: a, policy: {name: single}}]"], f"policy.name: no policy None; {POLICIES}"),
     Mistake("policy.name=best_of_n policy.m=3", "policy.m: unknown key; allowed here: n"),
     Mistake("policy.name=best_of_n policy.n=three", "policy.n: 'three' is not allowed; it must be of type int"),
     Mistake("policy.name=best_of_n policy.n=true", "policy.n: True is not allowed; it must be of type int"),

@@ -88,6 +88,8 @@ def dangling(folder: Path) -> None:
 
 FIRST = ["prompts=null", "prompts_file=p.jsonl"]
 ENTRY = json.dumps({"prompt": "a", "image": "a.png"})
+# A TIFF that says each of its pixels has 2,048 samples, of which Pillow logs a line.
+SAMPLES = picture("tiff").replace(b"\x15\1\3\0\1\0\0\0\3", b"\x15\1\3\0\1\0\0\0\0\x08")
 PNG, MP4, GIF = picture(), clip(), animation(4)
 RATES = "is not allowed; it must be a number of frames a second from 0.001 to 1000, such as 16, 23.976 or 24000/1001"
 FITS = "is not allowed; it must be one of crop, pad, stretch"
@@ -113,6 +115,7 @@ TABLE = [
     first_frame(PNG[:20], "is no picture that Pillow can read..."),
     first_frame(PNG[:2000], "is no picture that Pillow can read..."),
     first_frame(picture("jpeg")[:500], "is no picture that Pillow can read: ..."),
+    first_frame(SAMPLES, "is no picture that Pillow can read..."),
     first_frame(MP4, "is no picture that Pillow can read"),
     first_frame(sound(), "is no picture that Pillow can read"),
     first_frame(b"<svg xmlns='http://www.w3.org/2000/svg'/>", "is no picture that Pillow can read"),

@@ -2,7 +2,7 @@
 
 import json
 
-from mistakes import Mistake
+from mistakes import ROOT, Mistake
 from mistakes._folders import (
     TEXT,
     TRANSFORMER,
@@ -41,6 +41,18 @@ def mixture(line: str, **values: object) -> Mistake:
 TABLE = [
     # -- the path
     Mistake("model.path=/nonexistent", f"model.path: '/nonexistent' {BAD} an existing folder in diffusers' layout"),
+    *(
+        Mistake(
+            f"{command} {ROOT}/configs/{config}.yaml model.path=/nonexistent run_dir=run {more}".split(),
+            f"model.path: '/nonexistent' {BAD} an existing folder in diffusers' layout",
+            heavy=command == "prfl",
+        )
+        for command, config, more in (
+            ("sweep", "sweep_quick", ""),
+            ("collect", "collect", "prompts_file=null prompts=[x]"),
+            ("prfl", "prfl", f"prompts_file={ROOT}/configs/training_two.txt dataset=null flow_steps=0"),
+        )
+    ),
     Mistake("model.path=~/no-model", "model.path: '~/no-model' is not allowed; it must be an existing folder ..."),
     Mistake("model.path=./no/model", f"model.path: './no/model' {BAD} an existing folder in diffusers' layout"),
     Mistake("model.path=here", "model.path: 'here' is not allowed; it must be an existing folder in diffusers' layout"),

@@ -66,7 +66,9 @@ IMPORTS = [
     Mistake("policy.name=os:sep", "policy.name: 'os:sep' is not allowed; it must be a coroutine, ... is of type str"),
     Mistake("policy.name=os:path", "policy.name: 'os:path' (...) is not allowed; it must be a coroutine, ..."),
     *(
-        Mistake([f"policy.name='{name}'"], f"policy.name: '{name}' is not allowed; it must be module:search")
+        Mistake(
+            [f"policy.name='{name}'"], f"policy.name: '{name}' cannot be imported: it must be of the form module:search"
+        )
         for name in (".x:y", "x:", ":y", ":", "a:b:c", "a b:c", "x.:y", "mine.py:search", "/tmp/mine:search", "..:x")
     ),
 ]
@@ -89,7 +91,7 @@ FORMS = [
     ),
     policy(
         "async def search(ctx, *, n): ...",
-        "policy.n is missing",
+        "policy.n is missing...",
         heavy=False,
     ),
     policy(

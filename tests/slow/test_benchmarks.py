@@ -112,7 +112,7 @@ def test_on_ray(name, arguments):
 
 
 def test_on_a_gpu_where_there_is_one():
-    sizes = "--layers 1 --heads 1 --ffn 64 --text-width 32 --vae-width 8 --height 32 --width 32 --frames 5 --tokens 16"
+    sizes = "--layers 1 --heads 1 --ffn 64 --text-width 32 --vae-width 8 --height 32 --width 32 --frames 5 --tokens 40"
     ltx = "--ltx-layers 1 --ltx-heads 1 --ltx-size 64 64 9"
     parts = "--parts speed same decode ltx --slots 1 2 --steps 3 --repeats 1"  # compiling takes a minute
     lines = printed("benchmarks/gpu.py", f"{parts} {sizes} {ltx}").splitlines()
@@ -122,6 +122,7 @@ def test_on_a_gpu_where_there_is_one():
 
 def test_in_virtual_time(printed_here):
     assert "100.0%" in printed_here("benchmarks/occupancy.py", "--replicas 4 --waves 2")
+    assert "\n60  " in printed_here("benchmarks/many_searches.py", "--searches 30 60")
 
 
 def test_prfl_decodes_nothing_and_pixels_do():
