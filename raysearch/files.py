@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from hashlib import blake2b
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeAlias
 
 from raysearch.errors import ConfigError, FolderError
 from raysearch.recipe.digests import digest
@@ -148,12 +148,6 @@ def _unlink(name: str, holder: int) -> None:
         os.unlink(name, dir_fd=holder)
 
 
-def content_digest(paths: Sequence[Path]) -> bytes:
-    """128 bits over the relative names and the contents of files, and of all files below folders. Raises OSError."""
-    files = ((path, file) for path in paths for file in (sorted(path.rglob("*")) if path.is_dir() else [path]))
-    return files_digest((str(file.relative_to(path)), file) for path, file in files if file.is_file())
-
-
 def chunks(file: Path) -> Iterator[bytes]:
     """The content of a file, piece by piece. Raises OSError."""
     with open(file, "rb") as content:
@@ -161,7 +155,16 @@ def chunks(file: Path) -> Iterator[bytes]:
             yield chunk
 
 
-def files_digest(files: Iterable[tuple[str, Path]], read: Callable[[Path], Iterable[bytes]] = chunks) -> bytes:
+Reader: TypeAlias = Callable[[Path], Iterable[bytes]]
+
+
+def content_digest(paths: Sequence[Path], read: Reader = chunks) -> bytes:
+    """The `files_digest` of files, and of all files below folders, by their relative names. Raises what that raises."""
+    files = ((path, file) for path in paths for file in (sorted(path.rglob("*")) if path.is_dir() else [path]))
+    return files_digest(((str(file.relative_to(path)), file) for path, file in files if file.is_file()), read)
+
+
+def files_digest(files: Iterable[tuple[str, Path]], read: Reader = chunks) -> bytes:
     """128 bits over the names and the contents of files, which `read` reads. Raises OSError, and what `read` raises."""
     h = blake2b(digest_size=16)
     for name, file in files:

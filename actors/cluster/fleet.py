@@ -2,8 +2,8 @@
 
 Each replica has a placement group, alone or with others (`actors.cluster.placement` says which), and each actor in the
 group pins one worker to its share of a device. A group that the cluster has no room for stays pending: pending groups
-make an autoscaler add nodes, and a group's replicas join when it has room. Ray places the groups and actors of a lost
-node elsewhere, if it can.
+make an autoscaler add nodes, and a group's replicas join when it has room. Ray places the groups of a lost node
+elsewhere, if it can, and their replicas are launched there.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ from ray.util.placement_group import PlacementGroup, placement_group, remove_pla
 
 from actors.cluster import placement
 from actors.cluster.actor import launch
-from actors.cluster.head import answers, joined, standing
+from actors.cluster.head import LOOK_S, answers, joined, standing
 from actors.cluster.placement import Home, Node, Tenant
 from actors.cluster.replica import RayGang, RayReplica, first_line, mapped
 from actors.workers.state import State
@@ -37,11 +37,12 @@ BEAT_S = 10.0  # seconds between two checks of an actor
 class RayFleet:
     """The replicas in service, and those that are expected to join; the engine's `Fleet` on Ray.
 
-    `timeout` is fleet.timeout_s, in seconds; `report` takes lines for the user.
+    `timeout` is fleet.timeout_s, in seconds; `report` takes lines for the user; `head` is the address of the cluster's
+    head, if it may be away.
     """
 
-    def __init__(self, timeout: float, tasks: asyncio.TaskGroup, report: Callable[[str], None]) -> None:
-        self.timeout, self.report = timeout, report
+    def __init__(self, timeout: float, tasks: asyncio.TaskGroup, report: Callable[[str], None], head: str = "") -> None:
+        self.timeout, self.report, self.head = timeout, report, head
         self.replicas: list[RayReplica] = []
         self._tasks = tasks
         self._background: list[asyncio.Task[None]] = []
@@ -83,6 +84,11 @@ class RayFleet:
     def put(self, arrays: dict[str, Any]) -> Any:
         """A reference to a finished state of these arrays in the object store."""
         return ray.put(State(**arrays))
+
+    async def reached(self) -> None:
+        """Return when the head answers. To start or kill an actor without it would hold up the whole driver."""
+        while self.head and not await asyncio.to_thread(answers, self.head):
+            await asyncio.sleep(LOOK_S)
 
     def serving(self, r: RayReplica) -> None:
         """Count a replica among those in service."""
@@ -130,6 +136,7 @@ class RayFleet:
             actor = r.actor  # a gang may have replaced this actor by the time it is found to hang
             if await r.hangs():
                 self.report(f"{r.id} has hung for {self.timeout:g} s (fleet.timeout_s): started again")
+                await self.reached()
                 ray.kill(actor)
 
 
@@ -203,7 +210,7 @@ async def ray_fleet(
         for home in homes[len(needed) :]:
             groups.append(reserve(home))
         async with asyncio.TaskGroup() as tasks:
-            fleet = RayFleet(config.fleet.timeout_s, tasks, report)
+            fleet = RayFleet(config.fleet.timeout_s, tasks, report, head)
             for home, group in zip(homes, groups, strict=True):
                 for tenant in home.tenants:
                     replicas.append(replica(tenant, group, fleet, config, _without_search(plan), make))

@@ -87,12 +87,14 @@ class RayReplica:
         rewards' code, or after STARTS losses of a process.
         """
         for left in reversed(range(STARTS)):
+            await self.fleet.reached()
             await self._end()
             self.actors = self.launch()
             try:
                 await self._meet()
                 break
             except RayError as error:
+                await self.fleet.reached()
                 why = next((e for e in (*await self._end(), error) if _is_fault(e)), None)
                 if why or not left:  # a mere loss is tried again
                     if (said := last_line(why or error)).startswith(MISTAKE):

@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -127,9 +128,10 @@ class Part:
         folder, name = str(self.path.parent), self.path.name
         libraries = " or ".join(STEMS)
         check(self.library in STEMS, self.key, folder, f"one whose {name} is of {libraries}, not of {self.library}")
-        check(self.path.is_dir(), self.key, folder, f"a folder with {name}/ in it")
+        readable = self.path.is_dir() and os.access(self.path, os.R_OK | os.X_OK)
+        check(readable, self.key, folder, f"a folder with {name}/ in it")
         config = self.config
-        kind = config.get("_class_name", self.kind)
+        kind = config.get("_class_name", self.kind) if self.weighs else self.kind  # schedulers share their configs
         check(kind == self.kind, self.key, folder, f"one whose {name} is a {self.kind}, as {INDEX} says, not {kind}")
         if self.quantised:
             how = config["quantization_config"]
@@ -143,7 +145,7 @@ class Part:
                 if file.suffix == ".safetensors":
                     header.tensors(file)
                 elif file.suffix == ".json":
-                    code = "auto_map" in (found := parse(file)) and isinstance(found, dict)
+                    code = isinstance(found := parse(file), dict) and "auto_map" in found
                     check(not code, self.key, str(file), "a file without auto_map: code of a model's folder is not run")
 
 
@@ -202,7 +204,8 @@ def parts(folder: Path, key: str = "model.path") -> dict[str, Part]:
     found = {}
     for name, value in index(folder, key).items():
         if isinstance(value, list) and len(value) == 2 and all(isinstance(v, str) for v in value):
-            check(name == Path(name).name, key, str(folder), f"one whose parts are folders in it, not {name}")
+            inside = name == Path(name).name and name != ".."
+            check(inside, key, str(folder), f"one whose parts are folders in it, not {name}")
             library, kind = value
             found[name] = Part(folder / name, library, kind, key)
     return found
@@ -225,9 +228,13 @@ def check_folder(folder: Path, key: str, variant: str | None, required: tuple[st
 def content(folder: Path, key: str = "model.path", variant: str | None = None) -> bytes:
     """A digest of the files from which a model is loaded. Raises ConfigError for weights that are NaN or infinite."""
     files = [folder / INDEX, *(f for p in parts(folder, key).values() for f in p.loaded(variant))]
+    return files_digest(((str(f.relative_to(folder)), f) for f in sorted(files)), partial(finite_chunks, key=key))
 
-    def checked(file: Path) -> Iterator[bytes]:
-        with whole(file, key):
-            yield from header.finite_chunks(file) if file.suffix == ".safetensors" else chunks(file)
 
-    return files_digest(((str(f.relative_to(folder)), f) for f in sorted(files)), checked)
+def finite_chunks(file: Path, key: str) -> Iterator[bytes]:
+    """The content of a file, piece by piece. Raises ConfigError for safetensors with NaN or inf, or cut ones."""
+    if file.suffix != ".safetensors":
+        yield from chunks(file)
+        return
+    with whole(file, key):
+        yield from header.finite_chunks(file)

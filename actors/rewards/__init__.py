@@ -7,13 +7,14 @@ import importlib.metadata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
 
+from actors.models.folder import finite_chunks
 from actors.sampling.potential import Points
 from actors.shipped import arguments_of
 from actors.shipped import find as find
@@ -220,7 +221,8 @@ def reward(
     if (fits := getattr(build, "fits", None)) is not None:
         with under(key, build):
             fits(shape, text_dim, **arguments)
-    identity = digest(spec_key, content_digest(content), source(build), installed("torch"))
+    found = content_digest(content, partial(finite_chunks, key=key))
+    identity = digest(spec_key, found, source(build), installed("torch"))
     if not getattr(build, "meets_obstacles", False):
         obstacles = ()
     else:

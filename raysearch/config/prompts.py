@@ -14,7 +14,7 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from itertools import count, islice
 from pathlib import Path
 from typing import Any
@@ -120,13 +120,22 @@ def check_images(found: Iterable[Entry], images: str) -> None:
 
 def _check_distinct(found: Sequence[Entry], seeds: Sequence[int]) -> None:
     """Raises ConfigError where two entries would be the same search."""
-    same: dict[tuple[Digest, str | None], list[Entry]] = {}
+    alike: dict[tuple[Digest, str | None], list[Entry]] = {}
     for e in found:
-        alike = same.setdefault((e.prompt.identity, e.negative_prompt), [])
-        for other in alike:
-            both = set(other.seeds(seeds)) & set(e.seeds(seeds))
-            check(not both, e.place, e.prompt.title, f"another prompt than that of {other.place}, or of another seed")
-        alike.append(e)
+        alike.setdefault((e.prompt.identity, e.negative_prompt), []).append(e)
+    for entries in alike.values():
+        taken: dict[int, Entry] = {}
+        for e in entries if len(entries) > 1 else ():
+            first = next((taken[s] for s in e.seeds(seeds) if s in taken), e)
+            check(first is e, e.place, e.prompt.title, f"another prompt than that of {first.place}, or of another seed")
+            taken |= dict.fromkeys(e.seeds(seeds), e)
+
+
+@lru_cache  # the rows of a file have the same columns
+def _slip(name: str, column: str) -> str:
+    """A hint at the known column that a name is a slip for; empty for a known one, and for a tag."""
+    known = (column, *KNOWN)
+    return "" if name in known else nearest(name.lower(), known, cutoff=0.85)
 
 
 def _from(given: Sequence[int]) -> Iterator[int]:
@@ -143,7 +152,7 @@ def _entry(place: str, values: dict[str, Any], column: str, folder: Path | None,
     at = Entry(Prompt(""), place=place)
     check(column in values, place, list(values), f"a text, or columns of which one is {column!r} (prompts_column)")
     for name in values:
-        slip = nearest(name.lower(), (column, *KNOWN), cutoff=0.85) if name not in (column, *KNOWN) else ""
+        slip = _slip(name, column)
         check(not slip, key(at, name), name, f"a column of another name{slip}")
     given = values[column]
     texts = given if isinstance(given, list) and given else [given]

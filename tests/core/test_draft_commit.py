@@ -32,7 +32,7 @@ def test_the_same_winner_on_any_fleet(tmp_path):
     [
         ({"explore": {"name": "best_of_n", "m": 8}}, "policy.explore.m: unknown key; allowed here: n"),
         ({"explore": {"name": "best_of_m"}}, "policy.explore.name: no policy 'best_of_m'"),
-        ({"explore": {"n": 8}}, "policy.explore.name: None is not allowed"),
+        ({"explore": {"n": 8}}, "policy.explore.name: no policy None; there are"),
         ({"explore": {"name": "best_of_n", "n": "x"}}, "policy.explore.n: 'x' is not allowed; it must be of type int"),
         ({"explore": "best_of_n"}, "policy.explore: 'best_of_n' is not allowed; it must be a mapping"),
         ({"explore": {"name": "draft_commit", "explore": {"name": "x"}}}, "policy.explore.explore.name: no policy 'x'"),

@@ -132,6 +132,10 @@ TABLE = [
         )
     ),
     broken("model.path: 'm/vae/config.json' is a link to nothing", linked("vae/config.json")),
+    broken(
+        f"model.path: 'm' {BAD} one whose parts are folders in it, not ..",
+        edited("model_index.json", **{"..": ["diffusers", "AutoencoderKLWan"]}),
+    ),
     broken("model.path: 'm/vae/config.json' holds no JSON object", holding("vae/config.json", "5")),
     broken(
         "model.path: 'm/vae/config.json' is no JSON: NaN is no number", edited("vae/config.json", z_dim=float("nan"))

@@ -6,13 +6,16 @@ from mistakes._folders import (
     TRANSFORMER,
     VAE,
     Damage,
+    cut,
     edited,
     holding,
     model,
     moved,
+    pointer,
     renamed,
     retyped,
     valued,
+    without,
 )
 
 BAD = "is not allowed; it must be"
@@ -23,6 +26,14 @@ NORM = "decoder.mid_block.attentions.0.norm.gamma"
 def broken(line: str, *damages: Damage, more: str = "") -> Mistake:
     """A run with a damaged copy of the tiny model, which takes torch to see."""
     return Mistake(f"model.path=m {more}".strip(), line, make=model(*damages), heavy=True)
+
+
+def reward(name: str, line: str, damage: Damage) -> Mistake:
+    """A run with a damaged copy of a learned reward that ships."""
+    of = {"pixel": "pixel-reward", "latent": "latent-reward"}.get(name, name)
+    words = [f"rewards.search={{name: {name}, folder: m}}", "policy={name: best_of_n, n: 2}"]
+    more = ["model.num_frames=17", "model.max_sequence_length=80"]
+    return Mistake([*words, *more], f"rewards.search...: {line}", make=model(damage, of=of), heavy=True)
 
 
 def whole(part: str, kind: str, tensor: str) -> str:
@@ -191,6 +202,30 @@ TABLE = [
     broken(
         "model.path: the scheduler in 'm' cannot be used: ...",
         edited("scheduler/scheduler_config.json", solver_type="runge"),
+    ),
+    # -- learned rewards
+    reward(
+        "pixel",
+        "'m/model.safetensors' has NaN or inf in blocks.0.each_other.in_proj_bias",
+        valued("model.safetensors", "blocks.0.each_other.in_proj_bias", NAN32),
+    ),
+    reward(
+        "pavrm", "'m/model.safetensors' has NaN or inf in mlp.0.bias", valued("model.safetensors", "mlp.0.bias", INF16)
+    ),
+    reward(
+        "latent", "'m/model.safetensors' has NaN or inf in head.bias", valued("model.safetensors", "head.bias", INF16)
+    ),
+    reward(
+        "pixel",
+        "'m/model.safetensors' is cut off: it has 9999 bytes, and its header describes 2874224",
+        cut("model.safetensors", 9999),
+    ),
+    reward("pixel", "'m/model.safetensors' is a pointer of Git LFS, ...", pointer("model.safetensors")),
+    reward("pixel", "'m/model.safetensors' is empty", cut("model.safetensors", 0)),
+    reward("pixel", "'m/model.safetensors' is no safetensors file", cut("model.safetensors", 5)),
+    reward("pixel", "'m/model.safetensors' is not allowed; it must be an existing file", without("model.safetensors")),
+    reward(
+        "latent", f"'m' {BAD} a folder whose model.safetensors is a safetensors file", cut("model.safetensors", 99999)
     ),
     # -- pickled weights
     broken(

@@ -260,3 +260,28 @@ def test_a_cluster_that_is_lost_is_found_within_a_minute(monkeypatch, away, node
 
     found, at = run_virtual(work())
     assert found == line and at < 45
+
+
+def test_no_actor_is_started_or_killed_while_the_head_is_away(monkeypatch):
+    """Ray would hold up the driver until the head is back, and end it after a minute."""
+
+    async def here(work, *arguments):
+        return work(*arguments)
+
+    monkeypatch.setattr(ray_fleet, "answers", lambda address: not 10 < virtual_now() < 35)
+    monkeypatch.setattr(ray_fleet.asyncio, "to_thread", here)
+
+    async def work():
+        async with fleet([]) as f:
+            f.head = "10.0.0.1:6379"
+            r = replica(f, [[first := Actor()], [Actor("b")]])
+            await r.ready()
+            await asyncio.sleep(20)
+            coming = asyncio.create_task(r.ready())
+            await asyncio.sleep(10)
+            assert not first.killed and r.actors == [first]
+            await coming
+            return first.killed, r.node, virtual_now()
+
+    killed, node, at = run_virtual(work())
+    assert killed and node == "b" and 35 <= at <= 40
