@@ -102,7 +102,7 @@ class Session:
         self.progress = Progress(
             run_dir.resolve().name, {a.arm.name: self._tally(a.holdout) for a in self.plan.arms}, clock()
         )
-        with journal.understood(self.directory.journal):
+        with self.journal.understood():
             self.past = replay.read(self.directory.journal, self.plan, self._lacking)
             for row in self.past.finished.values():
                 self.progress.add(row)
