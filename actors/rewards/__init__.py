@@ -79,7 +79,7 @@ def earlier(reward: Reward) -> tuple[str, ...]:
 def files(reward: Callable[..., Reward], arguments: dict[str, Any]) -> list[Path]:
     """The files whose content a reward of these arguments depends on."""
     lister = getattr(reward, "files", None)
-    return list(lister(**arguments)) if lister else []
+    return [Path(file) for file in lister(**arguments)] if lister else []
 
 
 @dataclass(frozen=True)
@@ -212,16 +212,16 @@ def reward(
         weights |= weights_of(f"{key}.weights", block["weights"], components)
     with under(key, build):
         content = files(build, arguments)
-        for file in content:
-            check(file.exists(), "files", str(file), "an existing file")
+    for file in content:
+        check(file.exists(), key, str(file), "an existing file")
     # A file counts by its content, not by its path: every job has the checkout in another folder.
     by_content = {k: content_digest([v]).hex() if isinstance(v, Path) else v for k, v in arguments.items()}
     spec_key = f"{name}-{digest(canonical_json(by_content)).hex()[:8]}"
     specs[spec_key] = RewardSpec(spec_key, str(name), arguments, key)
+    found = content_digest(content, partial(finite_chunks, key=key))
     if (fits := getattr(build, "fits", None)) is not None:
         with under(key, build):
             fits(shape, text_dim, **arguments)
-    found = content_digest(content, partial(finite_chunks, key=key))
     identity = digest(spec_key, found, source(build), installed("torch"))
     if not getattr(build, "meets_obstacles", False):
         obstacles = ()
