@@ -3,9 +3,10 @@
 import os
 import sys
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from io import TextIOWrapper
+from typing import Any, TextIO
 
 from rich.console import Console
 from rich.live import Live
@@ -102,20 +103,48 @@ def status(console: Console, s: Snapshot, now: float) -> None:
         print_line(f"arm {name}: {_searches(a)}{quality}, {a.nfe_spent} NFE run")
 
 
-class Output(Console):
-    """Standard output, on which no run depends: what nobody reads any longer goes nowhere."""
+class Lasting:
+    """A stream that takes whatever it is given: once the stream below fails, all goes nowhere."""
 
-    def on_broken_pipe(self) -> None:
-        """Write nowhere from now on."""
-        self.quiet = True
-        os.dup2(os.open(os.devnull, os.O_WRONLY), self.file.fileno())
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        """Write, if anything can be written."""
+        with self._kept():
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        """Flush what was written."""
+        with self._kept():
+            self._stream.flush()
+
+    @contextmanager
+    def _kept(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError:  # a full disk, a pipe that nobody reads, a terminal that is gone
+            silence(self._stream)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
 
 
-def console() -> Console:
-    """A console on standard output: as wide as a terminal, else 120 columns."""
+def silence(stream: TextIO) -> None:
+    """Let a stream lead nowhere; Python flushes it when it ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def console(*, lasting: bool = False) -> Console:
+    """A console on standard output: as wide as a terminal, else 120 columns.
+
+    What a `lasting` one cannot write goes nowhere, since no run depends on who reads what it says.
+    """
     if isinstance(sys.stdout, TextIOWrapper):  # a terminal may lack the letters of a name
         sys.stdout.reconfigure(errors="backslashreplace")
-    return Output(width=None if sys.stdout is not None and sys.stdout.isatty() else 120)
+    file: Any = Lasting(sys.stdout) if lasting and sys.stdout is not None else None
+    return Console(file=file, width=None if sys.stdout is not None and sys.stdout.isatty() else 120)
 
 
 def say(console: Console) -> Callable[[str], None]:

@@ -292,6 +292,7 @@ class Session:
         except BaseException as error:
             if self._interrupted(error):
                 raise
+            self.progress.lacking += 1
             self.report(f"{s.id}: its files cannot be made again: {told(error)}")
         else:
             self.directory.save(s.id, finished.files)

@@ -308,13 +308,22 @@ class Gone(StringIO):
 def test_a_run_outlives_its_terminal(tmp_path, error):
     whole, _ = unwatched(tmp_path / "whole", prompts=list("abc"))
     for terminal in (True, False):
-        console = display.Output(file=Gone(error), force_terminal=terminal, width=120)
-        console.file.fileno = lambda: os.open(os.devnull, os.O_WRONLY)
+        gone = Gone(error)
+        gone.fileno = lambda: os.open(os.devnull, os.O_WRONLY)
+        console = Console(file=display.Lasting(gone), force_terminal=terminal, width=120)
         with display.Display(console) as screen:
             progress = run_virtual(session(tmp_path / str(terminal), prompts=list("abc")).run([screen.sink]))
         assert progress.done == 3
         assert read(tmp_path / str(terminal)).state == "finished"
         assert same(pq.read_table(tmp_path / str(terminal) / "searches.parquet").to_pylist()) == same(whole)
+
+
+def test_a_lasting_console_takes_what_a_full_disk_does_not(monkeypatch):
+    with open("/dev/full", "w") as full:
+        monkeypatch.setattr("sys.stdout", full)
+        console = display.console(lasting=True)
+        console.print("a line")
+        print("another line", flush=True)
 
 
 def test_what_watches_a_run_cannot_end_it_and_is_reported_once(tmp_path):
