@@ -166,6 +166,18 @@ TABLE = [
     broken(
         "model.path: 'm/text_encoder' is no UMT5EncoderModel: ...", edited("text_encoder/config.json", d_model="wide")
     ),
+    *(
+        broken(
+            f"model.path: 'm/vae/config.json' {BAD} a file whose scale_factor_temporal and scale_factor_spatial are "
+            f"what its layers make, {made}",
+            edited("vae/config.json", **values),
+        )
+        for made, values in (
+            ("(4, 4)", {"scale_factor_spatial": 8}),
+            ("(4, 4)", {"scale_factor_temporal": 2}),
+            ("(4, 8)", {"patch_size": 2}),
+        )
+    ),
     broken(
         f"model.path: 'm/vae/config.json' {BAD} a file with z_dim=8 finite latents_mean and latents_std, ...",
         edited("vae/config.json", latents_mean=[0.0]),
