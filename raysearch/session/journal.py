@@ -54,22 +54,27 @@ class Journal:
         if self._broken is not None:
             raise self._broken
 
+    @contextmanager
+    def understood(self) -> Iterator[None]:
+        """Raise ConfigError where reading the records shows that this version did not write them.
+
+        With any error the journal is closed.
+        """
+        try:
+            yield
+        except BaseException as error:
+            self.close()
+            wrong = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
+            if isinstance(error, ConfigError) or not isinstance(error, wrong):
+                raise
+            allowed = f"a folder whose {self._name} holds nothing but records of this version"
+            reason = f"{allowed} ({type(error).__name__}: {error})"
+            raise ConfigError.of("run_dir", str(self._folder.path), reason) from error
+
     def close(self) -> None:
         """Let go of the file and its lock."""
         with suppress(OSError):  # what the disk did not take
             self._file.close()
-
-
-@contextmanager
-def understood(folder: Path) -> Iterator[None]:
-    """Raise ConfigError where reading a journal's records shows that this version did not write them."""
-    try:
-        yield
-    except ConfigError:
-        raise
-    except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
-        allowed = f"a folder whose {folder.name}/{ANSWERS} holds nothing but records of this version"
-        raise ConfigError.of("run_dir", str(folder.parent), f"{allowed} ({type(error).__name__}: {error})") from error
 
 
 @contextmanager
