@@ -268,3 +268,17 @@ def test_what_a_full_disk_stops_has_not_failed(tmp_path, monkeypatch):
     assert isinstance(single(caught.value), FolderError)
     ended = [r["status"] for r in journal.read(tmp_path / "run" / "journal") if r["kind"] == "search"]
     assert set(ended) == {"done", "cancelled"}
+
+
+def test_a_run_whose_folder_is_moved_away_ends_and_makes_no_other(tmp_path):
+    def moved(seen):
+        if seen.done and (tmp_path / "run").exists():
+            (tmp_path / "run").rename(tmp_path / "moved")
+
+    with pytest.raises((FolderError, ExceptionGroup)) as caught:
+        run_virtual(session(tmp_path / "run", prompts=list("abcd"), max_searches=1).run([(1.0, moved)]))
+    assert "cannot be written (No such file or directory)" in str(single(caught.value))
+    assert not (tmp_path / "run").exists()
+    (tmp_path / "moved").rename(tmp_path / "run")
+    rows, progress = run(tmp_path / "run", prompts=list("abcd"), resume="require")
+    assert len(rows) == 4 and progress.kept > 0
