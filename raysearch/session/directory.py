@@ -63,7 +63,7 @@ class RunDirectory:
         """
         self._block = block(prompts, searches_per_prompt)
         self.path, self.journal, self.folder = path, path / JOURNAL, Folder(path)
-        if not (path / CONFIG).stat().st_size:
+        if not (path / CONFIG).is_file() or not (path / CONFIG).stat().st_size:
             self.folder.write(CONFIG, resolved.encode())
         chunks = {f"{c}_chunks": pa.list_(pa.float64()) for c in judged_components} if long else {}
         self.searches = Table(
@@ -185,6 +185,16 @@ def claimed(path: Path, config: C, resume: str) -> Iterator[C | None]:
             with suppress(OSError):
                 path.rmdir()
         raise
+
+
+def check_claim(path: Path, begun: object) -> None:
+    """Raise ConfigError if another run has begun in a folder that was free when it was claimed.
+
+    Two runs may find the same stopped run, of which only an empty config.yaml was left. Call this under the journal's
+    lock.
+    """
+    held = (path / CONFIG).is_file() and (path / CONFIG).stat().st_size > 0
+    check(begun is not None or not held, "run_dir", str(path), "one in which no other run has begun meanwhile")
 
 
 def _begun(path: Path, config: C, resume: str) -> C | None:
