@@ -122,7 +122,9 @@ def scores(name: str, reward: Reward, views: Sequence[View]) -> list[tuple[float
     except (torch.OutOfMemoryError, torch.AcceleratorError):
         raise
     except BaseException as error:
-        raise RewardError(f"the reward {name} failed: {blamed(error, type(reward))}") from None
+        said = blamed(error, type(reward))
+        hint = f" (needs is {reward.needs!r}, so a view's other fields may be None)" if "'NoneType'" in said else ""
+        raise RewardError(f"the reward {name} failed: {said}{hint}") from None
     if [len(row) for row in rows] != [len(reward.components)] * len(views):
         wanted = f"{len(views)} x {len(reward.components)}: a row for each view, a column for each component"
         raise RewardError(f"the reward {name} ({defined(type(reward))}) answered {_shown(answer)}, and not {wanted}")

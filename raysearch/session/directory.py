@@ -157,7 +157,8 @@ def goes_on(path: Path, config: C, resume: str) -> bool:
         empty = not path.exists() or not any(path.iterdir())
     except OSError as error:
         raise ConfigError.of("run_dir", str(path), f"a readable folder ({error.strerror})") from error
-    check(empty, "run_dir", str(path), "a new or empty folder: this one holds files, which are kept")
+    hint = "; resume=auto goes on with the run in it" if (path / CONFIG).exists() else ""
+    check(empty, "run_dir", str(path), f"a new or empty folder: this one holds files, which are kept{hint}")
     return False
 
 
@@ -270,5 +271,6 @@ def check_content(path: Path, content: bytes) -> None:
     before, now = _recorded(path), json.loads(content)
     for key in now if before else ():
         check(key in before, "run_dir", str(path), "a new folder: an earlier version of raysearch began this run")
-        allowed = f"a new folder: {key} have changed since its run began"
+        hint = "; resume=extend adds prompts to a run" if key == "prompts" else ""
+        allowed = f"a new folder: {key} have changed since its run began{hint}"
         check(before[key] == now[key], "run_dir", str(path), allowed)
