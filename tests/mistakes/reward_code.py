@@ -60,8 +60,14 @@ TRIED = [  # what shows on the made-up view
         f"(mine.py:1) answered ndarray of ... (1, 32), {WANTED}",
     ),
     ({"call": CALL + "return [[1.0]]", "components": '("a", "b")'}, "(mine.py:1) answered [[1.0]], and not 1 x 2: ..."),
-    ({"needs": '"latent"'}, "failed: mine.py:5: AttributeError: 'NoneType' object has no attribute 'std'"),
-    ({"needs": '"estimate"'}, "failed: mine.py:5: AttributeError: 'NoneType' object has no attribute 'std'"),
+    (
+        {"needs": '"latent"'},
+        "failed: mine.py:5: AttributeError: 'NoneType' object has no attribute 'std' (needs is ...)",
+    ),
+    (
+        {"needs": '"estimate"'},
+        "failed: mine.py:5: AttributeError: 'NoneType' object has no attribute 'std' (needs is ...)",
+    ),
 ]
 INIT = "def __init__(self, *, scale: float = 1.0): "
 BUILT = [  # what shows when it is constructed
