@@ -3,13 +3,13 @@
 import importlib
 import inspect
 from collections.abc import Callable, Sequence
-from math import isfinite
 from typing import Any
 
 from raysearch.config.binding import bind
 from raysearch.config.config import Arm
 from raysearch.config.foreign import check_signature, imported, refused
 from raysearch.config.mistakes import nearest
+from raysearch.config.numbers import finite
 from raysearch.config.obstacles import Classifier
 from raysearch.errors import ConfigError, check, plain
 from raysearch.session.tables import CANDIDATES
@@ -86,8 +86,7 @@ def weights_of(key: str, given: Any, components: Sequence[str]) -> dict[str, flo
     check(isinstance(given, dict), key, given, f"a mapping of {', '.join(components)} to numbers")
     for component, weight in given.items():
         check(component in components, key, component, f"one of {', '.join(components)}")
-        is_number = isinstance(weight, int | float) and not isinstance(weight, bool) and isfinite(weight)
-        check(is_number, f"{key}.{component}", weight, "a finite number")
+        check(finite(weight), f"{key}.{component}", weight, "a finite number")
     return {component: float(weight) for component, weight in given.items()}
 
 

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import astuple, dataclass
 from functools import partial
 from itertools import pairwise
-from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +29,7 @@ from actors.models.folder import index
 from actors.models.frames import eight_bits
 from actors.models.weights import DTYPES, loaded, pretrained
 from raysearch.config.fleet import PoolConfig
+from raysearch.config.numbers import finite
 from raysearch.errors import ConfigError, check, told
 
 KINDS = {  # the classes of the parts that are called by more than the pipeline's own code
@@ -78,11 +78,6 @@ def check_folder(folder: Path, key: str) -> None:
     if g.sees_image:
         both = {"image_encoder", "image_processor"} <= parts.keys()
         check(both, key, str(folder), f"one whose {folders.INDEX} names image_encoder and image_processor")
-
-
-def finite(value: object) -> bool:
-    """True for a finite number."""
-    return type(value) in (int, float) and isfinite(value)  # type: ignore[arg-type]
 
 
 def tokenizer(folder: Path) -> Any:

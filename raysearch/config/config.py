@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 from raysearch.config import obstacles
 from raysearch.config.binding import Such, structured
 from raysearch.config.fleet import FleetConfig, check_fleet, check_guidance
-from raysearch.config.media import RATES, frame_rate, is_colour
+from raysearch.config.media import RATES, SIDE, VIDEO, frame_rate, is_colour
 from raysearch.config.numbers import Count, Positive, Seed
 from raysearch.config.policies import load_policy
 from raysearch.config.reading import read
@@ -180,7 +180,12 @@ def build(values: Any) -> Config:
     """A checked config of a mapping. Raises ConfigError."""
     config = structured(Config, values)
     check_fleet(config.fleet)
-    long = config.long
+    long, m, scale = config.long, config.model, config.output.scale
+    size = f"{m.num_frames} frames of {m.height} x {m.width}"
+    allowed = f"a video of at most {VIDEO:,} pixels in all its frames together"
+    check(m.num_frames * m.height * m.width <= VIDEO, "model", size, allowed)
+    fits = not config.output.videos or max(m.height, m.width) * scale <= SIDE
+    check(fits, "output.scale", scale, f"such that no side of an mp4 has more than {SIDE:,} pixels")
     check(long.fifo is None or long.chunks > 1, "long.fifo", "given", "left out with long.chunks=1")
     check(config.collect is None or long.chunks == 1, "long.chunks", long.chunks, "1 with collect")
     for arm in arms(config):

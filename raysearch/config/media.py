@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 PICTURE = 89_478_485  # pixels at most; Pillow warns beyond this
 NTSC = (24, 30, 48, 60, 120)  # frames a second, of which a thousandth is left out
 PAUSE = 100  # milliseconds that browsers show a frame of an animation for that says nothing
+SIDE = 16_384  # pixels at most of an mp4's height and of its width, as H.264 has it
 VIDEO = 2**33  # pixels of all frames together at most: two minutes in 1080p
 EXACT = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
 RATES = "a number of frames a second from 0.001 to 1000, such as 16, 23.976 or 24000/1001"

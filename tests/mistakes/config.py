@@ -70,6 +70,11 @@ TABLE = [
     Mistake("model.num_frames=nine", "model.num_frames: 'nine' is not allowed; it must be of type int"),
     Mistake("model.height='32'", "model.height: '32' is not allowed; it must be of type int"),
     no("model.max_sequence_length", "[1]", "of type int"),
+    Mistake(
+        "model.height=80000000",
+        "model: '9 frames of 80000000 x 32' is not allowed; it must be a video of at most 8,589,934,592 pixels ...",
+    ),
+    no("output.scale", "513", "such that no side of an mp4 has more than 16,384 pixels"),
     # sampler
     Mistake("sampler.num_steps=many", "sampler.num_steps: 'many' is not allowed; it must be of type int"),
     no("sampler.num_steps", "0", "at least 1"),

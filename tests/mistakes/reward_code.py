@@ -118,6 +118,7 @@ TABLE = [
     formed("...weights are right: `weights`: 'dull' is not allowed; it must be one of sharp", weights='{"dull": 1}'),
     formed("...weights are right: `weights`.sharp: nan is not ...", weights='{"sharp": float("nan")}'),
     formed("...weights are right: `weights`.sharp: '1' is not ...", weights='{"sharp": "1"}'),
+    formed("...weights are right: `weights`.sharp: 1000... is not ...", weights='{"sharp": 10**400}'),
     formed("a class whose __call__ is a plain def ...", call="async def __call__(self, views): return [[1.0]]"),
     formed("a class whose __call__ is a plain def ...", call="def __call__(self, views): yield [1.0]"),
     formed("__call__(self, views): it takes 1 by position, and not 2", 5, call="def __call__(self): return [[1.0]]"),

@@ -166,6 +166,10 @@ TABLE = [
     broken(
         "model.path: 'm/text_encoder' is no UMT5EncoderModel: ...", edited("text_encoder/config.json", d_model="wide")
     ),
+    broken(
+        f"model.path: 'm/vae/config.json' {BAD} a file with z_dim=8 finite latents_mean and latents_std, ...",
+        edited("vae/config.json", latents_std=[10**400] * 8),
+    ),
     *(
         broken(
             f"model.path: 'm/vae/config.json' {BAD} a file whose scale_factor_temporal and scale_factor_spatial are "
