@@ -4,7 +4,6 @@ The command line hands `Backend` to the engine. `prepare` checks and plans; `fle
 (fleet.backend: local) or on Ray.
 """
 
-import importlib.metadata
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
@@ -15,22 +14,20 @@ from typing import Any
 
 import torch
 
-from actors.models import family, model_folder
+from actors.models import check_lengths, family, model_folder
 from actors.models import folder as folders
-from actors.rewards import RewardSpec, reward
+from actors.rewards import RewardSpec, installed, reward
 from actors.sampling import solvers
 from raysearch.config import obstacles, prompts
 from raysearch.config.config import ODE, SDE, SINGLE, VP, Arm, Config, SamplerConfig
 from raysearch.engine.protocol import Fleet
-from raysearch.errors import ConfigError, check, plain, told
+from raysearch.errors import ConfigError, check, told
 from raysearch.recipe.candidate import Sampler
 from raysearch.recipe.long_video import Long
 from raysearch.recipe.reward import Reward
 from raysearch.search.obstacles import Barrier, barriers
 from raysearch.session.plan import ArmPlan, Plan
 from raysearch.session.snapshot import Snapshot
-
-SHOWN = 60  # letters of a text in a line about it
 
 
 @dataclass(frozen=True)
@@ -56,8 +53,9 @@ class Backend:
         `begun` is the config that a resumed run began with, whose numerics the candidates' identities keep.
         Raises ConfigError for what the model, the rewards or the cluster cannot do.
         """
-        model = checked_model(config)
-        check_lengths(config, arms, model)
+        model, entries = checked_model(config), prompts.load(config)
+        if not config.model.truncate:
+            check_lengths(model.folder, texts_of(entries, arms), config.model.max_sequence_length, "model.")
         specs: dict[str, RewardSpec] = {}
         plans = tuple(plan_arm(arm, config, begun or config, model, specs) for arm in arms)
         if config.fleet.backend == "ray":
@@ -66,7 +64,7 @@ class Backend:
             connect(config, self._report)
         else:
             check_devices(config)
-        caption = prompts.load(config)[0].prompt.caption(0)
+        caption = entries[0].prompt.caption(0)
         details = {"folder": str(model.folder), "rewards": tuple(specs.values()), "caption": caption}
         return Plan(plans, details, model.geometry.images, model.geometry.fps)
 
@@ -104,13 +102,11 @@ def checked_model(config: Config) -> Model:
     return Model(folder, geometry, shape, folders.content(folder, variant=m.variant))
 
 
-def check_lengths(config: Config, arms: Sequence[Arm], model: Model) -> None:
-    """Raises ConfigError for a text of which the text encoder would not see the end, unless model.truncate is true."""
-    if config.model.truncate:
-        return
+def texts_of(entries: Sequence[prompts.Entry], arms: Sequence[Arm]) -> dict[str, str]:
+    """All texts that the text encoder reads, with their places in the config."""
     texts: dict[str, str] = {}
     guided = any(arm.sampler.guidance_scale > 1 for arm in arms)
-    for e in prompts.load(config):
+    for e in entries:
         texts |= dict.fromkeys((e.prompt.text, *e.prompt.later), e.place)
         if guided and e.negative_prompt is not None:
             texts[e.negative_prompt] = prompts.key(e, "negative_prompt")
@@ -119,11 +115,7 @@ def check_lengths(config: Config, arms: Sequence[Arm], model: Model) -> None:
             texts[arm.sampler.negative_prompt] = f"sampler.negative_prompt (arm {arm.name})"
         shown = (f"obstacles (arm {arm.name})", [b.text for b in arm.obstacles if isinstance(b, obstacles.Text)])
         texts |= dict.fromkeys(shown[1], shown[0])
-    most, count = config.model.max_sequence_length, family(model.folder).token_counter(model.folder)
-    for text, key in texts.items():
-        n = count(text)
-        allowed = f"at most {most} tokens (model.max_sequence_length): these are {n}, and model.truncate=true cuts them"
-        check(n <= most, key, plain(text, SHOWN), allowed)
+    return texts
 
 
 def check_chunks(config: Config, geometry: Any, clip: int) -> None:
@@ -256,7 +248,7 @@ def sampler_at(config: Config, s: SamplerConfig, folder: Path, content: bytes, n
 def fingerprint(config: Config, s: SamplerConfig) -> str:
     """All that may change the bits of a latent, in words: precision, device, batching, shards, library versions."""
     pool = config.fleet.denoisers
-    versions = [f"{p} {importlib.metadata.version(p)}" for p in ("torch", "diffusers", "transformers")]
+    versions = [f"{p} {installed(p)}" for p in ("torch", "diffusers", "transformers")]
     mode = "exact" if pool.slots == 1 and not s.batched_guidance else f"fast, batched guidance {s.batched_guidance}"
     shards = [f"{pool.shards} {pool.shard_mode} shards"] if pool.shards > 1 else []
     return ", ".join([config.model.dtype, pool.device, mode, *shards, *versions])

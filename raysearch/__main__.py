@@ -21,7 +21,6 @@ from actors.models.settled import settled
 from actors.training import driver
 from raysearch import __version__
 from raysearch.config import config as configuration
-from raysearch.config import prompts
 from raysearch.config.config import Config
 from raysearch.config.policies import find_policy, policy_names
 from raysearch.errors import ConfigError, RaysearchError, plain, single
@@ -175,7 +174,6 @@ def tune_generator(path: Path, overrides: Sequence[str]) -> int:
 def searched(config: Config, run_dir: Path) -> int:
     """Run a config's searches, showing how they go, and return the exit code. Raises ConfigError, KeyboardInterrupt."""
     console = display.console(lasting=True)
-    prompts.load(config)
     say = display.say(console)
     config = settled(config, say)
     shipped.check_rewards(configuration.arms(config))

@@ -64,15 +64,17 @@ A family whose folder has scheduler/scheduler_config.json gets the solver's nois
 """
 
 import importlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from actors.models import folder as folders
 from actors.models import hub
-from raysearch.errors import check
+from raysearch.errors import check, plain
 
 FAMILIES = {"WanPipeline": "wan", "WanImageToVideoPipeline": "wan", "GaussianMixture": "mixture"}
 PARTS = {"wan": ("transformer", "text_encoder", "tokenizer", "vae", "scheduler")}  # that a family cannot do without
+SHOWN = 60  # letters of a text in a line about it
 
 
 def family_name(folder: Path, key: str = "model.path") -> str:
@@ -110,3 +112,16 @@ def model_folder(path: str, key: str = "model.path", variant: str | None = None)
     weights.check_fit(folder, key, variant)
     family(folder).check_folder(folder, key)
     return folder
+
+
+def check_lengths(folder: Path, texts: Mapping[str, str], most: int, block: str = "") -> None:
+    """Raises ConfigError for a text with more than `most` tokens, of which the text encoder would not see the end.
+
+    `texts` maps texts to their places in the config. `block` is the config's that holds the key `truncate`, if any.
+    """
+    count = family(folder).token_counter(folder)
+    otherwise = f", and {block}truncate=true cuts them" if block else ""
+    for text, place in texts.items():
+        n = count(text)
+        allowed = f"at most {most} tokens ({block}max_sequence_length): these are {n}{otherwise}"
+        check(n <= most, place, plain(text, SHOWN), allowed)

@@ -16,16 +16,17 @@ SHIFTS = ("flow_shift", "shift")  # the keys of a scheduler's config for the shi
 def settled(config: Config, say: Callable[[str], None]) -> Config:
     """The config with the flow shift that is used, where neither it nor the model's folder has one.
 
-    The folder is checked as far as that takes no torch. `say` takes a line about each value that may not be meant.
-    Raises ConfigError.
+    Prompts are checked, and the folder as far as that takes no torch. `say` takes a line about each value that may not
+    be meant. Raises ConfigError.
     """
+    entries = prompts.load(config)
     folder = models.found(config.model.path, variant=config.model.variant)
     ways = arms(config)
     for arm in ways:
         s = arm.sampler
         if s.guidance_scale <= 1:
             scale = f"sampler.guidance_scale={s.guidance_scale:g} (arm {arm.name})"
-            own = (prompts.key(e, "negative_prompt") for e in prompts.load(config) if e.negative_prompt)
+            own = (prompts.key(e, "negative_prompt") for e in entries if e.negative_prompt)
             if key := "sampler.negative_prompt" if s.negative_prompt else next(own, ""):
                 say(f"{key} has no effect with {scale}: only a scale above 1 is guidance")
     unsaid = any(a.sampler.flow_shift is None for a in ways)

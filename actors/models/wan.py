@@ -56,6 +56,11 @@ def check_folder(folder: Path, key: str) -> None:
     except (KeyError, TypeError, ValueError) as error:
         raise ConfigError(f"{key}: the configs in {str(folder)!r} describe no Wan model: {error!r}") from error
     vae = parts["vae"].config
+    halvings = len(vae.get("dim_mult", [1, 2, 4, 4])) - 1
+    in_time = sum(vae.get("temperal_downsample", [False, True, True])[:halvings])
+    made = 2**in_time, 2**halvings * (vae.get("patch_size") or 1)
+    fits = f"a file whose scale_factor_temporal and scale_factor_spatial are what its layers make, {made}"
+    check((g.temporal, g.spatial) == made, key, str(parts["vae"].config_file), fits)
     mean, std = vae.get("latents_mean", [0.0] * 16), vae.get("latents_std", [1.0] * 16)  # as many as Wan 2.1 has
     known = all(isinstance(n, list) and len(n) == g.z_dim and all(map(finite, n)) for n in (mean, std))
     fits = f"a file with z_dim={g.z_dim} finite latents_mean and latents_std, and these above 0"

@@ -1,4 +1,4 @@
-"""The folder of a learned latent reward: config.json, which names its architecture, and model.safetensors.
+"""The folder of a learned reward: config.json, which names a latent reward's architecture, and model.safetensors.
 
 Reading a folder executes no code from it. A folder without a reward of the architecture is a ConfigError, whose `key`
 names the config's key for the folder.
@@ -31,7 +31,7 @@ def save(
     (folder / FILES[1]).write_bytes(dump({k: v.contiguous() for k, v in state.items()}))
 
 
-def config_of(folder: Path, architecture: str, key: str = "folder") -> dict[str, Any]:
+def config_of(folder: Path, architecture: str | None, key: str = "folder") -> dict[str, Any]:
     """A folder's config, without the architecture. Raises ConfigError unless it holds a reward of that architecture."""
     for name in FILES:
         check((folder / name).is_file(), key, str(folder), f"a folder with {name}")

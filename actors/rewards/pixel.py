@@ -16,10 +16,12 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
-from safetensors.torch import load_file
 from safetensors.torch import save as dump
 from torch import nn
 from torch.nn import functional as F
+
+from actors.rewards import checkpoint
+from raysearch.config.binding import bind
 
 if TYPE_CHECKING:
     from actors.rewards import View
@@ -165,10 +167,11 @@ def save(net: PixelNet, folder: Path) -> None:
 
 
 def load(folder: Path) -> PixelNet:
-    """The net of a folder, in evaluation mode, without gradients. Raises OSError if a file is missing."""
-    fields = json.loads((folder / "config.json").read_text())
-    net = PixelNet(PixelConfig(**{**fields, "vocabulary": tuple(fields["vocabulary"])}))
-    net.load_state_dict(load_file(folder / "model.safetensors"))
+    """The net of a folder, in evaluation mode, without gradients. Raises ConfigError for a folder without one."""
+    config = checkpoint.config_of(folder, None)
+    with checkpoint.described(folder, "pixel reward"):
+        net = PixelNet(PixelConfig(**bind(PixelConfig, config, "config")))
+    checkpoint.fill(net.state_dict(), folder)
     return net.eval().requires_grad_(False)
 
 
@@ -184,10 +187,15 @@ class PixelReward:
     @staticmethod
     def files(*, folder: Path = ASSETS) -> list[Path]:
         """The net's config and weights."""
-        return [Path(folder) / "config.json", Path(folder) / "model.safetensors"]
+        return [folder / name for name in checkpoint.FILES]
+
+    @staticmethod
+    def fits(shape: Sequence[int], text_dim: int | None = None, *, folder: Path = ASSETS) -> None:
+        """Raises ConfigError unless the folder holds a net, whatever the latents are."""
+        load(folder)  # it is small
 
     def __init__(self, *, folder: Path = ASSETS) -> None:
-        self.net = load(Path(folder))
+        self.net = load(folder)
 
     @torch.inference_mode()
     def __call__(self, views: "Sequence[View]") -> np.ndarray:

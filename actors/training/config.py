@@ -200,6 +200,13 @@ def check_rows(c: Settings, folder: str) -> None:
     check(c.batch <= share, "batch", c.batch, f"at most {share}, a worker's share of the {rows} rows in {folder}")
 
 
+def captions_of(folder: str) -> list[str]:
+    """The captions of a dataset, each once."""
+    shards = shards_of(Path(folder), *SPLITS)
+    found = [pq.read_table(p, columns=["prompt"])["prompt"].unique().to_pylist() for p in shards]
+    return list(dict.fromkeys(text for texts in found for text in texts))
+
+
 def content_of(folder: str) -> bytes:
     """A digest of the shards of a dataset: their names, and their metadata with the sizes and bounds of columns."""
     shards = shards_of(Path(folder), *SPLITS)

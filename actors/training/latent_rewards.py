@@ -17,7 +17,7 @@ import ray.train
 import torch
 from torch import nn
 
-from actors.models import family, model_folder
+from actors.models import check_lengths, family, model_folder
 from actors.models import folder as folders
 from actors.rewards import latent_reward, pavrm
 from actors.training import distributed, losses
@@ -26,6 +26,7 @@ from actors.training.config import (
     COLUMNS,
     REWARD,
     TrainConfig,
+    captions_of,
     check_rows,
     columns,
     content_of,
@@ -92,6 +93,7 @@ def start_of_pavrm(c: TrainConfig, *, model: str, blocks: int = 8, heads: int = 
     Raises ConfigError where the model does not fit.
     """
     folder = model_folder(model, "reward.model")
+    check_lengths(folder, dict.fromkeys(captions_of(c.dataset), "dataset"), c.max_sequence_length)
     return (pavrm.check_model(folder, blocks, heads)["in_channels"], None, None, None), folders.content(
         folder, "reward.model"
     )

@@ -26,14 +26,15 @@ from diffusers.models.autoencoders.autoencoder_kl_wan import WanDecoder3d
 from torch import nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 
-from actors.models import family, model_folder, wan
+from actors.models import check_lengths, family, model_folder, wan
 from actors.models.condition import Condition, with_clean_frames
 from actors.models.folder import content, parts
+from actors.models.settled import shift_of
 from actors.rewards import pavrm, weights_of
 from actors.sampling.solvers import Solver, State, grid, scheduler, scheduler_config
 from actors.training import distributed
 from actors.training.attention import use_fast_attention
-from actors.training.config import check_rows, content_of
+from actors.training.config import captions_of, check_rows, content_of
 from actors.training.loop import Means
 from actors.training.metrics import Panel
 from actors.training.prfl_config import ADAPTER, MODEL, LoraConfig, PrflConfig, captions, schema
@@ -340,15 +341,16 @@ def check_parts(c: PrflConfig) -> dict[str, bytes]:
 
     Raises ConfigError where model, reward, dataset and adapters do not fit together.
     """
-    m = c.model
+    m, s = c.model, c.sampler
     folder = model_folder(m.path, variant=m.variant)
+    shift_of(folder, given=s.flow_shift is not None)
     check(family(folder) is wan, "model.path", m.path, "a Wan model")
     g = wan.Geometry.of(folder)
     check(not g.image_to_video, "model.path", m.path, TEXT_TO_VIDEO)
     g.check(num_frames=m.num_frames, height=m.height, width=m.width)
-    sigmas = grid(scheduler_config(folder), c.sampler.name, c.sampler.flow_shift, c.sampler.num_steps)
+    sigmas = grid(scheduler_config(folder), s.name, s.flow_shift, s.num_steps)
     falling = all(a > b >= 0 for a, b in pairwise(sigmas))
-    check(falling, "sampler.flow_shift", c.sampler.flow_shift, "such that the noise levels fall from step to step")
+    check(falling, "sampler.flow_shift", s.flow_shift, "such that the noise levels fall from step to step")
     judge = pavrm.outline(Path(c.reward.folder), "reward.folder")
     pavrm.check_inputs(judge, Path(c.reward.folder), g.in_channels, g.text_dim, "reward.folder")
     weights_of("reward.weights", c.reward.weights, judge.config.components)
@@ -359,6 +361,12 @@ def check_parts(c: PrflConfig) -> dict[str, bytes]:
         check(
             shape == wanted, "dataset", c.dataset, f"one of latents {wanted}, which the model makes: these are {shape}"
         )
+    if not m.truncate:
+        texts = dict.fromkeys(captions_of(c.dataset), "dataset") if c.dataset else {}
+        texts |= dict.fromkeys(captions(c), "prompts")
+        if s.guidance_scale > 1:
+            texts[s.negative_prompt] = "sampler.negative_prompt"
+        check_lengths(folder, texts, m.max_sequence_length, "model.")
     if c.lora.rank:
         there = importlib.util.find_spec("peft") is not None
         check(there, "lora.rank", c.lora.rank, "0, since peft is not installed: pip install -e '.[lora]'")

@@ -15,7 +15,7 @@ from secrets import token_hex
 from typing import Any, TypeVar
 
 import pyarrow as pa
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import OmegaConf
 
 from raysearch.config import config as configuration
 from raysearch.config.binding import structured
@@ -157,7 +157,8 @@ def goes_on(path: Path, config: C, resume: str) -> bool:
         empty = not path.exists() or not any(path.iterdir())
     except OSError as error:
         raise ConfigError.of("run_dir", str(path), f"a readable folder ({error.strerror})") from error
-    check(empty, "run_dir", str(path), "a new or empty folder: this one holds files, which are kept")
+    hint = "; resume=auto goes on with the run in it" if (path / CONFIG).exists() else ""
+    check(empty, "run_dir", str(path), f"a new or empty folder: this one holds files, which are kept{hint}")
     return False
 
 
@@ -207,11 +208,11 @@ def _begun(path: Path, config: C, resume: str) -> C | None:
         text = (path / CONFIG).read_text()
         if not text and {p.name for p in path.iterdir()} <= {CONFIG, f"{CONFIG}.partial"}:
             return None
-        values = OmegaConf.to_container(OmegaConf.create(text))
+        values = _plain(text)
         begun = structured(type(config), values)  # keys that are newer than the run get their defaults
     except Exception as error:  # YAML errors have no common type
         raise ConfigError.of("run_dir", str(path), f"{fresh}: its {CONFIG} is damaged") from error
-    before, now = (_leaves(OmegaConf.create(configuration.resolved(c))) for c in (begun, config))
+    before, now = (_leaves(_plain(configuration.resolved(c))) for c in (begun, config))
     free = FREE + (GROWING if resume == "extend" else ())
     for key in [*now, *before]:
         top = key.partition(".")[0]
@@ -222,13 +223,16 @@ def _begun(path: Path, config: C, resume: str) -> C | None:
     return begun
 
 
+def _plain(text: str) -> Any:
+    """What a config's YAML holds; a ${...} in it is a text, since what it stood for is written out."""
+    return OmegaConf.to_container(OmegaConf.create(text))
+
+
 def _leaves(value: Any, key: str = "") -> dict[str, Any]:
     """A nested config as a mapping of dotted keys; a list is nested if mappings are in it."""
-    nested = isinstance(value, DictConfig) or (
-        isinstance(value, ListConfig) and any(isinstance(v, DictConfig) for v in value)
-    )
+    nested = isinstance(value, dict) or (isinstance(value, list) and any(isinstance(v, dict) for v in value))
     if nested and value:
-        parts = value.items() if isinstance(value, DictConfig) else enumerate(value)
+        parts = value.items() if isinstance(value, dict) else enumerate(value)
         return {k: v for part, below in parts for k, v in _leaves(below, f"{key}.{part!s}".lstrip(".")).items()}
     return {key: value}
 
@@ -267,5 +271,6 @@ def check_content(path: Path, content: bytes) -> None:
     before, now = _recorded(path), json.loads(content)
     for key in now if before else ():
         check(key in before, "run_dir", str(path), "a new folder: an earlier version of raysearch began this run")
-        allowed = f"a new folder: {key} have changed since its run began"
+        hint = "; resume=extend adds prompts to a run" if key == "prompts" else ""
+        allowed = f"a new folder: {key} have changed since its run began{hint}"
         check(before[key] == now[key], "run_dir", str(path), allowed)

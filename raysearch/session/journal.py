@@ -17,6 +17,7 @@ from raysearch.files import Folder
 from raysearch.recipe.digests import canonical_json
 
 ANSWERS = "answers.jsonl"
+MISREAD = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)  # of what is no record
 FORMAT = 2  # of the records: a run whose journal has another format is not resumed
 
 
@@ -56,20 +57,19 @@ class Journal:
 
     @contextmanager
     def understood(self) -> Iterator[None]:
-        """Raise ConfigError where reading the records shows that this version did not write them.
+        """Read the journal's records in this context: an error closes the journal.
 
-        With any error the journal is closed.
+        Raises ConfigError where the error shows that this version did not write the records.
         """
         try:
             yield
         except BaseException as error:
             self.close()
-            wrong = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
-            if isinstance(error, ConfigError) or not isinstance(error, wrong):
+            if isinstance(error, ConfigError) or not isinstance(error, MISREAD):
                 raise
             allowed = f"a folder whose {self._name} holds nothing but records of this version"
-            reason = f"{allowed} ({type(error).__name__}: {error})"
-            raise ConfigError.of("run_dir", str(self._folder.path), reason) from error
+            said = f"{allowed} ({type(error).__name__}: {error})"
+            raise ConfigError.of("run_dir", str(self._folder.path), said) from error
 
     def close(self) -> None:
         """Let go of the file and its lock."""

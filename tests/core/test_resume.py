@@ -256,6 +256,13 @@ def test_never_keeps_what_is_there_and_another_config_is_refused(tmp_path):
     assert pq.read_table(tmp_path / "run" / "searches.parquet").to_pylist() == expected
 
 
+def test_a_caption_may_hold_what_yaml_takes_for_a_reference(tmp_path):
+    given = {**FEW, "prompts": ["a ${foo} b"]}
+    expected, _ = run(tmp_path / "run", **given)
+    rows, progress = run(tmp_path / "run", **given, resume="require")
+    assert same(rows) == same(expected) and progress.kept == len(rows)
+
+
 def test_a_key_that_came_later_does_not_keep_a_run_from_going_on(tmp_path):
     run(tmp_path, **FEW)
     config = tmp_path / "config.yaml"

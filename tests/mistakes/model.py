@@ -341,6 +341,13 @@ TABLE = [
         heavy=True,
     ),
     Mistake(
+        f"prfl {ROOT}/configs/prfl.yaml model.path={ROOT}/actors/assets/tiny-wan"
+        f" reward.folder={ROOT}/actors/assets/pavrm prompts_file={ROOT}/configs/training_two.txt"
+        " dataset=null flow_steps=0 model.max_sequence_length=20 run_dir=run",
+        f"prompts: '...' {BAD} at most 20 tokens (model.max_sequence_length): these are ...",
+        heavy=True,
+    ),
+    Mistake(
         ["model.max_sequence_length=4"],
         f"prompts[0]: 'a red circle moving left' {BAD} at most 4 tokens ...",
         heavy=True,

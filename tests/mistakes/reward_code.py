@@ -147,12 +147,12 @@ TABLE = [
     ),
     code(
         written(files="staticmethod(lambda *, scale: ['weights.pt'])"),
-        "rewards.search: mine.py:1: AttributeError: 'str' object has no attribute 'exists'",
+        "rewards.search: 'weights.pt' is not allowed; it must be an existing file",
         heavy=True,
     ),
     code(
-        "from pathlib import Path\n" + written(files="staticmethod(lambda *, scale: [Path('weights.pt')])"),
-        "rewards.search.files: 'weights.pt' is not allowed; it must be an existing file",
+        written(files="staticmethod(lambda *, scale: [7])"),
+        "rewards.search: mine.py:1: TypeError: ...not int",
         heavy=True,
     ),
     code(

@@ -166,6 +166,18 @@ TABLE = [
     broken(
         "model.path: 'm/text_encoder' is no UMT5EncoderModel: ...", edited("text_encoder/config.json", d_model="wide")
     ),
+    *(
+        broken(
+            f"model.path: 'm/vae/config.json' {BAD} a file whose scale_factor_temporal and scale_factor_spatial are "
+            f"what its layers make, {made}",
+            edited("vae/config.json", **values),
+        )
+        for made, values in (
+            ("(4, 4)", {"scale_factor_spatial": 8}),
+            ("(4, 4)", {"scale_factor_temporal": 2}),
+            ("(4, 8)", {"patch_size": 2}),
+        )
+    ),
     broken(
         f"model.path: 'm/vae/config.json' {BAD} a file with z_dim=8 finite latents_mean and latents_std, ...",
         edited("vae/config.json", latents_mean=[0.0]),
@@ -224,6 +236,31 @@ TABLE = [
     reward("pixel", "'m/model.safetensors' is empty", cut("model.safetensors", 0)),
     reward("pixel", "'m/model.safetensors' is no safetensors file", cut("model.safetensors", 5)),
     reward("pixel", "'m/model.safetensors' is not allowed; it must be an existing file", without("model.safetensors")),
+    reward("pixel", f"'m' {BAD} a folder whose config.json is a JSON object", cut("config.json", 20)),
+    reward(
+        "pixel",
+        "m/config.json describes no pixel reward: config.vocabulary: 3 is not allowed; it must be a list, such as [3]",
+        edited("config.json", vocabulary=3),
+    ),
+    reward(
+        "pixel", "m/config.json describes no pixel reward: config.depth: unknown key...", edited("config.json", depth=3)
+    ),
+    reward("pixel", "m/config.json describes no pixel reward: RuntimeError(...)", edited("config.json", width=-96)),
+    reward(
+        "pixel",
+        f"'m' {BAD} one whose weights fit its config: blocks.0.each_other.in_proj_bias must be (144,), there is (288,)",
+        edited("config.json", width=48),
+    ),
+    reward(
+        "pixel",
+        f"'m' {BAD} one whose weights fit its config: weight must be no such tensor, there is (17, 96)",
+        renamed("model.safetensors", "words.weight", "weight"),
+    ),
+    reward(
+        "pixel",
+        f"'m' {BAD} one of weights F16, BF16, F32: words.weight is I32",
+        retyped("model.safetensors", "words.weight", dtype="I32"),
+    ),
     reward(
         "latent", f"'m' {BAD} a folder whose model.safetensors is a safetensors file", cut("model.safetensors", 99999)
     ),

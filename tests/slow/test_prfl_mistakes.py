@@ -46,6 +46,8 @@ def test_bad_configs(load, values, said):
         ({"model": {"path": "nowhere"}}, "model.path: 'nowhere'"),
         ({"model": {"num_frames": 6}}, "model.num_frames: 6"),
         ({"model": {"num_frames": 9}}, "dataset: "),
+        ({"model": {"max_sequence_length": 7}}, "dataset: 'clip 10' is not allowed; it must be at most 7 tokens"),
+        ({"sampler": {"negative_prompt": "n" * 16}}, "sampler.negative_prompt: 'nnnnnnnnnnnnnnnn' is not allowed"),
         ({"reward": {"folder": "nowhere"}}, "reward.folder: 'nowhere' is not allowed; it must be a folder with config"),
         ({"reward": {"weights": {"XQ": 1.0}}}, "reward.weights: 'XQ' is not allowed; it must be one of VQ, MQ, TA"),
         ({"reward": {"weights": {"VQ": {}}}}, "reward.weights.VQ: {} is not allowed; it must be a finite number"),

@@ -106,7 +106,7 @@ def write(folder, data, model, **values):
         "group": 4,
         "every": 3,
         "learning_rate": 1e-2,
-        "max_sequence_length": 8,
+        "max_sequence_length": 12,
         "run_dir": str(folder / "run"),
     }
     (folder / "c.yaml").write_text(yaml.safe_dump(base | values))
@@ -119,7 +119,7 @@ def write(folder, data, model, **values):
         ("reward.name", {"reward": {"name": "pavlov"}}),
         ("reward.blocks", {"reward": {"name": "pavrm", "model": "MODEL", "blocks": 9}}),
         ("reward.blocs", {"reward": {"name": "pavrm", "model": "MODEL", "blocs": 1}}),
-        ("model.path", {"reward": {"name": "pavrm", "model": "nowhere"}}),
+        ("reward.model", {"reward": {"name": "pavrm", "model": "nowhere"}}),
         ("reward.start", {"reward": {"name": "latent", "start": "nowhere"}}),
         ("dataset", {"dataset": "nowhere"}),
         ("group", {"group": 3}),
@@ -135,6 +135,7 @@ def write(folder, data, model, **values):
         ("warm_up", {"warm_up": -1}),
         ("weight_decay", {"weight_decay": -0.1}),
         ("max_sequence_length", {"max_sequence_length": 0}),
+        ("at most 8 tokens (max_sequence_length): these are", {"max_sequence_length": 8}),
         ("dtype", {"dtype": "int8"}),
         ("workers.number", {"workers": {"number": 0}}),
         ("learning_rat", {"learning_rat": 1}),
