@@ -6,6 +6,7 @@ reply. Ray's own retries of calls are off, since the engine recomputes what is l
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -70,6 +71,9 @@ class RayReplica:
             actor.cancel.remote(item)
             raise
         except RayError as error:
+            if isinstance(error, RayTaskError):
+                with suppress(RayError):
+                    await made[1]  # the same error, which Ray prints at the end if nobody asks for it
             raise mapped(error) from error
         return Answer(reply, made[1])
 

@@ -172,7 +172,7 @@ def claimed(path: Path, config: C, resume: str) -> Iterator[C | None]:
     if goes_on(path, config, resume):
         yield _begun(path, config, resume)
         return
-    made = not path.exists()
+    made = [p for p in (path, *path.parents) if not p.exists()]
     try:
         path.mkdir(parents=True, exist_ok=True)
         (path / CONFIG).touch(exist_ok=False)  # from now on no other run can claim the folder
@@ -182,9 +182,9 @@ def claimed(path: Path, config: C, resume: str) -> Iterator[C | None]:
         yield None
     except BaseException:
         (path / CONFIG).unlink(missing_ok=True)
-        if made:
-            with suppress(OSError):
-                path.rmdir()
+        with suppress(OSError):
+            for folder in made:
+                folder.rmdir()
         raise
 
 

@@ -282,3 +282,13 @@ def test_a_run_whose_folder_is_moved_away_ends_and_makes_no_other(tmp_path):
     (tmp_path / "moved").rename(tmp_path / "run")
     rows, progress = run(tmp_path / "run", prompts=list("abcd"), resume="require")
     assert len(rows) == 4 and progress.kept > 0
+
+
+def test_a_mistake_leaves_no_folder_above_the_run_either(tmp_path):
+    class Mistaken(FakeBackend):
+        def prepare(self, *given):
+            raise ConfigError("a mistake")
+
+    with pytest.raises(ConfigError, match="a mistake"):
+        Session(config(), Mistaken(), run_dir=tmp_path / "a" / "b" / "run")
+    assert not list(tmp_path.iterdir())

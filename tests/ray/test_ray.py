@@ -1,6 +1,7 @@
 """Real Ray, one cluster for the module: what only it can show."""
 
 import asyncio
+import gc
 import os
 import re
 import signal
@@ -26,8 +27,10 @@ from actors.cluster import fleet as ray_fleet
 from actors.cluster import head, metrics, placement
 from actors.cluster.actor import Actor
 from actors.cluster.placement import Node
+from actors.cluster.replica import RayReplica
 from actors.workers.worker import Worker
 from raysearch.config import config as configuration
+from raysearch.engine.protocol import Call
 from raysearch.errors import ConfigError, InputLost, ReplicaDied
 from raysearch.session.plan import Plan
 from raysearch.session.session import Session
@@ -301,6 +304,25 @@ def test_rays_errors_become_ours():
     cause = ValueError("bad")
     wrapped = ray.exceptions.RayTaskError("run", "trace", cause)
     assert ray_fleet.mapped(wrapped) is cause
+
+
+@ray.remote
+class Raises:
+    """An actor whose every call fails."""
+
+    @ray.method(num_returns=2)
+    def run(self, *given):
+        raise ValueError("bad")
+
+
+def test_a_call_that_fails_leaves_no_error_that_ray_would_print(monkeypatch):
+    printed = []
+    monkeypatch.setattr("ray._private.worker._unhandled_error_handler", printed.append)
+    replica = RayReplica("scorer-0", "scorer", 1, list, fleet=None, actors=[Raises.remote()])
+    with pytest.raises(ValueError, match="bad"):
+        asyncio.run(replica.run(Call(None, {})))
+    gc.collect()
+    assert not printed
 
 
 def test_the_driver_pulls_no_latents(tiny, tmp_path, monkeypatch):
