@@ -27,8 +27,10 @@ from raysearch.errors import ConfigError, RaysearchError, plain, single
 from raysearch.session import dataset, display, status
 from raysearch.session.directory import chosen, goes_on
 from raysearch.sweep import grid
+from raysearch.threads import announced
 
 T = TypeVar("T")
+CHECKING = "the config, the model and the rewards are being checked"
 OURS = ("raysearch", "policies", "actors")
 
 
@@ -175,14 +177,15 @@ def searched(config: Config, run_dir: Path) -> int:
     """Run a config's searches, showing how they go, and return the exit code. Raises ConfigError, KeyboardInterrupt."""
     console = display.console(lasting=True)
     say = display.say(console)
-    config = settled(config, say)
-    shipped.check_rewards(configuration.arms(config))
-    goes_on(run_dir, config, config.resume)
-    # torch and diffusers take seconds to import, and a mistake in the config should not wait for them.
-    from actors.backend import Backend
-    from raysearch.session.session import Session
+    with announced(CHECKING, say):
+        config = settled(config, say)
+        shipped.check_rewards(configuration.arms(config))
+        goes_on(run_dir, config, config.resume)
+        # torch and diffusers take seconds to import, and a mistake in the config should not wait for them.
+        from actors.backend import Backend
+        from raysearch.session.session import Session
 
-    session = Session(config, Backend(say), run_dir=run_dir, report=say)
+        session = Session(config, Backend(say), run_dir=run_dir, report=say)
     for arm, cost in session.costs.items():
         say(f"{arm}: about {display.cost_text(cost)} a search")
     in_all = sum(c.nfe for c in session.costs.values()) * session.searches_per_arm

@@ -2,9 +2,9 @@
 
 import asyncio
 import threading
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import Future
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
@@ -42,6 +42,18 @@ class Lane:
                 except BaseException as error:
                     done.set_exception(error)
             del queued, done, call  # an idle thread holds nothing
+
+
+@contextmanager
+def announced(line: str, say: Callable[[str], None], *, after: float = 1.0) -> Iterator[None]:
+    """Say a line when what runs in this context takes longer than `after` seconds."""
+    timer = threading.Timer(after, say, [line])
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def in_its_own_loop(work: Coroutine[Any, Any, T]) -> T:
