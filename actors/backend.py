@@ -4,7 +4,6 @@ The command line hands `Backend` to the engine. `prepare` checks and plans; `fle
 (fleet.backend: local) or on Ray.
 """
 
-import importlib.metadata
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
@@ -17,7 +16,7 @@ import torch
 
 from actors.models import check_lengths, family, model_folder
 from actors.models import folder as folders
-from actors.rewards import RewardSpec, reward
+from actors.rewards import RewardSpec, installed, reward
 from actors.sampling import solvers
 from raysearch.config import obstacles, prompts
 from raysearch.config.config import ODE, SDE, SINGLE, VP, Arm, Config, SamplerConfig
@@ -249,7 +248,7 @@ def sampler_at(config: Config, s: SamplerConfig, folder: Path, content: bytes, n
 def fingerprint(config: Config, s: SamplerConfig) -> str:
     """All that may change the bits of a latent, in words: precision, device, batching, shards, library versions."""
     pool = config.fleet.denoisers
-    versions = [f"{p} {importlib.metadata.version(p)}" for p in ("torch", "diffusers", "transformers")]
+    versions = [f"{p} {installed(p)}" for p in ("torch", "diffusers", "transformers")]
     mode = "exact" if pool.slots == 1 and not s.batched_guidance else f"fast, batched guidance {s.batched_guidance}"
     shards = [f"{pool.shards} {pool.shard_mode} shards"] if pool.shards > 1 else []
     return ", ".join([config.model.dtype, pool.device, mode, *shards, *versions])

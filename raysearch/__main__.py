@@ -1,16 +1,14 @@
 """The command line: the one place where engine, policies and actors meet.
 
-Exit codes: 0 done; 1 our fault, or nobody reads the output any longer; 2 a mistake of the user's (one line); 3 some
-searches failed; 130 interrupted.
+Exit codes: 0 done; 1 our fault, or the output cannot be written, on which a run does not depend; 2 a mistake of the
+user's (one line); 3 some searches failed, or files of finished ones could not be made again; 130 interrupted.
 """
 
 import argparse
 import asyncio
 import inspect
 import json
-import os
 import re
-import select
 import signal
 import sys
 import time
@@ -42,17 +40,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         finally:
             if sys.stdout is not None:  # a daemon's may be closed
                 sys.stdout.flush()
-    except BrokenPipeError:
-        lost = [s for s in (sys.stdout, sys.stderr) if unread(s)]
-        if not lost:
-            raise  # another pipe or a connection broke
-        silence(*lost)
-        return 1
     except OSError as error:
         if writable(sys.stdout):
             raise
-        silence(sys.stdout)
-        print(f"raysearch: the output cannot be written: {error.strerror}", file=sys.stderr)
+        display.silence(sys.stdout)
+        if not isinstance(error, BrokenPipeError):
+            complain(f"the output cannot be written: {error.strerror}")
         return 1
 
 
@@ -71,33 +64,28 @@ def obey(argv: Sequence[str] | None) -> int:
         error = single(raised)
         if not isinstance(error, RaysearchError):
             raise error from None
-        print(f"raysearch: {plain(error)}", file=sys.stderr)
+        complain(plain(error))
         return 2 if isinstance(error, ConfigError) else 1
     except KeyboardInterrupt:
-        print("raysearch: interrupted", file=sys.stderr)
+        complain("interrupted")
         return 130
 
 
-def unread(stream: TextIO) -> bool:
-    """Whether a stream is a pipe that nobody reads any longer."""
-    poll = select.poll()
-    poll.register(stream, 0)
-    return any(event & select.POLLERR for _, event in poll.poll(0))
+def complain(line: str) -> None:
+    """Show a line on stderr, if anything can be written there: the exit code says the same."""
+    try:
+        print(f"raysearch: {line}", file=sys.stderr, flush=True)
+    except OSError:
+        display.silence(sys.stderr)
 
 
 def writable(stream: TextIO | None) -> bool:
-    """Whether a stream takes an empty line; a full disk does not."""
+    """Whether a stream takes an empty line; a full disk does not, nor does a pipe that nobody reads any longer."""
     try:
         print(file=stream, flush=True)
     except OSError:
         return False
     return True
-
-
-def silence(*streams: TextIO) -> None:
-    """Let streams lead nowhere, since Python flushes them when it ends."""
-    for stream in streams:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 class Parser(argparse.ArgumentParser):
@@ -185,7 +173,7 @@ def tune_generator(path: Path, overrides: Sequence[str]) -> int:
 
 def searched(config: Config, run_dir: Path) -> int:
     """Run a config's searches, showing how they go, and return the exit code. Raises ConfigError, KeyboardInterrupt."""
-    console = display.console()
+    console = display.console(lasting=True)
     say = display.say(console)
     config = settled(config, say)
     shipped.check_rewards(configuration.arms(config))
@@ -207,7 +195,7 @@ def searched(config: Config, run_dir: Path) -> int:
         say(f"to go on, give the same command again with run_dir={run_dir} resume=require")
         raise KeyboardInterrupt from None
     display.summary(console, session.progress.snapshot(time.monotonic(), time.time()), str(run_dir))
-    return 3 if session.progress.failed else 0
+    return 3 if session.progress.failed or session.progress.lacking else 0
 
 
 async def ended_by_sigterm(work: Coroutine[Any, Any, T]) -> T:

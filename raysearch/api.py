@@ -45,6 +45,8 @@ def run(
     `policy`, a coroutine function `search(ctx, *, ...)` at the top level of its module, takes the place of the config's
     policy, and `arguments` are its own. Works inside a running event loop too (a notebook). Raises ConfigError.
     """
+    check(not isinstance(overrides, str), "overrides", overrides, "a list, such as ['seeds=[0,1]']")
+    check(not (overrides and isinstance(config, Mapping)), "overrides", overrides, "left out where config is a mapping")
     if isinstance(config, Mapping):
         name, loaded = "run", configuration.build(dict(config))
     else:

@@ -16,7 +16,8 @@ from raysearch.recipe.digests import digest
 class Folder:
     """A folder whose files are written whole or not at all, and in which no link is followed.
 
-    Only `path` itself, and what lies above it, may be a link. Names are relative to it. Every method raises FolderError
+    Only `path` itself, and what lies above it, may be a link. It is there: a run whose folder was moved away does not
+    go on in another. Names are relative to it. Every method raises FolderError
     where the disk refuses.
     """
 
@@ -64,7 +65,7 @@ class Folder:
         partial = self.path / f"{name}.partial"
         with self.told(partial.name):
             shutil.rmtree(partial, ignore_errors=True)
-            partial.mkdir(parents=True)
+            partial.mkdir()
             yield partial
             shutil.rmtree(self.path / name, ignore_errors=True)
             partial.rename(self.path / name)
@@ -107,7 +108,6 @@ class Folder:
         """A descriptor of the folder that holds a file, made if need be, and the last part of the file's name."""
         *above, last = Path(name).parts
         with self.told(name):
-            self.path.mkdir(parents=True, exist_ok=True)
             holder = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
             try:
                 for part in above:

@@ -25,13 +25,14 @@ from ray.exceptions import (
 from actors.workers import gang
 from actors.workers.pulse import FIRST
 from raysearch.engine.protocol import Answer, Call
-from raysearch.errors import InputLost, ReplicaDied
+from raysearch.errors import ConfigError, InputLost, ReplicaDied
 
 if TYPE_CHECKING:
     from actors.cluster.fleet import RayFleet
 
 # The actor died, cannot be reached just now, or was killed by Ray since its node's memory was full.
 GONE = (RayActorError, NodeDiedError, ActorUnschedulableError, OutOfMemoryError)
+MISTAKE = "raysearch.errors.ConfigError: "  # how Ray tells of one in an actor's constructor, in its error's last line
 STARTS = 3  # starts in a row in each of which a process may be lost
 
 
@@ -82,7 +83,8 @@ class RayReplica:
     async def ready(self) -> None:
         """Launch the actors and wait until they have a place and their model is loaded.
 
-        Raises ReplicaDied for an error of the model's or the rewards' code, or after STARTS losses of a process.
+        Raises ConfigError for a reward that fails when it is tried, ReplicaDied for another error of the model's or the
+        rewards' code, or after STARTS losses of a process.
         """
         for left in reversed(range(STARTS)):
             await self.fleet.reached()
@@ -95,8 +97,10 @@ class RayReplica:
                 await self.fleet.reached()
                 why = next((e for e in (*await self._end(), error) if _is_fault(e)), None)
                 if why or not left:  # a mere loss is tried again
+                    if (said := last_line(why or error)).startswith(MISTAKE):
+                        raise ConfigError(said.removeprefix(MISTAKE)) from error
                     lost = "" if why else f"a process was lost {STARTS} times while it loaded: "
-                    raise ReplicaDied(f"{self.id} does not start: {lost}{last_line(why or error)}") from error
+                    raise ReplicaDied(f"{self.id} does not start: {lost}{said}") from error
         self.fleet.serving(self)
 
     async def _meet(self) -> None:

@@ -7,7 +7,7 @@ import importlib.metadata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -92,6 +92,12 @@ class RewardSpec:
     where: str = "reward"  # its place in the config
 
 
+@cache
+def installed(package: str) -> str:
+    """The version of an installed package, which takes milliseconds to read."""
+    return importlib.metadata.version(package)
+
+
 @contextmanager
 def under(key: str, build: Callable[..., Reward]) -> Iterator[None]:
     """What is raised within this context by the code of a reward's class is a ConfigError that names `key`."""
@@ -116,7 +122,9 @@ def scores(name: str, reward: Reward, views: Sequence[View]) -> list[tuple[float
     except (torch.OutOfMemoryError, torch.AcceleratorError):
         raise
     except BaseException as error:
-        raise RewardError(f"the reward {name} failed: {blamed(error, type(reward))}") from None
+        said = blamed(error, type(reward))
+        hint = f" (needs is {reward.needs!r}, so a view's other fields may be None)" if "'NoneType'" in said else ""
+        raise RewardError(f"the reward {name} failed: {said}{hint}") from None
     if [len(row) for row in rows] != [len(reward.components)] * len(views):
         wanted = f"{len(views)} x {len(reward.components)}: a row for each view, a column for each component"
         raise RewardError(f"the reward {name} ({defined(type(reward))}) answered {_shown(answer)}, and not {wanted}")
@@ -137,7 +145,7 @@ def made_up(geometry: Any, model: ModelConfig, caption: str, *, long: bool) -> V
     frames = rng.integers(0, 256, geometry.video_shape(**size), np.uint8)
     text = noise(1, model.max_sequence_length, geometry.text_dim or 1)
     earlier = {"before": frames, "opening": frames} if long else {}
-    return View(caption, 0.0, latent, latent, frames, (("latent", (point,)),), text, **earlier)
+    return View(caption, 0.0, latent, latent, frames, (("latent", (point,)),), text, fps=geometry.fps, **earlier)
 
 
 def built(spec: RewardSpec, device: str, trial: View | None = None) -> Reward:
@@ -216,7 +224,7 @@ def reward(
     if (fits := getattr(build, "fits", None)) is not None:
         with under(key, build):
             fits(shape, text_dim, **arguments)
-    identity = digest(spec_key, found, source(build), importlib.metadata.version("torch"))
+    identity = digest(spec_key, found, source(build), installed("torch"))
     if not getattr(build, "meets_obstacles", False):
         obstacles = ()
     else:

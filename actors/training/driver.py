@@ -67,7 +67,7 @@ def run(
         check_content(run_dir, content)
     folder = Folder(run_dir)
     folder.write("config.yaml", resolved(config).encode())
-    console = display_console()
+    console = display_console(lasting=True)
     print_line = say(console)
     with held(run_dir / "journal"), claim_withdrawn_on_mistake(run_dir):
         folder.write(CONTENT, content)

@@ -271,11 +271,12 @@ class Prfl:
         if self.c.lora.rank:
             import peft
 
-            WanPipeline.save_lora_weights(
-                run_dir / ADAPTER,
-                peft.get_peft_model_state_dict(net),
-                transformer_lora_adapter_metadata=net.peft_config["default"].to_dict(),
-            )
+            with Folder(run_dir).replacing(ADAPTER) as folder:
+                WanPipeline.save_lora_weights(
+                    folder,
+                    peft.get_peft_model_state_dict(net),
+                    transformer_lora_adapter_metadata=net.peft_config["default"].to_dict(),
+                )
             net = copy.deepcopy(net)  # the net in training keeps its adapters apart
             net.fuse_lora()
             net.unload_lora()

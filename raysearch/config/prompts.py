@@ -77,7 +77,9 @@ def read(
     model: ModelConfig = ModelConfig(path=""),
 ) -> list[Entry]:
     """`prompts`, or those of a file; first frames are brought to the shape of `model`'s videos. Raises ConfigError."""
-    check((prompts is None) != (prompts_file is None), "prompts", prompts, "given, or prompts_file is, and not both")
+    given_twice = None not in (prompts, prompts_file)
+    check(not given_twice, "prompts", prompts, "left out (prompts=null), as prompts_file is given")
+    check((prompts, prompts_file) != (None, None), "prompts", prompts, "given, unless prompts_file is")
     column, what = prompts_column or "prompt", "prompts"
     folder: Path | None = Path()
     given: Iterable[Row] = ((f"prompts[{i}]", entry) for i, entry in enumerate(prompts or ()))
@@ -150,7 +152,8 @@ def _plain(value: Any) -> Any:
 
 def _entry(place: str, values: dict[str, Any], column: str, folder: Path | None, model: ModelConfig) -> Entry:
     at = Entry(Prompt(""), place=place)
-    check(column in values, place, list(values), f"a text, or columns of which one is {column!r} (prompts_column)")
+    named = f"a text, or columns of which one is {column!r} (prompts_column names another column)"
+    check(column in values, place, list(values), named)
     for name in values:
         slip = _slip(name, column)
         check(not slip, key(at, name), name, f"a column of another name{slip}")

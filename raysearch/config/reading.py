@@ -49,6 +49,8 @@ def _value(key: str, text: str, schema: type) -> Any:
         value = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={text}"]))["value"]  # type: ignore[index,call-overload]
     except Exception as error:
         quotes = "; a text with brackets, braces, colons or quotes is in quotes itself"
+        if text.count("[") > text.count("]") or text.count("{") > text.count("}"):
+            quotes = "; a bracket is not closed (a shell divides at spaces: put the whole of key=value in quotes)"
         where = re.sub(r' in "<unicode string>"', "", said(error))
         raise ConfigError(f"{key}: {text!r} is no YAML: {where}{quotes}") from error
     if key == "prompts" and isinstance(value, list):

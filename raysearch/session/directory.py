@@ -63,7 +63,7 @@ class RunDirectory:
         """
         self._block = block(prompts, searches_per_prompt)
         self.path, self.journal, self.folder = path, path / JOURNAL, Folder(path)
-        if not (path / CONFIG).stat().st_size:
+        if not (path / CONFIG).is_file() or not (path / CONFIG).stat().st_size:
             self.folder.write(CONFIG, resolved.encode())
         chunks = {f"{c}_chunks": pa.list_(pa.float64()) for c in judged_components} if long else {}
         self.searches = Table(
@@ -157,7 +157,8 @@ def goes_on(path: Path, config: C, resume: str) -> bool:
         empty = not path.exists() or not any(path.iterdir())
     except OSError as error:
         raise ConfigError.of("run_dir", str(path), f"a readable folder ({error.strerror})") from error
-    check(empty, "run_dir", str(path), "a new or empty folder: this one holds files, which are kept")
+    hint = "; resume=auto goes on with the run in it" if (path / CONFIG).exists() else ""
+    check(empty, "run_dir", str(path), f"a new or empty folder: this one holds files, which are kept{hint}")
     return False
 
 
@@ -185,6 +186,16 @@ def claimed(path: Path, config: C, resume: str) -> Iterator[C | None]:
             with suppress(OSError):
                 path.rmdir()
         raise
+
+
+def check_claim(path: Path, begun: object) -> None:
+    """Raise ConfigError if another run has begun in a folder that was free when it was claimed.
+
+    Two runs may find the same stopped run, of which only an empty config.yaml was left. Call this under the journal's
+    lock.
+    """
+    held = (path / CONFIG).is_file() and (path / CONFIG).stat().st_size > 0
+    check(begun is not None or not held, "run_dir", str(path), "one in which no other run has begun meanwhile")
 
 
 def _begun(path: Path, config: C, resume: str) -> C | None:
@@ -260,5 +271,6 @@ def check_content(path: Path, content: bytes) -> None:
     before, now = _recorded(path), json.loads(content)
     for key in now if before else ():
         check(key in before, "run_dir", str(path), "a new folder: an earlier version of raysearch began this run")
-        allowed = f"a new folder: {key} have changed since its run began"
+        hint = "; resume=extend adds prompts to a run" if key == "prompts" else ""
+        allowed = f"a new folder: {key} have changed since its run began{hint}"
         check(before[key] == now[key], "run_dir", str(path), allowed)

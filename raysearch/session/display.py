@@ -3,10 +3,12 @@
 import os
 import sys
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from io import TextIOWrapper
+from typing import Any, TextIO
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.live import Live
 from rich.progress_bar import ProgressBar
@@ -36,6 +38,8 @@ def duration(seconds: float) -> str:
 def facts(s: Snapshot) -> list[str]:
     """Phrases for one line: searches done, best reward, NFE per second, busy slots, time left."""
     parts = [f"{s.done}/{s.total} searches"]
+    if s.state == "starting":
+        parts.append("the fleet is starting")
     if s.failed:
         parts.append(f"{s.failed} failed")
     if s.best is not None:
@@ -81,7 +85,7 @@ class Display:
 
 def summary(console: Console, s: Snapshot, run_dir: str) -> None:
     """Print how a run ended: a table of its arms, and where the results are."""
-    console.print(_table(s))
+    console.print(_fitting(console, s))
     say(console)(f"results: {run_dir}")
 
 
@@ -92,7 +96,7 @@ def status(console: Console, s: Snapshot, now: float) -> None:
         grid = Table.grid(padding=(0, 2))
         for name, text in details:
             grid.add_row(name, _text(text))
-        console.print(grid, _table(s), sep="\n\n")
+        console.print(grid, _fitting(console, s), sep="\n\n")
         return
     print_line = say(console)
     for name, text in details:
@@ -102,20 +106,48 @@ def status(console: Console, s: Snapshot, now: float) -> None:
         print_line(f"arm {name}: {_searches(a)}{quality}, {a.nfe_spent} NFE run")
 
 
-class Output(Console):
-    """Standard output, on which no run depends: what nobody reads any longer goes nowhere."""
+class Lasting:
+    """A stream that takes whatever it is given: once the stream below fails, all goes nowhere."""
 
-    def on_broken_pipe(self) -> None:
-        """Write nowhere from now on."""
-        self.quiet = True
-        os.dup2(os.open(os.devnull, os.O_WRONLY), self.file.fileno())
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        """Write, if anything can be written."""
+        with self._kept():
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        """Flush what was written."""
+        with self._kept():
+            self._stream.flush()
+
+    @contextmanager
+    def _kept(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError:  # a full disk, a pipe that nobody reads, a terminal that is gone
+            silence(self._stream)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
 
 
-def console() -> Console:
-    """A console on standard output: as wide as a terminal, else 120 columns."""
+def silence(stream: TextIO) -> None:
+    """Let a stream lead nowhere; Python flushes it when it ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def console(*, lasting: bool = False) -> Console:
+    """A console on standard output: as wide as a terminal, else 120 columns.
+
+    What a `lasting` one cannot write goes nowhere, since no run depends on who reads what it says.
+    """
     if isinstance(sys.stdout, TextIOWrapper):  # a terminal may lack the letters of a name
         sys.stdout.reconfigure(errors="backslashreplace")
-    return Output(width=None if sys.stdout is not None and sys.stdout.isatty() else 120)
+    file: Any = Lasting(sys.stdout) if lasting and sys.stdout is not None else None
+    return Console(file=file, width=None if sys.stdout is not None and sys.stdout.isatty() else 120)
 
 
 def say(console: Console) -> Callable[[str], None]:
@@ -135,7 +167,7 @@ def _details(s: Snapshot, now: float) -> list[tuple[str, str]]:
     """Named facts of a run besides its arms; queues, busy slots and the like only while it goes on."""
     parts = [("run", s.run), ("state", s.state + (f": {s.reason}" if s.reason else ""))]
     clock = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(s.started))
-    parts.append(("started", f"{clock}, {duration(s.elapsed)} {'so far' if s.going else 'in all'}"))
+    parts.append(("searching since", f"{clock}, for {duration(s.elapsed)}{' so far' if s.going else ''}"))
     if s.going:
         parts.append(("seen", f"{duration(max(now - s.at, 0))} ago"))
     notes = "".join(f", {n} {what}" for what, n in (("failed", s.failed), ("done before", s.kept)) if n)
@@ -176,8 +208,15 @@ def _judged(a: ArmStatus) -> dict[str, str]:
     return dict(zip(a.components, cells, strict=False))
 
 
-def _table(s: Snapshot) -> Table:
-    """A row per arm, with the means of the held-out judge if there is one.
+def _fitting(console: Console, s: Snapshot) -> Table:
+    """The table of a run's arms, without lines where a terminal is too narrow for them."""
+    lined = _table(s)
+    needed = console.measure(lined, options=console.options.update(max_width=10_000)).maximum
+    return lined if needed <= console.width else _table(s, narrow=True)
+
+
+def _table(s: Snapshot, narrow: bool = False) -> Table:
+    """A row per arm, with the means of the held-out judge if there is one; `narrow` has intervals below the means.
 
     NFE and replica-seconds are means over searches, each charged as if it ran alone; "NFE run" is the arm's real total.
     """
@@ -185,10 +224,14 @@ def _table(s: Snapshot) -> Table:
     components = list(dict.fromkeys(c for a in s.arms.values() for c in a.components))
     title = _text(f"winners judged by {', '.join(names)} (held out), mean ± 95% interval") if names else None
     table = Table(title=title, title_justify="left")
+    if narrow:
+        table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
     for column in ("arm", "searches", *components, "NFE", "replica-s", "NFE run"):
         table.add_column(_text(column), justify="left" if column == "arm" else "right")
     for name, a in s.arms.items():
         n, judged = max(a.done, 1), _judged(a)
+        if narrow:
+            judged = {c: cell.replace(" ± ", "\n±") for c, cell in judged.items()}
         cost = (f"{a.nfe / n:.0f}", f"{a.replica_seconds / n:.2f}", str(a.nfe_spent))
         table.add_row(_text(name), _searches(a), *(judged.get(c, "-") for c in components), *cost)
     return table

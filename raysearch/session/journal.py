@@ -17,6 +17,7 @@ from raysearch.files import Folder
 from raysearch.recipe.digests import canonical_json
 
 ANSWERS = "answers.jsonl"
+MISREAD = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)  # of what is no record
 FORMAT = 2  # of the records: a run whose journal has another format is not resumed
 
 
@@ -54,22 +55,26 @@ class Journal:
         if self._broken is not None:
             raise self._broken
 
+    @contextmanager
+    def understood(self) -> Iterator[None]:
+        """Read the journal's records in this context: an error closes the journal.
+
+        Raises ConfigError where the error shows that this version did not write the records.
+        """
+        try:
+            yield
+        except BaseException as error:
+            self.close()
+            if isinstance(error, ConfigError) or not isinstance(error, MISREAD):
+                raise
+            allowed = f"a folder whose {self._name} holds nothing but records of this version"
+            said = f"{allowed} ({type(error).__name__}: {error})"
+            raise ConfigError.of("run_dir", str(self._folder.path), said) from error
+
     def close(self) -> None:
         """Let go of the file and its lock."""
         with suppress(OSError):  # what the disk did not take
             self._file.close()
-
-
-@contextmanager
-def understood(folder: Path) -> Iterator[None]:
-    """Raise ConfigError where reading a journal's records shows that this version did not write them."""
-    try:
-        yield
-    except ConfigError:
-        raise
-    except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
-        allowed = f"a folder whose {folder.name}/{ANSWERS} holds nothing but records of this version"
-        raise ConfigError.of("run_dir", str(folder.parent), f"{allowed} ({type(error).__name__}: {error})") from error
 
 
 @contextmanager

@@ -81,6 +81,7 @@ class Progress(Totals):
     dispatcher: Dispatcher | None = None
     best: float | None = None
     kept: int = 0  # searches that an earlier run finished
+    lacking: int = 0  # of these, searches whose files could not be made again
     _past: deque[tuple[float, np.ndarray]] = field(default_factory=deque)  # seconds elapsed, and counts so far
 
     def add(self, row: dict[str, Any]) -> None:

@@ -29,7 +29,17 @@ from raysearch.recipe.reward import Reward, Score, score_key
 from raysearch.search.budget import Cost
 from raysearch.search.context import Context
 from raysearch.session import about, dataset, journal, replay, tables
-from raysearch.session.directory import CONFIG, CONTENT, GROWING, RunDirectory, check_content, claimed, entries_so_far
+from raysearch.session.directory import (
+    CONFIG,
+    CONTENT,
+    GROWING,
+    JOURNAL,
+    RunDirectory,
+    check_claim,
+    check_content,
+    claimed,
+    entries_so_far,
+)
 from raysearch.session.plan import (
     Backend,
     Search,
@@ -81,6 +91,9 @@ class Session:
                 before = searches(self.plan, so_far, begun.seeds, apart=self._apart)
                 check_kept(before, self._searches(), config.seeds)
             check_content(run_dir, content_of(self.plan, so_far))
+        self.journal = journal.Journal(run_dir / JOURNAL)
+        with self.journal.understood():
+            check_claim(run_dir, begun)
         self.directory = RunDirectory(
             run_dir,
             resolved,
@@ -93,7 +106,6 @@ class Session:
         )
         self._new = begun is None
         self._digest = about.config_digest(config)
-        self.journal = journal.Journal(self.directory.journal)
         self.directory.folder.write(CONTENT, content_of(self.plan, self.prompts))
         if begun and config.resume == "extend":
             grown = replace(begun, **{k: getattr(config, k) for k in GROWING})
@@ -102,13 +114,14 @@ class Session:
         self.progress = Progress(
             run_dir.resolve().name, {a.arm.name: self._tally(a.holdout) for a in self.plan.arms}, clock()
         )
-        with journal.understood(self.directory.journal):
+        with self.journal.understood():
             self.past = replay.read(self.directory.journal, self.plan, self._lacking)
             for row in self.past.finished.values():
                 self.progress.add(row)
             self.directory.flush()
         self.progress.kept = len(self.past.finished)
         self._whole: asyncio.Task[Any] | None = None  # the task of all searches
+        self._ending = False  # one search's error ends the run, and cancels the others
 
     def report(self, line: str) -> None:
         """Show a line, if anybody is there to see it."""
@@ -219,6 +232,9 @@ class Session:
         async def one(s: Search) -> None:
             try:
                 await (self._restore if s.id in self.past.lacking else self._search)(s, engine)
+            except BaseException:
+                self._ending = True
+                raise
             finally:
                 live.release()
                 over(s)
@@ -241,8 +257,8 @@ class Session:
 
     def _interrupted(self, error: BaseException) -> bool:
         """True if an error ends the whole run, and not one search."""
-        cancelled = bool(self._whole and self._whole.cancelling()) and not isinstance(error, Exception)
-        return cancelled or isinstance(error, FolderError)
+        ended = self._ending or bool(self._whole and self._whole.cancelling())
+        return isinstance(error, FolderError) or (ended and not isinstance(error, Exception))
 
     async def _search(self, s: Search, engine: Engine) -> None:
         """Run one search to its end, whatever that is, and record it.
@@ -292,6 +308,7 @@ class Session:
         except BaseException as error:
             if self._interrupted(error):
                 raise
+            self.progress.lacking += 1
             self.report(f"{s.id}: its files cannot be made again: {told(error)}")
         else:
             self.directory.save(s.id, finished.files)

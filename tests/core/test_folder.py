@@ -1,5 +1,6 @@
 """A run's folder that holds links, is full or read-only: nothing outside is touched, nothing is lost."""
 
+import asyncio
 import resource
 import subprocess
 from contextlib import contextmanager, nullcontext
@@ -7,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from fakes import ARMS, run, same, session
+from fakes import ARMS, config, run, same, session
 from mistakes.run_folder import FOLDERS, LINKED
 
 from raysearch.errors import ConfigError, FolderError, single
@@ -15,9 +16,10 @@ from raysearch.files import Folder
 from raysearch.session import journal
 from raysearch.session.directory import chosen
 from raysearch.session.journal import Journal, held
+from raysearch.session.session import Session
 from raysearch.session.snapshot import ArmStatus
 from raysearch.session.status import read
-from raysearch.testing import run_virtual
+from raysearch.testing import FakeBackend, run_virtual
 
 FEW = {"arms": ARMS[:2], "output": {"latents": True}}
 
@@ -227,3 +229,56 @@ def test_runs_of_one_second_have_folders_of_their_own(monkeypatch):
     monkeypatch.setattr("time.strftime", lambda form: "20260101-000000")
     assert len({chosen(None, "never", "quickstart") for _ in range(100)}) == 100
     assert chosen(None, "auto", "quickstart") == Path("runs/quickstart").absolute()
+
+
+def test_two_runs_that_found_one_stopped_run_do_not_mix(tmp_path):
+    """The other begins and ends while this one is checked; of the stopped run only an empty config.yaml was left."""
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.yaml").touch()
+
+    class Slow(FakeBackend):
+        def prepare(self, *given):
+            run(tmp_path / "run", seeds=[7], resume="auto")
+            return super().prepare(*given)
+
+    with pytest.raises(ConfigError, match="one in which no other run has begun meanwhile"):
+        Session(config(resume="auto"), Slow(), run_dir=tmp_path / "run")
+    assert "seeds:\n- 7\n" in (tmp_path / "run" / "config.yaml").read_text()
+
+
+async def tidy(ctx):
+    """A policy that takes a moment when it is cancelled."""
+    try:
+        await ctx.score(xs := ctx.denoise(ctx.noise(1)))
+    finally:
+        for _ in range(5):
+            await asyncio.sleep(0)
+    return xs[0]
+
+
+def test_what_a_full_disk_stops_has_not_failed(tmp_path, monkeypatch):
+    s = session(tmp_path / "run", prompts=list("abcd"), policy={"name": "test_folder:tidy"})
+
+    def refuse(search_id, rows):
+        raise FolderError("full")
+
+    monkeypatch.setattr(s.directory.searches, "add", refuse)
+    with pytest.raises(ExceptionGroup) as caught:
+        run_virtual(s.run())
+    assert isinstance(single(caught.value), FolderError)
+    ended = [r["status"] for r in journal.read(tmp_path / "run" / "journal") if r["kind"] == "search"]
+    assert set(ended) == {"done", "cancelled"}
+
+
+def test_a_run_whose_folder_is_moved_away_ends_and_makes_no_other(tmp_path):
+    def moved(seen):
+        if seen.done and (tmp_path / "run").exists():
+            (tmp_path / "run").rename(tmp_path / "moved")
+
+    with pytest.raises((FolderError, ExceptionGroup)) as caught:
+        run_virtual(session(tmp_path / "run", prompts=list("abcd"), max_searches=1).run([(1.0, moved)]))
+    assert "cannot be written (No such file or directory)" in str(single(caught.value))
+    assert not (tmp_path / "run").exists()
+    (tmp_path / "moved").rename(tmp_path / "run")
+    rows, progress = run(tmp_path / "run", prompts=list("abcd"), resume="require")
+    assert len(rows) == 4 and progress.kept > 0

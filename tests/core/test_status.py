@@ -20,7 +20,7 @@ from raysearch.bootstrap import draws, interval
 from raysearch.errors import InputLost, NoReplica, ReplicaDied, single
 from raysearch.session import display, journal
 from raysearch.session.session import Session
-from raysearch.session.snapshot import ArmStatus, parse
+from raysearch.session.snapshot import ArmStatus, Snapshot, parse
 from raysearch.session.status import read
 from raysearch.testing import FakeBackend, FakeFleet, run_virtual, virtual_now
 
@@ -126,6 +126,19 @@ def test_rates_are_those_of_five_minutes(tmp_path):
     assert seen[350].fleet.nfe_per_second == pytest.approx((seen[350].fleet.nfe - seen[50].fleet.nfe) / 300)
     assert seen[700].fleet.nfe_per_second == pytest.approx((seen[700].fleet.nfe - seen[400].fleet.nfe) / 300)
     assert seen[700].fleet.nfe_per_second < 0.2 * seen[350].fleet.nfe_per_second
+
+
+@pytest.mark.parametrize(("width", "lines"), [(120, 7), (80, 6)])
+def test_a_table_of_four_components_fits_on_a_terminal(width, lines):
+    """Nothing is cut: a narrow terminal has each interval below its mean."""
+    judged = {"components": ("VQ", "MQ", "TA", "success"), "means": (0.5,) * 4, "intervals": (0.25,) * 4}
+    arms = {"best-of-8": ArmStatus(6, 6, judge="verifier", nfe=2880, nfe_spent=2520, replica_seconds=60, **judged)}
+    s = Snapshot("r", "finished", "", 0.0, 0.0, None, None, 0, arms, None)
+    out = StringIO()
+    display.summary(Console(file=out, width=width), s, "runs/r")
+    for whole in ("arm", "best-of-8", "searches", "success", "replica-s", "NFE run", "0.500", "0.250", "2520"):
+        assert whole in out.getvalue()
+    assert "…" not in out.getvalue() and len(out.getvalue().splitlines()) == lines
 
 
 def test_faults_are_counted(tmp_path):
@@ -308,13 +321,22 @@ class Gone(StringIO):
 def test_a_run_outlives_its_terminal(tmp_path, error):
     whole, _ = unwatched(tmp_path / "whole", prompts=list("abc"))
     for terminal in (True, False):
-        console = display.Output(file=Gone(error), force_terminal=terminal, width=120)
-        console.file.fileno = lambda: os.open(os.devnull, os.O_WRONLY)
+        gone = Gone(error)
+        gone.fileno = lambda: os.open(os.devnull, os.O_WRONLY)
+        console = Console(file=display.Lasting(gone), force_terminal=terminal, width=120)
         with display.Display(console) as screen:
             progress = run_virtual(session(tmp_path / str(terminal), prompts=list("abc")).run([screen.sink]))
         assert progress.done == 3
         assert read(tmp_path / str(terminal)).state == "finished"
         assert same(pq.read_table(tmp_path / str(terminal) / "searches.parquet").to_pylist()) == same(whole)
+
+
+def test_a_lasting_console_takes_what_a_full_disk_does_not(monkeypatch):
+    with open("/dev/full", "w") as full:
+        monkeypatch.setattr("sys.stdout", full)
+        console = display.console(lasting=True)
+        console.print("a line")
+        print("another line", flush=True)
 
 
 def test_what_watches_a_run_cannot_end_it_and_is_reported_once(tmp_path):

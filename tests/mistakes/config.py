@@ -211,6 +211,7 @@ TABLE = [
     Mistake(["=5"], "an override: '=5' is not allowed; it must be of the form key=value"),
     Mistake(["seeds=[0]", "nonsense"], "an override: 'nonsense' is not allowed; it must be of the form key=value"),
     Mistake("seeds=[0", "seeds: '[0' is no YAML: while parsing a flow sequence, line 1, column 1 did not find ..."),
+    Mistake(["seeds=[0,", "1]"], "seeds: '[0,' is no YAML: ...; a bracket is not closed (a shell divides at ..."),
     Mistake(["run_dir=a: b: c"], "run_dir: 'a: b: c' is no YAML: mapping values are not allowed in this context..."),
     Mistake(["run_dir='a"], 'run_dir: "\'a" is no YAML: while scanning a quoted scalar, line 1, column 1 found ...'),
     Mistake("model.path=${nothing}", "model.path: Interpolation key 'nothing' not found"),

@@ -29,7 +29,7 @@ TABLE = [
     Mistake("prompts=5", "prompts: 5 is not allowed; it must be a list, such as [5]"),
     Mistake(["prompts={a: b}"], "prompts: {'a': 'b'} is not allowed; it must be a list"),
     Mistake("prompts=[]", "prompts: [] is not allowed; it must be with at least one prompt in it"),
-    Mistake("prompts=null", "prompts: None is not allowed; it must be given, or prompts_file is, and not both"),
+    Mistake("prompts=null", "prompts: None is not allowed; it must be given, unless prompts_file is"),
     Mistake("prompts=[x", "prompts: '[x' is no YAML: ..."),
     entry("a cat, asleep", f"prompts: '[a cat, asleep]' is not allowed; {QUOTES}"),
     entry("x, a cat", f"prompts: '[x, a cat]' is not allowed; {QUOTES}"),
@@ -45,7 +45,8 @@ TABLE = [
     entry("{prompt: 3}", f"prompts[0].prompt: 3 is not allowed; it must be {TEXT}"),
     entry("{prompt: {a: b}}", f"prompts[0].prompt: {{'a': 'b'}} is not allowed; it must be {TEXT}"),
     entry(
-        "{}", "prompts[0]: [] is not allowed; it must be a text, or columns of which one is 'prompt' (prompts_column)"
+        "{}",
+        "prompts[0]: [] is not allowed; it must be a text, or columns of which one is 'prompt' (prompts_column ...",
     ),
     entry("{image: a.png}", "prompts[0]: ['image'] is not allowed; it must be a text, or columns of which one is ..."),
     entry("{prompt: a, seeds: 3}", "prompts[0].seeds: 'seeds' is not allowed; it must be ... (did you mean 'seed'?)"),
@@ -91,7 +92,7 @@ TABLE = [
     ),
     Mistake("prompts_column=[a]", "prompts_column: ['a'] is not allowed; it must be of type str"),
     # files
-    Mistake("prompts_file=p.txt", "prompts: [...] is not allowed; it must be given, or prompts_file is, and not both"),
+    Mistake("prompts_file=p.txt", "prompts: [...] is not allowed; it must be left out (prompts=null), as ..."),
     Mistake("prompts=null prompts_file=[a]", "prompts_file: ['a'] is not allowed; it must be of type str"),
     Mistake(
         "prompts=null prompts_file=none.txt",

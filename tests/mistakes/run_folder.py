@@ -128,7 +128,7 @@ TABLE = [
     Mistake(GO_ON, DAMAGED, make=begun({"config.yaml": b"just a text"}), left=True),
     Mistake(GO_ON, DAMAGED, make=begun({"config.yaml": b"- a\n- list"}), left=True),
     Mistake(GO_ON, DAMAGED, make=begun({"config.yaml": b""}), left=True),
-    Mistake("run_dir=run", NEW, make=begun({}), left=True),
+    Mistake("run_dir=run", f"{NEW}; resume=auto goes on with the run in it", make=begun({}), left=True),
     Mistake("run_dir=run", NEW, files={"run/mine": "precious"}, left=True),
     Mistake(GO_ON, NEW, files={"run/mine": "precious"}, left=True),
     Mistake(["run", "config.yaml", "resume=require"], HELD, files={"run/mine": "precious"}, left=True),

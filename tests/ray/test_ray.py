@@ -183,7 +183,7 @@ def alive(pid: int) -> bool:
 def test_a_gang_that_cannot_start_says_why(tiny):
     pool = {"num_cpus": 0.5, "shards": 2, "shard_mode": "fsdp"}
     config = configuration.build({"model": {"path": str(tiny)}, "fleet": on_ray(denoisers=pool)})
-    with pytest.raises(ReplicaDied, match=r"denoiser-0 does not start: .*nowhere"):
+    with pytest.raises(ConfigError, match=r"model\.path: 'nowhere' is not allowed; it must be a folder"):
         start_alone(config, Plan((), {"folder": "nowhere"}), Worker)
 
 

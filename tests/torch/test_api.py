@@ -116,3 +116,7 @@ def test_mistakes(tmp_path):
         raysearch.run(CONFIG, ["sampler.name=euler", "sampler.eta=0.5"])
     with pytest.raises(ConfigError, match=r"sampler\.interpolant: 'vp'"):
         raysearch.run(CONFIG, ["sampler.interpolant=vp"])
+    with pytest.raises(ConfigError, match=r"^overrides: 'seeds=\[0\]' is not allowed; it must be a list"):
+        raysearch.run(CONFIG, "seeds=[0]")
+    with pytest.raises(ConfigError, match="left out where config is a mapping"):
+        raysearch.run({"prompts": ["left"]}, ["seeds=[0]"])

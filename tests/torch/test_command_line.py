@@ -138,7 +138,7 @@ def test_the_schema_marks_mistakes(editor, values):
 
 
 @pytest.mark.parametrize(
-    ("command", "code"), [(["policies"], 1), (["status", "{run}"], 0), (["run", "{config}", "run_dir={run}-again"], 0)]
+    ("command", "code"), [(["policies"], 1), (["status", "{run}"], 1), (["run", "{config}", "run_dir={run}-again"], 0)]
 )
 def test_a_closed_pipe_ends_a_command_quietly(command, code, tmp_path):
     """As `| head` closes it. A run does not depend on who reads what it says."""
@@ -160,6 +160,25 @@ def test_a_full_disk_behind_the_output_is_one_line():
         )
     assert ended.returncode == 1
     assert ended.stderr == "raysearch: the output cannot be written: No space left on device\n"
+
+
+def test_a_run_does_not_depend_on_a_full_disk_behind_its_output(tmp_path, monkeypatch, capsys):
+    with open("/dev/full", "w") as full:
+        monkeypatch.setattr("sys.stdout", full)
+        assert main(["run", str(ROOT / "configs" / "mixture.yaml"), f"run_dir={tmp_path / 'run'}"]) == 0
+    assert capsys.readouterr().err == ""
+    assert pq.read_table(tmp_path / "run" / "searches.parquet")["status"].to_pylist() == ["done"] * 4
+
+
+@pytest.mark.parametrize("broken", ["disk", "pipe"])
+def test_a_mistake_keeps_its_exit_code_where_its_line_cannot_be_written(broken, monkeypatch, capsys):
+    """Nothing is written to the output in place of the line."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    with open("/dev/full" if broken == "disk" else writer, "w") as stream:
+        monkeypatch.setattr("sys.stderr", stream)
+        assert main(["run", "nowhere.yaml"]) == 2
+    assert capsys.readouterr().out == ""
 
 
 def test_a_daemon_without_an_output_runs_a_command(monkeypatch):

@@ -142,7 +142,7 @@ def test_a_reward_sees_the_chunk_before_and_the_first_one(tiny, tmp_path, monkey
         policy={"name": "best_of_n", "n": 1}, rewards={"search": probe, "final": probe},
     )  # fmt: skip
     asyncio.run(Session(c, Backend(), run_dir=tmp_path).run())
-    asked, finished = Probe.views[:-3], Probe.views[-3:]
+    asked, finished = Probe.views[1:-3], Probe.views[-3:]  # the first view is that of the trial
     assert [v.prompt for v in finished] == [v.prompt for v in asked[-3:]] == captions
     shown = [v.frames for v in finished]
     for view, before in zip(finished[1:], shown, strict=False):
