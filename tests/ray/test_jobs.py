@@ -127,7 +127,7 @@ def test_a_job_runs_the_checkout_and_logs_plain_lines(head, tmp_path):
     assert [(r["search_id"], r["winner"], r["reward_search"]) for r in rows(run_dir)] == undisturbed(tmp_path / "l", [])
     assert len(list((run_dir / "latents").glob("*.safetensors"))) == 4
     assert all(map(plain, log))
-    assert log[1] == "4 searches, about 640 NFE before sharing; starting the fleet"
+    assert "4 searches, about 640 NFE before sharing; starting the fleet" in log
     assert log[-1] == f"results: {run_dir}"
 
 
