@@ -45,7 +45,7 @@ class Lane:
 
 
 @contextmanager
-def announced(line: str, say: Callable[[str], None], *, after: float = 1.0) -> Iterator[None]:
+def announced(line: str, say: Callable[[str], None], *, after: float = 0.5) -> Iterator[None]:
     """Say a line when what runs in this context takes longer than `after` seconds."""
     timer = threading.Timer(after, say, [line])
     timer.daemon = True
