@@ -113,8 +113,8 @@ def texts_of(entries: Sequence[prompts.Entry], arms: Sequence[Arm]) -> dict[str,
     for arm in arms:
         if arm.sampler.guidance_scale > 1:
             texts[arm.sampler.negative_prompt] = f"sampler.negative_prompt (arm {arm.name})"
-        shown = (f"obstacles (arm {arm.name})", [b.text for b in arm.obstacles if isinstance(b, obstacles.Text)])
-        texts |= dict.fromkeys(shown[1], shown[0])
+        shown = (b.text for b in arm.obstacles if isinstance(b, obstacles.Text))
+        texts |= dict.fromkeys(shown, f"obstacles (arm {arm.name})")
     return texts
 
 

@@ -17,8 +17,7 @@ class Folder:
     """A folder whose files are written whole or not at all, and in which no link is followed.
 
     Only `path` itself, and what lies above it, may be a link. It is there: a run whose folder was moved away does not
-    go on in another. Names are relative to it. Every method raises FolderError
-    where the disk refuses.
+    go on in another. Names are relative to it. Every method raises FolderError where the disk refuses.
     """
 
     def __init__(self, path: Path) -> None:

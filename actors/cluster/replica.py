@@ -23,8 +23,7 @@ from ray.exceptions import (
     RayTaskError,
 )
 
-from actors.workers import gang
-from actors.workers.pulse import FIRST
+from actors.workers import gang, pulse
 from raysearch.engine.protocol import Answer, Call
 from raysearch.errors import ConfigError, InputLost, ReplicaDied
 
@@ -146,7 +145,7 @@ class RayReplica:
             return True
         except RayError:
             return False
-        return bool(busy > timeout * (1 if beats else FIRST))
+        return bool(busy > pulse.limit(timeout, beats))
 
     def close(self) -> None:
         """Kill the actors."""

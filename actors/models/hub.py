@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 from actors.models import folder as folders
-from raysearch.errors import ConfigError
+from raysearch.errors import ConfigError, told
 
 ID = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")  # org/name, or org/name@revision
 
@@ -48,4 +48,4 @@ def reason(name: str, revision: str, error: Exception) -> str:
             return "it is not in the cache, and HF_HUB_OFFLINE forbids to ask the hub"
         case errors.LocalEntryNotFoundError() | ConnectionError():
             return "it is not in the cache, and the hub cannot be reached: this machine is offline, or the hub is down"
-    return f"the hub cannot give it: {type(error).__name__}: {error}"
+    return f"the hub cannot give it: {told(error)}"

@@ -7,6 +7,11 @@ from contextlib import contextmanager
 FIRST = 3  # a worker's first step or call, which may compile, may take this many times fleet.timeout_s
 
 
+def limit(timeout: float, beats: int) -> float:
+    """Seconds after which a step or call counts as hung, with fleet.timeout_s, when `beats` others are done."""
+    return timeout * (1 if beats else FIRST)
+
+
 class Pulse:
     """Times the current step or call of a compute thread; other threads may read at any moment."""
 
@@ -31,4 +36,4 @@ class Pulse:
 
     def left(self, timeout: float) -> float:
         """Seconds until the current step or call counts as hung, with fleet.timeout_s; all of them if idle."""
-        return timeout * (1 if self.beats else FIRST) - self.busy()
+        return limit(timeout, self.beats) - self.busy()

@@ -6,12 +6,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import diffusers
-import transformers
 from torch.distributed import Store  # type: ignore[attr-defined]
 
 from actors import rewards
 from actors.models import family
+from actors.models.weights import quiet
 from actors.workers import memory
 from actors.workers.denoiser import Denoiser
 from actors.workers.encoder import Encoder
@@ -27,8 +26,7 @@ from raysearch.threads import Lane
 
 def build(kind: str, config: Config, plan: Plan, gang: Gang | None = None) -> Denoiser | Scorer | Encoder:
     """A denoiser, scorer or encoder, by `kind`, with its model loaded; a sharded denoiser leads its `gang`."""
-    diffusers.utils.logging.disable_progress_bar()
-    transformers.utils.logging.disable_progress_bar()
+    quiet()
     folder, m = plan.details["folder"], config.model
     pool: PoolConfig = getattr(config.fleet, f"{kind}s")
     load: Any = {"dtype": m.dtype, "device": pool.device, "variant": m.variant}

@@ -10,7 +10,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from raysearch.config.media import is_file
 from raysearch.config.mistakes import below, members
-from raysearch.errors import ConfigError, check
+from raysearch.errors import ConfigError, check, plain
 
 
 def read(path: Path, overrides: Sequence[str], schema: type) -> dict[str, Any]:
@@ -19,7 +19,7 @@ def read(path: Path, overrides: Sequence[str], schema: type) -> dict[str, Any]:
     try:
         loaded = OmegaConf.load(path)
     except Exception as error:  # yaml's own errors have no common type
-        raise ConfigError(f"the config file: {str(path)!r} is no YAML: {said(error)}") from error
+        raise ConfigError(f"the config file: {str(path)!r} is no YAML: {plain(error)}") from error
     check(isinstance(loaded, DictConfig), "the config file", str(path), "a YAML mapping")
     given: dict[str, Any] = {}
     for o in overrides:
@@ -34,13 +34,8 @@ def read(path: Path, overrides: Sequence[str], schema: type) -> dict[str, Any]:
         found: dict[str, Any] = OmegaConf.to_container(OmegaConf.create(merged), resolve=True)  # type: ignore[assignment]
     except OmegaConfBaseException as error:
         key = str(error.full_key or "the config file")
-        raise ConfigError(f"{key}: {said(error).partition(' full_key:')[0]}") from error
+        raise ConfigError(f"{key}: {plain(error).partition(' full_key:')[0]}") from error
     return found
-
-
-def said(error: Exception) -> str:
-    """What a library's error says, in one line."""
-    return " ".join(str(error).split())
 
 
 def _value(key: str, text: str, schema: type) -> Any:
@@ -51,7 +46,7 @@ def _value(key: str, text: str, schema: type) -> Any:
         quotes = "; a text with brackets, braces, colons or quotes is in quotes itself"
         if text.count("[") > text.count("]") or text.count("{") > text.count("}"):
             quotes = "; a bracket is not closed (a shell divides at spaces: put the whole of key=value in quotes)"
-        where = re.sub(r' in "<unicode string>"', "", said(error))
+        where = re.sub(r' in "<unicode string>"', "", plain(error))
         raise ConfigError(f"{key}: {text!r} is no YAML: {where}{quotes}") from error
     if key == "prompts" and isinstance(value, list):
         unclear = len(value) > 1 and any(isinstance(v, str) and " " in v for v in value) and not set("'\"") & set(text)

@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from raysearch.config.media import is_file
-from raysearch.errors import ConfigError, check
+from raysearch.errors import ConfigError, check, told
 
 HUB = "hf://"
 Row: TypeAlias = tuple[str, Any]  # where it is in the file, and a text, a list of texts, or a mapping of columns
@@ -53,8 +53,7 @@ def _content(file: str) -> bytes:
     try:
         content: bytes = fsspec.filesystem("hf").cat_file(file)
     except Exception as error:  # the hub's errors, and those of the network
-        why = " ".join(f"{type(error).__name__}: {error}".split())
-        raise ConfigError(f"prompts_file: {file!r} cannot be read from the model hub: {why}") from error
+        raise ConfigError(f"prompts_file: {file!r} cannot be read from the model hub: {told(error)}") from error
     return content
 
 

@@ -63,7 +63,7 @@ class RunDirectory:
         """
         self._block = block(prompts, searches_per_prompt)
         self.path, self.journal, self.folder = path, path / JOURNAL, Folder(path)
-        if not (path / CONFIG).is_file() or not (path / CONFIG).stat().st_size:
+        if not _written(path):
             self.folder.write(CONFIG, resolved.encode())
         chunks = {f"{c}_chunks": pa.list_(pa.float64()) for c in judged_components} if long else {}
         self.searches = Table(
@@ -194,8 +194,14 @@ def check_claim(path: Path, begun: object) -> None:
     Two runs may find the same stopped run, of which only an empty config.yaml was left. Call this under the journal's
     lock.
     """
-    held = (path / CONFIG).is_file() and (path / CONFIG).stat().st_size > 0
-    check(begun is not None or not held, "run_dir", str(path), "one in which no other run has begun meanwhile")
+    check(
+        begun is not None or not _written(path), "run_dir", str(path), "one in which no other run has begun meanwhile"
+    )
+
+
+def _written(path: Path) -> bool:
+    """True if a run has written its config to a folder; one that has only claimed it left an empty file."""
+    return (path / CONFIG).is_file() and (path / CONFIG).stat().st_size > 0
 
 
 def _begun(path: Path, config: C, resume: str) -> C | None:
