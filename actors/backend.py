@@ -151,10 +151,10 @@ def plan_arm(arm: Arm, config: Config, begun: Config, model: Model, specs: dict[
 
     found = {name: judge(name, block) for name, block in vars(arm.rewards).items()}
     clip = model.shape[2]
-    check_queue(config.long, arm, found["search"], model.geometry.per_frame, clip)
+    check_queue(config.long, arm, {k: found[k] for k in ("search", "early")}, model.geometry.per_frame, clip)
     course = config.long.course(sampler.sigmas, clip)
     judges = found["search"], found["final"], found["holdout"]
-    return ArmPlan(arm, sampler, *judges, at_steps, obstacles, course)
+    return ArmPlan(arm, sampler, *judges, at_steps, obstacles, course, found["early"])
 
 
 def plan_obstacles(
@@ -175,10 +175,11 @@ def plan_obstacles(
     return found
 
 
-def check_queue(long: Long, arm: Arm, search: Reward | None, per_frame: bool, clip: int) -> None:
+def check_queue(long: Long, arm: Arm, rewards: dict[str, Reward | None], per_frame: bool, clip: int) -> None:
     """Raises ConfigError if long.fifo asks for a queue that this arm cannot have.
 
-    `search` is the reward that the search sees, `per_frame` is the model's, `clip` the latent frames T of a clip.
+    `rewards` are those that the search sees, by their keys in the config; `per_frame` is the model's, `clip` the latent
+    frames T of a clip.
     """
     if long.fifo is None:
         return
@@ -192,9 +193,10 @@ def check_queue(long: Long, arm: Arm, search: Reward | None, per_frame: bool, cl
     check(fits, "long.fifo.partitions", partitions, allowed + f"is no longer than a clip's {clip} latent frames")
     most = clip - long.prefix
     check(1 <= stride <= most, "long.fifo.stride", stride, f"in 1..{most}, the latent frames that a chunk adds")
-    seen = search is None or search.needs_velocity
-    name = arm.rewards.search["name"] if arm.rewards.search else ""
-    check(seen, "rewards.search.name", name, f"a reward of previews {where}: levels differ")
+    for key, seen_by_search in rewards.items():
+        seen = seen_by_search is None or seen_by_search.needs_velocity
+        name = getattr(arm.rewards, key)["name"] if seen_by_search else ""
+        check(seen, f"rewards.{key}.name", name, f"a reward of previews {where}: levels differ")
 
 
 def check_devices(config: Config) -> None:

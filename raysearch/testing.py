@@ -52,6 +52,7 @@ T = TypeVar("T")
 Inputs: TypeAlias = Mapping[str, Any]
 
 CLIP = 5  # latent frames of a fake video
+GLIMPSE = "glimpse"  # an early reward, which is ten times the quality
 
 
 # -- virtual time ----------------------------------------------------------------------------------------------------
@@ -211,7 +212,9 @@ class FakeReplica:
         if request.obstacles:
             read = _values(series(inputs, "point"))
             latents = [FakeLatent(digest(x.value, *request.obstacles, *read), x.step) for x in latents]
-        rewards: tuple[Components, ...] = tuple(dict.fromkeys(request.rewards, (x.quality,)) for x in latents)
+        rewards: tuple[Components, ...] = tuple(
+            {key: (x.quality * (10 if key == GLIMPSE else 1),) for key in request.rewards} for x in latents
+        )
         return Answer(Scored(rewards, n, self.seconds * n))
 
     async def _finish(self, request: Finish, inputs: Inputs) -> Answer:
@@ -316,6 +319,7 @@ class FakeBackend:
                     at_steps,
                     barriers(a.obstacles, at_steps(a.sampler.num_steps), lambda key, block: reward, config.model),
                     config.long.course(at_steps(a.sampler.num_steps).sigmas, CLIP),
+                    Reward(GLIMPSE, b"glimpse", (GLIMPSE,), (1.0,), "latent") if a.rewards.early else None,
                 )
                 for a in arms
             )

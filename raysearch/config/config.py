@@ -82,6 +82,7 @@ class RewardsConfig:
     """Each a mapping: name, the reward's arguments, and `weights` of its components."""
 
     search: dict[str, Any] | None = None
+    early: dict[str, Any] | None = None  # for a policy's looks on the way
     final: dict[str, Any] | None = None
     holdout: dict[str, Any] | None = None
 

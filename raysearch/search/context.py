@@ -7,6 +7,7 @@ gives the same winner whatever the fleet, the order of completion, or what was a
 from collections.abc import Awaitable, Callable, Sequence
 from copy import copy
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -57,6 +58,7 @@ class Context:
         seed: int,
         *,
         reward: Reward | None,
+        early: Reward | None = None,
         meter: Meter,
         answer: Callable[[Sequence[Candidate], Reward], Awaitable[list[Score]]],
         rng_key: tuple[object, ...],
@@ -66,14 +68,18 @@ class Context:
         commit: Sampler | None = None,
         obstacles: Sequence[Barrier] = (),
         long: Course = ALONE,
+        turn: Callable[[], Awaitable[bool]] | None = None,
     ) -> None:
+        """`turn` waits until an allocator has chosen the search again, and is False if it never will be again."""
         self.prompt, self.sampler, self.seed = prompt, sampler, seed
         self.history = History() if history is None else history
-        self._reward, self.meter, self._answer = reward, meter, answer
+        self._rewards = {"search": reward, "early": early}
+        self.meter, self._answer = meter, answer
         self._rng_key, self._scope = rng_key, scope
         self._at_steps, self._commit = at_steps, commit
         self.obstacles = tuple(obstacles)
         self.long = long
+        self._turn = turn
         self._begin()
 
     def _begin(self) -> None:
@@ -259,24 +265,39 @@ class Context:
 
     # -- the one effect: questions about candidates ----------------------------------------------------------------
 
-    async def score(self, xs: Sequence[Candidate]) -> np.ndarray:
+    async def score(self, xs: Sequence[Candidate], *, by: Literal["search", "early"] = "search") -> np.ndarray:
         """The weighted reward of each candidate at its own point, float64, (len(xs),).
 
+        `by` says which reward: rewards.search, or rewards.early, whose numbers need not have the same scale.
         Raises BudgetExhausted, with nothing dispatched, when it does not fit the search's budget.
         """
         xs = list(xs)
         if not xs:
             return np.zeros(0)
-        reward = self._reward
+        reward, early = self._rewards[by], by == "early"
         if reward is None:
-            raise ConfigError(
-                "rewards.search is missing: the policy asks for rewards; say rewards.search.name=verifier"
-            )
-        scores = await self._ask(xs, reward, None)
+            name = "pavrm" if early else "verifier"
+            raise ConfigError(f"rewards.{by} is missing: the policy asks for it; say rewards.{by}.name={name}")
+        scores = await self._ask(xs, reward, reward if early else None)
         totals = [reward.total(s.components) for s in scores]
         for x, total, s in zip(xs, totals, scores, strict=True):
-            self.meter.hold(self.history.add(x, total, s.components))
+            self.meter.hold(self.history.add(x, total, s, early=early))
         return np.array(totals)
+
+    async def trials(self, at_most: int) -> int:
+        """How many trials may begin now: `at_most`, unless an allocator shares a total budget out; 0 ends the search.
+
+        A trial is whatever the policy can do once more, such as another noise. Under an allocator the answer is 1, and
+        comes when the search has been chosen again; the first trial is every search's.
+        """
+        self._quiet("trials")
+        if at_most <= 0:
+            return 0
+        given = at_most if self._turn is None else 1
+        if self._turn is not None and self.history.trials:
+            given = int(await self._turn())
+        self.history.trials += given
+        return given
 
     async def rate(self, xs: Sequence[Candidate]) -> np.ndarray:
         """The mean reward of the chunks of each finished video, float64, (len(xs),).
@@ -320,7 +341,7 @@ class Context:
 
     @property
     def best(self) -> Candidate:
-        """The candidate of the highest last reward, ties by age; the plain noise of the seed before any score."""
+        """The candidate that `History.best` names; the plain noise of the seed before any score."""
         best = self.history.best
         return best.candidate if best else Candidate(self.prompt, self.sampler, Noise(self.seed, 0))
 

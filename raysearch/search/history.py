@@ -9,6 +9,7 @@ from raysearch.recipe import long_video
 from raysearch.recipe.candidate import Candidate, Prompt, Sampler
 from raysearch.recipe.digests import Digest
 from raysearch.recipe.origins import Origin
+from raysearch.recipe.reward import Score
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,8 @@ class Asked:
     trajectory: Digest
     part: int
     reward: float
-    components: tuple[float, ...]
+    score: Score
+    early: bool = False  # it was asked of rewards.early
 
     @property
     def candidate(self) -> Candidate:
@@ -33,37 +35,45 @@ class Asked:
 
 @dataclass
 class History:
-    """The answers of a search in asking order, and the last answer of each trajectory with the trajectory's age."""
+    """The answers of a search in asking order, and the last one about each trajectory.
+
+    `last` holds it with the age of its trajectory, by the trajectory and by whether rewards.early gave it.
+    """
 
     rows: list[Asked] = field(default_factory=list)
-    last: dict[Digest, tuple[int, Asked]] = field(default_factory=dict)
+    last: dict[tuple[Digest, bool], tuple[int, Asked]] = field(default_factory=dict)
     exhausted: str | None = None
-    _ranks: list[tuple[int, float, int, int, Asked]] = field(default_factory=list)  # a heap, the best row first
+    trials: int = 0  # that the policy has begun: see Context.trials
+    _ranks: list[tuple[int, bool, float, int, int, Asked]] = field(default_factory=list)  # a heap, the best row first
 
-    def add(self, x: Candidate, reward: float, components: tuple[float, ...]) -> Asked:
+    def add(self, x: Candidate, reward: float, score: Score, *, early: bool = False) -> Asked:
         """Append the answer to a question about `x`; its row."""
-        row = Asked(x.id, x.prompt, x.sampler, x.origin, x.step, x.trajectory, x.part, reward, components)
+        row = Asked(x.id, x.prompt, x.sampler, x.origin, x.step, x.trajectory, x.part, reward, score, early)
         self.rows.append(row)
-        age = self.last[x.trajectory][0] if x.trajectory in self.last else len(self.last)
-        self.last[x.trajectory] = (age, row)
-        heappush(self._ranks, (-x.part, -reward, age, len(self.rows), row))
+        key = x.trajectory, early
+        age = self.last[key][0] if key in self.last else len(self.last)
+        self.last[key] = (age, row)
+        heappush(self._ranks, (-x.part, early, -reward, age, len(self.rows), row))
         return row
 
     @property
     def best(self) -> Asked | None:
-        """The highest last reward of a trajectory, ties by age; in a long video among those of the latest part."""
+        """The highest last reward of a trajectory, ties by age; in a long video among those of the latest part.
+
+        The answers of rewards.early count only where there are no others.
+        """
         while self._ranks:
             row = self._ranks[0][-1]
-            if self.last[row.trajectory][1] is row:
+            if self.last[row.trajectory, row.early][1] is row:
                 return row
             heappop(self._ranks)  # a later answer of its trajectory took its place
         return None
 
     def reward_of(self, x: Candidate) -> float | None:
-        """The last reward of a candidate's trajectory; of a long video the mean over the parts that show it."""
+        """The last rewards.search of a candidate's trajectory; of a long video the mean over the parts that show it."""
         found = [
-            self.last[c.trajectory][1].reward
+            self.last[c.trajectory, False][1].reward
             for c in long_video.parts(x)
-            if long_video.shows(c) and c.trajectory in self.last
+            if long_video.shows(c) and (c.trajectory, False) in self.last
         ]
         return float(np.mean(found)) if found else None

@@ -18,7 +18,7 @@ from raysearch.recipe.digests import canonical_json
 
 ANSWERS = "answers.jsonl"
 MISREAD = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)  # of what is no record
-FORMAT = 2  # of the records: a run whose journal has another format is not resumed
+FORMAT = 3  # of the records: a run whose journal has another format is not resumed
 
 
 class Journal:

@@ -55,7 +55,7 @@ class Backend(Protocol):
 
 @dataclass(frozen=True)
 class ArmPlan:
-    """An arm as the backend prepared it. The search sees `reward`; `final` and `holdout` judge its winner."""
+    """An arm as the backend prepared it. The search sees `reward` and `early`; the others judge its winner."""
 
     arm: Arm
     sampler: Sampler
@@ -65,6 +65,7 @@ class ArmPlan:
     at_steps: Callable[[int], Sampler]  # the sampler with another number of steps
     obstacles: tuple[Barrier, ...] = ()
     long: Course = ALONE
+    early: Reward | None = None
 
     def avoiding(self, negative_prompt: str | None) -> "ArmPlan":
         """The arm for a prompt with a negative prompt of its own; the same arm for None."""
@@ -75,13 +76,13 @@ class ArmPlan:
 
     @property
     def components(self) -> tuple[str, ...]:
-        """The names of the components of the search's reward; none without one."""
-        return self.reward.components if self.reward else ()
+        """The names of the components of the rewards that the search sees, each once."""
+        return tuple(dict.fromkeys(c for r in (self.reward, self.early) if r for c in r.components))
 
     @property
     def asks(self) -> list[Reward]:
-        """The rewards that the search can ask for: its own, and the obstacles' distances."""
-        return [*([self.reward] if self.reward else []), *(b.distance for b in self.obstacles)]
+        """The rewards that the search can ask for: its own two, and the obstacles' distances."""
+        return [*(r for r in (self.reward, self.early) if r), *(b.distance for b in self.obstacles)]
 
     @property
     def judges(self) -> list[tuple[str, Reward]]:
@@ -118,7 +119,7 @@ def content_of(plan: Plan, entries: Sequence[Entry | Prompt]) -> bytes:
         "prompts": digest(*(e.identity for e in entries)).hex(),
         "the model's weights": digest(*(replace(a.sampler, fingerprint="").identity for a in plan.arms)).hex(),
         "the rewards": digest(
-            *(_reward_content(r) if r else None for a in plan.arms for r in (a.reward, a.final, a.holdout))
+            *(_reward_content(r) if r else None for a in plan.arms for r in (a.reward, a.early, a.final, a.holdout))
         ).hex(),
         "the policies": digest(*(source(a.arm.search) for a in plan.arms)).hex(),
         "the obstacles": digest(*(c for a in plan.arms for b in a.obstacles for c in _obstacle_content(b))).hex(),
@@ -189,6 +190,7 @@ def context(
         s.plan.sampler,
         s.seed,
         reward=reward,
+        early=s.plan.early,
         meter=Meter(arm.budget, ledger, clock, walls),
         answer=answer,
         rng_key=(s.prompt.identity, arm.policy, canonical_json(arm.arguments)),

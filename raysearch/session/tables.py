@@ -15,7 +15,7 @@ from raysearch.engine.engine import Finished
 from raysearch.recipe.candidate import Candidate
 from raysearch.recipe.digests import canonical_json
 from raysearch.search.context import Context
-from raysearch.search.history import History
+from raysearch.search.history import Asked, History
 from raysearch.session import journal
 from raysearch.session.plan import Search
 
@@ -51,7 +51,11 @@ CANDIDATES: dict[str, pa.DataType] = {
     "part": pa.int64(),
     "step": pa.int64(),
     "sigma": pa.float64(),
+    "trajectory": pa.string(),
+    "by": pa.string(),
     "reward": pa.float64(),
+    "making_s": pa.float64(),
+    "scoring_s": pa.float64(),
     "kept": pa.bool_(),
 }
 
@@ -126,8 +130,14 @@ def candidate_rows(s: Search, history: History, winner: Candidate | None) -> lis
     for parent in {o.parent for o in origins if o.parent is not None}:
         for x in (parent, *parent.ancestors()):
             parents[x.trajectory] = max(parents.get(x.trajectory, -1), x.step)
+
+    def values(row: Asked) -> dict[str, float]:
+        reward = s.plan.early if row.early else s.plan.reward
+        return dict(zip(reward.components, row.score.components, strict=True)) if reward else {}
+
     return [
-        {
+        dict.fromkeys(s.plan.components)
+        | {
             "search_id": s.id,
             "candidate": row.id,
             "parent": row.origin.parent.id if row.origin.parent else None,
@@ -135,11 +145,15 @@ def candidate_rows(s: Search, history: History, winner: Candidate | None) -> lis
             "part": row.part,
             "step": row.step,
             "sigma": row.sampler.sigmas[row.step],
+            "trajectory": row.trajectory.hex()[:32],
+            "by": "early" if row.early else "search",
             "reward": row.reward,
+            "making_s": row.score.making,
+            "scoring_s": row.score.scoring,
             "kept": used[row.trajectory] > row.step
             or parents.get(row.trajectory, -1) >= row.step
             or (winner is not None and winner.id == row.id),
-            **dict(zip(s.plan.components, row.components, strict=True)),
+            **values(row),
         }
         for row in history.rows
     ]

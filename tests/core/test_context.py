@@ -239,7 +239,7 @@ def test_a_refused_score_marks_nothing_as_made():
 
 def test_a_policy_that_asks_for_rewards_needs_one():
     ctx = context()
-    ctx._reward = None
+    ctx._rewards["search"] = None
     with pytest.raises(ConfigError, match=r"rewards\.search is missing"):
         asyncio.run(ctx.score(ctx.noise(1)))
 

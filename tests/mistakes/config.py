@@ -27,7 +27,7 @@ TABLE = [
     Mistake(
         "budget.seconds=5", "budget.seconds: unknown key (did you mean ...?); allowed here: nfe, replica_seconds, ..."
     ),
-    Mistake("rewards.judge.name=near", "rewards.judge: unknown key; allowed here: search, final, holdout"),
+    Mistake("rewards.judge.name=near", "rewards.judge: unknown key; allowed here: search, early, final, holdout"),
     Mistake("output.video=true", "output.video: unknown key (did you mean 'videos'?); allowed here: videos, ..."),
     Mistake("long.chunk=2", "long.chunk: unknown key (did you mean 'chunks'?); allowed here: ..."),
     Mistake("fleet.workers=3", "fleet.workers: unknown key...; allowed here: backend, address, ..."),
