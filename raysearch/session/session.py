@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from raysearch.bootstrap import RunningGains
 from raysearch.config import config as configuration
 from raysearch.config import prompts
 from raysearch.config.config import Config
@@ -111,9 +112,9 @@ class Session:
             grown = replace(begun, **{k: getattr(config, k) for k in GROWING})
             self.directory.folder.write(CONFIG, configuration.resolved(grown).encode())
         self.searches_per_arm = sum(len(e.seeds(config.seeds)) for e in self.prompts)
-        self.progress = Progress(
-            run_dir.resolve().name, {a.arm.name: self._tally(a.holdout) for a in self.plan.arms}, clock()
-        )
+        arms = {a.arm.name: self._tally(a.holdout) for a in self.plan.arms}
+        gains = RunningGains(list(arms), configuration.baseline(config))
+        self.progress = Progress(run_dir.resolve().name, arms, clock(), gains)
         with self.journal.understood():
             self.past = replay.read(self.directory.journal, self.plan, self._lacking)
             for row in self.past.finished.values():

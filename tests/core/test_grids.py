@@ -1,7 +1,7 @@
 """Grids of arms against hand-written tables, and which command takes which config."""
 
 import yaml
-from sweeps import BASE, BEST, grid
+from sweeps import BASE, BEST, RGRP, grid
 
 from raysearch.__main__ import main
 from raysearch.sweep import grid as sweep
@@ -61,6 +61,21 @@ def test_a_curve_with_a_policy_of_its_own_leaves_the_configs_arguments_and_goes_
     s = grid({"policy": {"name": "single"}}, policy={"name": "best_of_n", "n": 3})
     assert [a.arguments for a in sweep.configuration.arms(s.config)] == [{}]
     assert s.config.resume == "auto"
+
+
+def test_a_sweeps_noises_are_apart_unless_it_says_otherwise():
+    assert grid(BEST).config.seeds_apart
+    assert not grid(BEST, seeds_apart=False).config.seeds_apart
+    assert not sweep.configuration.build(BASE).seeds_apart
+
+
+def test_the_baseline_is_single_or_the_first_arm_or_the_one_named():
+    def of(*curves, **more):
+        return sweep.configuration.baseline(grid(*curves, **more).config)
+
+    assert of(BEST, {"policy": {"name": "single"}}) == "single"
+    assert of(BEST, RGRP) == "best_of_n-n1"
+    assert of(BEST, RGRP, baseline="rgrp-beta0.1-n4") == "rgrp-beta0.1-n4"
 
 
 def test_a_curve_may_have_obstacles_of_its_own():
