@@ -135,6 +135,13 @@ TABLE = [
         heavy=True,
     ),
     Mistake("policy.name=best_of_n", "policy best_of_n (arm best_of_n): rewards.search is missing: ...", heavy=True),
+    Mistake(
+        ["policy={name: sequential, looks: [2], bars: [0.5], early: true}", "rewards.search.name=verifier"],
+        "policy sequential (arm sequential): rewards.early is missing: the policy asks for it; say "
+        "rewards.early.name=pavrm",
+        heavy=True,
+    ),
+    Mistake("rewards.early.name=pavm", f"rewards.early.name: no reward 'pavm' (did you mean 'pavrm'?); {REWARDS}"),
     Mistake("budget.nfe=15", "budget.nfe: 15 is not allowed; it must be at least 16, the NFE of one video", heavy=True),
     # rewards
     Mistake("rewards.search.name=beauty", f"rewards.search.name: no reward 'beauty'; {REWARDS}"),
