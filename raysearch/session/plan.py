@@ -9,13 +9,16 @@ from concurrent.futures import wait
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field, replace
 from itertools import count, product
-from typing import Any, Protocol
+from math import inf
+from typing import Any, Protocol, TypeAlias
+
+import numpy as np
 
 from raysearch.config.config import Arm, Config
 from raysearch.config.foreign import judged
 from raysearch.config.prompts import Entry
 from raysearch.engine.protocol import Fleet
-from raysearch.errors import BudgetExhausted, ConfigError
+from raysearch.errors import BudgetExhausted, ConfigError, check
 from raysearch.files import source
 from raysearch.recipe.candidate import Candidate, Prompt, Sampler
 from raysearch.recipe.digests import canonical_json, digest
@@ -25,9 +28,13 @@ from raysearch.recipe.reward import Reward, Score
 from raysearch.search.budget import Cost, Ledger, Meter
 from raysearch.search.context import Context
 from raysearch.search.obstacles import Barrier
+from raysearch.search.standing import Standing
+from raysearch.session.allocation import picked
 from raysearch.session.journal import FORMAT
 from raysearch.session.snapshot import Snapshot
 from raysearch.threads import Lane
+
+Gate: TypeAlias = Callable[[Context], Awaitable[bool]]  # waits until an allocator has chosen a search again
 
 MOST_QUESTIONS = 100_000  # of a search in its dry run: more are a policy that does not end
 
@@ -73,6 +80,12 @@ class ArmPlan:
             return self
         own = replace(self.sampler, negative_prompt=negative_prompt)
         return replace(self, sampler=own, at_steps=lambda n: replace(self.at_steps(n), negative_prompt=negative_prompt))
+
+    @property
+    def rollout(self) -> int:
+        """The NFE of one video."""
+        steps = self.sampler.num_steps
+        return (steps + self.long.after(0, steps)) * self.sampler.nfe_per_step
 
     @property
     def components(self) -> tuple[str, ...]:
@@ -121,7 +134,7 @@ def content_of(plan: Plan, entries: Sequence[Entry | Prompt]) -> bytes:
         "the rewards": digest(
             *(_reward_content(r) if r else None for a in plan.arms for r in (a.reward, a.early, a.final, a.holdout))
         ).hex(),
-        "the policies": digest(*(source(a.arm.search) for a in plan.arms)).hex(),
+        "the policies": digest(*(source(f) for a in plan.arms for f in (a.arm.search, a.arm.allocate) if f)).hex(),
         "the obstacles": digest(*(c for a in plan.arms for b in a.obstacles for c in _obstacle_content(b))).hex(),
     }
     return canonical_json(content).encode()
@@ -176,6 +189,7 @@ def context(
     answer: Callable[[Sequence[Candidate], Reward], Awaitable[list[Score]]],
     clock: Callable[[], float],
     walls: Sequence[float] = (),
+    gate: Gate | None = None,
 ) -> Context:
     """The context of a search, with nothing charged yet; `walls` are the `Past.walls` of a resumed search."""
     reward, arm = s.plan.reward, s.plan.arm
@@ -185,7 +199,7 @@ def context(
         obstacles=reward.obstacles if reward else (),
         course=s.plan.long,
     )
-    return Context(
+    ctx = Context(
         s.prompt,
         s.plan.sampler,
         s.seed,
@@ -197,21 +211,47 @@ def context(
         at_steps=s.plan.at_steps,
         obstacles=s.plan.obstacles,
         long=s.plan.long,
+        turn=None if gate is None else lambda: gate(ctx),
     )
+    return ctx
 
 
-async def run_policy(s: Search, ctx: Context) -> tuple[Candidate, bool]:
-    """The winner, denoised to the end, and whether the budget ended the search."""
+async def run_policy(s: Search, ctx: Context, gate: Gate | None = None) -> tuple[Candidate, bool]:
+    """The winner, denoised to the end, and whether the budget ended the search. `gate` is the context's own."""
     exhausted = False
     try:
-        winner = await s.plan.arm.search(ctx, **s.plan.arm.arguments)
-        if not isinstance(winner, Candidate):
-            raise TypeError(f"it returned {type(winner).__name__}, not a Candidate")
+        winner = await _start(s, ctx)
+        if gate is not None and not ctx.history.trials:
+            winner = await _starts(s, ctx, gate, winner)
         if not ctx.affords(winner):  # it was never scored, so its cost was not reserved
             winner = ctx.best
     except BudgetExhausted:
         winner, exhausted = ctx.best, True
     return ctx.complete([winner])[0], exhausted or ctx.history.exhausted is not None
+
+
+async def _start(s: Search, ctx: Context) -> Candidate:
+    winner = await s.plan.arm.search(ctx, **s.plan.arm.arguments)
+    if not isinstance(winner, Candidate):
+        raise TypeError(f"it returned {type(winner).__name__}, not a Candidate")
+    return winner
+
+
+async def _starts(s: Search, ctx: Context, gate: Gate, best: Candidate) -> Candidate:
+    """The best answer, the earliest of equals, of a policy without trials, which starts anew for each further one."""
+
+    def rank(x: Candidate) -> float:
+        reward = ctx.history.reward_of(x)
+        return -inf if reward is None else reward
+
+    ctx.history.trials = 1
+    while True:
+        ctx.meter.owed = ctx.meter.due(best)
+        if not await gate(ctx):
+            return best
+        within = ctx.child(f"start {ctx.history.trials}")
+        ctx.history.trials += 1
+        best = max(best, await _start(s, within), key=rank)
 
 
 def estimate(
@@ -220,8 +260,12 @@ def estimate(
     seeds: Sequence[int],
     report: Callable[[str], None] = lambda line: None,
     patience: float = 2.0,
+    *,
+    n: int = 1,
 ) -> dict[str, Cost]:
-    """The cost of one search of each arm, by its name, as its policy asks for it. Raises ConfigError.
+    """The cost of one of the `n` searches of each arm, by its name, as its policy asks for it. Raises ConfigError.
+
+    Where a total of NFE is shared out, it is a search's share of it.
 
     Policies run in another thread, so that one that does not end can be left behind: after `patience` seconds a line
     for the user passes to `report`.
@@ -230,7 +274,7 @@ def estimate(
 
     def dry_runs() -> None:
         for arm in plan.arms:
-            costs[arm.arm.name] = _dry_run(Search(0, "dry-run", texts[0], seeds[0], arm))
+            costs[arm.arm.name] = _dry_run(Search(0, "dry-run", texts[0], seeds[0], arm), n)
 
     done = Lane("dry run").submit(dry_runs)
     if not wait([done], patience).done:
@@ -240,23 +284,36 @@ def estimate(
     return costs
 
 
-def _dry_run(s: Search) -> Cost:
+def _dry_run(s: Search, n: int) -> Cost:
     """The cost of a search whose rewards are made up."""
-    arm, asked = s.plan, count(1)
-    steps = arm.sampler.num_steps
-    rollout = (steps + arm.long.after(0, steps)) * arm.sampler.nfe_per_step
-    limit = arm.arm.budget.nfe
-    if limit is not None and limit < rollout:
-        raise ConfigError.of("budget.nfe", limit, f"at least {rollout}, the NFE of one video")
+    arm, asked, turns = s.plan, count(1), count()
+    rollout = arm.rollout
+    b, shared = arm.arm.budget, arm.arm.allocate is not None
+    if b.nfe is not None and b.nfe < rollout:
+        raise ConfigError.of("budget.nfe", b.nfe, f"at least {rollout}, the NFE of one video")
+    if b.total_nfe is not None and b.total_nfe < n * rollout:
+        allowed = f"at least {n * rollout}, the NFE of a video for each of the {n} searches of the arm {arm.arm.name}"
+        raise ConfigError.of("budget.total_nfe", b.total_nfe, allowed)
+    if shared:
+        check(arm.reward is not None, "rewards.search", None, f"given with an allocation (arm {arm.arm.name})")
+        picked(arm.arm, Standing(np.ones(n, int), np.linspace(0, 1, n), np.full(n, float(rollout)), np.ones(n, bool)))
 
     async def answer(xs: Sequence[Candidate], reward: Reward) -> list[Score]:
         if next(asked) > MOST_QUESTIONS:
             raise ConfigError(f"it asks more than {MOST_QUESTIONS} questions, and a search must end")
         return [Score(tuple(x.identity[i % 16] / 256 for i in range(len(reward.components)))) for x in xs]
 
+    async def again(ctx: Context) -> bool:
+        return next(turns) < 1
+
     async def dry() -> Cost:
-        ctx = context(s, answer, lambda: 0.0)
-        winner, _ = await run_policy(s, ctx)
+        gate = again if shared else None
+        ctx = context(s, answer, lambda: 0.0, gate=gate)
+        winner, _ = await run_policy(s, ctx, gate)
         return ctx.charged + ctx.meter.ledger.finish(winner)
 
-    return judged(f"policy {arm.arm.policy} (arm {arm.arm.name})", arm.arm.search, lambda: asyncio.run(dry()))
+    cost = judged(f"policy {arm.arm.policy} (arm {arm.arm.name})", arm.arm.search, lambda: asyncio.run(dry()))
+    if b.total_nfe is None:
+        return cost
+    nfe = b.total_nfe // n
+    return Cost(nfe, *(round(k * nfe / cost.nfe) for k in (cost.decodes, cost.reward_calls)))

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from raysearch.recipe.reward import Reward, Score, score_key
 from raysearch.search.budget import Cost
 from raysearch.search.context import Context
 from raysearch.session import about, dataset, journal, replay, tables
+from raysearch.session.allocation import Allocation
 from raysearch.session.directory import (
     CONFIG,
     CONTENT,
@@ -79,12 +81,14 @@ class Session:
         resolved = configuration.resolved(config)
         with claimed(run_dir, config, config.resume) as begun:
             self.prompts = prompts.load(config)
+            self.searches_per_arm = sum(len(e.seeds(config.seeds)) for e in self.prompts)
             prompts.check_captions(self.prompts, config.long.chunks)
             self.plan = backend.prepare(config, configuration.arms(config), begun)
             prompts.check_images(self.prompts, self.plan.images)
             for arm in self.plan.arms:
                 self._stops(arm.sampler)
-            self.costs = estimate(self.plan, [e.prompt for e in self.prompts], config.seeds, report)
+            texts = [e.prompt for e in self.prompts]
+            self.costs = estimate(self.plan, texts, config.seeds, report, n=self.searches_per_arm)
             so_far: Sequence[Entry] = self.prompts
             if begun and config.resume == "extend":
                 so_far = entries_so_far(run_dir, self.prompts)
@@ -110,7 +114,6 @@ class Session:
         if begun and config.resume == "extend":
             grown = replace(begun, **{k: getattr(config, k) for k in GROWING})
             self.directory.folder.write(CONFIG, configuration.resolved(grown).encode())
-        self.searches_per_arm = sum(len(e.seeds(config.seeds)) for e in self.prompts)
         self.progress = Progress(
             run_dir.resolve().name, {a.arm.name: self._tally(a.holdout) for a in self.plan.arms}, clock()
         )
@@ -121,6 +124,7 @@ class Session:
             self.directory.flush()
         self.progress.kept = len(self.past.finished)
         self._whole: asyncio.Task[Any] | None = None  # the task of all searches
+        self._allocations: dict[str, Allocation] = {}  # of the arms that have one
         self._ending = False  # one search's error ends the run, and cancels the others
 
     def report(self, line: str) -> None:
@@ -228,6 +232,7 @@ class Session:
 
     async def _run_searches(self, engine: Engine, live: asyncio.Semaphore) -> None:
         self._whole = asyncio.current_task()
+        self._allocations = self._allocated(live)
 
         async def one(s: Search) -> None:
             try:
@@ -255,6 +260,22 @@ class Session:
                 await live.acquire()
                 tasks.create_task(one(s))
 
+    def _allocated(self, live: asyncio.Semaphore) -> dict[str, Allocation]:
+        """The allocations by the names of the arms that have one, with what an earlier run finished."""
+        ids: dict[str, list[str]] = {a.arm.name: [] for a in self.plan.arms if a.arm.allocate}
+        for s in self._searches() if ids else ():
+            if s.plan.arm.name in ids:
+                ids[s.plan.arm.name].append(s.id)
+        found = {
+            a.arm.name: Allocation(a.arm, ids[a.arm.name], a.rollout, live, self.report)
+            for a in self.plan.arms
+            if a.arm.name in ids
+        }
+        for search_id, row in self.past.finished.items():
+            if row["arm"] in found:
+                found[row["arm"]].restore(search_id, row["rounds"])
+        return found
+
     def _interrupted(self, error: BaseException) -> bool:
         """True if an error ends the whole run, and not one search."""
         ended = self._ending or bool(self._whole and self._whole.cancelling())
@@ -276,10 +297,15 @@ class Session:
                 self.journal.add(replay.answer_record(s, xs, reward, scores, wall=wall, spent=spent.nfe))
             return scores
 
-        ctx = context(s, answer, self.clock, self.past.walls.get(s.id, ()))
+        allocation = self._allocations.get(s.plan.arm.name)
+        seat = allocation.seat(s.id) if allocation else None
+        gate = seat.turn if seat else None
+        ctx = context(s, answer, self.clock, self.past.walls.get(s.id, ()), gate)
         end = Outcome("done")
         try:
-            winner, exhausted = await run_policy(s, ctx)
+            winner, exhausted = await run_policy(s, ctx, gate)
+            if seat:
+                seat.leave(ctx, ctx.meter.due(winner))
             end = replace(end, winner=winner)
             if exhausted:
                 self.journal.add({"kind": "exhausted", "search": s.id, "wall": ctx.meter.asked_at})
@@ -290,7 +316,9 @@ class Session:
                 self._record(s, ctx, replace(end, status="cancelled", reason="interrupted"), spent)
                 raise
             end = replace(end, status="failed", reason=told(error))
-        self._record(s, ctx, end, spent)
+            if seat:
+                seat.leave(ctx)
+        self._record(s, ctx, end, spent, seat.record() if seat else None)
         engine.forget(spent)
 
     async def _restore(self, s: Search, engine: Engine) -> None:
@@ -299,9 +327,15 @@ class Session:
         async def answer(xs: Sequence[Candidate], reward: Reward) -> list[Score]:
             return [self.past.scores[score_key(x.identity, reward)] for x in xs]
 
-        spent = Spent(s.age, group=group_of(s.id))
+        more = count(2 - int(self.past.finished[s.id]["trials"]))
+
+        async def again(ctx: Context) -> bool:
+            return next(more) <= 0
+
+        gate, spent = again if s.plan.arm.allocate else None, Spent(s.age, group=group_of(s.id))
         try:
-            winner, _ = await run_policy(s, context(s, answer, self.clock, self.past.walls.get(s.id, ())))
+            ctx = context(s, answer, self.clock, self.past.walls.get(s.id, ()), gate)
+            winner, _ = await run_policy(s, ctx, gate)
             if winner.id != self.past.finished[s.id]["winner"]:
                 raise LookupError("the policy now chooses another winner")
             finished = await engine.finish(winner, [], self._named(self.past.lacking[s.id], s, winner), spent)
@@ -337,12 +371,14 @@ class Session:
     def _named(self, outputs: Outputs, s: Search, winner: Candidate) -> Outputs:
         return replace(outputs, title=s.prompt.title, comment=about.comment(s, winner, self._digest))
 
-    def _record(self, s: Search, ctx: Context, end: Outcome, spent: Spent) -> None:
+    def _record(
+        self, s: Search, ctx: Context, end: Outcome, spent: Spent, rounds: dict[str, Any] | None = None
+    ) -> None:
         """Write the winner's files, and the search's rows first to the journal, then to the tables, its copies."""
         video = self.directory.save(s.id, end.finished.files) if end.finished else None
         row = tables.search_row(s, ctx, end, nfe_spent=spent.nfe, video=video)
         candidates = tables.candidate_rows(s, ctx.history, end.winner)
-        self.journal.add(tables.search_record(row, candidates))
+        self.journal.add(tables.search_record(row, candidates, rounds))
         self.directory.searches.add(s.id, [row])
         self.directory.candidates.add(s.id, candidates)
         self.progress.add(row)

@@ -28,6 +28,7 @@ SEARCHES: dict[str, pa.DataType] = {
     "seed": pa.int64(),
     "policy": pa.string(),
     "policy_args": pa.string(),
+    "allocation": pa.string(),
     "status": pa.string(),
     "reason": pa.string(),
     "winner": pa.string(),
@@ -38,6 +39,7 @@ SEARCHES: dict[str, pa.DataType] = {
     "nfe": pa.int64(),
     "decodes": pa.int64(),
     "reward_calls": pa.int64(),
+    "trials": pa.int64(),
     "nfe_spent": pa.int64(),
     "replica_seconds": pa.float64(),
     "wall_seconds": pa.float64(),
@@ -88,6 +90,7 @@ def search_row(s: Search, ctx: Context, end: Outcome, *, nfe_spent: int, video: 
         "seed": s.seed,
         "policy": arm.policy,
         "policy_args": canonical_json(arm.arguments),
+        "allocation": canonical_json(arm.allocation) if arm.allocation else None,
         "status": end.status,
         "reason": end.reason,
         "winner": winner.id if winner else None,
@@ -96,6 +99,7 @@ def search_row(s: Search, ctx: Context, end: Outcome, *, nfe_spent: int, video: 
         "nfe": charged.nfe,
         "decodes": charged.decodes,
         "reward_calls": charged.reward_calls,
+        "trials": max(ctx.history.trials, 1),
         "nfe_spent": nfe_spent,
         "replica_seconds": charged.replica_seconds,
         "wall_seconds": ctx.meter.wall_seconds,
@@ -162,10 +166,12 @@ def candidate_rows(s: Search, history: History, winner: Candidate | None) -> lis
 # -- the journal's record of a search --------------------------------------------------------------------------------
 
 
-def search_record(row: dict[str, Any], candidates: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The journal's record of a search that ended, with its rows of both tables."""
+def search_record(
+    row: dict[str, Any], candidates: Sequence[dict[str, Any]], rounds: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    """The journal's record of a search that ended, with its rows of both tables; `rounds` are its allocation's."""
     names = [k for k in candidates[0] if k != "search_id"] if candidates else []
-    return {"kind": "search", **row, "candidates": {k: [c[k] for c in candidates] for k in names}}
+    return {"kind": "search", **row, "rounds": rounds, "candidates": {k: [c[k] for c in candidates] for k in names}}
 
 
 def candidates_in(record: dict[str, Any]) -> list[dict[str, Any]]:
