@@ -1,4 +1,4 @@
-"""Cutting a population to the best and spreading the survivors, for the policies that branch."""
+"""Cutting a population to the best, and spreading the survivors."""
 
 import numpy as np
 
@@ -19,3 +19,9 @@ def variations(ctx: Context, x: Candidate, n: int, back: int) -> list[Candidate]
     if ctx.solver.stochastic:
         return [x, *ctx.branch(x, n - 1)]
     return [x, *ctx.renoise(x, n - 1, to_step=max(x.step - back, 0))]
+
+
+async def best_finished(ctx: Context, xs: list[Candidate]) -> Candidate:
+    """The one of `xs` that is best when finished, by rewards.search; a lone one is not scored."""
+    xs = ctx.denoise(xs)
+    return xs[0] if len(xs) == 1 else xs[int((await ctx.score(xs)).argmax())]

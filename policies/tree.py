@@ -45,7 +45,7 @@ async def search(
 
     levels = [0, *schedule, ctx.num_steps]
     root, leaves = Node(None, -1), list[Node]()
-    for _ in range(iterations):
+    while await ctx.trials(min(iterations - len(leaves), 1)):
         path = [root]
         while path[-1].depth < len(levels) - 1:
             path.append(descend(ctx, path[-1], levels, lam=lam, width=width, alpha=alpha))

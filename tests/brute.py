@@ -1,7 +1,8 @@
 """Each algorithm once more, as a plain numpy loop written from its formulas: what `policies/` must decide.
 
 Every function takes the numpy world `world` (tests/exact.py), a generator and the policy's arguments, and returns the
-latent of the answer. `score(p)` is the reward of the x0 estimate at a point, `end(p)` that of its finished sample.
+latent of the answer. `score(p)` is the reward of the x0 estimate at a point, `end(p)` that of its finished sample, and
+`glance(p)` the early reward of the noisy latent.
 """
 
 from dataclasses import replace
@@ -19,6 +20,10 @@ def score(world: Numpy, p) -> float:
 
 def end(world: Numpy, p) -> float:
     return closeness(world.to(p, world.T).x)
+
+
+def glance(world: Numpy, p) -> float:
+    return closeness(p.x)
 
 
 def single(world, rng):
@@ -96,16 +101,48 @@ def svdd(world, rng, *, m, alpha):
     return world.to(p, world.T).x
 
 
-def rgrp(world, rng, *, n, schedule, beta, temperature):
+def rgrp(world, rng, *, n, schedule, beta, temperature, early=False):
+    look = glance if early else score
     first = world.noise()
     alive, c = [first, *(world.perturb(first, beta) for _ in range(n - 1))], [0.0] * n
     for t in schedule:
         alive = [world.to(p, t + 1) for p in alive]
-        w = np.exp([score(world, p) / temperature for p in alive])
+        w = np.exp([look(world, p) / temperature for p in alive])
         w /= w.sum()
         drawn = sorted(set(rng.choice(len(alive), size=len(alive), p=w).tolist()))
         alive, c = [alive[i] for i in drawn], [c[i] + w[i] for i in drawn]
+    if early:
+        return max((world.to(p, world.T).x for p in alive), key=closeness)
     return world.to(alive[int(np.argmax(c))], world.T).x
+
+
+def halving(world, rng, *, n, schedule, early):
+    look = glance if early else score
+    alive = [world.noise() for _ in range(n)]
+    for t in schedule:
+        ranked = sorted((world.to(p, t) for p in alive), key=lambda p: look(world, p))
+        alive = ranked[len(ranked) // 2 :]
+    return max((world.to(p, world.T).x for p in alive), key=closeness)
+
+
+def sequential(world, rng, *, n, batch, looks, bars, enough, early):
+    finished, given_up = [], []
+    for i in range(n):
+        p, where = world.noise(), (-1, 0.0)
+        for t, bar in zip(looks, bars or [-np.inf] * len(looks), strict=True):
+            p = world.to(p, t)
+            where = where[0] + 1, (glance if early else score)(world, p)
+            if where[1] < bar:
+                given_up.append((where, p))
+                break
+        else:
+            finished.append(world.to(p, world.T).x)
+        whole = (i + 1) % batch == 0  # the noises of a batch go on together
+        if whole and enough is not None and any(closeness(x) >= enough for x in finished):
+            break
+    if finished:
+        return max(finished, key=closeness)
+    return world.to(max(given_up, key=lambda g: g[0])[1], world.T).x
 
 
 def feynman_kac(world, rng, *, k, steps, weight, threshold):

@@ -1,6 +1,7 @@
 """Policies on the exact mixture, in milliseconds: a context that interprets recipes directly, and its numpy twin.
 
 `Interpreter` answers scores by making each candidate from its recipe with the real solvers, with no engine between.
+Its rewards.early is how close the noisy latent itself is to the goal.
 `Numpy` is for brute-force versions of algorithms: arrays, Euler steps and kernels written from the formulas; of the
 recipes it knows only which key each noise has.
 """
@@ -126,6 +127,8 @@ class Interpreter:
 
     async def answer(self, xs: Sequence[Candidate], reward: Reward) -> list[Score]:
         def total(x: Candidate) -> float:
+            if reward == scripted.EARLY:
+                return closeness(self.state(x)[0].numpy().ravel().astype(float))
             x0 = self.estimate(x)
             if not reward.obstacles:
                 return self.reward(x0)

@@ -1,6 +1,6 @@
 """Policies against answers that are given, without a model: a context that asks a world for its scores, and worlds."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,6 +10,8 @@ from raysearch.recipe.reward import Reward, Score
 from raysearch.search.budget import Budget, Ledger, Meter
 from raysearch.search.context import Context
 from raysearch.search.obstacles import Barrier
+
+EARLY = Reward("early", b"early", ("early",), (1.0,), "latent")
 
 
 def sampler(num_steps: int = 12, name: str = "euler") -> Sampler:
@@ -27,32 +29,37 @@ def context(
     decodes: bool = False,
     obstacles: Sequence[Barrier] = (),
     at_steps: Callable[[int], Sampler] | None = None,
+    turn: Callable[[], Awaitable[bool]] | None = None,
     **budget: float,
 ) -> Context:
-    """A search's context whose scores are `world`'s answers."""
+    """A search's context whose scores are `world`'s answers; rewards.early is EARLY."""
     reward = Reward("r", b"r", ("r",), (1.0,), "frames" if decodes else "estimate")
     return Context(
         Prompt("a"),
         s,
         seed,
         reward=reward,
+        early=EARLY,
         meter=Meter(Budget(**budget), Ledger(needs_velocity=True, decodes=decodes)),
         answer=world.answer,
         rng_key=("test",),
         at_steps=at_steps or (lambda n: sampler(n, s.name)),
         obstacles=obstacles,
+        turn=turn,
     )
 
 
 @dataclass
 class Scripted:
-    """Answers from a list, whatever is asked; `asked` has what that was, as (kind of origin, step)."""
+    """Answers from a list, whatever is asked: `asked` has (kind of origin, step), and `by` the reward's key."""
 
     rewards: list[float]
     asked: list[tuple[str, int]] = field(default_factory=list)
+    by: list[str] = field(default_factory=list)
 
     async def answer(self, xs: Sequence[Candidate], reward: Reward) -> list[Score]:
         self.asked += [(x.origin.describe()["kind"], x.step) for x in xs]
+        self.by += [reward.key] * len(xs)
         return [Score((self.rewards.pop(0),)) for _ in xs]
 
 

@@ -49,14 +49,15 @@ class LossConfig:
     """Weights of the losses; 0 leaves a loss out.
 
     `preference` is the cross-entropy of score differences between latents of one caption (Bradley-Terry), over pairs
-    whose grades are more than `margin` apart. `regression` is the squared error to grade x similarity. `binary` is the
-    cross-entropy against whether the grade exceeds `threshold`.
+    whose grades are more than `margin` apart; the differences are divided by `temperature`. `regression` is the squared
+    error to grade x similarity. `binary` is the cross-entropy against whether the grade exceeds `threshold`.
     """
 
     preference: float = 1.0
     regression: float = 0.0
     binary: float = 0.0
     margin: float = 0.0
+    temperature: float = 1.0
     threshold: float = 0.5
 
 
@@ -117,6 +118,7 @@ def load(path: Path, overrides: Sequence[str] = ()) -> TrainConfig:
     for f in fields(LossConfig):
         value = getattr(c.loss, f.name)
         check(isfinite(value) and value >= 0, f"loss.{f.name}", value, "at least 0 and finite")
+    check(c.loss.temperature > 0, "loss.temperature", c.loss.temperature, "above 0")
     weights = c.loss.preference + c.loss.regression + c.loss.binary
     check(weights > 0, "loss", weights, "such that one of preference, regression and binary is above 0")
     check_settings(c)

@@ -170,7 +170,7 @@ def loss_of(
     scores = scored(c, model, t, batch, device).view(n, size, -1)
     likeness = torch.tensor(batch["similarity"], dtype=torch.float32, device=device)
     found = {
-        "preference": lambda: losses.preference(scores, grades, margin=c.loss.margin),
+        "preference": lambda: losses.preference(scores, grades, margin=c.loss.margin, temperature=c.loss.temperature),
         "regression": lambda: losses.regression(scores, grades * likeness[..., None]),
         "binary": lambda: losses.binary(scores, grades, threshold=c.loss.threshold),
     }

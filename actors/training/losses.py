@@ -16,12 +16,14 @@ def regression(scores: Tensor, targets: Tensor) -> Tensor:
     return F.mse_loss(scores, targets)
 
 
-def preference(scores: Tensor, grades: Tensor, group: Tensor | None = None, *, margin: float = 0.0) -> Tensor:
+def preference(
+    scores: Tensor, grades: Tensor, group: Tensor | None = None, *, margin: float = 0.0, temperature: float = 1.0
+) -> Tensor:
     """The mean over pairs of the binary cross-entropy of a score difference against whose grade is higher (LatSearch).
 
-    That is the Bradley-Terry loss, -log sigmoid(winner - loser). Scores and grades are (..., n, k): pairs are made
-    along n, for each component alone, within rows of the same `group` (n,) if one is given. Pairs whose grades are no
-    further apart than `margin` do not count; without any pair the loss is 0.
+    That is the Bradley-Terry loss, -log sigmoid((winner - loser) / temperature). Scores and grades are (..., n, k):
+    pairs are made along n, for each component alone, within rows of the same `group` (n,) if one is given. Pairs whose
+    grades are no further apart than `margin` do not count; without any pair the loss is 0.
     """
     n = scores.shape[-2]
     i, j = torch.triu_indices(n, n, 1)
@@ -31,7 +33,7 @@ def preference(scores: Tensor, grades: Tensor, group: Tensor | None = None, *, m
         told = told & (group[i] == group[j])[:, None]
     if not told.any():
         return 0 * scores.sum()
-    return F.binary_cross_entropy_with_logits(ahead[told], (better[told] > 0).to(ahead.dtype))
+    return F.binary_cross_entropy_with_logits(ahead[told] / temperature, (better[told] > 0).to(ahead.dtype))
 
 
 def binary(scores: Tensor, grades: Tensor, *, threshold: float = 0.5) -> Tensor:

@@ -5,9 +5,10 @@
 
 Pairs: the same held-out caption, different seeds, the exact verifier's grades at least 0.1 apart (others are ties).
 Intervals are 95%, by raysearch.bootstrap, drawing captions alone: each has noises of its own. The baseline decodes the
-x0 estimate at the same level and asks the verifier; it pays a guided evaluation and a decode. Then what choosing one of
-n rollouts at a level gains, over all choices of n of a caption's, and what it costs; and milliseconds per candidate on
-one thread.
+x0 estimate at the same level and asks the verifier; it pays a guided evaluation and a decode. Then Pearson's r of the
+sums, within captions and over all rollouts: a reward that is to stop a search must compare between captions. Then what
+choosing one of n rollouts at a level gains, over all choices of n of a caption's, and what it costs; and milliseconds
+per candidate on one thread.
 """
 
 import argparse
@@ -117,7 +118,35 @@ def accuracy(rewards: Rewards, table: pa.Table, levels: list[float], report: Rep
         _, _, pairs, ties = agreed(counts)
         lines.append([c, str(len(counts)), str(pairs), f"{ties:.0%}"])
     report.table("pairs", "grade | captions | pairs a level | ties besides", lines)
+    correlations(sums, grades["sum"], rows["prompt"].to_pylist(), [steps[s] for s in chosen], report)
     choices(sums, grades["sum"], rows["prompt"].to_pylist(), [(steps[s], s) for s in chosen], report)
+
+
+def correlations(
+    sums: dict[str, list[np.ndarray]], grade: np.ndarray, prompts: list[str], sigmas: list[float], report: Report
+) -> None:
+    """Pearson's r of each reward's sum with the grade's at each level: within captions, and over all rollouts."""
+    places = {p: i for i, p in enumerate(dict.fromkeys(prompts))}
+    group = np.array([places[p] for p in prompts])
+
+    def within(x: np.ndarray) -> np.ndarray:
+        return x - (np.bincount(group, x) / np.bincount(group))[group]
+
+    def r(x: np.ndarray, y: np.ndarray) -> str:
+        moments = np.stack([x, y, x * x, y * y, x * y], 1)
+
+        def pearson(m: np.ndarray) -> np.ndarray:
+            mx, my, xx, yy, xy = np.moveaxis(m, -1, 0)
+            return (xy - mx * my) / np.sqrt((xx - mx * mx) * (yy - my * my))
+
+        low, high = interval(pearson(draws(moments, prompts)))
+        return f"{pearson(moments.mean(0)):.2f} [{low:.2f}, {high:.2f}]"
+
+    lines = []
+    for name, scores in sums.items():
+        lines.append([name, "within captions", *(r(within(s), within(grade)) for s in scores)])
+        lines.append([name, "over all", *(r(s, grade) for s in scores)])
+    report.table("correlation", " | ".join(["reward", "r", *(f"sigma {s:.2f}" for s in sigmas)]), lines)
 
 
 def choices(

@@ -6,10 +6,26 @@ import numpy as np
 import pytest
 from scripted import Alike, Scripted, context, sampler
 
-from policies import best_of_n, bfs, dfs, dlbs, evolution, fk_steering, paths, rbf, rgrp, smc, svdd, tree, zero_order
+from policies import (
+    best_of_n,
+    bfs,
+    dfs,
+    dlbs,
+    evolution,
+    fk_steering,
+    halving,
+    paths,
+    rbf,
+    rgrp,
+    sequential,
+    smc,
+    svdd,
+    tree,
+    zero_order,
+)
 from policies.feynman_kac import particles
 from raysearch.config import config as configuration
-from raysearch.errors import ConfigError
+from raysearch.errors import BudgetExhausted, ConfigError
 
 DEFAULTS = {
     rgrp: {"n": 6, "schedule": (10, 15, 20), "beta": 0.1, "temperature": 1.0},
@@ -85,9 +101,10 @@ def test_potentials_by_hand():
     assert logs(smc.tempered(4, 10)) == pytest.approx([lam[0], 3 * lam[1] - lam[0], 2 * lam[2] - 3 * lam[1]])
 
 
-def scripted(policy, rewards: list[float], s=None, **given):
+def scripted(policy, rewards: list[float], s=None, around=None, **given):
+    """The winner and what was asked; `around` are other arguments of the context, such as a budget."""
     world = Scripted(list(rewards))
-    ctx = context(s or sampler(8, "flow-sde"), world=world)
+    ctx = context(s or sampler(8, "flow-sde"), world=world, **(around or {}))
     winner = asyncio.run(policy.search(ctx, **given))
     return winner, world
 
@@ -139,6 +156,116 @@ def test_bfs_rounds_the_expected_copies():
     assert [kind for kind, step in world.asked if step == 8] == ["noise", "noise", "branch", "noise", *["branch"] * 4]
 
 
+BARS = {"looks": [2, 5], "bars": [0.3, 0.5], "enough": 0.8}
+
+
+def test_sequential_gives_up_below_a_bar_and_ends_with_what_is_enough():
+    # Given up at 2. Just good enough at 2, given up at 5. Just good enough at both, finished, and not enough. Enough.
+    rewards = [0.2, *(0.3, 0.4), *(0.6, 0.5, 0.7), *(0.9, 0.9, 0.8)]
+    winner, world = scripted(sequential, rewards, n=6, **BARS)
+    assert [step for _, step in world.asked] == [2, *(2, 5), *(2, 5, 8), *(2, 5, 8)]
+    assert (world.rewards, set(world.by)) == ([], {"r"})
+    assert (winner.origin.index, winner.step) == (3, 8)
+
+
+def test_sequential_returns_the_best_finished_or_the_best_of_the_latest_look():
+    # The finished one, though others had higher looks.
+    winner, _ = scripted(sequential, [*(0.9, 0.4), *(0.5, 0.5, 0.1), 0.2], n=3, **BARS)
+    assert winner.origin.index == 1
+    # None is finished: the higher of two that came to the second look, then the only one that did.
+    winner, _ = scripted(sequential, [0.29, *(0.9, 0.1), *(0.4, 0.2)], n=3, **BARS)
+    assert winner.origin.index == 2
+    winner, world = scripted(sequential, [0.29, *(0.4, 0.1), 0.2], n=3, **BARS)
+    assert (winner.origin.index, world.rewards) == (1, [])
+
+
+def test_sequential_without_bars_draws_all_and_looks_all_the_same():
+    winner, world = scripted(sequential, [0.1, 0.5, 0.1, 0.9, 0.1, 0.9, 0.1, 0.2], n=4, looks=[3])
+    assert [step for _, step in world.asked] == [3, 8] * 4
+    assert winner.origin.index == 1  # of equals the first
+
+
+def test_sequential_draws_in_batches():
+    # Two looked at, one of them finished; two, both finished, of which the second is better; that is enough.
+    rewards = [*(0.6, 0.4), 0.7, *(0.6, 0.6), *(0.85, 0.9)]
+    winner, world = scripted(sequential, rewards, n=5, batch=2, looks=[2], bars=[0.5], enough=0.8)
+    assert [step for _, step in world.asked] == [2, 2, 8, 2, 2, 8, 8]
+    assert (winner.origin.index, world.rewards) == (3, [])
+    _, world = scripted(sequential, [0.0] * 3, n=3, batch=2, looks=[2], bars=[0.5])
+    assert len(world.asked) == 3  # the last batch is smaller
+
+
+def test_sequential_looks_by_the_early_reward_and_ends_by_the_other():
+    _, world = scripted(sequential, [0.9, 0.7, 0.2, 0.5, 0.9], n=4, looks=[2], bars=[0.5], enough=0.8, early=True)
+    assert list(zip(world.by, [step for _, step in world.asked], strict=True)) == [
+        *(("early", 2), ("r", 8)),
+        ("early", 2),
+        *(("early", 2), ("r", 8)),
+    ]
+
+
+def test_sequentials_budget_ends_it_with_the_best_finished_or_looked_at():
+    batch = {"n": 4, "batch": 2, "looks": [2], "bars": [0.5]}
+    # Two looks are 12 NFE and the way to the end 10; then two more looks, and 10 are held back to finish one of them.
+    rewards = [*(0.6, 0.4), 0.1, *(0.9, 0.8)]
+    winner, world = scripted(sequential, rewards, around={"nfe": 44}, **batch)
+    assert (winner.origin.index, world.rewards) == (0, [])  # though the third had the highest look
+    winner, world = scripted(sequential, [0.6, 0.7], around={"nfe": 22}, **batch)
+    assert (winner.origin.index, world.rewards) == (1, [])
+    with pytest.raises(BudgetExhausted):
+        scripted(sequential, [], around={"nfe": 21}, **batch)
+
+
+def turns(n: int):
+    """An allocator's answers: the search is chosen n times after its first trial."""
+    left = iter([True] * n + [False])
+
+    async def turn() -> bool:
+        return next(left)
+
+    return turn
+
+
+def test_an_allocator_gives_trials_one_by_one():
+    rewards = [0.1, 0.5, 0.3]
+    for policy, given in ((best_of_n, {"n": 9}), (sequential, {"n": 9, "batch": 4, "looks": []})):
+        winner, world = scripted(policy, rewards, around={"turn": turns(2)}, **given)
+        assert (winner.origin.index, world.asked) == (1, [("noise", 8)] * 3)
+    winner, world = scripted(tree, [0.1, 0.5], around={"turn": turns(1)}, iterations=9, schedule=[3], width=9.0)
+    assert (winner.origin.index, world.asked) == (1, [("noise", 8)] * 2)
+    # Nobody is asked for a trial beyond n, or after what is enough.
+    scripted(best_of_n, rewards, around={"turn": turns(2)}, n=3)
+    scripted(sequential, rewards, around={"turn": turns(2)}, n=3, looks=[])
+    scripted(sequential, [0.1, 0.9], around={"turn": turns(1)}, n=9, looks=[], enough=0.9)
+
+
+def test_halving_by_hand():
+    # 5 -> 3 -> 2, and the better of the two when finished.
+    rewards = [*(0.5, 0.1, 0.4, 0.2, 0.9), *(0.1, 0.3, 0.2), *(0.8, 0.7)]
+    winner, world = scripted(halving, rewards, n=5, schedule=[2, 4])
+    assert [step for _, step in world.asked] == [2] * 5 + [4] * 3 + [8] * 2
+    assert (winner.origin.index, world.rewards) == (2, [])
+    # 5 -> 3 -> 2 -> 1: a lone one is not looked at again.
+    winner, world = scripted(halving, [*rewards[:8], 0.1, 0.2], n=5, schedule=[2, 4, 5, 6])
+    assert [step for _, step in world.asked] == [2] * 5 + [4] * 3 + [5] * 2
+    assert (winner.origin.index, world.rewards) == (4, [])
+    assert scripted(halving, [], n=1, schedule=[2])[0].step == 8
+
+
+def test_halving_looks_by_the_early_reward_and_ends_by_the_other():
+    _, world = scripted(halving, [0.1, 0.2, 0.3, 0.4, 0.5], n=3, schedule=[2], early=True)
+    assert world.by == ["early"] * 3 + ["r"] * 2
+
+
+def test_rgrps_survivors_are_finished_after_early_looks():
+    lone = 50.0  # so much better than the others that it alone is drawn
+    winner, world = scripted(rgrp, [0.0, lone, 0.0], n=3, schedule=[2], early=True)
+    assert (world.by, winner.origin.ordinal) == (["early"] * 3, 0)
+    winner, world = scripted(rgrp, [lone, lone, 0.0, 0.0, 0.3, 0.7], around={"seed": 1}, n=4, schedule=[2], early=True)
+    assert (world.by, world.asked[4:]) == (["early"] * 4 + ["r"] * 2, [("noise", 8), ("perturb", 8)])
+    assert winner.origin.describe()["kind"] == "perturb"
+
+
 def test_a_trees_values_by_hand():
     leaves = [tree.Node(None, 2, v=v) for v in (0.0, 1.0, 3.0)]
     left = tree.Node(None, 1, children=leaves[:2])
@@ -179,6 +306,17 @@ def test_what_branches_refuses_an_ode_before_anything_is_asked(policy):
         (fk_steering, {"threshold": 1.5}, "policy.threshold: 1.5"),
         (rgrp, {"schedule": [2], "temperature": 1e-320}, "policy.temperature: 1e-320"),
         (tree, {"alpha": 2.0}, "policy.alpha: 2.0 is not allowed; it must be in [0, 1]"),
+        (halving, {"n": 0}, "policy.n: 0 is not allowed; it must be at least 1"),
+        (halving, {"schedule": []}, "policy.schedule: [] is not allowed; it must be a list of at least one step"),
+        (sequential, {"n": 0}, "policy.n: 0 is not allowed; it must be at least 1"),
+        (sequential, {"batch": 0, "looks": []}, "policy.batch: 0 is not allowed; it must be at least 1"),
+        (sequential, {}, "policy.looks: 12 is not allowed; it must be of steps in 0..7 (sampler.num_steps is 8)"),
+        (sequential, {"looks": [4, 2]}, "policy.looks: [4, 2] is not allowed; it must be strictly rising"),
+        (
+            sequential,
+            {"looks": [2, 4], "bars": [0.5]},
+            "policy.bars: [0.5] is not allowed; it must be a list of 2, a bar for each of policy.looks",
+        ),
         (best_of_n, {"n": 10**30}, "the number of noise: 1000000000000000000000000000000 is not allowed"),
     ],
 )

@@ -23,6 +23,11 @@ def test_preference_by_hand() -> None:
     assert losses.preference(-scores, grades).item() == pytest.approx((softplus(2) + softplus(1)) / 2)
 
 
+def test_preference_divides_differences_by_the_temperature() -> None:
+    scores, grades = torch.tensor([[[0.2], [0.0]]]), torch.tensor([[[0.9], [0.5]]])
+    assert losses.preference(scores, grades, temperature=0.1).item() == pytest.approx(softplus(-2))
+
+
 def test_preference_is_per_component_and_within_groups() -> None:
     scores = torch.tensor([[[1.0, 0.0], [0.0, 3.0]], [[5.0, 7.0], [5.0, 7.0]]])
     grades = torch.tensor([[[1.0, 1.0], [0.0, 0.0]], [[0.0, 0.5], [1.0, 0.5]]])

@@ -29,6 +29,13 @@ CASES = [
     ("dlbs", SDE, {"b": 2, "k": 2, "lookahead": 4}),
     ("svdd", SDE, {"m": 4, "alpha": 0.2}),
     ("rgrp", BOTH, {"n": 5, "schedule": (2, 4, 7), "beta": 0.5, "temperature": 0.3}),
+    ("rgrp", BOTH, {"n": 5, "schedule": (2, 4), "beta": 0.5, "temperature": 0.3, "early": True}),
+    ("halving", BOTH, {"n": 7, "schedule": (2, 4, 7), "early": False}),
+    ("halving", BOTH, {"n": 7, "schedule": (3,), "early": True}),
+    ("sequential", BOTH, {"n": 7, "batch": 1, "looks": (3, 6), "bars": (-1.5, -1.0), "enough": -0.8, "early": False}),
+    ("sequential", BOTH, {"n": 7, "batch": 2, "looks": (3, 6), "bars": (-2.0, -1.0), "enough": -0.8, "early": True}),
+    ("sequential", BOTH, {"n": 3, "batch": 3, "looks": (2, 5), "bars": (-1.5, 0.0), "enough": None, "early": False}),
+    ("sequential", BOTH, {"n": 4, "batch": 3, "looks": (2,), "bars": None, "enough": None, "early": False}),
     *(
         ("fk_steering", BOTH, {"k": 5, "lam": 4.0, "potential": p, "interval": 0.25, "threshold": 0.7})
         for p in ("difference", "max", "sum")
@@ -99,6 +106,18 @@ def alike(x0: np.ndarray) -> float:
         # Nine tries at step 5; the best goes on, looking at 10 and 15.
         ("dfs", "euler", {}, 9 * 6 + 5 + 5 + 34),
         ("tree", "flow-sde", {"width": 100.0}, 8 * 50),
+        # All pass: 12 whole videos, whose look at step 12 is their next step.
+        ("sequential", "euler", {}, 12 * 50),
+        ("sequential", "euler", {"enough": 0.0}, 50),
+        ("sequential", "euler", {"batch": 5, "enough": 0.0}, 5 * 50),
+        # None passes: 12 to step 12, looking; the first goes on, its look counted.
+        ("sequential", "euler", {"bars": (0.1,)}, 12 * 13 + 37),
+        # An early look reads the latent: no evaluation beyond the steps.
+        ("sequential", "euler", {"bars": (0.1,), "early": True}, 12 * 12 + 38),
+        # 4 to step 10, looking; 2 of them 5 further, their look counted; one to the end.
+        ("halving", "euler", {}, 4 * 11 + 2 * 5 + 34),
+        ("halving", "euler", {"early": True}, 4 * 10 + 2 * 5 + 35),
+        ("halving", "euler", {"n": 5, "schedule": (10,)}, 5 * 11 + 3 * 39),
     ],
 )
 def test_costs_by_hand(name, solver, given, evaluations):
