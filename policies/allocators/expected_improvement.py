@@ -7,8 +7,8 @@ from typing import Annotated
 import numpy as np
 from annotated_types import Ge, Gt, Le
 
+from raysearch.config.allocation import Standing
 from raysearch.config.numbers import Count
-from raysearch.search.standing import Standing
 
 NORMAL = NormalDist()
 

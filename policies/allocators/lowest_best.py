@@ -6,8 +6,8 @@ from typing import Annotated
 import numpy as np
 from annotated_types import Gt, Le
 
+from raysearch.config.allocation import Standing, steady
 from raysearch.config.numbers import Count
-from raysearch.search.standing import Standing, steady
 
 
 @steady

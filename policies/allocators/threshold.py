@@ -2,8 +2,8 @@
 
 import numpy as np
 
+from raysearch.config.allocation import Standing, steady
 from raysearch.config.numbers import Count
-from raysearch.search.standing import Standing, steady
 
 
 @steady

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from raysearch.search.standing import Standing, steady
+from raysearch.config.allocation import Standing, steady
 
 
 @steady

@@ -12,8 +12,7 @@ from itertools import count, product
 from math import inf
 from typing import Any, Protocol, TypeAlias
 
-import numpy as np
-
+from raysearch.config.allocation import check_first
 from raysearch.config.config import Arm, Config
 from raysearch.config.foreign import judged
 from raysearch.config.prompts import Entry
@@ -28,8 +27,6 @@ from raysearch.recipe.reward import Reward, Score
 from raysearch.search.budget import Cost, Ledger, Meter
 from raysearch.search.context import Context
 from raysearch.search.obstacles import Barrier
-from raysearch.search.standing import Standing
-from raysearch.session.allocation import picked
 from raysearch.session.journal import FORMAT
 from raysearch.session.snapshot import Snapshot
 from raysearch.threads import Lane
@@ -221,6 +218,16 @@ def _without_off(arguments: Mapping[str, Any]) -> dict[str, Any]:
     return {k: _without_off(v) if isinstance(v, Mapping) else v for k, v in arguments.items() if v is not False}
 
 
+def allowing(trials: int) -> Gate:
+    """A gate that lets a search make so many trials."""
+    begun = count(1)
+
+    async def gate(ctx: Context) -> bool:
+        return next(begun) < trials
+
+    return gate
+
+
 async def run_policy(s: Search, ctx: Context, gate: Gate | None = None) -> tuple[Candidate, bool]:
     """The winner, denoised to the end, and whether the budget ended the search. `gate` is the context's own."""
     exhausted = False
@@ -244,29 +251,23 @@ async def _start(s: Search, ctx: Context) -> Candidate:
 
 async def _starts(s: Search, ctx: Context, gate: Gate, best: Candidate) -> Candidate:
     """The best answer, the earliest of equals, of a policy without trials, which starts anew for each further one."""
-
-    def rank(x: Candidate) -> float:
-        reward = ctx.history.reward_of(x)
-        return -inf if reward is None else reward
-
-    ctx.history.trials = 1
+    ctx.history.trials, found = 1, ctx.history.reward_of
     while True:
         ctx.meter.owed = ctx.meter.due(best)
         if not await gate(ctx):
             return best
         within = ctx.child(f"start {ctx.history.trials}")
         ctx.history.trials += 1
-        best = max(best, await _start(s, within), key=rank)
+        best = max(best, await _start(s, within), key=lambda x: -inf if (r := found(x)) is None else r)
 
 
 def estimate(
     plan: Plan,
     texts: Sequence[Prompt],
     seeds: Sequence[int],
+    n: int = 1,
     report: Callable[[str], None] = lambda line: None,
     patience: float = 2.0,
-    *,
-    n: int = 1,
 ) -> dict[str, Cost]:
     """The cost of one of the `n` searches of each arm, by its name, as its policy asks for it. Raises ConfigError.
 
@@ -291,34 +292,24 @@ def estimate(
 
 def _dry_run(s: Search, n: int) -> Cost:
     """The cost of a search whose rewards are made up."""
-    arm, asked, turns = s.plan, count(1), count()
-    rollout = arm.rollout
-    b, shared = arm.arm.budget, arm.arm.allocate is not None
-    if b.nfe is not None and b.nfe < rollout:
-        raise ConfigError.of("budget.nfe", b.nfe, f"at least {rollout}, the NFE of one video")
-    if b.total_nfe is not None and b.total_nfe < n * rollout:
-        allowed = f"at least {n * rollout}, the NFE of a video for each of the {n} searches of the arm {arm.arm.name}"
-        raise ConfigError.of("budget.total_nfe", b.total_nfe, allowed)
-    if shared:
+    arm, asked, budget = s.plan, count(1), s.plan.arm.budget
+    if budget.nfe is not None and budget.nfe < arm.rollout:
+        raise ConfigError.of("budget.nfe", budget.nfe, f"at least {arm.rollout}, the NFE of one video")
+    if arm.arm.allocate is not None:
         check(arm.reward is not None, "rewards.search", None, f"given with an allocation (arm {arm.arm.name})")
-        picked(arm.arm, Standing(np.ones(n, int), np.linspace(0, 1, n), np.full(n, float(rollout)), np.ones(n, bool)))
+        check_first(arm.arm, n, arm.rollout)
 
     async def answer(xs: Sequence[Candidate], reward: Reward) -> list[Score]:
         if next(asked) > MOST_QUESTIONS:
             raise ConfigError(f"it asks more than {MOST_QUESTIONS} questions, and a search must end")
         return [Score(tuple(x.identity[i % 16] / 256 for i in range(len(reward.components)))) for x in xs]
 
-    async def again(ctx: Context) -> bool:
-        return next(turns) < 1
-
     async def dry() -> Cost:
-        gate = again if shared else None
+        gate = allowing(2) if arm.arm.allocate else None
         ctx = context(s, answer, lambda: 0.0, gate=gate)
         winner, _ = await run_policy(s, ctx, gate)
         return ctx.charged + ctx.meter.ledger.finish(winner)
 
     cost = judged(f"policy {arm.arm.policy} (arm {arm.arm.name})", arm.arm.search, lambda: asyncio.run(dry()))
-    if b.total_nfe is None:
-        return cost
-    nfe = b.total_nfe // n
-    return Cost(nfe, *(round(k * nfe / cost.nfe) for k in (cost.decodes, cost.reward_calls)))
+    nfe = cost.nfe if budget.total_nfe is None else budget.total_nfe // n
+    return Cost(nfe, cost.decodes * nfe // cost.nfe, cost.reward_calls * nfe // cost.nfe)

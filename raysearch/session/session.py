@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from itertools import count
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +45,7 @@ from raysearch.session.directory import (
 from raysearch.session.plan import (
     Backend,
     Search,
+    allowing,
     check_kept,
     content_of,
     context,
@@ -88,7 +89,7 @@ class Session:
             for arm in self.plan.arms:
                 self._stops(arm.sampler)
             texts = [e.prompt for e in self.prompts]
-            self.costs = estimate(self.plan, texts, config.seeds, report, n=self.searches_per_arm)
+            self.costs = estimate(self.plan, texts, config.seeds, self.searches_per_arm, report)
             so_far: Sequence[Entry] = self.prompts
             if begun and config.resume == "extend":
                 so_far = entries_so_far(run_dir, self.prompts)
@@ -232,7 +233,9 @@ class Session:
 
     async def _run_searches(self, engine: Engine, live: asyncio.Semaphore) -> None:
         self._whole = asyncio.current_task()
-        self._allocations = self._allocated(live)
+        for a in (p for p in self.plan.arms if p.arm.allocate):
+            ids, finished = (s.id for s in self._searches() if s.plan.arm == a.arm), self.past.finished.values()
+            self._allocations[a.arm.name] = Allocation(a.arm, a.rollout, ids, finished, live, self.report)
 
         async def one(s: Search) -> None:
             try:
@@ -260,22 +263,6 @@ class Session:
                 await live.acquire()
                 tasks.create_task(one(s))
 
-    def _allocated(self, live: asyncio.Semaphore) -> dict[str, Allocation]:
-        """The allocations by the names of the arms that have one, with what an earlier run finished."""
-        ids: dict[str, list[str]] = {a.arm.name: [] for a in self.plan.arms if a.arm.allocate}
-        for s in self._searches() if ids else ():
-            if s.plan.arm.name in ids:
-                ids[s.plan.arm.name].append(s.id)
-        found = {
-            a.arm.name: Allocation(a.arm, ids[a.arm.name], a.rollout, live, self.report)
-            for a in self.plan.arms
-            if a.arm.name in ids
-        }
-        for search_id, row in self.past.finished.items():
-            if row["arm"] in found:
-                found[row["arm"]].restore(search_id, row["rounds"])
-        return found
-
     def _interrupted(self, error: BaseException) -> bool:
         """True if an error ends the whole run, and not one search."""
         ended = self._ending or bool(self._whole and self._whole.cancelling())
@@ -298,14 +285,13 @@ class Session:
             return scores
 
         allocation = self._allocations.get(s.plan.arm.name)
-        seat = allocation.seat(s.id) if allocation else None
-        gate = seat.turn if seat else None
+        gate = partial(allocation.turn, s.id) if allocation else None
         ctx = context(s, answer, self.clock, self.past.walls.get(s.id, ()), gate)
         end = Outcome("done")
         try:
             winner, exhausted = await run_policy(s, ctx, gate)
-            if seat:
-                seat.leave(ctx, ctx.meter.due(winner))
+            if allocation:
+                allocation.leave(s.id, ctx, winner)
             end = replace(end, winner=winner)
             if exhausted:
                 self.journal.add({"kind": "exhausted", "search": s.id, "wall": ctx.meter.asked_at})
@@ -316,9 +302,9 @@ class Session:
                 self._record(s, ctx, replace(end, status="cancelled", reason="interrupted"), spent)
                 raise
             end = replace(end, status="failed", reason=told(error))
-            if seat:
-                seat.leave(ctx)
-        self._record(s, ctx, end, spent, seat.record() if seat else None)
+            if allocation:
+                allocation.leave(s.id, ctx)
+        self._record(s, ctx, end, spent)
         engine.forget(spent)
 
     async def _restore(self, s: Search, engine: Engine) -> None:
@@ -327,12 +313,8 @@ class Session:
         async def answer(xs: Sequence[Candidate], reward: Reward) -> list[Score]:
             return [self.past.scores[score_key(x.identity, reward)] for x in xs]
 
-        more = count(2 - int(self.past.finished[s.id]["trials"]))
-
-        async def again(ctx: Context) -> bool:
-            return next(more) <= 0
-
-        gate, spent = again if s.plan.arm.allocate else None, Spent(s.age, group=group_of(s.id))
+        spent = Spent(s.age, group=group_of(s.id))
+        gate = allowing(int(self.past.finished[s.id]["trials"])) if s.plan.arm.allocate else None
         try:
             ctx = context(s, answer, self.clock, self.past.walls.get(s.id, ()), gate)
             winner, _ = await run_policy(s, ctx, gate)
@@ -371,14 +353,13 @@ class Session:
     def _named(self, outputs: Outputs, s: Search, winner: Candidate) -> Outputs:
         return replace(outputs, title=s.prompt.title, comment=about.comment(s, winner, self._digest))
 
-    def _record(
-        self, s: Search, ctx: Context, end: Outcome, spent: Spent, rounds: dict[str, Any] | None = None
-    ) -> None:
+    def _record(self, s: Search, ctx: Context, end: Outcome, spent: Spent) -> None:
         """Write the winner's files, and the search's rows first to the journal, then to the tables, its copies."""
         video = self.directory.save(s.id, end.finished.files) if end.finished else None
         row = tables.search_row(s, ctx, end, nfe_spent=spent.nfe, video=video)
         candidates = tables.candidate_rows(s, ctx.history, end.winner)
-        self.journal.add(tables.search_record(row, candidates, rounds))
+        allocation = self._allocations.get(s.plan.arm.name)
+        self.journal.add(tables.search_record(row, candidates) | (allocation.record(s.id) if allocation else {}))
         self.directory.searches.add(s.id, [row])
         self.directory.candidates.add(s.id, candidates)
         self.progress.add(row)

@@ -166,12 +166,10 @@ def candidate_rows(s: Search, history: History, winner: Candidate | None) -> lis
 # -- the journal's record of a search --------------------------------------------------------------------------------
 
 
-def search_record(
-    row: dict[str, Any], candidates: Sequence[dict[str, Any]], rounds: dict[str, Any] | None = None
-) -> dict[str, Any]:
-    """The journal's record of a search that ended, with its rows of both tables; `rounds` are its allocation's."""
+def search_record(row: dict[str, Any], candidates: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The journal's record of a search that ended, with its rows of both tables."""
     names = [k for k in candidates[0] if k != "search_id"] if candidates else []
-    return {"kind": "search", **row, "rounds": rounds, "candidates": {k: [c[k] for c in candidates] for k in names}}
+    return {"kind": "search", **row, "candidates": {k: [c[k] for c in candidates] for k in names}}
 
 
 def candidates_in(record: dict[str, Any]) -> list[dict[str, Any]]:
