@@ -140,9 +140,9 @@ class Allocation:
         return bool(r.granted[i] > r.made[i])
 
     def leave(self, search_id: str, ctx: Context, winner: Candidate | None = None) -> None:
-        """A search ends. If a trial was under way, this was its own choice."""
+        """A search ends: by its own choice, unless it was told that it cannot go on."""
         i = self._places[search_id]
-        if self.rounds.made[i] < self.rounds.granted[i]:
+        if not (self.rounds.over or self.rounds.left(i)):
             ctx.meter.owed = ctx.meter.due(winner) if winner else 0
             self._add(i, ctx, left=True)
 
