@@ -20,6 +20,7 @@ from actors import shipped
 from actors.models.settled import settled
 from actors.training import driver
 from raysearch import __version__
+from raysearch.bars import report as bars
 from raysearch.config import config as configuration
 from raysearch.config.config import Config
 from raysearch.config.policies import find_policy, policy_names
@@ -31,6 +32,7 @@ from raysearch.threads import announced
 
 T = TypeVar("T")
 CHECKING = "the config, the model and the rewards are being checked"
+COMPARING = "# rules are being compared"  # a comment of what is printed then, which is YAML
 OURS = ("raysearch", "policies", "actors")
 
 
@@ -124,6 +126,15 @@ def parser() -> argparse.ArgumentParser:
     of_configs[0][0].add_argument("--print-config", action="store_true", help=shown)
     folder = add("status", show_status, "how a run is going, or how it ended")
     folder.add_argument("run_dir", type=Path, metavar="RUN_DIR", help="the folder of a run or a sweep")
+    tuned = add("bars", choose_bars, "choose looks, bars and enough of `sequential` from a tuning run")
+    tuned.add_argument("run_dir", type=Path, metavar="RUN_DIR", help="a run of `sequential`, bars and enough null")
+    share = "the mean cost of a search, as a share of best-of-4's"
+    tuned.add_argument("--cost", type=float, required=True, metavar="SHARE", help=share)
+    tuned.add_argument("--arm", metavar="NAME", help="which arm of the run, if several can be read")
+    tuned.add_argument("--against", type=int, default=4, metavar="N", help="compare with best-of-N (default 4)")
+    tuned.add_argument("--batch", type=int, default=1, metavar="N", help="noises at a time (default 1)")
+    tuned.add_argument("--unit", choices=("seconds", "nfe"), default="seconds", help="of costs (default seconds)")
+    tuned.add_argument("--json", type=Path, metavar="FILE", help="write what is printed to FILE, too")
     add("policies", list_policies, "the policies that ship, with their arguments")
     add("schema", print_schema, "the JSON schema of a config, with which an editor completes and checks its keys")
     return whole
@@ -213,6 +224,18 @@ def show_status(run_dir: Path) -> int:
     """How the run or sweep in a folder is going, or how it ended; from any terminal, while it runs or after."""
     snapshot = status.read(run_dir)
     display.status(display.console(), snapshot, time.time())
+    return 0
+
+
+def choose_bars(
+    run_dir: Path, cost: float, arm: str | None, against: int, batch: int, unit: str, json: Path | None
+) -> int:
+    """Print the block `policy` of `sequential` with the highest expected gain at a mean cost, as YAML.
+
+    It reads a tuning run: one of `sequential` with bars: null and enough: null.
+    """
+    with announced(COMPARING, print):
+        print(bars.report(run_dir, cost=cost, arm=arm, against=against, batch=batch, unit=unit, file=json), end="")
     return 0
 
 

@@ -105,6 +105,31 @@ class RunningMean:
         return self._half[1]
 
 
+class RunningGains:
+    """What arms gain over a baseline: means of paired differences, of searches that come one by one in any order.
+
+    A pair is a caption and a seed that an arm and the baseline both have. Values are remembered only of those captions
+    and seeds in which not all arms have ended yet.
+    """
+
+    def __init__(self, arms: Sequence[str], baseline: str) -> None:
+        self.baseline = baseline
+        self.of = {arm: RunningMean() for arm in arms if arm != baseline}
+        self._open: dict[object, dict[str, float | None]] = {}  # key of a caption and seed -> value of each ended arm
+
+    def add(self, arm: str, key: object, value: float | None, caption: object, seed: object | None = None) -> None:
+        """Take the value of an arm's search, None if it failed; with a seed of None only captions are drawn."""
+        ended = self._open.setdefault(key, {})
+        ended[arm] = value
+        base = ended.get(self.baseline)
+        for name in ended if arm == self.baseline else [arm]:
+            mine = ended[name]
+            if name in self.of and mine is not None and base is not None:
+                self.of[name].add([mine - base], caption, seed)
+        if len(ended) > len(self.of):
+            del self._open[key]
+
+
 def _numbered(names: Sequence[object]) -> tuple[list[object], np.ndarray]:
     """The M different ones of N names, and the place (N,) of each name among them."""
     places = {name: i for i, name in enumerate(dict.fromkeys(names))}

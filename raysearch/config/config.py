@@ -13,6 +13,7 @@ from raysearch.config import obstacles
 from raysearch.config.binding import Such, structured
 from raysearch.config.fleet import FleetConfig, check_fleet, check_guidance
 from raysearch.config.media import RATES, SIDE, VIDEO, frame_rate, is_colour
+from raysearch.config.mistakes import nearest
 from raysearch.config.numbers import Count, Positive, Seed
 from raysearch.config.policies import load_allocator, load_policy
 from raysearch.config.reading import read
@@ -30,6 +31,7 @@ SDE = {"flow-sde": 0.7, "score-sde": 3.0, "sde-dpm++": None}  # with the paper's
 SINGLE = ("euler", "flow-sde", "score-sde", *VP)  # solvers whose steps need no history
 PLAIN = {"name": "single"}  # the policy of a config that names none
 MOST_STEPS = 10_000
+MOST_NAMES = 20  # of arms in a line about them
 
 Seeds = Annotated[list[Seed], Len(1), Such("without repetition", lambda seeds: len(set(seeds)) == len(seeds))]
 Colour = Annotated[str, Such("a colour such as black or '#1a2b3c'", is_colour)]
@@ -147,6 +149,7 @@ class Config:
     seeds_apart: bool = False  # no two prompts share a seed, hence its noise: prompt i's are moved on by i times range
     obstacles: list[Any] | None = None  # what videos should keep away from
     arms: list[dict[str, Any]] | None = None
+    baseline: str | None = None  # the arm that others are compared with; None: see `baseline`
     collect: CollectConfig | None = None
     long: LongConfig = field(default_factory=LongConfig)
     budget: Budget = field(default_factory=Budget)
@@ -195,7 +198,13 @@ def build(values: Any) -> Config:
     check(fits, "output.scale", scale, f"such that no side of an mp4 has more than {SIDE:,} pixels")
     check(long.fifo is None or long.chunks > 1, "long.fifo", "given", "left out with long.chunks=1")
     check(config.collect is None or long.chunks == 1, "long.chunks", long.chunks, "1 with collect")
-    for arm in arms(config):
+    found = arms(config)
+    names = [a.name for a in found]
+    if config.baseline is not None and config.baseline not in names:
+        shown = ", ".join(names[:MOST_NAMES]) + (f" and {len(names) - MOST_NAMES} more" if names[MOST_NAMES:] else "")
+        hint = nearest(config.baseline, names)
+        raise ConfigError(f"baseline: no arm {config.baseline!r}{hint}; there are {shown}")
+    for arm in found:
         sampler = arm.sampler
         check_guidance(config.fleet.denoisers, arm.name, scale=sampler.guidance_scale, batched=sampler.batched_guidance)
     return config
@@ -225,6 +234,12 @@ def arms(config: Config) -> list[Arm]:
     names = [a.name for a in found]
     check(len(set(names)) == len(names), "arms", names, "differently named")
     return found
+
+
+def baseline(config: Config) -> str:
+    """The arm over which the gains of others are measured: by default `single`, or the first if none is named so."""
+    names = [a.name for a in arms(config)]
+    return config.baseline or ("single" if "single" in names else names[0])
 
 
 def label(name: str) -> str:

@@ -61,7 +61,8 @@ def load(config: Config) -> list[Entry]:
     found = read(config.prompts, config.prompts_file, config.prompts_column, config.model)
     apart = config.seeds_apart or config.collect is not None
     for e in found:
-        check(not apart or e.seed is None, key(e, "seed"), e.seed, "left out with seeds_apart, and in a collection")
+        allowed = "left out of a collection" if config.collect else "left out, unless seeds_apart=false"
+        check(not apart or e.seed is None, key(e, "seed"), e.seed, allowed)
     last = max(max(e.seeds(config.seeds)) for e in found)
     if apart:
         last += (len(found) - 1) * (last + 1)

@@ -16,7 +16,6 @@ import numpy as np
 from raysearch.config.allocation import Standing, picked
 from raysearch.config.config import Arm
 from raysearch.errors import ConcurrencyError, ConfigError
-from raysearch.recipe.candidate import Candidate
 from raysearch.search.context import Context
 
 Rows: TypeAlias = Iterable[dict[str, Any]]
@@ -111,12 +110,6 @@ class Allocation:
                 states = [(-inf if best is None else best, cost) for best, cost in row["rounds"]["states"]]
                 self.rounds.restore(i, states, left=row["rounds"]["left"])
 
-    def record(self, search_id: str) -> dict[str, Any]:
-        """The states of a search that has ended, as a part of its record in the journal."""
-        i = self._places[search_id]
-        states = [(None if best == -inf else best, cost) for best, cost in self.rounds.states[i]]
-        return {"rounds": {"states": states, "left": self.rounds.left(i)}}
-
     async def turn(self, search_id: str, ctx: Context) -> bool:
         """Whether a search may begin another trial, once that is known. One that cost nothing was its last.
 
@@ -139,12 +132,13 @@ class Allocation:
             raise ConfigError(self._broken)
         return bool(r.granted[i] > r.made[i])
 
-    def leave(self, search_id: str, ctx: Context, winner: Candidate | None = None) -> None:
-        """A search ends: by its own choice, unless it was told that it cannot go on."""
-        i = self._places[search_id]
+    def leave(self, search_id: str, ctx: Context) -> dict[str, Any]:
+        """A search has ended, by its own choice unless it was told to. Its states are for its record in the journal."""
+        i, ctx.meter.owed = self._places[search_id], 0
         if not (self.rounds.over or self.rounds.left(i)):
-            ctx.meter.owed = ctx.meter.due(winner) if winner else 0
             self._add(i, ctx, left=True)
+        states = [(None if best == -inf else best, cost) for best, cost in self.rounds.states[i]]
+        return {"rounds": {"states": states, "left": self.rounds.left(i)}}
 
     def _add(self, i: int, ctx: Context, *, left: bool) -> None:
         """Pass the outcome of a trial to the rounds, and wake those that wait no longer."""

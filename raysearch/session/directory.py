@@ -29,8 +29,9 @@ from raysearch.session.journal import ANSWERS
 from raysearch.session.snapshot import STATUS
 from raysearch.session.tables import CANDIDATES, SEARCHES, candidates_in, schema, search_records
 
-FREE = ("fleet", "output", "max_searches", "run_dir", "resume", "address")  # keys that may differ in a resumed run
-GROWING = ("seeds", "prompts", "prompts_file", "prompts_column")  # keys that may differ in a run that is extended
+# Keys that may differ in a resumed run, and in one that is extended.
+FREE = ("fleet", "output", "max_searches", "baseline", "run_dir", "resume", "address")
+GROWING = ("seeds", "prompts", "prompts_file", "prompts_column")
 CONFIG, TABLES, JOURNAL = "config.yaml", ("searches.parquet", "candidates.parquet"), "journal"
 CONTENT = Path(JOURNAL, "content.json")
 FILES = (CONFIG, *TABLES, STATUS, CONTENT, Path(JOURNAL, ANSWERS))

@@ -21,6 +21,7 @@ from raysearch.session.snapshot import ArmStatus, FleetStatus, Snapshot
 
 LINE_EVERY = 10.0  # seconds between plain lines
 DRAW_EVERY = 0.5
+GAIN = "gain"  # the column of it
 
 
 def cost_text(c: Cost) -> str:
@@ -103,6 +104,8 @@ def status(console: Console, s: Snapshot, now: float) -> None:
         print_line(f"{name}: {text}")
     for name, a in s.arms.items():
         quality = "".join(f", {c} {cell}" for c, cell in _judged(a).items())
+        if a.gain is not None:
+            quality += f", gain over {s.baseline} {_gain(a)} of {a.pairs} pairs"
         print_line(f"arm {name}: {_searches(a)}{quality}, {a.nfe_spent} NFE run")
 
 
@@ -208,6 +211,13 @@ def _judged(a: ArmStatus) -> dict[str, str]:
     return dict(zip(a.components, cells, strict=False))
 
 
+def _gain(a: ArmStatus) -> str:
+    """What an arm gains over the baseline, with half the width of its interval; a dash if it is the baseline."""
+    if a.gain is None:
+        return "-"
+    return f"{a.gain:+.3f}" + (f" ± {a.gain_interval:.3f}" if a.gain_interval is not None else "")
+
+
 def _fitting(console: Console, s: Snapshot) -> Table:
     """The table of a run's arms, without lines where a terminal is too narrow for them."""
     lined = _table(s)
@@ -218,20 +228,26 @@ def _fitting(console: Console, s: Snapshot) -> Table:
 def _table(s: Snapshot, narrow: bool = False) -> Table:
     """A row per arm, with the means of the held-out judge if there is one; `narrow` has intervals below the means.
 
-    NFE and replica-seconds are means over searches, each charged as if it ran alone; "NFE run" is the arm's real total.
+    The gain is that of the judged reward over the baseline's, of the pairs of caption and seed that both have. NFE and
+    replica-seconds are means over searches, each charged as if it ran alone; "NFE run" is the arm's real total.
     """
     names = sorted({a.judge for a in s.arms.values() if a.judge})
     components = list(dict.fromkeys(c for a in s.arms.values() for c in a.components))
-    title = _text(f"winners judged by {', '.join(names)} (held out), mean ± 95% interval") if names else None
+    compared = [GAIN] if any(a.gain is not None for a in s.arms.values()) else []
+    lines = [f"winners judged by {', '.join(names)} (held out), mean ± 95% interval"] if names else []
+    lines += [f"{GAIN}: in the judged reward over {s.baseline}, paired by caption and seed"] if compared else []
+    title = Text("\n").join(map(_text, lines)) if lines else None
     table = Table(title=title, title_justify="left")
     if narrow:
         table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
-    for column in ("arm", "searches", *components, "NFE", "replica-s", "NFE run"):
-        table.add_column(_text(column), justify="left" if column == "arm" else "right")
+    table.add_column("arm", overflow="fold")
+    costs = ("NFE", "replica\n-s", "NFE\nrun") if narrow else ("NFE", "replica-s", "NFE run")
+    for head in map(Text, ("searches", *map(plain, [*components, *compared]), *costs)):
+        table.add_column(head, justify="right", no_wrap=True)
     for name, a in s.arms.items():
-        n, judged = max(a.done, 1), _judged(a)
+        n = max(a.done, 1)
+        cells = [_searches(a), *(_judged(a).get(c, "-") for c in components), *([_gain(a)] if compared else [])]
         if narrow:
-            judged = {c: cell.replace(" ± ", "\n±") for c, cell in judged.items()}
-        cost = (f"{a.nfe / n:.0f}", f"{a.replica_seconds / n:.2f}", str(a.nfe_spent))
-        table.add_row(_text(name), _searches(a), *(judged.get(c, "-") for c in components), *cost)
+            cells = [cell.replace(" ± ", "\n±").replace(", ", "\n") for cell in cells]
+        table.add_row(_text(name), *cells, f"{a.nfe / n:.0f}", f"{a.replica_seconds / n:.2f}", str(a.nfe_spent))
     return table

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Se
 from concurrent.futures import wait
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import count, product
 from math import inf
 from typing import Any, Protocol, TypeAlias
@@ -220,21 +221,18 @@ def _without_off(arguments: Mapping[str, Any]) -> dict[str, Any]:
 
 def allowing(trials: int) -> Gate:
     """A gate that lets a search make so many trials."""
-    begun = count(1)
+    return partial(_begins, count(1), trials)
 
-    async def gate(ctx: Context) -> bool:
-        return next(begun) < trials
 
-    return gate
+async def _begins(begun: Iterator[int], trials: int, ctx: Context) -> bool:
+    return next(begun) < trials
 
 
 async def run_policy(s: Search, ctx: Context, gate: Gate | None = None) -> tuple[Candidate, bool]:
     """The winner, denoised to the end, and whether the budget ended the search. `gate` is the context's own."""
     exhausted = False
     try:
-        winner = await _start(s, ctx)
-        if gate is not None and not ctx.history.trials:
-            winner = await _starts(s, ctx, gate, winner)
+        winner = await _answer(s, ctx, gate)
         if not ctx.affords(winner):  # it was never scored, so its cost was not reserved
             winner = ctx.best
     except BudgetExhausted:
@@ -242,23 +240,24 @@ async def run_policy(s: Search, ctx: Context, gate: Gate | None = None) -> tuple
     return ctx.complete([winner])[0], exhausted or ctx.history.exhausted is not None
 
 
-async def _start(s: Search, ctx: Context) -> Candidate:
-    winner = await s.plan.arm.search(ctx, **s.plan.arm.arguments)
-    if not isinstance(winner, Candidate):
-        raise TypeError(f"it returned {type(winner).__name__}, not a Candidate")
-    return winner
+async def _answer(s: Search, ctx: Context, gate: Gate | None) -> Candidate:
+    """The policy's answer. At a gate, a policy that asks for no trials starts anew for each further one.
 
-
-async def _starts(s: Search, ctx: Context, gate: Gate, best: Candidate) -> Candidate:
-    """The best answer, the earliest of equals, of a policy without trials, which starts anew for each further one."""
-    ctx.history.trials, found = 1, ctx.history.reward_of
+    Then it is the best of its answers, the earliest of equals.
+    """
+    within, best, reward = ctx, list[Candidate](), ctx.history.reward_of
     while True:
-        ctx.meter.owed = ctx.meter.due(best)
+        best.append(await s.plan.arm.search(within, **s.plan.arm.arguments))
+        if not isinstance(best[-1], Candidate):
+            raise TypeError(f"it returned {type(best[-1]).__name__}, not a Candidate")
+        best = [max(best, key=lambda x: -inf if (r := reward(x)) is None else r)]
+        if gate is None or (within is ctx and ctx.history.trials):
+            return best[0]
+        ctx.history.trials, ctx.meter.owed = max(ctx.history.trials, 1), ctx.meter.due(best[0])
         if not await gate(ctx):
-            return best
+            return best[0]
         within = ctx.child(f"start {ctx.history.trials}")
         ctx.history.trials += 1
-        best = max(best, await _start(s, within), key=lambda x: -inf if (r := found(x)) is None else r)
 
 
 def estimate(

@@ -9,11 +9,12 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from raysearch.bootstrap import RunningMean
+from raysearch.bootstrap import RunningGains, RunningMean
 from raysearch.engine.dispatcher import Dispatcher
 from raysearch.engine.engine import Engine
 from raysearch.errors import single, told
 from raysearch.search.budget import Cost
+from raysearch.session.plan import group_of
 from raysearch.session.snapshot import ArmStatus, FleetStatus, Snapshot, Totals
 
 T = TypeVar("T")
@@ -53,8 +54,8 @@ class ArmTally:
             values = [row[f"holdout_{c}"] for c in self.components]
             self.judged.add(values, row["prompt"], None if self.apart else row["seed"])
 
-    def status(self) -> ArmStatus:
-        """The sums so far, as plain values."""
+    def status(self, gain: RunningMean | None) -> ArmStatus:
+        """The sums so far, as plain values; `gain` is over the baseline, None for the baseline itself."""
         return ArmStatus(
             self.total,
             self.done,
@@ -67,6 +68,9 @@ class ArmTally:
             self.cost.nfe,
             self.nfe_spent,
             self.cost.replica_seconds,
+            float(gain.mean[0]) if gain and gain.n else None,
+            float(gain.half[0]) if gain and len(gain.half) else None,
+            gain.n if gain else 0,
         )
 
 
@@ -77,6 +81,7 @@ class Progress(Totals):
     run: str
     arms: dict[str, ArmTally]
     started: float
+    gains: RunningGains
     engine: Engine | None = None
     dispatcher: Dispatcher | None = None
     best: float | None = None
@@ -86,7 +91,12 @@ class Progress(Totals):
 
     def add(self, row: dict[str, Any]) -> None:
         """Count the row of a search that has ended."""
-        self.arms[row["arm"]].add(row)
+        arm = self.arms[row["arm"]]
+        arm.add(row)
+        if row["status"] != "cancelled":
+            value = row.get("reward_holdout") if arm.judge == self.arms[self.gains.baseline].judge else None
+            seed = None if arm.apart else row["seed"]
+            self.gains.add(row["arm"], group_of(row["search_id"]), value, row["prompt"], seed)
         reward = row["reward_search"]
         if reward is not None:
             self.best = reward if self.best is None else max(self.best, reward)
@@ -107,8 +117,9 @@ class Progress(Totals):
             left=left if state is None else None,
             best=self.best,
             kept=self.kept,
-            arms={name: a.status() for name, a in self.arms.items()},
+            arms={name: a.status(self.gains.of.get(name)) for name, a in self.arms.items()},
             fleet=self._fleet(elapsed, self.engine, self.dispatcher) if self.engine and self.dispatcher else None,
+            baseline=self.gains.baseline,
         )
 
     def _fleet(self, elapsed: float, e: Engine, d: Dispatcher) -> FleetStatus:

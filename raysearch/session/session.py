@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from raysearch.bootstrap import RunningGains
 from raysearch.config import config as configuration
 from raysearch.config import prompts
 from raysearch.config.config import Config
@@ -115,9 +116,9 @@ class Session:
         if begun and config.resume == "extend":
             grown = replace(begun, **{k: getattr(config, k) for k in GROWING})
             self.directory.folder.write(CONFIG, configuration.resolved(grown).encode())
-        self.progress = Progress(
-            run_dir.resolve().name, {a.arm.name: self._tally(a.holdout) for a in self.plan.arms}, clock()
-        )
+        arms = {a.arm.name: self._tally(a.holdout) for a in self.plan.arms}
+        gains = RunningGains(list(arms), configuration.baseline(config))
+        self.progress = Progress(run_dir.resolve().name, arms, clock(), gains)
         with self.journal.understood():
             self.past = replay.read(self.directory.journal, self.plan, self._lacking)
             for row in self.past.finished.values():
@@ -290,8 +291,6 @@ class Session:
         end = Outcome("done")
         try:
             winner, exhausted = await run_policy(s, ctx, gate)
-            if allocation:
-                allocation.leave(s.id, ctx, winner)
             end = replace(end, winner=winner)
             if exhausted:
                 self.journal.add({"kind": "exhausted", "search": s.id, "wall": ctx.meter.asked_at})
@@ -302,8 +301,6 @@ class Session:
                 self._record(s, ctx, replace(end, status="cancelled", reason="interrupted"), spent)
                 raise
             end = replace(end, status="failed", reason=told(error))
-            if allocation:
-                allocation.leave(s.id, ctx)
         self._record(s, ctx, end, spent)
         engine.forget(spent)
 
@@ -359,7 +356,8 @@ class Session:
         row = tables.search_row(s, ctx, end, nfe_spent=spent.nfe, video=video)
         candidates = tables.candidate_rows(s, ctx.history, end.winner)
         allocation = self._allocations.get(s.plan.arm.name)
-        self.journal.add(tables.search_record(row, candidates) | (allocation.record(s.id) if allocation else {}))
+        rounds = allocation.leave(s.id, ctx) if allocation and end.status != "cancelled" else {}
+        self.journal.add(tables.search_record(row, candidates) | rounds)
         self.directory.searches.add(s.id, [row])
         self.directory.candidates.add(s.id, candidates)
         self.progress.add(row)

@@ -14,7 +14,10 @@ ENDED = ("finished", "interrupted", "broken", "killed")
 
 @dataclass(frozen=True)
 class ArmStatus:
-    """How far an arm has come. `components`, `means` and `intervals` are of the held-out judge, over winners."""
+    """How far an arm has come. `components`, `means` and `intervals` are of the held-out judge, over winners.
+
+    `gain` is that of the judged reward over the baseline's, paired by caption and seed.
+    """
 
     total: int
     done: int = 0  # searches that ended, whether with a winner, at their budget, or failed
@@ -27,6 +30,9 @@ class ArmStatus:
     nfe: int = 0  # charged, as if each search had run alone
     nfe_spent: int = 0
     replica_seconds: float = 0.0
+    gain: float | None = None  # None without pairs
+    gain_interval: float | None = None  # half the width of its 95% interval; None below two pairs
+    pairs: int = 0
 
     @property
     def fits(self) -> bool:
@@ -99,6 +105,7 @@ class Snapshot(Totals):
     kept: int  # finished by an earlier run
     arms: dict[str, ArmStatus]
     fleet: FleetStatus | None  # None before it is up
+    baseline: str = ""  # the arm over which gains are measured
 
     @property
     def started(self) -> float:

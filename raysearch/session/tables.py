@@ -12,6 +12,7 @@ from typing import Any
 import pyarrow as pa
 
 from raysearch.engine.engine import Finished
+from raysearch.recipe import long_video
 from raysearch.recipe.candidate import Candidate
 from raysearch.recipe.digests import canonical_json
 from raysearch.search.context import Context
@@ -56,6 +57,7 @@ CANDIDATES: dict[str, pa.DataType] = {
     "trajectory": pa.string(),
     "by": pa.string(),
     "reward": pa.float64(),
+    "nfe": pa.int64(),
     "making_s": pa.float64(),
     "scoring_s": pa.float64(),
     "kept": pa.bool_(),
@@ -137,7 +139,11 @@ def candidate_rows(s: Search, history: History, winner: Candidate | None) -> lis
 
     def values(row: Asked) -> dict[str, float]:
         reward = s.plan.early if row.early else s.plan.reward
-        return dict(zip(reward.components, row.score.components, strict=True)) if reward else {}
+        assert reward is not None  # it answered
+        looks = reward.needs_velocity and row.step < row.sampler.num_steps
+        evaluations = long_video.evaluations(row.sampler, row.part, row.origin.step, row.step) + looks
+        nfe = evaluations * row.sampler.nfe_per_step
+        return {"nfe": nfe} | dict(zip(reward.components, row.score.components, strict=True))
 
     return [
         dict.fromkeys(s.plan.components)

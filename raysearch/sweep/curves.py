@@ -1,6 +1,8 @@
-"""Rows of a sweep -> curves with confidence bands, and scaling laws. Pure functions of tables.
+"""Rows of a sweep -> curves, what each arm gains over the baseline, and scaling laws. Pure functions of tables.
 
-Every interval is a 95% interval of raysearch.bootstrap. A single search has no interval: its ends are NaN.
+An arm's gain is the mean of paired differences: of each caption and seed that the arm and the baseline both have, the
+arm's value minus the baseline's. So the difficulty of a caption, and the luck of its noise where both arms begin with
+it, cancel. Every interval is a 95% interval of raysearch.bootstrap. A single search has no interval: its ends are NaN.
 
 Shapes: K arms of a curve, D draws, N searches, P parameters of a law.
 """
@@ -15,12 +17,26 @@ import pyarrow.compute as pc
 
 from raysearch import bootstrap
 from raysearch.bootstrap import interval
+from raysearch.session.plan import group_of
 from raysearch.session.tables import FINISHED
 
 COSTS = ("nfe", "replica_seconds", "wall_seconds")
 ALPHAS = np.geomspace(0.05, 4, 200)  # the exponents of the power law that are tried
 FORMS = {"log": ("a", "b"), "power": ("r_inf", "b", "alpha")}  # r = a + b log(c), and r = r_inf - b c^-alpha
 SLACK = 1.1  # a budget at most this factor beyond a curve's end point is read off at that point
+
+
+@dataclass(frozen=True)
+class Means:
+    """Means over searches, or over pairs of them, of each of K arms."""
+
+    mean: np.ndarray  # (K,)
+    draws: np.ndarray  # bootstrap means (D, K)
+    n: np.ndarray  # of how many (K,)
+
+    def cell(self, i: int) -> tuple[float, float, float]:
+        """Mean, low and high of arm i."""
+        return (float(self.mean[i]), *interval(self.draws[:, i]))
 
 
 @dataclass(frozen=True)
@@ -32,9 +48,8 @@ class Curve:
     arms: tuple[str, ...]
     axes: tuple[dict[str, Any], ...]
     costs: dict[str, np.ndarray]  # name of COSTS, or nfe_spent -> means over searches (K,)
-    means: dict[str, np.ndarray]  # measure -> (K,)
-    draws: dict[str, np.ndarray]  # measure -> bootstrap means (D, K)
-    n: dict[str, np.ndarray]  # measure -> searches that have the measure (K,)
+    means: dict[str, Means]  # by measure
+    gains: dict[str, Means]  # by measure: paired differences to the baseline
 
 
 @dataclass(frozen=True)
@@ -61,31 +76,33 @@ class Fit:
 # -- curves ----------------------------------------------------------------------------------------------------------
 
 
-def curves(rows: pa.Table) -> list[Curve]:
-    """The curves of a sweep's finished searches, in the order of their labels."""
+def curves(rows: pa.Table, baseline: str) -> list[Curve]:
+    """The curves of a sweep's finished searches, in the order of their labels; gains are over the arm `baseline`."""
     rows = rows.filter(pc.is_in(rows["status"], pa.array(FINISHED)))
     if not rows.num_rows:
         return []
     measures = measures_of(rows)
     caption, seed = (np.asarray(rows[k].to_pylist()) for k in ("prompt", "seed"))
     apart = bootstrap.shared(caption.tolist(), seed.tolist()) is None
+    pair = np.asarray([group_of(s) for s in rows["search_id"].to_pylist()])
     arm = np.asarray(rows["arm"].to_pylist())
     label = np.asarray(rows["curve"].to_pylist())
     costs = {k: floats(rows, k) for k in (*COSTS, "nfe_spent")}
     policy = np.asarray(rows["policy"].to_pylist())
     axes = {k: rows[k].to_pylist() for k in rows.column_names if k.startswith("axis_")}
+    over = {m: _minus(values, pair, arm == baseline) for m, values in measures.items()}
+
+    def means(values: np.ndarray, arms: Sequence[str]) -> Means:
+        there = [np.isfinite(values) & (arm == a) for a in arms]
+        mean = [values[i].mean() if i.any() else np.nan for i in there]
+        drawn = [bootstrap.draws(values[i], caption[i], None if apart else seed[i]) for i in there]
+        return Means(np.array(mean), np.column_stack(drawn), np.array([i.sum() for i in there]))
+
     found = []
     for name in np.unique(label):
         arms = list(np.unique(arm[label == name]))
         arms.sort(key=lambda a: float(costs["nfe"][arm == a].mean()))
         first = [int(np.argmax(arm == a)) for a in arms]
-        means, draws, n = {}, {}, {}
-        for measure, values in measures.items():
-            there = [np.isfinite(values) & (arm == a) for a in arms]
-            n[measure] = np.array([i.sum() for i in there])
-            means[measure] = np.array([values[i].mean() if i.any() else np.nan for i in there])
-            drawn = [bootstrap.draws(values[i], caption[i], None if apart else seed[i]) for i in there]
-            draws[measure] = np.column_stack(drawn)
         found.append(
             Curve(
                 str(name),
@@ -93,11 +110,17 @@ def curves(rows: pa.Table) -> list[Curve]:
                 tuple(map(str, arms)),
                 tuple({k: v[i] for k, v in axes.items()} for i in first),
                 {k: np.array([v[arm == a].mean() for a in arms]) for k, v in costs.items()},
-                means,
-                draws,
-                n,
+                {m: means(values, arms) for m, values in measures.items()},
+                {m: means(values, arms) for m, values in over.items()},
             )
         )
+    return found
+
+
+def _minus(values: np.ndarray, pair: np.ndarray, of_baseline: np.ndarray) -> np.ndarray:
+    """Each of N values minus the baseline's of the same pair (N,), NaN where the baseline has none."""
+    base = dict(zip(pair[of_baseline], values[of_baseline], strict=True))
+    found: np.ndarray = values - np.array([base.get(p, np.nan) for p in pair])
     return found
 
 
@@ -140,18 +163,28 @@ def shown(found: "Sequence[Curve]") -> dict[str, str]:
     return {k: title for k, title in wanted if k is not None and k in measures}
 
 
+def compared(found: "Sequence[Curve]") -> dict[str, str]:
+    """Of the shown measures those in which arms are compared: the judged reward, else the search reward; success."""
+    measures = shown(found)
+    return {k: t for k, t in measures.items() if k not in ("gap", *(("reward_search",) if judged(measures) else ()))}
+
+
 # -- scaling laws ----------------------------------------------------------------------------------------------------
 
 
 def fits(found: Sequence[Curve]) -> list[Fit]:
-    """The laws of every curve and shown measure but the gap; none where a curve has too few budgets."""
+    """The laws of every curve and shown measure but the gap; none where a curve has too few budgets.
+
+    They are of means and not of gains: a gain is the mean less one constant, so its law has the same b and alpha, and
+    r_inf is where the policy itself ends, whatever the baseline.
+    """
     return [f for curve in found for measure in shown(found) if measure != "gap" for f in _fits(curve, measure)]
 
 
 def _fits(curve: Curve, measure: str) -> list[Fit]:
     made = {}
     for form, (values, low, high, r2, adjusted, points) in fit(
-        curve.costs["nfe"], curve.means[measure], curve.draws[measure]
+        curve.costs["nfe"], curve.means[measure].mean, curve.means[measure].draws
     ).items():
         numbers = {k: (values[i], low[i], high[i]) for i, k in enumerate(FORMS[form])}
         made[form] = Fit(curve.label, curve.policy, measure, form, numbers, r2, adjusted, points, False)
@@ -227,15 +260,16 @@ def budgets(found: Sequence[Curve], cost: str = "replica_seconds") -> list[float
 
 
 def at(curve: Curve, measure: str, budget: float, cost: str = "replica_seconds") -> tuple[float, float, float] | None:
-    """Mean, low and high of a measure at a budget, or None if the budget is out of the curve's range.
+    """Mean, low and high of a measure's gain at a budget, or None if the budget is out of the curve's range.
 
-    Between points the mean is interpolated linearly in the logarithm of the cost.
+    Between points the gain is interpolated linearly in the logarithm of the cost.
     """
-    there = np.isfinite(curve.means[measure]) & (curve.costs[cost] > 0)
+    gains = curve.gains[measure]
+    there = np.isfinite(gains.mean) & (curve.costs[cost] > 0)
     order = np.flatnonzero(there)[np.argsort(curve.costs[cost][there], kind="stable")]
     if not len(order):
         return None
-    x, y, draws = curve.costs[cost][order], curve.means[measure][order], curve.draws[measure][:, order]
+    x, y, draws = curve.costs[cost][order], gains.mean[order], gains.draws[:, order]
     if not x[0] / SLACK <= budget <= x[-1] * SLACK:
         return None
     place = float(np.interp(np.log(budget), np.log(x), np.arange(len(x))))
@@ -248,16 +282,21 @@ def at(curve: Curve, measure: str, budget: float, cost: str = "replica_seconds")
 
 
 def curve_table(found: Sequence[Curve]) -> pa.Table:
-    """curves.parquet: a row per arm and measure. `budget` is the arm's mean NFE, as if each search ran alone."""
+    """curves.parquet: a row per arm and measure. `budget` is the arm's mean NFE, as if each search ran alone.
+
+    `difference` is the mean paired difference to the baseline, over `pairs` captions and seeds.
+    """
     rows = []
     for c in found:
         for measure in c.means:
             for i, arm in enumerate(c.arms):
-                low, high = interval(c.draws[measure][:, i])
+                mean, low, high = c.means[measure].cell(i)
+                paired = zip(("difference", "difference_low", "difference_high"), c.gains[measure].cell(i), strict=True)
                 costs = {"budget": c.costs["nfe"][i]} | {k: v[i] for k, v in c.costs.items() if k != "nfe"}
                 rows.append(
                     {"curve": c.label, "policy": c.policy, "arm": arm, **c.axes[i], **costs, "measure": measure}
-                    | {"mean": c.means[measure][i], "low": low, "high": high, "n": int(c.n[measure][i])}
+                    | {"mean": mean, "low": low, "high": high, "n": int(c.means[measure].n[i])}
+                    | {**dict(paired), "pairs": int(c.gains[measure].n[i])}
                 )
     return pa.Table.from_pylist(rows)
 

@@ -15,6 +15,9 @@ config's) with axes. `along` lists the points of one curve, smallest budget firs
 lists are equally long.
 `across` makes one curve for each combination of its values. The arms are named by policy and values, such as
 `rgrp-steps20-beta0.1-n2-temperature1.0`.
+
+Two keys of a sweep have defaults of their own: `resume: auto`, and `seeds_apart: true`, since a few noises that all
+captions share would make every interval wide. `baseline` names the arm over which gains are measured.
 """
 
 import json
@@ -79,7 +82,8 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Sweep:
 
 def build(values: dict[str, Any]) -> Sweep:
     """The checked sweep of a config given as a mapping. Raises ConfigError."""
-    base = {"resume": "auto"} | {k: v for k, v in values.items() if k != "sweep"}
+    base = {"resume": "auto", "seeds_apart": True} | {k: v for k, v in values.items() if k != "sweep"}
+    baseline = base.pop("baseline", None)  # it is an arm, and there are none yet
     check(base.get("arms") is None, "arms", base.get("arms"), "left out: a sweep makes its own")
     check(base.get("collect") is None, "collect", base.get("collect"), "left out of a sweep")
     config = replace(configuration.build(base), policy=configuration.PLAIN)  # the arms' blocks have its own
@@ -103,7 +107,8 @@ def build(values: dict[str, Any]) -> Sweep:
         same[content] = name
         points[name] = point
         blocks.append(block)
-    return Sweep(configuration.build(base | {"policy": configuration.PLAIN, "arms": blocks}), points)
+    built = {"policy": configuration.PLAIN, "arms": blocks, "baseline": baseline}
+    return Sweep(configuration.build(base | built), points)
 
 
 # -- grids -----------------------------------------------------------------------------------------------------------
@@ -235,16 +240,18 @@ def _text(value: Any) -> str:
 
 
 def write_report(sweep: Sweep, run_dir: Path) -> None:
-    """Write sweep.parquet, curves.parquet, fits.parquet, curves.png and summary.md into a run directory."""
+    """Write sweep.parquet, curves.parquet, fits.parquet, the pictures and summary.md into a run directory."""
     folder = Folder(run_dir)
     rows = table(sweep, pq.read_table(run_dir / "searches.parquet"))
     write_table(folder, "sweep.parquet", rows)
-    found = curves.curves(rows)
+    baseline = configuration.baseline(sweep.config)
+    found = curves.curves(rows, baseline)
     laws = curves.fits(found)
     write_table(folder, "curves.parquet", curves.curve_table(found))
     write_table(folder, "fits.parquet", curves.fit_table(laws))
-    folder.write("curves.png", report.plot(found, laws))
-    folder.write("summary.md", report.summary(rows, found, laws).encode())
+    for name, image in report.plots(found, baseline).items():
+        folder.write(name, image)
+    folder.write("summary.md", report.summary(rows, found, laws, baseline).encode())
 
 
 def table(sweep: Sweep, searches: pa.Table) -> pa.Table:

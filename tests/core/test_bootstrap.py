@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from raysearch.bootstrap import DRAWS, RunningMean, draws, interval, shared, weights
+from raysearch.bootstrap import DRAWS, RunningGains, RunningMean, draws, interval, shared, weights
 
 
 def crossed(captions: int, seeds: int) -> tuple[list[str], list[int]]:
@@ -32,6 +32,41 @@ def test_a_running_mean_has_the_interval_of_all_searches_at_once():
         assert running.mean == pytest.approx(values.mean(0))
         assert running.half == pytest.approx((high - low) / 2)
         assert (low < values.mean(0)).all() and (values.mean(0) < high).all()
+
+
+def test_running_gains_are_those_of_the_pairs_that_both_have_in_any_order():
+    """Of three arms on 6 captions x 2 seeds; one search in five fails."""
+    rng = np.random.default_rng(0)
+    captions, seeds = crossed(6, 2)
+    values = rng.normal(size=(3, 12))
+    values[rng.random((3, 12)) < 0.2] = np.nan
+    for order in (np.arange(36), rng.permutation(36)):
+        gains = RunningGains(["one", "base", "two"], "base")
+        for i in order:
+            arm, k = ("base", "one", "two")[i // 12], i % 12
+            v = values[i // 12, k]
+            gains.add(arm, (captions[k], seeds[k]), None if np.isnan(v) else float(v), captions[k], seeds[k])
+        assert list(gains.of) == ["one", "two"] and not gains._open
+        for arm, row in (("one", 1), ("two", 2)):
+            there = np.isfinite(values[row] - values[0])
+            assert 0 < there.sum() < 12 and gains.of[arm].n == there.sum()
+            assert gains.of[arm].mean == pytest.approx((values[row] - values[0])[there].mean())
+            of = [[c for c, t in zip(x, there, strict=True) if t] for x in (captions, seeds)]
+            low, high = interval(draws((values[row] - values[0])[there], *of))
+            assert gains.of[arm].half == pytest.approx((high - low) / 2)
+
+
+def test_running_gains_remember_only_what_is_not_complete():
+    gains = RunningGains(["base", "late"], "base")
+    for i in range(1000):
+        gains.add("base", i, 1.0, i)
+        assert len(gains._open) == min(i + 1, 2)
+        if i:
+            gains.add("late", i - 1, None if i % 2 else 3.0, i - 1)
+    assert gains.of["late"].mean == [2] and gains.of["late"].n == 499
+    alone = RunningGains(["base"], "base")
+    alone.add("base", 0, 1.0, "a")
+    assert not alone.of and not alone._open
 
 
 def test_arms_are_paired_and_the_order_of_searches_does_not_matter():

@@ -1,7 +1,7 @@
 """Grids of arms against hand-written tables, and which command takes which config."""
 
 import yaml
-from sweeps import BASE, BEST, grid
+from sweeps import BASE, BEST, RGRP, grid
 
 from raysearch.__main__ import main
 from raysearch.sweep import grid as sweep
@@ -45,6 +45,29 @@ def test_a_grid_is_the_table_written_by_hand():
     assert arms["single-steps10"].budget.nfe is None
 
 
+def test_a_total_and_its_allocation_are_axes():
+    s = grid(
+        {
+            "policy": {"name": "best_of_n", "n": 12},
+            "allocation": {"name": "lowest_best", "share": 0.5},
+            "along": {"budget.total_nfe": [800, 1600]},
+            "across": {"allocation.cap": [4, 8]},
+        },
+        {"name": "by", "policy": {"name": "best_of_n"}, "budget": {"total_nfe": 800}}
+        | {"across": {"allocation.name": ["uniform", "expected_improvement"]}},
+    )
+    found = [(a.name, a.budget.total_nfe, a.allocation) for a in sweep.configuration.arms(s.config)]
+    assert found[:4] == [
+        (f"best_of_n-cap{cap}-total{total}", total, {"name": "lowest_best", "cap": cap, "share": 0.5})
+        for cap in (4, 8)
+        for total in (800, 1600)
+    ]
+    assert [(name, a["name"]) for name, _, a in found[4:]] == [
+        ("by-uniform", "uniform"),
+        ("by-expected_improvement", "expected_improvement"),
+    ]
+
+
 def test_a_curve_starts_from_the_configs_own_policy_and_an_axis_may_be_deep():
     rewards = {"search": {"name": "pixel", "weights": {"TA": 1.0}}}
     s = grid(
@@ -61,6 +84,21 @@ def test_a_curve_with_a_policy_of_its_own_leaves_the_configs_arguments_and_goes_
     s = grid({"policy": {"name": "single"}}, policy={"name": "best_of_n", "n": 3})
     assert [a.arguments for a in sweep.configuration.arms(s.config)] == [{}]
     assert s.config.resume == "auto"
+
+
+def test_a_sweeps_noises_are_apart_unless_it_says_otherwise():
+    assert grid(BEST).config.seeds_apart
+    assert not grid(BEST, seeds_apart=False).config.seeds_apart
+    assert not sweep.configuration.build(BASE).seeds_apart
+
+
+def test_the_baseline_is_single_or_the_first_arm_or_the_one_named():
+    def of(*curves, **more):
+        return sweep.configuration.baseline(grid(*curves, **more).config)
+
+    assert of(BEST, {"policy": {"name": "single"}}) == "single"
+    assert of(BEST, RGRP) == "best_of_n-n1"
+    assert of(BEST, RGRP, baseline="rgrp-beta0.1-n4") == "rgrp-beta0.1-n4"
 
 
 def test_a_curve_may_have_obstacles_of_its_own():

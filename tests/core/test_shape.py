@@ -36,7 +36,7 @@ FLOORS = [
     ["config"],
     ["search", "engine"],
     ["session"],
-    ["sweep", "testing"],
+    ["sweep", "bars", "testing"],
     ["api"],
     ["__init__"],
     ["__main__"],

@@ -6,9 +6,11 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from fakes import config, same, session
@@ -128,17 +130,69 @@ def test_rates_are_those_of_five_minutes(tmp_path):
     assert seen[700].fleet.nfe_per_second < 0.2 * seen[350].fleet.nfe_per_second
 
 
-@pytest.mark.parametrize(("width", "lines"), [(120, 7), (80, 6)])
-def test_a_table_of_four_components_fits_on_a_terminal(width, lines):
-    """Nothing is cut: a narrow terminal has each interval below its mean."""
-    judged = {"components": ("VQ", "MQ", "TA", "success"), "means": (0.5,) * 4, "intervals": (0.25,) * 4}
-    arms = {"best-of-8": ArmStatus(6, 6, judge="verifier", nfe=2880, nfe_spent=2520, replica_seconds=60, **judged)}
-    s = Snapshot("r", "finished", "", 0.0, 0.0, None, None, 0, arms, None)
+@pytest.mark.parametrize("apart", [False, True])
+def test_gains_are_over_the_baseline_on_the_same_caption_and_seed(tmp_path, apart):
+    """Two searches of the baseline fail, and one of another arm."""
+    fleet = FakeFleet()
+    scorer = fleet.replicas[1]
+    scorer.fault = lambda call: ValueError("a bad day") if len(scorer.calls) in (2, 9, 20) else None
+    arms = [{"name": "base", "policy": {"name": "best_of_n", "n": 1}}, BEST_OF_2]
+    values = {"arms": arms, "prompts": list("abcde"), "seeds": [0, 1], "seeds_apart": apart, "baseline": "base"}
+    end = watched(tmp_path / "run", FakeBackend(fleet), **values)["end"]
+    rows = pq.read_table(tmp_path / "run" / "searches.parquet").to_pylist()
+    judged = {(r["arm"], r["prompt"], r["seed"]): r["reward_holdout"] for r in rows if r["status"] == "done"}
+    pairs = [key for arm, *key in judged if arm == "base" and ("best", *key) in judged]
+    found = np.array([judged["best", *k] - judged["base", *k] for k in pairs])
+    captions, seeds = zip(*pairs, strict=True)
+    low, high = interval(draws(found, captions, None if apart else seeds))
+    best = end.arms["best"]
+    assert 5 <= best.pairs == len(pairs) < 10 and len(rows) == 20
+    assert (best.gain, best.gain_interval) == pytest.approx((found.mean(), (high - low) / 2))
+    base = end.arms["base"]
+    assert (end.baseline, base.gain, base.gain_interval, base.pairs) == ("base", None, None, 0)
+    assert parse((tmp_path / "run" / "status.json").read_bytes()).arms == end.arms
+    again = session(tmp_path / "run", resume="require", **values | {"baseline": "best"})  # failed ones go on
+    back = again.progress.snapshot(0, 0).arms["base"]
+    again.journal.close()
+    assert (back.pairs, back.gain) == (best.pairs, pytest.approx(-best.gain))
+
+
+def test_gains_are_shown(tmp_path, capsys):
+    watched(tmp_path / "run", arms=[{"name": "base"}, BEST_OF_2], prompts=list("abc"))
+    s = read(tmp_path / "run")
+    assert (s.baseline, s.arms["best"].pairs) == ("base", 3)
+    gain = f"{s.arms['best'].gain:+.3f}", f"{s.arms['best'].gain_interval:.3f}"
+    lines = shown(tmp_path / "run", capsys)
+    assert f", gain over base {gain[0]} ± {gain[1]} of 3 pairs, " in lines["arm best"]
+    assert "gain" not in lines["arm base"]
     out = StringIO()
-    display.summary(Console(file=out, width=width), s, "runs/r")
-    for whole in ("arm", "best-of-8", "searches", "success", "replica-s", "NFE run", "0.500", "0.250", "2520"):
-        assert whole in out.getvalue()
-    assert "…" not in out.getvalue() and len(out.getvalue().splitlines()) == lines
+    display.summary(Console(file=out, width=120), s, "runs/r")
+    assert "gain: in the judged reward over base, paired" in out.getvalue() and " ± ".join(gain) in out.getvalue()
+    alone = watched(tmp_path / "alone", arms=[BEST_OF_2])["end"]
+    display.summary(Console(file=(out := StringIO()), width=120), alone, "runs/r")
+    assert "gain" not in out.getvalue()
+
+
+@pytest.mark.parametrize(("width", "lines"), [(120, 8), (80, 8)])
+def test_a_table_of_four_components_fits_on_a_terminal(width, lines):
+    """Nothing is cut: a narrow terminal has each interval below its mean, and the name of an arm on several lines."""
+    judged = {"components": ("VQ", "MQ", "TA", "success"), "means": (0.5,) * 4, "intervals": (0.25,) * 4}
+    judged |= {"gain": 0.125, "gain_interval": 0.062, "pairs": 6}
+    costs = {"nfe": 2880, "nfe_spent": 252000, "replica_seconds": 60}
+    s = Snapshot(*("r", "finished", "", 0.0, 0.0, None, None, 0), {}, None, "single")
+    found = {}
+    for name in ("best", "best-of-4-ceiling"):
+        s = replace(s, arms={name: ArmStatus(6, 6, judge="verifier", **judged, **costs)})
+        out = StringIO()
+        display.summary(Console(file=out, width=width), s, "runs/r")
+        for whole in ("arm", "searches", "success", "replica", "-s", "NFE", "run", "gain", "0.500", "0.250", "252000"):
+            assert whole in out.getvalue()
+        assert "+0.125" in out.getvalue() and "0.062" in out.getvalue() and "…" not in out.getvalue()
+        found[name] = out.getvalue().splitlines()
+        assert max(map(len, found[name])) <= width
+    assert len(found["best"]) == lines
+    first = "".join(line.strip(" │┃").split(" ")[0] for line in found["best-of-4-ceiling"])
+    assert "best-of-4-ceiling" in first
 
 
 def test_faults_are_counted(tmp_path):

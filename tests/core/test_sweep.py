@@ -52,7 +52,7 @@ def test_a_shared_sweeps_winners_are_those_of_each_arm_alone(tmp_path):
     s = grid(BEST, RGRP)
     together, _ = run(s, tmp_path / "together", FakeFleet(3, 2))
     for block in s.config.arms:
-        plain = sweep.configuration.build(BASE | {"arms": [block]})
+        plain = sweep.configuration.build(BASE | {"arms": [block], "seeds_apart": True})
         alone = Session(plain, FakeBackend(), run_dir=tmp_path / block["name"], clock=virtual_now)
         run_virtual(alone.run())
         rows = pq.read_table(tmp_path / block["name"] / "searches.parquet").to_pylist()
@@ -222,7 +222,7 @@ def test_a_run_of_another_config_is_refused_and_kept(tmp_path, values, line):
         session(grid(BEST | {"along": {"policy.n": [1, 3, 4]}}), tmp_path / "run")
     assert pq.read_table(tmp_path / "run" / "searches.parquet").to_pylist() == expected
     elsewhere = {"fleet": {"denoisers": {"replicas": 2}}, "output": {"fps": 4}, "run_dir": "elsewhere"}
-    rows, progress = run(grid(BEST, **elsewhere, max_searches=3), tmp_path / "run")
+    rows, progress = run(grid(BEST, **elsewhere, max_searches=3, baseline="best_of_n-n4"), tmp_path / "run")
     assert progress.kept == progress.total
     assert rows == expected
 
@@ -275,7 +275,7 @@ def test_what_a_sweep_writes(tmp_path):
         "axis_policy.n",
         "axis_policy.beta",
     ]
-    row = next(r for r in rows.to_pylist() if r["search_id"] == "000001-s1-rgrp-beta0.5-n2")
+    row = next(r for r in rows.to_pylist() if r["search_id"] == "000001-s3-rgrp-beta0.5-n2")
     assert (row["curve"], row["axis_policy.n"], row["axis_policy.beta"]) == ("rgrp-beta0.5", 2, 0.5)
     assert row["nfe_alone"] == row["nfe"]
     single = next(r for r in rows.to_pylist() if r["arm"] == "single")
@@ -290,13 +290,19 @@ def test_what_a_sweep_writes(tmp_path):
     assert point["mean"] == pytest.approx(np.mean(values))
     assert min(values) <= point["low"] <= point["mean"] <= point["high"] <= max(values)
     assert {r["measure"] for r in drawn} == {"reward_search", "reward_holdout", "holdout_quality", "gap"}
+    paired = next(r for r in drawn if (r["arm"], r["measure"]) == ("best_of_n-n4", "reward_holdout"))
+    judged = {(r["arm"], r["prompt"], r["seed"]): r["reward_holdout"] for r in rows.to_pylist()}
+    differences = [v - judged["single", *key] for (arm, *key), v in judged.items() if arm == "best_of_n-n4"]
+    assert (paired["difference"], paired["pairs"]) == (pytest.approx(np.mean(differences)), 6)
+    assert paired["difference_low"] < paired["difference"] < paired["difference_high"]
 
     laws = pq.read_table(tmp_path / "fits.parquet").to_pylist()
     assert {(r["curve"], r["form"]) for r in laws} == {("best_of_n", "log"), ("best_of_n", "power")}  # others: too few
     assert {r["parameter"] for r in laws if r["form"] == "power"} == {"r_inf", "b", "alpha"}
-    assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
+    for picture in ("curves.png", "success.png"):
+        assert (tmp_path / picture).read_bytes().startswith(b"\x89PNG")
     text = (tmp_path / "summary.md").read_text()
-    for expected in ("## search reward at equal replica-seconds", "| rgrp-beta0.5-n4 | 6 |", "With 3 captions"):
+    for expected in ("## Gain in held-out reward at equal NFE", "| rgrp-beta0.5-n4 | 6 |", "With 3 captions"):
         assert expected in text
     assert "none: a fit needs at least 3 budgets" in text
     alone, spent = (sum(rows[k].to_pylist()) for k in ("nfe", "nfe_spent"))

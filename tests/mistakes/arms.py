@@ -67,6 +67,11 @@ TABLE = [
         ["policy={name: rgrp, schedule: [2]}", "arms=[{name: a, policy: {name: single}}]"],
         "policy: {'name': 'rgrp', 'schedule': [2]} is not allowed; it must be left out: every arm names its own ...",
     ),
+    Mistake("baseline=rgrp", "baseline: no arm 'rgrp'; there are single"),
+    Mistake(
+        ["arms=[{name: single}, {name: best-of-4, policy: {name: best_of_n}}]", "baseline=best-of-5"],
+        "baseline: no arm 'best-of-5' (did you mean 'best-of-4'?); there are single, best-of-4",
+    ),
     # policies
     Mistake("policy.name=nonesuch", f"policy.name: no policy 'nonesuch'; {POLICIES}"),
     Mistake("policy.name=best_of_m", f"policy.name: no policy 'best_of_m' (did you mean 'best_of_n'?); {POLICIES}"),

@@ -2,7 +2,7 @@
 
 from mistakes import Mistake
 
-COMMANDS = "'run', 'sweep', 'collect', 'train', 'prfl', 'status', 'policies', 'schema'"
+COMMANDS = "'run', 'sweep', 'collect', 'train', 'prfl', 'status', 'bars', 'policies', 'schema'"
 USAGE = "usage: raysearch run [-h] [--print-config] config [key=value ...]"
 
 TABLE = [
@@ -34,6 +34,14 @@ TABLE = [
         "status none", "RUN_DIR: 'none' is not allowed; it must be the folder of a run, with config.yaml and journal/"
     ),
     Mistake("status config.yaml", "RUN_DIR: 'config.yaml' is not allowed; it must be the folder of a run, ..."),
+    Mistake("bars", "the following arguments are required: RUN_DIR, --cost; usage: raysearch bars ..."),
+    Mistake("bars run", "the following arguments are required: --cost; usage: raysearch bars ..."),
+    Mistake("bars run --cost half", "argument --cost: invalid float value: 'half'; usage: raysearch bars ..."),
+    Mistake(
+        "bars run --cost 0.5 --unit steps",
+        "argument --unit: invalid choice: 'steps' (choose from 'seconds', 'nfe'); ...",
+    ),
+    Mistake("bars run --cost 0.5 --batch two", "argument --batch: invalid int value: 'two'; usage: ..."),
     Mistake("policies best_of_n", "unrecognized arguments: best_of_n; usage: raysearch policies [-h]"),
     Mistake("schema config.yaml", "unrecognized arguments: config.yaml; usage: raysearch schema [-h]"),
     Mistake(

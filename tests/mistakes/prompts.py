@@ -81,7 +81,7 @@ TABLE = [
     ),
     Mistake(
         ["prompts=[{prompt: a, seed: 3}]", "seeds_apart=true"],
-        "prompts[0].seed: 3 is not allowed; it must be left out with seeds_apart, and in a collection",
+        "prompts[0].seed: 3 is not allowed; it must be left out, unless seeds_apart=false",
     ),
     Mistake(
         ["prompts=[x, y]", f"seeds=[{2**62}]", "seeds_apart=true"],

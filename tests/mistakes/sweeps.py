@@ -106,6 +106,22 @@ TABLE = [
     ),
     curves("{}", "collect: {} is not allowed; it must be left out of a sweep", "collect={}"),
     curves("{}", "seeds: 3 is not allowed; it must be a list, such as [3]", "seeds=3"),
+    curves(
+        "{}",
+        "prompts[0].seed: 3 is not allowed; it must be left out, unless seeds_apart=false",
+        "prompts=[{prompt: a, seed: 3}]",
+    ),
+    curves(
+        "{policy: {name: best_of_n}, along: {policy.n: [1, 2]}}",
+        "baseline: no arm 'best_of_n-n3' (did you mean 'best_of_n-n2'?); there are best_of_n-n1, best_of_n-n2",
+        "baseline=best_of_n-n3",
+    ),
+    curves(
+        "{across: {sampler.num_steps: [2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22]}}",
+        "baseline: no arm 'x'; there are single-steps2, ..., single-steps21 and 1 more",
+        "baseline=x",
+    ),
+    curves("{}", "baseline: [3] is not allowed; it must be of type str", "baseline=[3]"),
     collect("collect: 5 is not allowed; it must be a mapping", "collect=5"),
     collect("collect.levels: [] is not allowed; it must be a list of at least one noise level", "collect.levels=[]"),
     collect("collect.levels: 0.5 is not allowed; it must be a list, such as [0.5]", "collect.levels=0.5"),
@@ -122,7 +138,7 @@ TABLE = [
     collect("sweep: {} is not allowed; it must be left out of a collection", "sweep={}"),
     collect("resume: 'extend' is not allowed; it must be never, auto or require: ...", "resume=extend"),
     collect(
-        "prompts[0].seed: 3 is not allowed; it must be left out with seeds_apart, and in a collection",
+        "prompts[0].seed: 3 is not allowed; it must be left out of a collection",
         "prompts=[{prompt: a, seed: 3}]",
     ),
     collect(

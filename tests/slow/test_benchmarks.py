@@ -146,17 +146,79 @@ def test_what_features_know(latents, printed_here):
 
 
 def test_what_arms_gain(tmp_path, printed_here):
+    """Two runs of the same captions and seeds, worked out by hand; the second has a plain arm of its own."""
+
+    def row(arm, prompt, seed, judged, cost, success):
+        found = {"arm": arm, "prompt": prompt, "seed": seed, "replica_seconds": cost}
+        return found | dict.fromkeys(("holdout_VQ", "holdout_MQ", "holdout_TA"), judged) | {"holdout_success": success}
+
+    runs = {
+        "first": [
+            row(arm, prompt, 0, None if (arm, prompt) == ("best-of-4", "c") else start + gain, cost, success)
+            for arm, gain, cost, success in (("single", 0.0, 1.0, 0.0), ("best-of-4", 0.1, 4.0, 1.0))
+            for prompt, start in (("a", 0.2), ("b", 0.5), ("c", 0.9))
+        ],
+        "second": [
+            row(arm, prompt, seed, start + gain, cost, success)
+            for arm, gain, cost, success in (
+                ("single", 0.7, 9.0, 1.0),
+                ("evolution", 0.2, 8, 1.0),
+                ("rgrp", 0.05, 2, 0),
+            )
+            for prompt, start, seed in (("b", 0.5, 0), ("a", 0.2, 0), ("a", 0.2, 1))
+        ],
+    }
+    for name, rows in runs.items():
+        (tmp_path / name).mkdir()
+        pq.write_table(pa.Table.from_pylist(rows), tmp_path / name / "searches.parquet")
+
+    def table(arguments):
+        lines = printed_here("benchmarks/gains.py", arguments).splitlines()
+        return lines, {tuple(line.split()) for line in lines}
+
+    both = f"{tmp_path / 'first'} {tmp_path / 'second'}"
+    lines, found = table(both)
+    assert lines[:2] == [
+        f"single is that of an earlier run, and not that of {tmp_path / 'second'}",
+        "2 captions, 2 pairs of caption and seed; gains are over single",
+    ]
+    for line in (
+        "single +0.000 1.00 -0.300 0.00 0.25 -0.600 0.00 0.12",
+        "best-of-4 +0.300 4.00 +0.000 1.00 1.00 -0.300 0.50 0.50",
+        "evolution +0.600 8.00 +0.300 2.00 2.00 +0.000 1.00 1.00",
+        "rgrp +0.150 2.00 -0.150 0.50 0.50 -0.450 0.25 0.25",
+        "rgrp 0.000 +0.000 -1.000 -1.000",
+    ):
+        assert tuple(line.split()) in found
+    lines, found = table(f"{both} --arms rgrp --against evolution")
+    assert not any(line[0] == "best-of-4" for line in found if line)
+    assert ("rgrp", "+0.150", "2.00", "-0.450", "0.25", "0.25") in found
+
+
+def test_gains_have_intervals_and_say_what_they_lack(tmp_path, printed_here, capsys):
     rows = [
-        {"arm": arm, "prompt": prompt, "seed": 0, "replica_seconds": cost}
-        | {f"holdout_{c}": start + gain for c in ("VQ", "MQ", "TA")}
-        for arm, gain, cost in (("single", 0.0, 1.0), ("best-of-4", 0.1, 4.0), ("rgrp", 0.05, 2.0))
-        for prompt, start in (("a", 0.2), ("b", 0.5))
+        {"arm": arm, "prompt": p, "seed": 0, "replica_seconds": 1.0, "holdout_VQ": k * 0.1 * (1 + (p in "ab"))}
+        for k, arm in enumerate(("single", "one", "two"))
+        for p in "abcdefgh"
     ]
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "searches.parquet")
-    lines = [
-        line.replace(" ± 0.000", "").split() for line in printed_here("benchmarks/gains.py", str(tmp_path)).splitlines()
-    ]
-    assert ["rgrp", "0.150", "0.500", "2.00", "0.500"] in lines
+    one = next(
+        line.split()
+        for line in printed_here(
+            "benchmarks/gains.py", f"{tmp_path} --components holdout_VQ --against two --json {tmp_path / 'a.json'}"
+        ).splitlines()
+        if line.startswith("one")
+    )
+    low, high = float(one[2].strip("[,")), float(one[3].strip("]"))
+    assert one[1] == "+0.125" and 0.1 <= low < 0.125 < high < 0.2 and one[8:] == ["0.50", "1.00"]
+    assert list(json.loads((tmp_path / "a.json").read_text())["tables"]) == ["gains"]  # nobody judged success
+    for arguments, line in (
+        ("--components holdout_VQ", "the arms with judged searches are single, one, two, and not best-of-4"),
+        ("--components VQ", "no run has a column VQ; there are holdout_VQ"),
+    ):
+        with pytest.raises(SystemExit):
+            printed_here("benchmarks/gains.py", f"{tmp_path} {arguments}")
+        assert line in capsys.readouterr().err
 
 
 def test_a_seeded_hand_that_kills_changes_no_winner():

@@ -23,6 +23,7 @@ ARMS = [
     {"name": "single", "policy": {"name": "single"}},
     {"name": "bon", "policy": {"name": "best_of_n", "n": 2}},
     {"name": "noise", "policy": {"name": "scaling_noise", "k": 2, "n": 4, "weights": [1, 1, 1, 1]}},
+    {"name": "redraw", "policy": {"name": "sequential", "n": 3, "looks": [4], "bars": [0.3], "enough": 0.7}},
 ]
 
 
@@ -143,7 +144,7 @@ def windows(arguments: dict = FIFO) -> list[int]:
 def test_what_videos_of_a_queue_cost(tmp_path):
     rows, _ = run(tmp_path / "run", FakeFleet(2, 4), arms=ARMS, prompts=["a"], long=FIFO)
     by_arm = {r["arm"]: r for r in rows}
-    assert [r["reason"] for r in rows] == [""] * 3
+    assert [r["reason"] for r in rows] == [""] * 4
     assert windows() == [1, 1, 2, 2, 3, 3, 4, 4, 5, 4, 4, 3, 3, 2, 2, 1, 1]
     video = 2 * (10 + sum(windows()))
     assert by_arm["single"]["nfe"] == video
@@ -152,7 +153,7 @@ def test_what_videos_of_a_queue_cost(tmp_path):
     clips, tails, rest = 8 + 2 * 9, 8 * 8, 2 * (sum(windows()) - 8)
     inversions = 2 * 8 * 10
     assert by_arm["noise"]["nfe"] == 2 * (clips + tails + rest) + inversions
-    assert [len(by_arm[a]["holdout_quality_chunks"]) for a in by_arm] == [3, 3, 3]
+    assert [len(by_arm[a]["holdout_quality_chunks"]) for a in by_arm] == [3, 3, 3, 3]
     assert by_arm["single"]["decodes"] == 3
 
 
