@@ -131,6 +131,7 @@ def chosen(of: Rollouts, *, cost: float, against: int, batch: int) -> dict[str, 
         "captions": len(set(of.captions)),
         "searches": len(of.ids),
         "noises": of.noises,
+        "folds": int(choice.fold.max()) + 1,
         "against": against,
     }
 

@@ -36,23 +36,24 @@ def text(found: dict[str, Any]) -> str:
     e, fitted, unit = found["expected"], found["cross_fitted"], found["unit"]
     rival = f"best-of-{found['against']}'s"
 
-    def with_interval(key: str) -> str:
-        value, low, high = fitted[key]
-        return f"{value:.3g} [{low:.3g}, {high:.3g}]"
-
     def spread(key: str) -> str:
-        return f"{e[key]['p50']:.3g} ({e[key]['p10']:.3g} to {e[key]['p90']:.3g})"
+        return f"{e[key]['p10']:.3g} to {e[key]['p90']:.3g}"
+
+    def interval(key: str, form: str) -> str:
+        value, low, high = (format(x, form) for x in fitted[key])
+        return f"{value} [{low}, {high}]"
 
     success = "" if found["policy"]["enough"] is None else f"; success {e['success']:.2f}"
     lines = [
         f"# Arm {found['arm']}: {found['searches']} searches of {found['captions']} captions, {found['noises']} noises "
         "each.",
-        f"# Chosen on four fifths of the captions and measured on the others, with 95% intervals: gain over one noise "
-        f"{with_interval('gain')},",
-        f"# {with_interval('gain_share')} of {rival}, at {with_interval('cost_share')} of its cost.",
-        f"# The rule below, on the captions that it was chosen on: gain {e['gain']:.3g}, {e['gain_share']:.3g} of "
-        f"{rival}; cost {e['cost']:.3g} {unit},",
-        f"# {e['cost_share']:.3g} of {rival}{success}. One after the other, median (and p10 to p90): rounds "
-        f"{spread('rounds')}, {unit} {spread('latency')}.",
+        f"# Rules that are chosen on some captions and measured on others, in {found['folds']} folds:",
+        f"#   gain over one noise {interval('gain', '.3g')}, {interval('gain_share', '.2f')} of {rival}, at "
+        f"{interval('cost_share', '.2f')} of its cost",
+        "# The rule below, on the captions that it was chosen on:",
+        f"#   gain over one noise {e['gain']:.3g}, {e['gain_share']:.2f} of {rival}, at {e['cost_share']:.2f} of its "
+        f"cost, which is {e['cost']:.3g} {unit}{success}",
+        f"#   one after the other, median (and p10 to p90): {e['rounds']['p50']:.3g} rounds ({spread('rounds')}), "
+        f"{e['latency']['p50']:.3g} {unit} ({spread('latency')})",
     ]
     return "\n".join(lines) + "\n" + OmegaConf.to_yaml(OmegaConf.create({"policy": found["policy"]}))

@@ -142,6 +142,9 @@ def test_slots_change_nothing_but_rounding(tiny, tmp_path):
         (r"sampler\.name: 'unipc' is not allowed; it must be one of euler, flow-sde, score-sde with long\.fifo", {
             "sampler": {"name": "unipc"},
         }),
+        (r"rewards\.early\.name: 'tiny:LatentNorm' is not allowed; it must be a reward of previews .*: levels differ", {
+            "rewards": {"search": {"name": "tiny:Brightness"}, "early": {"name": "tiny:LatentNorm"}},
+        }),
     ],
 )  # fmt: skip
 def test_queues_that_cannot_be(tiny, tmp_path, message, values):
