@@ -43,5 +43,6 @@ def allocate(
     v = s**2 * (within + (1 - rho) * (1 - within))
     z = (m + rho * (x - m) - b) / np.sqrt(v)
     ei = np.sqrt(v) * np.array([y * NORMAL.cdf(y) + NORMAL.pdf(y) for y in z])
-    worth = np.where(seen, ei * k / np.maximum(standing.cost, 1e-9), np.inf)  # a search without a reward comes first
+    price = np.maximum(standing.cost, 1e-9) / k
+    worth = np.where(seen, ei / price, np.inf)  # a search without a reward comes first
     return able[np.argsort(-worth[able], kind="stable")][:most]

@@ -84,7 +84,7 @@ TWINS = [
 @pytest.mark.parametrize(("module", "plain", "arguments"), TWINS, ids=lambda v: getattr(v, "__name__", ""))
 def test_an_allocator_picks_what_a_plain_loop_does(module, plain, arguments):
     rng = random.Random(0)
-    for case in range(100):
+    for case in range(150):
         n = rng.choice([1, 2, 5, 30])
         best = [rng.choice([-inf, 0.5, rng.gauss(0, 1), rng.gauss(0, 1)]) for _ in range(n)]
         trials = [rng.randint(1, 5) for _ in range(n)]
