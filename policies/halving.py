@@ -1,4 +1,4 @@
-"""Sequential halving over noise levels (Karnin, Koren and Somekh 2013, algorithm 2, on candidates under way)."""
+"""Sequential halving (Karnin, Koren and Somekh 2013), where the rounds of a bandit are stretches of the grid."""
 
 from collections.abc import Sequence
 

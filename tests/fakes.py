@@ -56,6 +56,13 @@ ARMS = [
     {"name": "rgrp", "policy": {"name": "rgrp", "schedule": [2, 5, 7]}},
 ]
 
+GLIMPSES = [  # by rewards.early on the way, whose fake is ten times the other
+    {"name": "sequential", "policy": {"name": "sequential", "n": 5, "batch": 2, "looks": [3, 6], "bars": [3, 5]}},
+    {"name": "halving", "policy": {"name": "halving", "n": 5, "schedule": [3, 6]}},
+    {"name": "survivors", "policy": {"name": "rgrp", "schedule": [2, 5]}},
+]
+GLIMPSES = [{**a, "policy": a["policy"] | {"early": True}, "rewards": {"early": {"name": "pavrm"}}} for a in GLIMPSES]
+
 
 SAME = ("search_id", "winner", "reward_search", "reward_holdout", "nfe", "decodes", "reward_calls", "status", "origin")
 

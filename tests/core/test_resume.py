@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
-from fakes import ARMS, answers, cut, run, same, session
+from fakes import ARMS, GLIMPSES, answers, cut, run, same, session
 
 from raysearch.engine.protocol import Call
 from raysearch.errors import ConfigError, NoReplica, ReplicaDied
@@ -26,9 +26,10 @@ def scored(fleet: FakeFleet) -> int:
     return sum(c.name == "look" for r in fleet.replicas for c in r.calls)
 
 
-def test_killed_after_any_record_it_ends_as_if_nothing_had_been(tmp_path):
-    fleet = FakeFleet(2, 2)
-    expected, _ = run(tmp_path / "whole", fleet, **FEW)
+@pytest.mark.parametrize("arms", [FEW["arms"], GLIMPSES], ids=["one reward", "two rewards"])
+def test_killed_after_any_record_it_ends_as_if_nothing_had_been(tmp_path, arms):
+    fleet, few = FakeFleet(2, 2), FEW | {"arms": arms}
+    expected, _ = run(tmp_path / "whole", fleet, **few)
     candidates = pq.read_table(tmp_path / "whole" / "candidates.parquet")
     records = len(list(journal.read(tmp_path / "whole" / "journal")))
     every = {(reward, asked) for _, reward, asked in answers(tmp_path / "whole")}
@@ -38,7 +39,7 @@ def test_killed_after_any_record_it_ends_as_if_nothing_had_been(tmp_path):
         known = {(reward, asked) for _, reward, asked in answers(path)}
         done = sum(r["kind"] == "search" for r in journal.read(path / "journal"))
         fleet = FakeFleet(2, 2)
-        rows, progress = run(path, fleet, **FEW, resume="require")
+        rows, progress = run(path, fleet, **few, resume="require")
         assert same(rows) == same(expected)
         assert pq.read_table(path / "candidates.parquet").equals(candidates)
         assert scored(fleet) == len(every) - len(known)  # no recorded reward is asked again

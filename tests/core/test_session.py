@@ -12,7 +12,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from fakes import ARMS, config, run, same, session, unequal_fleet
+from fakes import ARMS, GLIMPSES, config, run, same, session, unequal_fleet
 
 from raysearch.errors import ConfigError, FolderError, InputLost, ReplicaDied
 from raysearch.files import Folder
@@ -25,11 +25,12 @@ from raysearch.testing import FakeBackend, FakeFleet, FakeLatent, FakeReplica, r
 
 
 def test_same_winners_on_any_fleet_and_in_any_order_of_completion(tmp_path):
-    expected, _ = run(tmp_path / "one", FakeFleet(1, 1), arms=ARMS, seeds=[0, 1])
-    assert [r["status"] for r in expected] == ["done"] * 16
+    arms = [*ARMS, *GLIMPSES]
+    expected, _ = run(tmp_path / "one", FakeFleet(1, 1), arms=arms, seeds=[0, 1])
+    assert [r["status"] for r in expected] == ["done"] * 28
     for i, (denoisers, slots) in enumerate([(3, 5), (2, 1), (7, 2)]):
         rows, _ = run(
-            tmp_path / str(i), unequal_fleet(denoisers, slots, i), arms=ARMS, seeds=[0, 1], max_searches=3 + i
+            tmp_path / str(i), unequal_fleet(denoisers, slots, i), arms=arms, seeds=[0, 1], max_searches=3 + i
         )
         assert same(rows) == same(expected)
 

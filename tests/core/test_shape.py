@@ -175,6 +175,7 @@ def test_held_out_captions_are_the_worlds_and_no_training_clip_shows_them():
         ("held_out_one", world.HELD_OUT_ONE),
         ("held_out_two", world.HELD_OUT_TWO),
         ("held_out_two_100", world.HELD_OUT_TWO[:100]),
+        ("held_out_two_60", world.HELD_OUT_TWO[:60]),
     ]:
         assert (ROOT / "configs" / f"{name}.txt").read_text().split("\n")[:-1] == list(captions)
     assert len(set(world.HELD_OUT_TWO)) == 240

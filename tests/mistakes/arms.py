@@ -106,6 +106,34 @@ TABLE = [
     Mistake(
         "policy.name=rgrp", "policy rgrp (arm rgrp): policy.schedule: 10 is not allowed; it must be ...", heavy=True
     ),
+    Mistake("policy.name=sequential policy.bars=0.5", "policy.bars: 0.5 is not allowed; it must be a list, ..."),
+    Mistake("policy.name=sequential policy.bars=[0.5,x]", "policy.bars[1]: 'x' is not allowed; ... of type float"),
+    Mistake("policy.name=sequential policy.enough=high", "policy.enough: 'high' is not allowed; ... of type float"),
+    Mistake(
+        "policy.name=sequential policy.look=[12]",
+        "policy.look: unknown key (did you mean 'looks'?); allowed ...",
+    ),
+    Mistake("policy.name=halving policy.early=1", "policy.early: 1 is not allowed; it must be of type bool, ..."),
+    Mistake(
+        "policy.name=sequential policy.looks=[2] policy.bars=[0.5,0.6]",
+        "policy sequential (arm sequential): policy.bars: (0.5, 0.6) is not allowed; it must be a list of 1, ...",
+        heavy=True,
+    ),
+    Mistake(
+        "policy.name=sequential",
+        "policy sequential (arm sequential): policy.looks: 12 is not allowed; it must be of steps in 0..7 ...",
+        heavy=True,
+    ),
+    Mistake(
+        "rewards.search.name=near policy.name=halving policy.n=0",
+        "policy halving (arm halving): policy.n: 0 is not allowed; it must be at least 1",
+        heavy=True,
+    ),
+    Mistake(
+        "rewards.search.name=near policy.name=halving policy.schedule=[2] policy.early=true",
+        "policy halving (arm halving): rewards.early is missing: the policy asks for it; ...",
+        heavy=True,
+    ),
     Mistake("policy.name=best_of_n", "policy best_of_n (arm best_of_n): rewards.search is missing: ...", heavy=True),
     Mistake(
         ["policy={name: sequential, looks: [2], bars: [0.5], early: true}", "rewards.search.name=verifier"],

@@ -221,6 +221,22 @@ def test_gains_have_intervals_and_say_what_they_lack(tmp_path, printed_here, cap
         assert line in capsys.readouterr().err
 
 
+def test_what_the_arms_of_a_sweep_gain(tmp_path, printed_here):
+    rows = [
+        {"curve": arm[:3], "arm": arm, "measure": m, "budget": 30.0 * k, "replica_seconds": 1.0 * k, "mean": 0.25 * k}
+        | {"difference": d, "difference_low": d - half, "difference_high": d + half, "pairs": 9}
+        for arm, k, d, half in (("one-n1", 1, 0.0, 0.0), ("one-n2", 2, 0.5, 0.1), ("two-n2", 2, 0.25, 0.25))
+        for m in ("reward_search", "reward_holdout", "holdout_success")
+    ]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "curves.parquet")
+    lines = [" ".join(x.split()) for x in printed_here("benchmarks/sweeps.py", f"{tmp_path} --curves one").splitlines()]
+    assert lines == [
+        "arm pairs NFE replica-seconds gain success gain in success",
+        "one-n1 9 30 1.00 +0.000 0.250 +0.000",
+        "one-n2 9 60 2.00 +0.500 [+0.400, +0.600] 0.500 +0.500 [+0.400, +0.600]",
+    ]
+
+
 def test_a_seeded_hand_that_kills_changes_no_winner():
     lines = printed("chaos.py", "--minutes 0 --prompts 1 --seeds 1 --seed 1 --every 0.5").splitlines()
     found = {what.strip(): int(number) for what, _, number in (line.rpartition("  ") for line in lines[2:])}
