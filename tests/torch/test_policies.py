@@ -31,7 +31,7 @@ CASES = [
     ("rgrp", BOTH, {"n": 5, "schedule": (2, 4, 7), "beta": 0.5, "temperature": 0.3}),
     ("rgrp", BOTH, {"n": 5, "schedule": (2, 4), "beta": 0.5, "temperature": 0.3, "early": True}),
     ("halving", BOTH, {"n": 7, "schedule": (2, 4, 7), "early": False}),
-    ("halving", BOTH, {"n": 7, "schedule": (3,), "early": True}),
+    ("halving", BOTH, {"n": 7, "schedule": (1, 2), "early": True}),
     ("sequential", BOTH, {"n": 7, "batch": 1, "looks": (3, 6), "bars": (-1.5, -1.0), "enough": -0.8, "early": False}),
     ("sequential", BOTH, {"n": 7, "batch": 2, "looks": (3, 6), "bars": (-2.0, -1.0), "enough": -0.8, "early": True}),
     ("sequential", BOTH, {"n": 3, "batch": 3, "looks": (2, 5), "bars": (-1.5, 0.0), "enough": None, "early": False}),
