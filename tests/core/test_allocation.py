@@ -17,9 +17,9 @@ BON = {"name": "best_of_n", "n": 12}
 PROMPTS = [f"p{i}" for i in range(10)]
 ALLOCATIONS = [
     {"name": "uniform"},
-    {"name": "lowest_best"},
+    {"name": "lowest_best", "share": 0.25},
     {"name": "threshold", "enough": 0.9},
-    {"name": "expected_improvement"},
+    {"name": "expected_improvement", "share": 0.25},
 ]
 VIDEO = 20  # NFE of one video of the fakes
 
@@ -52,7 +52,7 @@ def test_the_same_winners_on_any_fleet(tmp_path, allocation):
     ("steady", "patient"),
     [
         ({"name": "uniform"}, {"name": "sharing_out:patient"}),
-        ({"name": "lowest_best"}, {"name": "sharing_out:patient_lowest"}),
+        ({"name": "lowest_best", "share": 0.25}, {"name": "sharing_out:patient_lowest"}),
         ({"name": "threshold", "enough": 0.9}, {"name": "sharing_out:patient_threshold"}),
     ],
 )
@@ -89,7 +89,7 @@ def test_killed_after_any_record_it_ends_as_if_nothing_had_been(tmp_path):
     plain = {"name": "plain", "policy": {"name": "best_of_n", "n": 2}}
     arms = [
         plain,
-        {"name": "shared", "policy": BON, "allocation": {"name": "lowest_best"}, "budget": {"total_nfe": 300}},
+        {"name": "shared", "policy": BON, "allocation": ALLOCATIONS[1], "budget": {"total_nfe": 300}},
         {
             "name": "starts",
             "policy": {"name": "rgrp", "n": 2, "schedule": [2]},

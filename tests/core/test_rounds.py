@@ -25,7 +25,7 @@ def plain_uniform(s):
     return [i for i in range(len(s.trials)) if s.open[i]]
 
 
-def plain_lowest_best(s, *, cap=12, share=0.25):
+def plain_lowest_best(s, *, cap=12, share=0.1):
     left = [i for i in range(len(s.trials)) if s.open[i] and s.trials[i] < cap]
     picks = []
     while left and len(picks) < ceil(share * len(s.trials)):
@@ -42,7 +42,7 @@ def plain_threshold(s, *, enough, cap=12):
     return [i for i in range(len(s.trials)) if s.open[i] and s.best[i] < enough and s.trials[i] < cap]
 
 
-def plain_expected_improvement(s, *, cap=12, share=0.25, within=0.5):
+def plain_expected_improvement(s, *, cap=12, share=0.1, within=0.8):
     n = len(s.trials)
     e = [NormalDist().inv_cdf((k - 0.375) / (k + 0.25)) for k in s.trials]
     seen = [i for i in range(n) if s.best[i] > -inf]
