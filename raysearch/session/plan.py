@@ -92,7 +92,7 @@ class ArmPlan:
 
     @property
     def asks(self) -> list[Reward]:
-        """The rewards that the search can ask for: its own two, and the obstacles' distances."""
+        """The rewards that the search can ask for: its own two, and the obstacles' distances. The order is recorded."""
         return [*(r for r in (self.reward, self.early) if r), *(b.distance for b in self.obstacles)]
 
     @property
