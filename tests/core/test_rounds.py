@@ -217,6 +217,24 @@ def test_no_early_start_before_the_next_round_is_certainly_paid():
     assert begun(239) == [1, 1]
 
 
+@pytest.mark.parametrize("early", [False, True])
+def test_a_round_that_was_certainly_paid_is_paid_even_if_a_trial_becomes_dearer(early):
+    """Early starts or not: what may have begun must not depend on when it was asked."""
+    rounds = Rounds(2, lambda s: np.flatnonzero(s.open), 240, 60, early)
+    rounds.report(0, 0.0, 60)
+    rounds.report(1, 0.0, 150)
+    assert rounds.granted.tolist() == [2, 2]
+
+
+def test_a_restored_search_is_open_as_it_was():
+    seen = []
+    rounds = Rounds(3, lambda s: seen.append(s.open.tolist()) or np.array([], int), 999, 60, False)
+    rounds.restore(0, [(0.0, 60.0)], left=False)
+    rounds.restore(1, [(0.0, 60.0)], left=True)
+    rounds.report(2, 0.0, 60)
+    assert seen == [[True, False, True]]
+
+
 def test_a_dear_first_trial_has_a_margin():
     def begun(total):
         rounds = Rounds(2, lambda s: np.flatnonzero(s.open), total, 60, True)
