@@ -17,8 +17,8 @@ def allocate(
     standing: Standing,
     *,
     cap: Count = 12,
-    share: Annotated[float, Gt(0), Le(1)] = 0.25,
-    within: Annotated[float, Gt(0), Le(1)] = 0.5,
+    share: Annotated[float, Gt(0), Le(1)] = 0.1,
+    within: Annotated[float, Gt(0), Le(1)] = 0.8,
 ) -> np.ndarray:
     """One more trial in each round for that `share` of all searches whose EI / price is highest, up to `cap` each.
 

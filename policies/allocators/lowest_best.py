@@ -11,7 +11,7 @@ from raysearch.config.numbers import Count
 
 
 @steady
-def allocate(standing: Standing, *, cap: Count = 12, share: Annotated[float, Gt(0), Le(1)] = 0.25) -> np.ndarray:
+def allocate(standing: Standing, *, cap: Count = 12, share: Annotated[float, Gt(0), Le(1)] = 0.1) -> np.ndarray:
     """One more trial in each round for that `share` of all searches whose best reward is lowest; at most `cap` each."""
     able = np.flatnonzero(standing.open & (standing.trials < cap))
     lowest = able[np.argsort(standing.best[able], kind="stable")]

@@ -24,7 +24,7 @@ from raysearch.testing import FakeBackend, FakeFleet, FakeReplica, run_virtual, 
 
 ALLOCATED = [  # each allocator, and the same without the mark that lets sure picks start early
     ({"name": "uniform"}, {"name": "sharing_out:patient"}),
-    ({"name": "lowest_best"}, {"name": "sharing_out:patient_lowest"}),
+    ({"name": "lowest_best", "share": 0.25}, {"name": "sharing_out:patient_lowest"}),
     ({"name": "threshold", "enough": 0.9}, {"name": "sharing_out:patient_threshold"}),
 ]
 N, SCHEDULE, STEPS = 6, (2, 5, 8), 12

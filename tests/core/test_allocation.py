@@ -17,9 +17,9 @@ BON = {"name": "best_of_n", "n": 12}
 PROMPTS = [f"p{i}" for i in range(10)]
 ALLOCATIONS = [
     {"name": "uniform"},
-    {"name": "lowest_best"},
+    {"name": "lowest_best", "share": 0.25},
     {"name": "threshold", "enough": 0.9},
-    {"name": "expected_improvement"},
+    {"name": "expected_improvement", "share": 0.25},
 ]
 VIDEO = 20  # NFE of one video of the fakes
 
@@ -52,7 +52,7 @@ def test_the_same_winners_on_any_fleet(tmp_path, allocation):
     ("steady", "patient"),
     [
         ({"name": "uniform"}, {"name": "sharing_out:patient"}),
-        ({"name": "lowest_best"}, {"name": "sharing_out:patient_lowest"}),
+        ({"name": "lowest_best", "share": 0.25}, {"name": "sharing_out:patient_lowest"}),
         ({"name": "threshold", "enough": 0.9}, {"name": "sharing_out:patient_threshold"}),
     ],
 )
@@ -89,7 +89,7 @@ def test_killed_after_any_record_it_ends_as_if_nothing_had_been(tmp_path):
     plain = {"name": "plain", "policy": {"name": "best_of_n", "n": 2}}
     arms = [
         plain,
-        {"name": "shared", "policy": BON, "allocation": {"name": "lowest_best"}, "budget": {"total_nfe": 300}},
+        {"name": "shared", "policy": BON, "allocation": ALLOCATIONS[1], "budget": {"total_nfe": 300}},
         {
             "name": "starts",
             "policy": {"name": "rgrp", "n": 2, "schedule": [2]},
@@ -162,12 +162,13 @@ def test_every_policy_can_be_allocated_to(tmp_path, name):
     backends = [FakeBackend(f, stochastic=True) for f in (FakeFleet(), FakeFleet(3, 5))]
     found = []
     for i, backend in enumerate(backends):
-        run_virtual(session(tmp_path / str(i), backend, **values).run())
+        run_virtual((s := session(tmp_path / str(i), backend, **values)).run())
+        spent = s._allocations[name].rounds.cost.sum()
         found.append(pq.read_table(tmp_path / str(i) / "searches.parquet").to_pylist())
     assert told(found[0]) == told(found[1])
     rows, dearest = found[0], max(r["nfe"] / r["trials"] for r in found[0])
     assert {r["status"] for r in rows} == {"done"}
-    assert sum(r["nfe"] for r in rows) <= 12_000
+    assert sum(r["nfe"] for r in rows) == spent <= 12_000  # what an answer still costs was known in time
     if name == "single":  # what costs nothing but its end has nothing to make again
         assert [r["trials"] for r in rows] == [1] * 4
         return
@@ -294,7 +295,7 @@ def test_rounds_are_told_and_the_cost_is_a_share(tmp_path):
 
 def test_another_allocation_or_allocator_is_another_run(tmp_path, monkeypatch):
     run(tmp_path / "run", **shared())
-    with pytest.raises(ConfigError, match=r"no allocation\.share, and the config allocation\.share=0\.5"):
+    with pytest.raises(ConfigError, match=r"allocation\.share=0\.25, and the config allocation\.share=0\.5"):
         session(tmp_path / "run", **shared(allocation={"name": "lowest_best", "share": 0.5}), resume="require")
     monkeypatch.setattr("raysearch.session.plan.source", lambda f: repr(f.__name__))
     with pytest.raises(ConfigError, match="the policies have changed since its run began"):

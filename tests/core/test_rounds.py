@@ -25,7 +25,7 @@ def plain_uniform(s):
     return [i for i in range(len(s.trials)) if s.open[i]]
 
 
-def plain_lowest_best(s, *, cap=12, share=0.25):
+def plain_lowest_best(s, *, cap=12, share=0.1):
     left = [i for i in range(len(s.trials)) if s.open[i] and s.trials[i] < cap]
     picks = []
     while left and len(picks) < ceil(share * len(s.trials)):
@@ -42,7 +42,7 @@ def plain_threshold(s, *, enough, cap=12):
     return [i for i in range(len(s.trials)) if s.open[i] and s.best[i] < enough and s.trials[i] < cap]
 
 
-def plain_expected_improvement(s, *, cap=12, share=0.25, within=0.5):
+def plain_expected_improvement(s, *, cap=12, share=0.1, within=0.8):
     n = len(s.trials)
     e = [NormalDist().inv_cdf((k - 0.375) / (k + 0.25)) for k in s.trials]
     seen = [i for i in range(n) if s.best[i] > -inf]
@@ -215,6 +215,24 @@ def test_no_early_start_before_the_next_round_is_certainly_paid():
 
     assert begun(240) == [2, 1]
     assert begun(239) == [1, 1]
+
+
+@pytest.mark.parametrize("early", [False, True])
+def test_a_round_that_was_certainly_paid_is_paid_even_if_a_trial_becomes_dearer(early):
+    """Early starts or not: what may have begun must not depend on when it was asked."""
+    rounds = Rounds(2, lambda s: np.flatnonzero(s.open), 240, 60, early)
+    rounds.report(0, 0.0, 60)
+    rounds.report(1, 0.0, 150)
+    assert rounds.granted.tolist() == [2, 2]
+
+
+def test_a_restored_search_is_open_as_it_was():
+    seen = []
+    rounds = Rounds(3, lambda s: seen.append(s.open.tolist()) or np.array([], int), 999, 60, False)
+    rounds.restore(0, [(0.0, 60.0)], left=False)
+    rounds.restore(1, [(0.0, 60.0)], left=True)
+    rounds.report(2, 0.0, 60)
+    assert seen == [[True, False, True]]
 
 
 def test_a_dear_first_trial_has_a_margin():
