@@ -15,7 +15,7 @@ from raysearch.config.fleet import FleetConfig, check_fleet, check_guidance
 from raysearch.config.media import RATES, SIDE, VIDEO, frame_rate, is_colour
 from raysearch.config.mistakes import nearest
 from raysearch.config.numbers import Count, Positive, Seed
-from raysearch.config.policies import load_policy
+from raysearch.config.policies import load_allocator, load_policy
 from raysearch.config.reading import read
 from raysearch.errors import ConfigError, check
 from raysearch.recipe.long_video import Long
@@ -72,11 +72,13 @@ class SamplerConfig:
 
 @dataclass(frozen=True)
 class Budget:
-    """The most a search may spend; None is no bound."""
+    """The most a search may spend, and what all searches of an arm may together; None is no bound."""
 
     nfe: Annotated[int, Gt(0)] | None = None
     replica_seconds: Positive | None = None
     wall_seconds: Positive | None = None
+    total_nfe: Annotated[int, Gt(0)] | None = None  # of all searches of an arm together, which an allocator shares out
+    total_replica_seconds: Positive | None = None
 
 
 @dataclass(frozen=True)
@@ -126,6 +128,7 @@ class ArmBlock:
     budget: dict[str, Any] = field(default_factory=dict)
     rewards: dict[str, Any] = field(default_factory=dict)
     obstacles: list[Any] | None = None
+    allocation: dict[str, Any] | None = None
 
 
 ARM_KEYS = tuple(f.name for f in fields(ArmBlock) if f.name != "name")
@@ -150,6 +153,7 @@ class Config:
     collect: CollectConfig | None = None
     long: LongConfig = field(default_factory=LongConfig)
     budget: Budget = field(default_factory=Budget)
+    allocation: dict[str, Any] | None = None  # an allocator of each arm's total budget, and its arguments
     fleet: FleetConfig = field(default_factory=FleetConfig)
     output: OutputConfig = field(default_factory=OutputConfig)
     max_searches: Count | None = None  # alive at a time; None: twice the denoisers' slots
@@ -169,6 +173,8 @@ class Arm:
     budget: Budget
     rewards: RewardsConfig
     obstacles: tuple[obstacles.Block, ...]
+    allocate: Callable[..., Any] | None = None
+    allocation: dict[str, Any] | None = None  # the name and the arguments of `allocate`
 
 
 def load(path: Path, overrides: Sequence[str] = ()) -> Config:
@@ -255,4 +261,23 @@ def _arm(config: Config, block: dict[str, Any]) -> Arm:
     rewards = structured(RewardsConfig, vars(config.rewards) | block.get("rewards", {}), "rewards")
     avoided = obstacles.checked(block.get("obstacles", config.obstacles), config.model)
     search, arguments = load_policy(policy)
-    return Arm(label(block["name"]), str(policy["name"]), arguments, search, sampler, budget, rewards, avoided)
+    found = str(policy["name"]), arguments, search
+    return Arm(label(block["name"]), *found, sampler, budget, rewards, avoided, *_allocation(config, block, budget))
+
+
+def _allocation(config: Config, block: dict[str, Any], budget: Budget) -> tuple[Any, dict[str, Any] | None]:
+    """The allocator of an arm's total budget, and its name and arguments; (None, None) without one."""
+    totals = {k: v for k in ("total_nfe", "total_replica_seconds") if (v := getattr(budget, k)) is not None}
+    given = block.get("allocation", config.allocation)
+    if given is None:
+        for key, value in totals.items():
+            check(False, f"budget.{key}", value, "left out where no allocation shares it out")
+        return None, None
+    if "name" not in given:
+        given = (config.allocation or {}) | given
+    allocate, arguments = load_allocator(given)
+    allowed = "one of total_nfe and total_replica_seconds, which the allocation shares out"
+    check(len(totals) == 1, "budget", totals, allowed)
+    check(budget.wall_seconds is None, "budget.wall_seconds", budget.wall_seconds, "left out with an allocation")
+    check(config.resume != "extend", "resume", "extend", "never, auto or require with an allocation")
+    return allocate, {"name": given["name"], **arguments}

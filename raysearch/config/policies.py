@@ -1,4 +1,4 @@
-"""Policies by name, and their arguments. The one place where the engine imports a policy."""
+"""Policies and allocators by name, and their arguments. The one place where the engine imports them."""
 
 import importlib
 import inspect
@@ -12,38 +12,58 @@ from raysearch.config.mistakes import nearest
 from raysearch.errors import ConfigError
 
 PolicyBlock = NewType("PolicyBlock", dict[str, Any])  # the name and the arguments of a policy, as a config has them
+FORMS = {"policy": "async def search(ctx, *, ...)", "allocator": "def allocate(standing, *, ...)"}
 
 
 def policy_names() -> list[str]:
     """The names of the policies that ship, sorted."""
-    package = importlib.import_module("policies")
-    names = [m.name for m in pkgutil.iter_modules(package.__path__)]
-    return sorted(n for n in names if hasattr(importlib.import_module(f"policies.{n}"), "search"))
+    return _names("policies", "search")
+
+
+def allocator_names() -> list[str]:
+    """The names of the allocators that ship, sorted."""
+    return _names("policies.allocators", "allocate")
 
 
 def find_policy(name: Any, key: str = "policy") -> Callable[..., Any]:
     """The coroutine of a shipped policy's name, or of `module:function`. Raises ConfigError."""
+    return _found(name, key, "policies", "search", policy_names(), "policy")
+
+
+def find_allocator(name: Any, key: str = "allocation") -> Callable[..., Any]:
+    """The function of a shipped allocator's name, or of `module:function`. Raises ConfigError."""
+    return _found(name, key, "policies.allocators", "allocate", allocator_names(), "allocator")
+
+
+def _names(package: str, function: str) -> list[str]:
+    """The names of a package's modules that have this function, sorted."""
+    names = [m.name for m in pkgutil.iter_modules(importlib.import_module(package).__path__)]
+    return sorted(n for n in names if hasattr(importlib.import_module(f"{package}.{n}"), function))
+
+
+def _found(name: Any, key: str, package: str, function: str, known: list[str], what: str) -> Callable[..., Any]:
     if isinstance(name, str) and ":" in name:
-        return _checked(imported(name, f"{key}.name", "search"), f"{key}.name", name)
-    known = policy_names()
+        return _checked(imported(name, f"{key}.name", function), f"{key}.name", name, what)
     if name not in known:
         hint = nearest(name, known) if isinstance(name, str) else ""
-        raise ConfigError(f"{key}.name: no policy {name!r}{hint}; there are {', '.join(known)}, or module:function")
-    return importlib.import_module(f"policies.{name}").search  # type: ignore[no-any-return]
+        raise ConfigError(f"{key}.name: no {what} {name!r}{hint}; there are {', '.join(known)}, or module:function")
+    return getattr(importlib.import_module(f"{package}.{name}"), function)  # type: ignore[no-any-return]
 
 
-def _checked(search: Any, key: str, name: str) -> Callable[..., Any]:
-    """A user's policy. Raises ConfigError unless it is a coroutine of the right form."""
-    form = "async def search(ctx, *, ...)"
-    if not inspect.iscoroutinefunction(search):
-        what = "a plain def" if inspect.isfunction(search) else f"of type {type(search).__name__}"
-        if inspect.isasyncgenfunction(search):
-            what = "a generator, since it has a yield"
-        raise refused(key, name, search, f"a coroutine, {form}; it is {what}")
-    check_signature(search, key, name, taken=1, form=form)
-    if "name" in inspect.signature(search).parameters:
-        raise refused(key, name, search, "without a parameter `name`: that key names the policy itself")
-    return search  # type: ignore[no-any-return]
+def _checked(function: Any, key: str, name: str, what: str) -> Callable[..., Any]:
+    """A policy or allocator of the user's. Raises ConfigError unless it has the right form."""
+    form, wanted = FORMS[what], "a coroutine" if what == "policy" else "a plain def"
+    is_now = "a plain def" if inspect.isfunction(function) else f"of type {type(function).__name__}"
+    if inspect.iscoroutinefunction(function):
+        is_now = "a coroutine"
+    if inspect.isasyncgenfunction(function) or inspect.isgeneratorfunction(function):
+        is_now = "a generator, since it has a yield"
+    if is_now != wanted:
+        raise refused(key, name, function, f"{wanted}, {form}; it is {is_now}")
+    check_signature(function, key, name, taken=1, form=form)
+    if "name" in inspect.signature(function).parameters:
+        raise refused(key, name, function, f"without a parameter `name`: that key names the {what} itself")
+    return function  # type: ignore[no-any-return]
 
 
 def load_policy(block: dict[str, Any], key: str = "policy") -> tuple[Callable[..., Any], dict[str, Any]]:
@@ -59,3 +79,9 @@ def load_policy(block: dict[str, Any], key: str = "policy") -> tuple[Callable[..
         if hints.get(k) is PolicyBlock:
             bound[k] = {"name": inner.get("name"), **load_policy(inner, f"{key}.{k}")[1]}
     return search, bound
+
+
+def load_allocator(block: dict[str, Any], key: str = "allocation") -> tuple[Callable[..., Any], dict[str, Any]]:
+    """An allocator's function, and all its arguments, checked. Raises ConfigError."""
+    allocate = find_allocator(block.get("name"), key)
+    return allocate, bind(allocate, {k: v for k, v in block.items() if k != "name"}, key)

@@ -16,7 +16,7 @@ from pydantic.json_schema import GenerateJsonSchema
 from raysearch.config import obstacles
 from raysearch.config.binding import adapter, signature
 from raysearch.config.config import PLAIN, ArmBlock, Config, arms
-from raysearch.config.policies import PolicyBlock, find_policy, policy_names
+from raysearch.config.policies import PolicyBlock, allocator_names, find_allocator, find_policy, policy_names
 
 Node = dict[str, Any]
 MAPPING: Node = {"type": "object"}
@@ -27,22 +27,26 @@ def json_schema(rewards: Mapping[str, Callable[..., Any]]) -> Node:
     schema = _of(Config)
     parts: Node = schema["$defs"]
     parts["policy"] = _named({name: find_policy(name) for name in policy_names()}, {})
+    parts["allocator"] = _named({name: find_allocator(name) for name in allocator_names()}, {})
     parts["reward"] = _named(rewards, {"weights": MAPPING})
     parts["obstacle"] = {"anyOf": [_part(kind, parts) for kind in obstacles.KINDS.values()]}
     for place, name in ((parts["Config"], "policy"), (parts["Classifier"], "reward")):
         place["properties"][name] = {"$ref": f"#/$defs/{name}", "required": ["name"]}
     for key in parts["RewardsConfig"]["properties"]:
         parts["RewardsConfig"]["properties"][key] = {"anyOf": [{"$ref": "#/$defs/reward"}, {"type": "null"}]}
+    shared = {"anyOf": [{"$ref": "#/$defs/allocator"}, {"type": "null"}]}
     avoided = {"anyOf": [{"type": "array", "items": {"$ref": "#/$defs/obstacle"}}, {"type": "null"}]}
     blocks = {"sampler": "SamplerConfig", "budget": "Budget", "rewards": "RewardsConfig", "policy": "policy"}
     arm = _part(ArmBlock, parts)
     differs = parts[ArmBlock.__name__]
-    differs["properties"] |= {k: {"$ref": f"#/$defs/{v}"} for k, v in blocks.items()} | {"obstacles": avoided}
+    differs["properties"] |= {k: {"$ref": f"#/$defs/{v}"} for k, v in blocks.items()}
+    differs["properties"] |= {"obstacles": avoided, "allocation": shared}
     axes = {"type": ["object", "null"], "additionalProperties": {"type": "array"}}
     curve = {**differs, "required": [], "properties": {**differs["properties"], "along": axes, "across": axes}}
     sweep = {"type": "object", "properties": {"across": axes, "curves": {"type": "array", "items": curve}}}
     parts["Config"]["properties"] |= {
         "obstacles": avoided,
+        "allocation": shared,
         "arms": {"anyOf": [{"type": "array", "items": arm}, {"type": "null"}]},
         "sweep": sweep | {"required": ["curves"], "additionalProperties": False},
     }

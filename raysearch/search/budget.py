@@ -161,6 +161,7 @@ class Meter:
         """`walls` are the seconds at which an earlier run of this search asked its questions: they are asked then."""
         self.budget, self.ledger, self.charged = budget, ledger, Cost()
         self.asked_at = 0.0
+        self.owed = 0  # NFE that ending at the latest gate of an allocation would still be charged
         self._making: dict[Digest, float] = {}
         self._returnable: list[tuple[int, int, Asked]] = []  # a heap of (-NFE that it needs at most, order, row)
         self._order = count()
@@ -231,9 +232,11 @@ class Meter:
             heapreplace(heap, (needs, order, row))
         return 0
 
+    def due(self, x: Candidate) -> int:
+        """The NFE that finishing `x`, and the parts after it, would still be charged."""
+        with self.ledger.trial():
+            return self.ledger.finish(x).nfe + self.ledger.after(x)
+
     def affords(self, x: Candidate) -> bool:
         """Whether `budget.nfe` still allows `x` to be finished, and the parts after it."""
-        if self.budget.nfe is None:
-            return True
-        with self.ledger.trial():
-            return self.charged.nfe + self.ledger.finish(x).nfe + self.ledger.after(x) <= self.budget.nfe
+        return self.budget.nfe is None or self.charged.nfe + self.due(x) <= self.budget.nfe

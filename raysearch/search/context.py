@@ -295,6 +295,7 @@ class Context:
             return 0
         given = at_most if self._turn is None else 1
         if self._turn is not None and self.history.trials:
+            self.meter.owed = self.meter.due(self._rendered(self.best))
             given = int(await self._turn())
         self.history.trials += given
         return given

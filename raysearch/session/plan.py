@@ -8,14 +8,17 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Se
 from concurrent.futures import wait
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import count, product
-from typing import Any, Protocol
+from math import inf
+from typing import Any, Protocol, TypeAlias
 
+from raysearch.config.allocation import check_first
 from raysearch.config.config import Arm, Config
 from raysearch.config.foreign import judged
 from raysearch.config.prompts import Entry
 from raysearch.engine.protocol import Fleet
-from raysearch.errors import BudgetExhausted, ConfigError
+from raysearch.errors import BudgetExhausted, ConfigError, check
 from raysearch.files import source
 from raysearch.recipe.candidate import Candidate, Prompt, Sampler
 from raysearch.recipe.digests import canonical_json, digest
@@ -28,6 +31,8 @@ from raysearch.search.obstacles import Barrier
 from raysearch.session.journal import FORMAT
 from raysearch.session.snapshot import Snapshot
 from raysearch.threads import Lane
+
+Gate: TypeAlias = Callable[[Context], Awaitable[bool]]  # waits until an allocator has chosen a search again
 
 MOST_QUESTIONS = 100_000  # of a search in its dry run: more are a policy that does not end
 
@@ -75,13 +80,19 @@ class ArmPlan:
         return replace(self, sampler=own, at_steps=lambda n: replace(self.at_steps(n), negative_prompt=negative_prompt))
 
     @property
+    def rollout(self) -> int:
+        """The NFE of one video."""
+        steps = self.sampler.num_steps
+        return (steps + self.long.after(0, steps)) * self.sampler.nfe_per_step
+
+    @property
     def components(self) -> tuple[str, ...]:
         """The names of the components of the rewards that the search sees, each once."""
         return tuple(dict.fromkeys(c for r in (self.reward, self.early) if r for c in r.components))
 
     @property
     def asks(self) -> list[Reward]:
-        """The rewards that the search can ask for: its own two, and the obstacles' distances."""
+        """The rewards that the search can ask for: its own two, and the obstacles' distances. The order is recorded."""
         return [*(r for r in (self.reward, self.early) if r), *(b.distance for b in self.obstacles)]
 
     @property
@@ -121,7 +132,7 @@ def content_of(plan: Plan, entries: Sequence[Entry | Prompt]) -> bytes:
         "the rewards": digest(
             *(_reward_content(r) if r else None for a in plan.arms for r in (a.reward, a.early, a.final, a.holdout))
         ).hex(),
-        "the policies": digest(*(source(a.arm.search) for a in plan.arms)).hex(),
+        "the policies": digest(*(source(f) for a in plan.arms for f in (a.arm.search, a.arm.allocate) if f)).hex(),
         "the obstacles": digest(*(c for a in plan.arms for b in a.obstacles for c in _obstacle_content(b))).hex(),
     }
     return canonical_json(content).encode()
@@ -176,6 +187,7 @@ def context(
     answer: Callable[[Sequence[Candidate], Reward], Awaitable[list[Score]]],
     clock: Callable[[], float],
     walls: Sequence[float] = (),
+    gate: Gate | None = None,
 ) -> Context:
     """The context of a search, with nothing charged yet; `walls` are the `Past.walls` of a resumed search."""
     reward, arm = s.plan.reward, s.plan.arm
@@ -185,7 +197,7 @@ def context(
         obstacles=reward.obstacles if reward else (),
         course=s.plan.long,
     )
-    return Context(
+    ctx = Context(
         s.prompt,
         s.plan.sampler,
         s.seed,
@@ -197,7 +209,9 @@ def context(
         at_steps=s.plan.at_steps,
         obstacles=s.plan.obstacles,
         long=s.plan.long,
+        turn=None if gate is None else lambda: gate(ctx),
     )
+    return ctx
 
 
 def _without_off(arguments: Mapping[str, Any]) -> dict[str, Any]:
@@ -205,13 +219,20 @@ def _without_off(arguments: Mapping[str, Any]) -> dict[str, Any]:
     return {k: _without_off(v) if isinstance(v, Mapping) else v for k, v in arguments.items() if v is not False}
 
 
-async def run_policy(s: Search, ctx: Context) -> tuple[Candidate, bool]:
-    """The winner, denoised to the end, and whether the budget ended the search."""
+def allowing(trials: int) -> Gate:
+    """A gate that lets a search make so many trials."""
+    return partial(_begins, count(1), trials)
+
+
+async def _begins(begun: Iterator[int], trials: int, ctx: Context) -> bool:
+    return next(begun) < trials
+
+
+async def run_policy(s: Search, ctx: Context, gate: Gate | None = None) -> tuple[Candidate, bool]:
+    """The winner, denoised to the end, and whether the budget ended the search. `gate` is the context's own."""
     exhausted = False
     try:
-        winner = await s.plan.arm.search(ctx, **s.plan.arm.arguments)
-        if not isinstance(winner, Candidate):
-            raise TypeError(f"it returned {type(winner).__name__}, not a Candidate")
+        winner = await _answer(s, ctx, gate)
         if not ctx.affords(winner):  # it was never scored, so its cost was not reserved
             winner = ctx.best
     except BudgetExhausted:
@@ -219,14 +240,37 @@ async def run_policy(s: Search, ctx: Context) -> tuple[Candidate, bool]:
     return ctx.complete([winner])[0], exhausted or ctx.history.exhausted is not None
 
 
+async def _answer(s: Search, ctx: Context, gate: Gate | None) -> Candidate:
+    """The policy's answer. At a gate, a policy that asks for no trials starts anew for each further one.
+
+    Then it is the best of its answers, the earliest of equals.
+    """
+    within, best, reward = ctx, list[Candidate](), ctx.history.reward_of
+    while True:
+        best.append(await s.plan.arm.search(within, **s.plan.arm.arguments))
+        if not isinstance(best[-1], Candidate):
+            raise TypeError(f"it returned {type(best[-1]).__name__}, not a Candidate")
+        best = [max(best, key=lambda x: -inf if (r := reward(x)) is None else r)]
+        if gate is None or (within is ctx and ctx.history.trials):
+            return best[0]
+        ctx.history.trials, ctx.meter.owed = max(ctx.history.trials, 1), ctx.meter.due(best[0])
+        if not await gate(ctx):
+            return best[0]
+        within = ctx.child(f"start {ctx.history.trials}")
+        ctx.history.trials += 1
+
+
 def estimate(
     plan: Plan,
     texts: Sequence[Prompt],
     seeds: Sequence[int],
+    n: int = 1,
     report: Callable[[str], None] = lambda line: None,
     patience: float = 2.0,
 ) -> dict[str, Cost]:
-    """The cost of one search of each arm, by its name, as its policy asks for it. Raises ConfigError.
+    """The cost of one of the `n` searches of each arm, by its name, as its policy asks for it. Raises ConfigError.
+
+    Where a total of NFE is shared out, it is a search's share of it.
 
     Policies run in another thread, so that one that does not end can be left behind: after `patience` seconds a line
     for the user passes to `report`.
@@ -235,7 +279,7 @@ def estimate(
 
     def dry_runs() -> None:
         for arm in plan.arms:
-            costs[arm.arm.name] = _dry_run(Search(0, "dry-run", texts[0], seeds[0], arm))
+            costs[arm.arm.name] = _dry_run(Search(0, "dry-run", texts[0], seeds[0], arm), n)
 
     done = Lane("dry run").submit(dry_runs)
     if not wait([done], patience).done:
@@ -245,14 +289,14 @@ def estimate(
     return costs
 
 
-def _dry_run(s: Search) -> Cost:
+def _dry_run(s: Search, n: int) -> Cost:
     """The cost of a search whose rewards are made up."""
-    arm, asked = s.plan, count(1)
-    steps = arm.sampler.num_steps
-    rollout = (steps + arm.long.after(0, steps)) * arm.sampler.nfe_per_step
-    limit = arm.arm.budget.nfe
-    if limit is not None and limit < rollout:
-        raise ConfigError.of("budget.nfe", limit, f"at least {rollout}, the NFE of one video")
+    arm, asked, budget = s.plan, count(1), s.plan.arm.budget
+    if budget.nfe is not None and budget.nfe < arm.rollout:
+        raise ConfigError.of("budget.nfe", budget.nfe, f"at least {arm.rollout}, the NFE of one video")
+    if arm.arm.allocate is not None:
+        check(arm.reward is not None, "rewards.search", None, f"given with an allocation (arm {arm.arm.name})")
+        check_first(arm.arm, n, arm.rollout)
 
     async def answer(xs: Sequence[Candidate], reward: Reward) -> list[Score]:
         if next(asked) > MOST_QUESTIONS:
@@ -260,8 +304,11 @@ def _dry_run(s: Search) -> Cost:
         return [Score(tuple(x.identity[i % 16] / 256 for i in range(len(reward.components)))) for x in xs]
 
     async def dry() -> Cost:
-        ctx = context(s, answer, lambda: 0.0)
-        winner, _ = await run_policy(s, ctx)
+        gate = allowing(2) if arm.arm.allocate else None
+        ctx = context(s, answer, lambda: 0.0, gate=gate)
+        winner, _ = await run_policy(s, ctx, gate)
         return ctx.charged + ctx.meter.ledger.finish(winner)
 
-    return judged(f"policy {arm.arm.policy} (arm {arm.arm.name})", arm.arm.search, lambda: asyncio.run(dry()))
+    cost = judged(f"policy {arm.arm.policy} (arm {arm.arm.name})", arm.arm.search, lambda: asyncio.run(dry()))
+    nfe = cost.nfe if budget.total_nfe is None else budget.total_nfe // n
+    return Cost(nfe, cost.decodes * nfe // cost.nfe, cost.reward_calls * nfe // cost.nfe)

@@ -34,11 +34,15 @@ class Past:
 def answer_record(
     s: Search, xs: Sequence[Candidate], reward: Reward, scores: Sequence[Score], *, wall: float, spent: int
 ) -> dict[str, Any]:
-    """The journal's record of one question: `xs` were scored `wall` seconds into the search, at `spent` NFE in all."""
+    """The journal's record of one question: `xs` were scored `wall` seconds into the search, at `spent` NFE in all.
+
+    Several rewards may have one key, such as the distances to obstacles, so their place in `ArmPlan.asks` is recorded.
+    """
     return {
         "kind": "answer",
         "search": s.id,
         "reward": reward.key,
+        "place": s.plan.asks.index(reward),
         "asked": [x.id for x in xs],
         "components": [list(a.components) for a in scores],
         "seconds": [[a.making, a.scoring, *a.earlier] for a in scores],
@@ -57,7 +61,7 @@ def read(folder: Path, plan: Plan, lacking: Callable[[str], Outputs]) -> Past:
     wanted = {i: lacking(i) for i, row in past.finished.items() if row["winner"] is not None}
     past.lacking = {i: o for i, o in wanted.items() if o.mp4 or o.safetensors or o.npy}
     arms = Counter(group_of(i) for i in past.finished if i not in past.lacking)
-    rewards = {a.arm.name: {r.key: r for r in a.asks} for a in plan.arms}
+    rewards = {a.arm.name: a.asks for a in plan.arms}
     for r in journal.read(folder):
         if r["kind"] == "search" or arms[group_of(r["search"])] == len(plan.arms):
             continue
@@ -67,7 +71,7 @@ def read(folder: Path, plan: Plan, lacking: Callable[[str], Outputs]) -> Past:
             continue
         past.calls[search_id] += 1
         past.spent[search_id] = r["spent"]
-        reward = rewards[arm_of(search_id)][r["reward"]]
+        reward = rewards[arm_of(search_id)][r["place"]]
         for asked, components, seconds in zip(r["asked"], r["components"], r["seconds"], strict=True):
             making, scoring, *earlier = seconds
             score = Score(tuple(components), making, scoring, tuple(earlier))

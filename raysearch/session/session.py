@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from raysearch.recipe.reward import Reward, Score, score_key
 from raysearch.search.budget import Cost
 from raysearch.search.context import Context
 from raysearch.session import about, dataset, journal, replay, tables
+from raysearch.session.allocation import Allocation
 from raysearch.session.directory import (
     CONFIG,
     CONTENT,
@@ -44,6 +46,7 @@ from raysearch.session.directory import (
 from raysearch.session.plan import (
     Backend,
     Search,
+    allowing,
     check_kept,
     content_of,
     context,
@@ -80,12 +83,14 @@ class Session:
         resolved = configuration.resolved(config)
         with claimed(run_dir, config, config.resume) as begun:
             self.prompts = prompts.load(config)
+            self.searches_per_arm = sum(len(e.seeds(config.seeds)) for e in self.prompts)
             prompts.check_captions(self.prompts, config.long.chunks)
             self.plan = backend.prepare(config, configuration.arms(config), begun)
             prompts.check_images(self.prompts, self.plan.images)
             for arm in self.plan.arms:
                 self._stops(arm.sampler)
-            self.costs = estimate(self.plan, [e.prompt for e in self.prompts], config.seeds, report)
+            texts = [e.prompt for e in self.prompts]
+            self.costs = estimate(self.plan, texts, config.seeds, self.searches_per_arm, report)
             so_far: Sequence[Entry] = self.prompts
             if begun and config.resume == "extend":
                 so_far = entries_so_far(run_dir, self.prompts)
@@ -111,7 +116,6 @@ class Session:
         if begun and config.resume == "extend":
             grown = replace(begun, **{k: getattr(config, k) for k in GROWING})
             self.directory.folder.write(CONFIG, configuration.resolved(grown).encode())
-        self.searches_per_arm = sum(len(e.seeds(config.seeds)) for e in self.prompts)
         arms = {a.arm.name: self._tally(a.holdout) for a in self.plan.arms}
         gains = RunningGains(list(arms), configuration.baseline(config))
         self.progress = Progress(run_dir.resolve().name, arms, clock(), gains)
@@ -122,6 +126,7 @@ class Session:
             self.directory.flush()
         self.progress.kept = len(self.past.finished)
         self._whole: asyncio.Task[Any] | None = None  # the task of all searches
+        self._allocations: dict[str, Allocation] = {}  # of the arms that have one
         self._ending = False  # one search's error ends the run, and cancels the others
 
     def report(self, line: str) -> None:
@@ -229,6 +234,9 @@ class Session:
 
     async def _run_searches(self, engine: Engine, live: asyncio.Semaphore) -> None:
         self._whole = asyncio.current_task()
+        for a in (p for p in self.plan.arms if p.arm.allocate):
+            ids, finished = (s.id for s in self._searches() if s.plan.arm == a.arm), self.past.finished.values()
+            self._allocations[a.arm.name] = Allocation(a.arm, a.rollout, ids, finished, live, self.report)
 
         async def one(s: Search) -> None:
             try:
@@ -277,10 +285,12 @@ class Session:
                 self.journal.add(replay.answer_record(s, xs, reward, scores, wall=wall, spent=spent.nfe))
             return scores
 
-        ctx = context(s, answer, self.clock, self.past.walls.get(s.id, ()))
+        allocation = self._allocations.get(s.plan.arm.name)
+        gate = partial(allocation.turn, s.id) if allocation else None
+        ctx = context(s, answer, self.clock, self.past.walls.get(s.id, ()), gate)
         end = Outcome("done")
         try:
-            winner, exhausted = await run_policy(s, ctx)
+            winner, exhausted = await run_policy(s, ctx, gate)
             end = replace(end, winner=winner)
             if exhausted:
                 self.journal.add({"kind": "exhausted", "search": s.id, "wall": ctx.meter.asked_at})
@@ -301,8 +311,10 @@ class Session:
             return [self.past.scores[score_key(x.identity, reward)] for x in xs]
 
         spent = Spent(s.age, group=group_of(s.id))
+        gate = allowing(int(self.past.finished[s.id]["trials"])) if s.plan.arm.allocate else None
         try:
-            winner, _ = await run_policy(s, context(s, answer, self.clock, self.past.walls.get(s.id, ())))
+            ctx = context(s, answer, self.clock, self.past.walls.get(s.id, ()), gate)
+            winner, _ = await run_policy(s, ctx, gate)
             if winner.id != self.past.finished[s.id]["winner"]:
                 raise LookupError("the policy now chooses another winner")
             finished = await engine.finish(winner, [], self._named(self.past.lacking[s.id], s, winner), spent)
@@ -343,7 +355,9 @@ class Session:
         video = self.directory.save(s.id, end.finished.files) if end.finished else None
         row = tables.search_row(s, ctx, end, nfe_spent=spent.nfe, video=video)
         candidates = tables.candidate_rows(s, ctx.history, end.winner)
-        self.journal.add(tables.search_record(row, candidates))
+        allocation = self._allocations.get(s.plan.arm.name)
+        rounds = allocation.leave(s.id, ctx) if allocation and end.status != "cancelled" else {}
+        self.journal.add(tables.search_record(row, candidates) | rounds)
         self.directory.searches.add(s.id, [row])
         self.directory.candidates.add(s.id, candidates)
         self.progress.add(row)

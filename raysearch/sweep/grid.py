@@ -10,8 +10,9 @@ A sweep's config is an ordinary one with a block `sweep` in place of `arms`:
           along: {policy.n: [2, 4], policy.temperature: [1.0, 0.5]}
           across: {policy.beta: [0.1, 0.5]}
 
-A curve is an arm's block (`name`, `policy`, `sampler`, `budget`, `rewards`; keys left out are the config's) with axes.
-`along` lists the points of one curve, smallest budget first: its keys change together, so their lists are equally long.
+A curve is an arm's block (`name`, `policy`, `sampler`, `budget`, `rewards`, `allocation`; keys left out are the
+config's) with axes. `along` lists the points of one curve, smallest budget first: its keys change together, so their
+lists are equally long.
 `across` makes one curve for each combination of its values. The arms are named by policy and values, such as
 `rgrp-steps20-beta0.1-n2-temperature1.0`.
 
@@ -44,7 +45,11 @@ from raysearch.sweep import curves, report
 BLOCKS = tuple(k for k in ARM_KEYS if k != "obstacles")  # mappings, whose keys can be axes; obstacles are a list
 MOST_ARMS = 1000
 LONGEST_NAME = 64
-SHORT = {"num_steps": "steps", "replica_seconds": "seconds"}  # in names, of keys that stay clear when shortened
+SHORT = {
+    "num_steps": "steps",
+    "replica_seconds": "seconds",
+    "total_nfe": "total",
+}  # in names, of keys that stay clear when shortened
 
 
 @dataclass(frozen=True)
@@ -96,7 +101,7 @@ def build(values: dict[str, Any]) -> Sweep:
         check(
             owners.setdefault(point.curve, where) == where, where, point.curve, "given a `name`: another curve has this"
         )
-        content = repr((arm.policy, arm.arguments, arm.sampler, arm.budget, arm.rewards, arm.obstacles))
+        content = repr((arm.policy, arm.arguments, arm.sampler, arm.budget, arm.rewards, arm.obstacles, arm.allocation))
         check(content not in same, where, name, f"another arm than {same.get(content)}, which does the same")
         check(name not in points, where, name, "named differently from the arms before it: give its curve a `name`")
         same[content] = name
@@ -172,7 +177,8 @@ def _arm(
         if own is None and not any(axis.startswith(f"{key}.") for axis in fixed | moving):
             continue
         below = base.get(key) or ({"name": "single"} if key == "policy" else {})
-        replaces = key == "policy" and own is not None and "name" in own  # another policy has other arguments
+        named = key in ("policy", "allocation")  # another policy or allocator has other arguments
+        replaces = named and own is not None and "name" in own
         block[key] = deepcopy((own or {}) if replaces else below | (own or {}))
         for axis, value in (fixed | moving).items():
             if axis.startswith(f"{key}."):

@@ -5,6 +5,8 @@
 Denoisers differ in speed by up to a factor of two, and there are prompts for at least `--waves` first legs on each
 slot. Printed is the share of slots that were busy until the queue of the denoisers was first empty, which is to be at
 least 90%; the same to the end of the run; and with one prompt searched after another, which keeps far fewer busy.
+
+A second table has searches among which an allocator shares a total out, with and without early starts of sure picks.
 """
 
 import argparse
@@ -20,6 +22,11 @@ from raysearch.config import config as configuration
 from raysearch.session.session import Session
 from raysearch.testing import FakeBackend, FakeFleet, FakeReplica, run_virtual, virtual_now
 
+ALLOCATED = [  # each allocator, and the same without the mark that lets sure picks start early
+    ({"name": "uniform"}, {"name": "sharing_out:patient"}),
+    ({"name": "lowest_best"}, {"name": "sharing_out:patient_lowest"}),
+    ({"name": "threshold", "enough": 0.9}, {"name": "sharing_out:patient_threshold"}),
+]
 N, SCHEDULE, STEPS = 6, (2, 5, 8), 12
 
 
@@ -47,6 +54,26 @@ async def watched(session: Session, every: float = 0.5) -> tuple[list[int], list
         await session.run()
         watcher.cancel()
     return busy, waiting
+
+
+def allocated(replicas: int, slots: int, allocation: dict, folder: Path) -> tuple[float, float]:
+    """The busy share of slots to the end, and the virtual seconds, of noises that are shared out: four a search."""
+    searches = 4 * replicas * slots
+    config = configuration.build(
+        {
+            "model": {"path": "fake"},
+            "sampler": {"num_steps": STEPS},
+            "policy": {"name": "best_of_n", "n": 12},
+            "prompts": [str(i) for i in range(searches)],
+            "budget": {"total_nfe": 4 * searches * 2 * STEPS},
+            "allocation": allocation,
+            "fleet": {"denoisers": {"replicas": replicas, "slots": slots}},
+        }
+    )
+    session = Session(config, FakeBackend(fleet(replicas, slots, seed=0)), run_dir=folder, clock=virtual_now)
+    busy, _ = run_virtual(watched(session))
+    last = max(i for i, b in enumerate(busy) if b)
+    return float(np.mean(busy[: last + 1]) / (replicas * slots)), 0.5 * (last + 1)
 
 
 def measure(replicas: int, slots: int, prompts: int, max_searches: int | None, folder: Path) -> tuple[float, float]:
@@ -88,7 +115,18 @@ def main() -> None:
             seconds = time.perf_counter() - began
             rows.append([str(replicas), str(prompts), cells[0], "90%", cells[1], cells[2], f"{seconds:.0f}"])
     head = "denoisers | prompts | busy until queue empty | at least | to the end | one prompt after another | s"
-    Report(args.json).table("occupancy", head, rows)
+    report = Report(args.json)
+    report.table("occupancy", head, rows)
+    rows = []
+    with tempfile.TemporaryDirectory() as scratch:
+        for early, waiting in ALLOCATED:
+            name, n = str(early["name"]), args.replicas[0]
+            with_, without = (
+                allocated(n, args.slots, a, Path(scratch) / str(a["name"]).replace(":", "-")) for a in (early, waiting)
+            )
+            rows.append([name, str(n), *(cell for b, s in (with_, without) for cell in (f"{b:.1%}", f"{s:.0f}"))])
+    head = "allocation | denoisers | busy | seconds | busy without early starts | seconds"
+    report.table("allocation", head, rows)
 
 
 if __name__ == "__main__":

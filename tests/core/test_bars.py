@@ -97,6 +97,15 @@ def test_the_best_rule_of_a_look_that_tells_everything():
     assert found["cross_fitted"]["cost_share"] == pytest.approx([cost / 51] * 3)
 
 
+def test_two_looks_that_each_tell_one_half_are_both_chosen():
+    """Two noises are good, the early look tells two of the bad ones, and the late look the two others."""
+    both = table([[1, 1, 0, 0, 0, 0]] * 2, [[1, 1, 0, 0, 1, 1]] * 2, [[1, 1, 1, 1, 0, 0]] * 2, looks=(3, 6))
+    rule = Choice(both, 1).rule(1000.0)
+    assert rule == Rule((3, 6), (1.0, 1.0), 1.0, 5)
+    early, late, good = 4 + 1, 7 + 2, 10 + 2 + 2
+    assert measured(both, rule, 1).cost == pytest.approx([2 / 3 * early + 2 / 3 * late + good + 3] * 2)
+
+
 def test_a_look_that_tells_nothing_is_not_chosen():
     for share in (0.3, 0.35, 0.46, 1.0):
         assert Choice(BLIND, 1).rule(share * 51).looks == ()

@@ -216,27 +216,29 @@ def test_sequentials_budget_ends_it_with_the_best_finished_or_looked_at():
         scripted(sequential, [], around={"nfe": 21}, **batch)
 
 
-def turns(n: int):
-    """An allocator's answers: the search is chosen n times after its first trial."""
-    left = iter([True] * n + [False])
+def turns(*answers: bool):
+    """An allocator's answers: whether the search is chosen again after its first trial; it is an error to ask more."""
+    left = list(answers)
 
     async def turn() -> bool:
-        return next(left)
+        return left.pop(0)
 
     return turn
 
 
 def test_an_allocator_gives_trials_one_by_one():
-    rewards = [0.1, 0.5, 0.3]
+    rewards, twice = [0.1, 0.5, 0.3], (True, True)
     for policy, given in ((best_of_n, {"n": 9}), (sequential, {"n": 9, "batch": 4, "looks": []})):
-        winner, world = scripted(policy, rewards, around={"turn": turns(2)}, **given)
+        winner, world = scripted(policy, rewards, around={"turn": turns(*twice, False)}, **given)
         assert (winner.origin.index, world.asked) == (1, [("noise", 8)] * 3)
-    winner, world = scripted(tree, [0.1, 0.5], around={"turn": turns(1)}, iterations=9, schedule=[3], width=9.0)
-    assert (winner.origin.index, world.asked) == (1, [("noise", 8)] * 2)
-    # Nobody is asked for a trial beyond n, or after what is enough.
-    scripted(best_of_n, rewards, around={"turn": turns(2)}, n=3)
-    scripted(sequential, rewards, around={"turn": turns(2)}, n=3, looks=[])
-    scripted(sequential, [0.1, 0.9], around={"turn": turns(1)}, n=9, looks=[], enough=0.9)
+    given = {"schedule": [3], "width": 9.0}
+    winner, world = scripted(tree, rewards, around={"turn": turns(*twice, False)}, iterations=9, **given)
+    assert (winner.origin.index, world.asked) == (1, [("noise", 8)] * 3)
+    # Nobody asks for a trial beyond the last one, or after what is enough.
+    scripted(best_of_n, rewards, around={"turn": turns(*twice)}, n=3)
+    scripted(tree, rewards, around={"turn": turns(*twice)}, iterations=3, **given)
+    scripted(sequential, rewards, around={"turn": turns(*twice)}, n=3, looks=[])
+    scripted(sequential, rewards, around={"turn": turns(True)}, n=9, looks=[], enough=0.5)
 
 
 def test_halving_by_hand():

@@ -5,6 +5,7 @@ step, and each score, takes a second.
 """
 
 import asyncio
+import contextlib
 import json
 from collections import Counter
 from dataclasses import replace
@@ -193,6 +194,21 @@ def test_a_look_that_the_budget_does_not_allow_is_not_asked():
     assert asyncio.run(work()) == (0, [], "budget.nfe=19")
 
 
+@pytest.mark.parametrize("budget", [38, 39, 40, 44])
+def test_the_budget_holds_when_another_look_is_the_best_again(budget):
+    """`a` leads, then falls: the best is then `b`, whose video costs 18 more, and was held back for."""
+
+    async def work():
+        ctx = context({("early", 0, 9): 2.0, ("early", 1, 1): 1.0, ("early", 0, 10): 0.0}, nfe=budget)
+        a, b = ctx.noise(2)
+        await ctx.score([*ctx.denoise([a], 9), *ctx.denoise([b], 1)], by="early")  # 18 and 2
+        with contextlib.suppress(BudgetExhausted):
+            await ctx.score(ctx.denoise([a], 10), by="early")
+        return ctx.charged.nfe + ctx.meter.ledger.finish(ctx.best).nfe
+
+    assert asyncio.run(work()) <= budget
+
+
 # -- the journal -----------------------------------------------------------------------------------------------------
 
 ARMS = [
@@ -268,6 +284,26 @@ def test_distances_to_obstacles_are_a_question_of_their_own(tmp_path):
     (row,), _ = run(tmp_path / "run", **values, **EARLY)
     assert (row["status"], row["reason"], row["reward_calls"]) == ("done", "", 3)
     assert [r["by"] for r in candidates(tmp_path / "run")] == ["early", "search"]
+
+
+async def farthest_from_the_first(ctx):
+    """Returns the noise whose distance to the first obstacle exceeds that to the second one most, of three."""
+    found = []
+    for _ in range(3):
+        (x,) = ctx.denoise(ctx.noise(1), 4)
+        ((first, second),) = await ctx.distances([x])
+        found.append((first - second, x))
+    return max(found, key=lambda pair: pair[0])[1]
+
+
+def test_a_killed_search_does_not_mistake_one_distance_for_another(tmp_path):
+    """Several questions by rewards of one key: their answers stay apart in the journal."""
+    values = {"policy": {"name": "test_early:farthest_from_the_first"}, "prompts": ["a", "d"]}
+    values["obstacles"] = [{"text": "b"}, {"text": "c"}]
+    expected, _ = run(tmp_path / "whole", **values)
+    for k in range(len(list(journal.read(tmp_path / "whole" / "journal"))) + 1):
+        rows, _ = run(cut(tmp_path / "whole", tmp_path / str(k), k), **values, resume="require")
+        assert same(rows) == same(expected)
 
 
 def test_a_collection_keeps_the_winners_of_looks(tmp_path):

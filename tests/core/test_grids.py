@@ -45,6 +45,29 @@ def test_a_grid_is_the_table_written_by_hand():
     assert arms["single-steps10"].budget.nfe is None
 
 
+def test_a_total_and_its_allocation_are_axes():
+    s = grid(
+        {
+            "policy": {"name": "best_of_n", "n": 12},
+            "allocation": {"name": "lowest_best", "share": 0.5},
+            "along": {"budget.total_nfe": [800, 1600]},
+            "across": {"allocation.cap": [4, 8]},
+        },
+        {"name": "by", "policy": {"name": "best_of_n"}, "budget": {"total_nfe": 800}}
+        | {"across": {"allocation.name": ["uniform", "expected_improvement"]}},
+    )
+    found = [(a.name, a.budget.total_nfe, a.allocation) for a in sweep.configuration.arms(s.config)]
+    assert found[:4] == [
+        (f"best_of_n-cap{cap}-total{total}", total, {"name": "lowest_best", "cap": cap, "share": 0.5})
+        for cap in (4, 8)
+        for total in (800, 1600)
+    ]
+    assert [(name, a["name"]) for name, _, a in found[4:]] == [
+        ("by-uniform", "uniform"),
+        ("by-expected_improvement", "expected_improvement"),
+    ]
+
+
 def test_a_curve_starts_from_the_configs_own_policy_and_an_axis_may_be_deep():
     rewards = {"search": {"name": "pixel", "weights": {"TA": 1.0}}}
     s = grid(

@@ -2,7 +2,7 @@
 
 from mistakes import Mistake
 
-KEYS = "unknown key; allowed here: policy.…, sampler.…, budget.…, rewards.…"
+KEYS = "unknown key; allowed here: policy.…, sampler.…, budget.…, rewards.…, allocation.…"
 LISTED = "it must be a list of at least one value"
 
 
