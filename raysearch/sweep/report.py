@@ -95,12 +95,13 @@ def summary(rows: pa.Table, found: Sequence[Curve], laws: Sequence[Fit], baselin
     measures = shown(found)
     captions, seeds = len(pc.unique(rows["prompt"])), len(pc.unique(rows["seed"]))
     apart = shared(rows["prompt"].to_pylist(), rows["seed"].to_pylist()) is None
+    named = "1 caption" if captions == 1 else f"{captions} captions"
     noises = f"with {seeds} noises, each of one caption" if apart else f"x {seeds} seeds"
     alone, spent = (pc.sum(rows[k]).as_py() for k in ("nfe_alone", "nfe_spent"))
     lines = [
         "# Sweep",
         "",
-        f"{rows.num_rows} searches: {len(set(rows['arm'].to_pylist()))} arms on {captions} captions {noises}. "
+        f"{rows.num_rows} searches: {len(set(rows['arm'].to_pylist()))} arms on {named} {noises}. "
         f"NFE: {alone} if each had run alone, {spent} spent, since arms share what they make.",
         "",
         f"A gain is over `{baseline}`, paired: the mean difference on the same caption and seed. Intervals are 95%, "
@@ -115,7 +116,7 @@ def summary(rows: pa.Table, found: Sequence[Curve], laws: Sequence[Fit], baselin
     if captions < FEW_CAPTIONS:
         lines += [
             "",
-            f"With {captions} captions (fewer than {FEW_CAPTIONS}) the intervals are too narrow: an impression only.",
+            f"With {named} (fewer than {FEW_CAPTIONS}) the intervals are too narrow: an impression only.",
         ]
     for measure, title in compared(found).items():
         for cost, (cost_title, form) in COSTS.items():
@@ -141,6 +142,7 @@ def summary(rows: pa.Table, found: Sequence[Curve], laws: Sequence[Fit], baselin
             str(max((int(m.n[i]) for m in c.means.values()), default=0)),
             *(f"{c.costs[k][i]:.0f}" for k in ("nfe", "nfe_spent")),
             f"{c.costs['replica_seconds'][i]:.3g}",
+            str(max((int(m.n[i]) for m in c.gains.values()), default=0)),
             *(_cells(c.gains, m, i, SIGNED) for m in compared(found)),
             *(_cells(c.means, m, i, PLAIN) for m in measures),
         ]
@@ -148,7 +150,7 @@ def summary(rows: pa.Table, found: Sequence[Curve], laws: Sequence[Fit], baselin
         for i, arm in enumerate(c.arms)
     ]
     gains = [f"gain in {title}" for title in compared(found).values()]
-    lines += _markdown(["arm", "n", "NFE alone", "NFE spent", "replica-s", *gains, *measures.values()], body)
+    lines += _markdown(["arm", "n", "NFE alone", "NFE spent", "replica-s", "pairs", *gains, *measures.values()], body)
     lines += ["", "## Scaling laws", "", "c is NFE; of the two forms the one with the higher adjusted R².", ""]
     body = [
         [c.label, title, *_law([f for f in laws if (f.curve, f.measure) == (c.label, measure)], c)]
