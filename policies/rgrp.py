@@ -7,6 +7,7 @@ import numpy as np
 from policies.checks import above, at_least, rising
 from policies.resampling import multinomial, softmax
 from policies.selection import best_finished
+from raysearch.config.policies import Switch
 from raysearch.errors import check
 from raysearch.recipe.candidate import Candidate
 from raysearch.search.context import Context
@@ -19,7 +20,7 @@ async def search(
     schedule: Sequence[int] = (10, 15, 20),
     beta: float = 0.1,
     temperature: float = 1.0,
-    early: bool = False,
+    early: Switch = False,
 ) -> Candidate:
     """RGRP (LatSearch): score noisy latents at scheduled steps, resample, keep the unique ones, end with one.
 

@@ -3,8 +3,8 @@
 import importlib
 import inspect
 import pkgutil
-from collections.abc import Callable
-from typing import Any, NewType, get_type_hints
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, NewType, get_type_hints
 
 from raysearch.config.binding import bind
 from raysearch.config.foreign import check_signature, imported, refused
@@ -12,6 +12,8 @@ from raysearch.config.mistakes import nearest
 from raysearch.errors import ConfigError
 
 PolicyBlock = NewType("PolicyBlock", dict[str, Any])  # the name and the arguments of a policy, as a config has them
+# Of a policy's argument that a later version added. While it is off, searches find what they found without it.
+Switch = Annotated[bool, "added later"]
 FORMS = {"policy": "async def search(ctx, *, ...)", "allocator": "def allocate(standing, *, ...)"}
 
 
@@ -79,6 +81,17 @@ def load_policy(block: dict[str, Any], key: str = "policy") -> tuple[Callable[..
         if hints.get(k) is PolicyBlock:
             bound[k] = {"name": inner.get("name"), **load_policy(inner, f"{key}.{k}")[1]}
     return search, bound
+
+
+def seeding(search: Callable[..., Any], arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments that seed a policy's generator: all but each `Switch` that is off, in inner policies too."""
+    hints, found = get_type_hints(search, include_extras=True), dict(arguments)
+    for k, v in arguments.items():
+        if hints.get(k) is PolicyBlock:
+            found[k] = seeding(find_policy(v["name"]), v)
+        elif hints.get(k) == Switch and not v:
+            del found[k]
+    return found
 
 
 def load_allocator(block: dict[str, Any], key: str = "allocation") -> tuple[Callable[..., Any], dict[str, Any]]:

@@ -16,6 +16,7 @@ from typing import Any, Protocol, TypeAlias
 from raysearch.config.allocation import check_first
 from raysearch.config.config import Arm, Config
 from raysearch.config.foreign import judged
+from raysearch.config.policies import seeding
 from raysearch.config.prompts import Entry
 from raysearch.engine.protocol import Fleet
 from raysearch.errors import BudgetExhausted, ConfigError, check
@@ -205,18 +206,13 @@ def context(
         early=s.plan.early,
         meter=Meter(arm.budget, ledger, clock, walls),
         answer=answer,
-        rng_key=(s.prompt.identity, arm.policy, canonical_json(_without_off(arm.arguments))),
+        rng_key=(s.prompt.identity, arm.policy, canonical_json(seeding(arm.search, arm.arguments))),
         at_steps=s.plan.at_steps,
         obstacles=s.plan.obstacles,
         long=s.plan.long,
         turn=None if gate is None else lambda: gate(ctx),
     )
     return ctx
-
-
-def _without_off(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments that are not False: a switch that a policy gets later must not change the winners without it."""
-    return {k: _without_off(v) if isinstance(v, Mapping) else v for k, v in arguments.items() if v is not False}
 
 
 def allowing(trials: int) -> Gate:

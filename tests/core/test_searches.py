@@ -3,6 +3,7 @@
 import itertools
 from dataclasses import replace
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from fakes import ARMS, config, run, same, session
@@ -10,6 +11,7 @@ from fakes import ARMS, config, run, same, session
 from raysearch.config import config as configuration
 from raysearch.errors import InputLost
 from raysearch.recipe.candidate import Prompt
+from raysearch.recipe.digests import canonical_json, digest
 from raysearch.session import journal
 from raysearch.session.plan import Search, context
 from raysearch.testing import FakeBackend, FakeFleet, FakeReplica, fake_reward, run_virtual
@@ -36,6 +38,28 @@ def test_the_rng_of_a_search_depends_on_prompt_policy_and_arguments():
     ]
     assert len(set(draws)) == len(draws)
     assert first() == first()
+
+
+async def coin(ctx, *, loud: bool = False):
+    """Has a switch from the beginning, which seeds its generator whether it is on or off."""
+    return ctx.noise(1)[0]
+
+
+def test_a_switch_that_a_policy_got_later_leaves_the_rng_alone_until_it_is_on():
+    def drawn(name, arguments, **policy):
+        (arm,) = plan_of(policy={"name": name} | policy).arms
+        ctx = context(Search(0, "s", Prompt("a"), 0, arm), None, lambda: 0.0)
+        key = digest("rng", 0, Prompt("a").identity, name, canonical_json(arguments), "")
+        return ctx.rng.random() == np.random.default_rng(int.from_bytes(key, "big")).random()
+
+    before = {"n": 6, "schedule": [10, 15, 20], "beta": 0.1, "temperature": 1.0}
+    assert drawn("rgrp", before)
+    assert drawn("rgrp", before, early=False)
+    assert drawn("rgrp", before | {"early": True}, early=True)
+    inner = {"name": "rgrp", **before}
+    assert drawn("draft_commit", {"draft_steps": 8, "explore": inner}, explore={"name": "rgrp"})
+    assert drawn("test_searches:coin", {"loud": False})
+    assert drawn("beam", {"k": 2, "n": 4, "every": 5, "back": 2, "one_step": False}, one_step=False)
 
 
 def test_arms_with_other_rewards_share_latents_and_no_scores(tmp_path):
