@@ -29,7 +29,7 @@ def context(
     decodes: bool = False,
     obstacles: Sequence[Barrier] = (),
     at_steps: Callable[[int], Sampler] | None = None,
-    turn: Callable[[], Awaitable[bool]] | None = None,
+    turn: Callable[[Candidate], Awaitable[bool]] | None = None,
     **budget: float,
 ) -> Context:
     """A search's context whose scores are `world`'s answers; rewards.early is EARLY."""

@@ -50,14 +50,14 @@ def picked(arm: Arm, standing: Standing) -> np.ndarray:
     assert arm.allocate is not None and arm.allocation is not None
     given, can = {k: v for k, v in arm.allocation.items() if k != "name"}, standing.open.copy()
     try:
-        picks = [index(i) for i in arm.allocate(standing, **given)]
-        for i in picks:
-            check(0 <= i < len(can), "an index that it returned", i, f"in 0..{len(can) - 1}")
-        check(len(set(picks)) == len(picks), "what it returned", picks, "without repetition")
-    except BaseException as error:
+        picks: np.ndarray = np.array([index(i) for i in arm.allocate(standing, **given)], dtype=int)
+        for i in picks[(picks < 0) | (picks >= len(can))].tolist():
+            check(False, "an index that it returned", i, f"in 0..{len(can) - 1}")
+        check(len(np.unique(picks)) == len(picks), "what it returned", picks.tolist(), "without repetition")
+    except (Exception, SystemExit) as error:
         who = f"allocation {arm.allocation['name']} (arm {arm.name})"
         raise ConfigError(f"{who}: {blamed(error, arm.allocate)}") from None
-    return np.array([i for i in picks if can[i]], dtype=int)
+    return picks[can[picks]]  # type: ignore[no-any-return]
 
 
 def check_first(arm: Arm, n: int, video: int) -> None:

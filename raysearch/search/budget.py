@@ -161,7 +161,6 @@ class Meter:
         """`walls` are the seconds at which an earlier run of this search asked its questions: they are asked then."""
         self.budget, self.ledger, self.charged = budget, ledger, Cost()
         self.asked_at = 0.0
-        self.owed = 0  # NFE that ending at the latest gate of an allocation would still be charged
         self._making: dict[Digest, float] = {}
         self._returnable: list[tuple[int, int, Asked]] = []  # a heap of (-NFE that it needs at most, order, row)
         self._order = count()

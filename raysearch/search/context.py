@@ -68,9 +68,12 @@ class Context:
         commit: Sampler | None = None,
         obstacles: Sequence[Barrier] = (),
         long: Course = ALONE,
-        turn: Callable[[], Awaitable[bool]] | None = None,
+        turn: Callable[[Candidate], Awaitable[bool]] | None = None,
     ) -> None:
-        """`turn` waits until an allocator has chosen the search again, and is False if it never will be again."""
+        """`turn` waits until an allocator has chosen the search again; it returns False if none ever will.
+
+        It is given the candidate that the search would be charged for finishing if it ended now.
+        """
         self.prompt, self.sampler, self.seed = prompt, sampler, seed
         self.history = History() if history is None else history
         self._rewards = {"search": reward, "early": early}
@@ -79,7 +82,7 @@ class Context:
         self._at_steps, self._commit = at_steps, commit
         self.obstacles = tuple(obstacles)
         self.long = long
-        self._turn = turn
+        self.turn = turn
         self._begin()
 
     def _begin(self) -> None:
@@ -288,15 +291,16 @@ class Context:
         """How many trials may begin now: `at_most`, unless an allocator shares a total budget out; 0 ends the search.
 
         A trial is whatever the policy can do once more, such as another noise. Under an allocator the answer is 1, and
-        comes when the search has been chosen again; the first trial is every search's.
+        comes when the search has been chosen again; the first trial is every search's. Raises ConcurrencyError while
+        any score of the search is pending: what it is charged by then would depend on which was faster.
         """
-        self._quiet("trials")
+        if self.history.pending:
+            raise ConcurrencyError("ctx.trials while a score of the same search is pending, if only of a child")
         if at_most <= 0:
             return 0
-        given = at_most if self._turn is None else 1
-        if self._turn is not None and self.history.trials:
-            self.meter.owed = self.meter.due(self._rendered(self.best))
-            given = int(await self._turn())
+        given = at_most if self.turn is None else 1
+        if self.turn is not None and self.history.trials:
+            given = int(await self.turn(self._rendered(self.best)))
         self.history.trials += given
         return given
 
@@ -327,11 +331,11 @@ class Context:
         if over is not None:
             self.history.exhausted = over
             raise BudgetExhausted(f"{over} is reached")
-        self._pending += 1
+        self._pending, self.history.pending = self._pending + 1, self.history.pending + 1
         try:
             scores = await self._answer(xs, reward)
         finally:
-            self._pending -= 1
+            self._pending, self.history.pending = self._pending - 1, self.history.pending - 1
         for x, s in zip(xs, scores, strict=True):
             if x.identity in fresh:
                 self.meter.charge_seconds(x, s.making, s.scoring)

@@ -44,6 +44,7 @@ class History:
     last: dict[tuple[Digest, bool], tuple[int, Asked]] = field(default_factory=dict)
     exhausted: str | None = None
     trials: int = 0  # that the policy has begun: see Context.trials
+    pending: int = 0  # questions, of whatever context of the search, that are not answered yet
     _ranks: list[tuple[int, bool, float, int, int, Asked]] = field(default_factory=list)  # a heap, the best row first
 
     def add(self, x: Candidate, reward: float, score: Score, *, early: bool = False) -> Asked:

@@ -8,9 +8,7 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Se
 from concurrent.futures import wait
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field, replace
-from functools import partial
 from itertools import count, product
-from math import inf
 from typing import Any, Protocol, TypeAlias
 
 from raysearch.config.allocation import check_first
@@ -33,7 +31,7 @@ from raysearch.session.journal import FORMAT
 from raysearch.session.snapshot import Snapshot
 from raysearch.threads import Lane
 
-Gate: TypeAlias = Callable[[Context], Awaitable[bool]]  # waits until an allocator has chosen a search again
+Gate: TypeAlias = Callable[[Context, Candidate], Awaitable[bool]]  # see the `turn` of a context
 
 MOST_QUESTIONS = 100_000  # of a search in its dry run: more are a policy that does not end
 
@@ -210,25 +208,25 @@ def context(
         at_steps=s.plan.at_steps,
         obstacles=s.plan.obstacles,
         long=s.plan.long,
-        turn=None if gate is None else lambda: gate(ctx),
+        turn=None if gate is None else lambda x: gate(ctx, x),
     )
     return ctx
 
 
 def allowing(trials: int) -> Gate:
     """A gate that lets a search make so many trials."""
-    return partial(_begins, count(1), trials)
+
+    async def begins(ctx: Context, x: Candidate) -> bool:
+        return ctx.history.trials < trials
+
+    return begins
 
 
-async def _begins(begun: Iterator[int], trials: int, ctx: Context) -> bool:
-    return next(begun) < trials
-
-
-async def run_policy(s: Search, ctx: Context, gate: Gate | None = None) -> tuple[Candidate, bool]:
-    """The winner, denoised to the end, and whether the budget ended the search. `gate` is the context's own."""
+async def run_policy(s: Search, ctx: Context) -> tuple[Candidate, bool]:
+    """The winner, denoised to the end, and whether the budget ended the search."""
     exhausted = False
     try:
-        winner = await _answer(s, ctx, gate)
+        winner = await _answer(s, ctx)
         if not ctx.affords(winner):  # it was never scored, so its cost was not reserved
             winner = ctx.best
     except BudgetExhausted:
@@ -236,21 +234,24 @@ async def run_policy(s: Search, ctx: Context, gate: Gate | None = None) -> tuple
     return ctx.complete([winner])[0], exhausted or ctx.history.exhausted is not None
 
 
-async def _answer(s: Search, ctx: Context, gate: Gate | None) -> Candidate:
-    """The policy's answer. At a gate, a policy that asks for no trials starts anew for each further one.
+async def _answer(s: Search, ctx: Context) -> Candidate:
+    """The policy's answer. Under an allocator, a policy that asks for no trials starts anew for each further one.
 
-    Then it is the best of its answers, the earliest of equals.
+    Then it is the best of its answers, the earliest of equals; one without a reward by rewards.search is scored.
     """
     within, best, reward = ctx, list[Candidate](), ctx.history.reward_of
     while True:
-        best.append(await s.plan.arm.search(within, **s.plan.arm.arguments))
-        if not isinstance(best[-1], Candidate):
-            raise TypeError(f"it returned {type(best[-1]).__name__}, not a Candidate")
-        best = [max(best, key=lambda x: -inf if (r := reward(x)) is None else r)]
-        if gate is None or (within is ctx and ctx.history.trials):
-            return best[0]
-        ctx.history.trials, ctx.meter.owed = max(ctx.history.trials, 1), ctx.meter.due(best[0])
-        if not await gate(ctx):
+        x = await s.plan.arm.search(within, **s.plan.arm.arguments)
+        if not isinstance(x, Candidate):
+            raise TypeError(f"it returned {type(x).__name__}, not a Candidate")
+        if ctx.turn is None or (within is ctx and ctx.history.trials):
+            return x
+        if reward(x) is None:
+            (x,) = ctx.complete([x])
+            await ctx.rate([x])
+        best = [max([*best, x], key=reward)]  # type: ignore[arg-type]  # each has a reward
+        ctx.history.trials = max(ctx.history.trials, 1)
+        if not await ctx.turn(best[0]):
             return best[0]
         within = ctx.child(f"start {ctx.history.trials}")
         ctx.history.trials += 1
@@ -302,7 +303,7 @@ def _dry_run(s: Search, n: int) -> Cost:
     async def dry() -> Cost:
         gate = allowing(2) if arm.arm.allocate else None
         ctx = context(s, answer, lambda: 0.0, gate=gate)
-        winner, _ = await run_policy(s, ctx, gate)
+        winner, _ = await run_policy(s, ctx)
         return ctx.charged + ctx.meter.ledger.finish(winner)
 
     cost = judged(f"policy {arm.arm.policy} (arm {arm.arm.name})", arm.arm.search, lambda: asyncio.run(dry()))

@@ -1,7 +1,8 @@
 """One run: check and price every arm, start the fleet, run the searches, write their results, stop the fleet.
 
 For each prompt, seed and arm, at most `max_searches` at a time, a task runs the policy; the winner is denoised to the
-end, decoded, judged and written. Prompts are read one by one, so memory does not grow with their number.
+end, decoded, judged and written. Prompts are read one by one, so memory does not grow with their number. It does where
+an allocator shares a total budget out: all searches of the arm are then under way, and keep their histories.
 """
 
 import asyncio
@@ -290,7 +291,9 @@ class Session:
         ctx = context(s, answer, self.clock, self.past.walls.get(s.id, ()), gate)
         end = Outcome("done")
         try:
-            winner, exhausted = await run_policy(s, ctx, gate)
+            winner, exhausted = await run_policy(s, ctx)
+            if self._interrupted(asyncio.CancelledError()):
+                raise asyncio.CancelledError  # which the policy caught
             end = replace(end, winner=winner)
             if exhausted:
                 self.journal.add({"kind": "exhausted", "search": s.id, "wall": ctx.meter.asked_at})
@@ -314,7 +317,7 @@ class Session:
         gate = allowing(int(self.past.finished[s.id]["trials"])) if s.plan.arm.allocate else None
         try:
             ctx = context(s, answer, self.clock, self.past.walls.get(s.id, ()), gate)
-            winner, _ = await run_policy(s, ctx, gate)
+            winner, _ = await run_policy(s, ctx)
             if winner.id != self.past.finished[s.id]["winner"]:
                 raise LookupError("the policy now chooses another winner")
             finished = await engine.finish(winner, [], self._named(self.past.lacking[s.id], s, winner), spent)

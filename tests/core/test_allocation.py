@@ -1,6 +1,7 @@
 """Runs whose arms share a total budget out: the same on any fleet, after a kill, with whatever policy."""
 
 import asyncio
+import contextlib
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -112,20 +113,32 @@ def test_killed_after_any_record_it_ends_as_if_nothing_had_been(tmp_path):
         assert sum(c.name == "look" for r in fleet.replicas for c in r.calls) == len(every) - len(known)
 
 
-def test_interrupted_while_searches_wait_it_goes_on_to_the_same_end(tmp_path):
-    expected, _ = run(tmp_path / "whole", **shared())
+async def unstoppable(ctx):
+    """Best of n, which has an answer whatever is raised."""
+    xs, r = [], []
+    with contextlib.suppress(BaseException):
+        while await ctx.trials(12 - len(xs)):
+            xs += ctx.denoise(ctx.noise(1))
+            r += [*await ctx.score(xs[-1:])]
+    return xs[r.index(max(r))] if r else xs[0]
+
+
+@pytest.mark.parametrize("policy", [BON, {"name": "test_allocation:unstoppable"}], ids=lambda p: p["name"])
+def test_interrupted_while_searches_wait_it_goes_on_to_the_same_end(tmp_path, policy):
+    values = shared(policy=policy)
+    expected, _ = run(tmp_path / "whole", **values)
     for seconds in (45, 130, 250):
         path = tmp_path / str(seconds)
 
         async def stopped(path=path, seconds=seconds):
             async with asyncio.timeout(seconds):
-                await session(path, **shared(), max_searches=2).run()
+                await session(path, **values, max_searches=2).run()
 
         with pytest.raises(TimeoutError):
             run_virtual(stopped())
         rows = pq.read_table(path / "searches.parquet").to_pylist()
         assert {r["status"] for r in rows} == {"cancelled"}
-        rows, _ = run(path, **shared(), max_searches=3, resume="require")
+        rows, _ = run(path, **values, max_searches=3, resume="require")
         assert told(rows) == told(expected)
 
 
@@ -169,9 +182,6 @@ def test_every_policy_can_be_allocated_to(tmp_path, name):
     rows, dearest = found[0], max(r["nfe"] / r["trials"] for r in found[0])
     assert {r["status"] for r in rows} == {"done"}
     assert sum(r["nfe"] for r in rows) == spent <= 12_000  # what an answer still costs was known in time
-    if name == "single":  # what costs nothing but its end has nothing to make again
-        assert [r["trials"] for r in rows] == [1] * 4
-        return
     assert max(r["trials"] for r in rows) > 2
     origins = pq.read_table(tmp_path / "0" / "candidates.parquet")["origin"].to_pylist()
     assert any("start 1" in o for o in origins) == (name not in GO_ON)
@@ -242,24 +252,6 @@ def test_a_search_that_fails_leaves_and_the_others_go_on(tmp_path):
     assert 28 * VIDEO <= sum(r["nfe"] for r in rows) <= 30 * VIDEO
     rows, _ = run(tmp_path / "run", **shared(), resume="require")
     assert {r["status"] for r in rows} == {"done"}
-
-
-def test_a_policy_that_asks_twice_at_once_fails_and_does_not_hang(tmp_path):
-    rows, _ = run(tmp_path / "run", **shared(policy={"name": "test_allocation:hasty"}))
-    failed = {r["reason"] for r in rows if r["status"] == "failed"}
-    assert failed == {"ConcurrencyError: ctx.trials while the same search waits there already"}
-
-
-async def hasty(ctx):
-    xs = ctx.noise(1)
-    while await ctx.trials(1):
-        xs = ctx.denoise(ctx.noise(1))
-        await ctx.score(xs)
-        if ctx.history.trials > 1:
-            async with asyncio.TaskGroup() as tasks:
-                for _ in range(2):
-                    tasks.create_task(ctx.trials(1))
-    return xs[0]
 
 
 def test_no_more_searches_live_than_allowed_but_for_those_that_wait(tmp_path):

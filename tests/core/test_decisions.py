@@ -220,7 +220,7 @@ def turns(*answers: bool):
     """An allocator's answers: whether the search is chosen again after its first trial; it is an error to ask more."""
     left = list(answers)
 
-    async def turn() -> bool:
+    async def turn(x) -> bool:
         return left.pop(0)
 
     return turn

@@ -83,7 +83,7 @@ def test_what_enters_a_queue_is_judged_at_the_last_evaluation_of_its_slide(strid
 def test_another_draw_is_a_trial_and_the_first_of_a_chunk_is_not():
     left = [True, True, False]
 
-    async def turn() -> bool:
+    async def turn(x: Candidate) -> bool:
         return left.pop(0)
 
     # Chosen again for the first chunk, then for the second, whose third draw is refused: the best goes on as it is.

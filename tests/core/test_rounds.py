@@ -162,8 +162,9 @@ def driven(states, ends, allocate, total, least, order, *, early):
         i = order.choice(sorted(running))
         running.remove(i)
         done = rounds.made[i] + 1
-        rounds.report(i, *states[i][done - 1], left=bool(done == ends[i]))
-        running |= {j for j in range(n) if rounds.granted[j] > rounds.made[j]}
+        begin = rounds.report(i, *states[i][done - 1], left=bool(done == ends[i]))
+        assert not running & set(begin)
+        running |= set(begin)
         ahead += int((rounds.granted > rounds.settled).sum())
     assert rounds.over
     return rounds, ahead
@@ -243,6 +244,15 @@ def test_a_dear_first_trial_has_a_margin():
 
     assert begun(600) == [2, 1]
     assert begun(599) == [1, 1]
+
+
+def test_a_search_that_has_left_is_not_open_again_and_one_that_asks_twice_made_one_trial():
+    rounds = Rounds(2, lambda s: np.flatnonzero(s.open), 999, 60, False)
+    assert rounds.report(0, 0.0, 60) == rounds.report(0, 1.0, 90) == []
+    assert (rounds.made[0], rounds.states[0]) == (1, [(0.0, 60)])
+    assert rounds.report(1, 0.0, 60, left=True) == [0]
+    assert rounds.report(1, 1.0, 90) == [] and rounds.left(1)
+    assert rounds.report(0, 0.0, 120) == [0] and rounds.settled.tolist() == [3, 1]
 
 
 def test_best_never_falls():
