@@ -217,6 +217,16 @@ def test_gains_of_one_caption_or_one_seed():
     assert (gain, pairs) == (1, 1) and np.isnan([low, high]).all()
 
 
+def test_an_arm_with_another_reward_than_the_baseline_has_no_gain_in_it():
+    table = arms({"base": [[1.0], [2.0]], "other": [[30.0], [40.0]], "same": [[2.0], [4.0]]})
+    table = table.append_column("reward_search", pa.array([1.0] * 6))
+    found = {c.label: c for c in curves.curves(table, "base", {("other", "holdout"), ("same", "search")})}
+    judged = ("reward_holdout", "holdout_success", "gap")
+    pairs = {arm: [int(c.gains[m].n[0]) for m in (*judged, "reward_search")] for arm, c in found.items()}
+    assert pairs == {"base": [2, 2, 2, 2], "other": [0, 0, 0, 2], "same": [2, 2, 0, 0]}
+    assert [int(found["other"].means[m].n[0]) for m in judged] == [2, 2, 2]
+
+
 def test_what_is_compared_and_which_pictures_there_are():
     search = made([60, 120], 4, 2, lambda i, j, k, c: k + 1.0)
     found = curves.curves(search, "x-60")

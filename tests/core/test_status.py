@@ -157,6 +157,18 @@ def test_gains_are_over_the_baseline_on_the_same_caption_and_seed(tmp_path, apar
     assert (back.pairs, back.gain) == (best.pairs, pytest.approx(-best.gain))
 
 
+def test_an_arm_that_another_reward_judges_gains_nothing(tmp_path):
+    other = BEST_OF_2 | {"name": "other", "rewards": {"holdout": {"name": "verifier", "weights": {"TA": 2.0}}}}
+    end = watched(tmp_path / "run", arms=[{"name": "single"}, BEST_OF_2, other], prompts=list("abc"))["end"]
+    assert (end.arms["best"].pairs, end.arms["other"].pairs, end.arms["other"].gain) == (3, 0, None)
+
+
+def test_prompts_of_one_caption_have_the_interval_of_their_noises(tmp_path):
+    prompts = [{"prompt": "a", "negative_prompt": n} for n in "xy"]
+    end = watched(tmp_path / "run", arms=[{"name": "single"}, BEST_OF_2], prompts=prompts, seeds_apart=True)["end"]
+    assert end.arms["best"].pairs == 2 and end.arms["best"].gain_interval > 0
+
+
 def test_gains_are_shown(tmp_path, capsys):
     watched(tmp_path / "run", arms=[{"name": "base"}, BEST_OF_2], prompts=list("abc"))
     s = read(tmp_path / "run")
