@@ -207,6 +207,27 @@ def test_a_table_of_four_components_fits_on_a_terminal(width, lines):
     assert "best-of-4-ceiling" in first
 
 
+def test_what_fits_into_no_table_is_shown_as_text():
+    """Nothing is cut, whatever the length of an arm's name and the number of components."""
+    costs = {"nfe": 2880, "nfe_spent": 252000, "replica_seconds": 60, "gain": 0.125, "gain_interval": 0.062, "pairs": 6}
+    for name, n in (("rgrp-steps20-beta0.1-n2-temperature1.0", 4), ("best", 9)):
+        judged = {"components": tuple(f"grade{i}" for i in range(n)), "means": (0.5,) * n, "intervals": (0.25,) * n}
+        arms = {name: ArmStatus(6, 6, judge="verifier", **judged, **costs)}
+        s = Snapshot("r", "finished", "", 0.0, 0.0, None, None, 0, arms, None, "single")
+        display.summary(Console(file=(out := StringIO()), width=80), s, "runs/r")
+        assert max(map(len, out.getvalue().splitlines())) <= 80 and "…" not in out.getvalue()
+        whole = " ".join(out.getvalue().split())
+        for part in (
+            f"arm {name}: 6",
+            "by verifier",
+            f"grade{n - 1} 0.500 ± 0.250",
+            "+0.125 ± 0.062",
+            "252000 NFE run",
+        ):
+            assert part in whole
+        assert "480 NFE and 10.00 replica-s a search" in whole
+
+
 def test_faults_are_counted(tmp_path):
     faults = {3: ReplicaDied("killed"), 5: InputLost("gone")}
     fleet = FakeFleet()
