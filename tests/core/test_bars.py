@@ -9,6 +9,8 @@ from pathlib import Path
 
 import fakes
 import numpy as np
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
 import scripted
 import yaml
@@ -250,6 +252,20 @@ def test_a_run_is_read_as_it_was(run_dir):
     assert early.early and (early.until == [3, 6]).all()  # this one does not
     assert (early.made == 10).all() and (early.closing == 1).all()
     assert early.seen == pytest.approx(10 * of.seen) and early.reward == pytest.approx(of.reward)
+
+
+def test_a_search_whose_candidates_are_not_written_yet_is_left_out(run_dir, tmp_path):
+    """While a run goes on, a table may be behind the other."""
+    for name in ("searches.parquet", "candidates.parquet"):
+        rows = pq.read_table(run_dir / name)
+        late = pc.and_(pc.equal(rows["search_id"], "000003-s10-tuning"), name == "candidates.parquet")
+        pq.write_table(rows.filter(pc.invert(late)), tmp_path / name)
+    _, whole = read(run_dir, "tuning", "seconds")
+    _, of = read(tmp_path, "tuning", "seconds")
+    kept = [i for i, s in enumerate(whole.ids) if s != "000003-s10-tuning"]
+    assert len(kept) == 19 and of.ids == [whole.ids[i] for i in kept]
+    for k in ("seen", "reward", "until", "looking", "made", "judging", "closing"):
+        assert (getattr(of, k) == getattr(whole, k)[kept]).all()
 
 
 def test_nfe_are_told_from_steps(run_dir):

@@ -217,6 +217,14 @@ def test_gains_of_one_caption_or_one_seed():
     assert (gain, pairs) == (1, 1) and np.isnan([low, high]).all()
 
 
+def test_without_the_baseline_the_summary_says_why_there_are_no_gains():
+    table = arms({"base": [[None], [None]], "more": [[1.0], [2.0]]})
+    text = report.summary(table, curves.curves(table, "base"), [], "base")
+    assert "**No search of `base` has finished" in text and "2 captions x 1 seed." in text
+    assert "| more | 2 | 20 | 10 | 2 | 0 | – | – | 1.500 [1.000, 2.000] | 1.000 [1.000, 1.000] |" in text
+    assert "No search of" not in report.summary(table, curves.curves(table, "more"), [], "more")
+
+
 def test_an_arm_with_another_reward_than_the_baseline_has_no_gain_in_it():
     table = arms({"base": [[1.0], [2.0]], "other": [[30.0], [40.0]], "same": [[2.0], [4.0]]})
     table = table.append_column("reward_search", pa.array([1.0] * 6))
