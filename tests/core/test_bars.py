@@ -17,7 +17,8 @@ import yaml
 
 from policies import sequential
 from raysearch.__main__ import main
-from raysearch.bars.choice import Choice, chosen, folds
+from raysearch.bars.choice import Choice, block, chosen, folds
+from raysearch.bars.report import text
 from raysearch.bars.rollouts import Rollouts, read
 from raysearch.bars.rules import Rule, best_of, latencies, measured
 from raysearch.recipe.candidate import Candidate
@@ -97,6 +98,12 @@ def test_the_best_rule_of_a_look_that_tells_everything():
     assert expected == pytest.approx(wanted)
     assert found["cross_fitted"]["gain"] == pytest.approx([0.5] * 3)  # of equal captions
     assert found["cross_fitted"]["cost_share"] == pytest.approx([cost / 51] * 3)
+    assert found["expected"]["rounds"] == {"p10": 1, "p50": pytest.approx(1.5, abs=0.5), "p90": 3}  # 1/2, 1/3, 1/6
+    low, middle, high = found["expected"]["latency"].values()
+    assert (low, high) == (16, 30) and middle in (16, 23)  # each bad one before the good one takes 7
+    printed = text(found | {"arm": "exact", "unit": "NFE"})
+    assert f"gain over one noise 0.5, 1.00 of best-of-4's, at {cost / 51:.2f} of its cost, which is 20.7 NFE" in printed
+    assert "[1, 3] rounds" in printed and "[16, 30] NFE" in printed and "success 1.00" in printed
 
 
 def test_two_looks_that_each_tell_one_half_are_both_chosen():
@@ -301,6 +308,28 @@ def test_a_rule_that_is_run_costs_and_gains_what_was_expected(tmp_path):
     assert np.mean([r["reward_search"] for r in rows]) == pytest.approx(found.reward.mean(), abs=0.02)
     assert np.mean([r["replica_seconds"] for r in rows]) == pytest.approx(found.cost.mean(), rel=0.05)
     assert np.mean([r["reward_search"] >= 0.8 for r in rows]) == pytest.approx(found.success.mean(), abs=0.05)
+
+
+def test_a_rule_without_looks_names_no_early_reward():
+    """Without rewards.early in the config that would be refused."""
+    of = replace(EXACT, early=True)
+    assert block(of, Rule((5,), (1.0,), None, 2), 1)["early"] is True
+    assert "early" not in block(of, Rule((), (), 1.0, 2), 1)
+
+
+def test_seeds_are_drawn_only_where_captions_share_them():
+    rng = np.random.default_rng(0)
+    of = table(rng.normal(size=(12, 4)), rng.normal(size=(12, 4)))
+    captions = [f"caption {i // 2}" for i in range(12)]
+
+    def gain(seeds):
+        found = chosen(replace(of, captions=captions, seeds=seeds), cost=0.7, against=2, batch=1)
+        return found["cross_fitted"]["gain"]
+
+    apart = gain(list(range(12)))
+    assert apart == gain(list(range(100, 112)))  # seeds have weights by their names
+    shared = gain([0, 1] * 6)
+    assert shared[0] == apart[0] and shared[1:] != apart[1:] and shared != gain([2, 3] * 6)
 
 
 def test_rules_on_the_scale_of_search_name_no_early_reward(run_dir, capsys):
