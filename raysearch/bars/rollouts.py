@@ -29,7 +29,7 @@ TABLES = {
     "searches.parquet": (
         *("search_id", "arm", "prompt", "seed", "policy", "policy_args", "status", "replica_seconds"),
     ),
-    "candidates.parquet": ("search_id", "trajectory", "step", "by", *NUMBERS),
+    "candidates.parquet": ("search_id", "part", "trajectory", "step", "by", *NUMBERS),
 }
 
 
@@ -108,6 +108,8 @@ def _rollouts(
     run_dir: str,
 ) -> Rollouts:
     """The noises of an arm's searches that are done, whose policy has the arguments `given`."""
+    allowed = "a run of videos of one clip each: bars for long videos cannot be chosen from data"
+    check(not any(r["part"] for r in candidates), "RUN_DIR", run_dir, allowed)
     rows: dict[str, dict[str, dict[tuple[int, str], dict[str, Any]]]] = defaultdict(lambda: defaultdict(dict))
     for r in candidates:
         rows[r["search_id"]][r["trajectory"]][r["step"], r["by"]] = r

@@ -39,7 +39,7 @@ def run(
                 | {"policy_args": json.dumps(arguments), "status": status, "replica_seconds": 40.0}
             )
             candidates += [
-                {"search_id": search, "trajectory": f"{i} {noise}", "step": step, "by": "search"}
+                {"search_id": search, "part": 0, "trajectory": f"{i} {noise}", "step": step, "by": "search"}
                 | {"reward": noise / 2, "nfe": 2 * step + 2 * (step < 10), "making_s": 10.0, "scoring_s": 1.0}
                 for noise in range(3)
                 for step in (4, 10)
@@ -138,6 +138,7 @@ TABLE = [
         "RUN_DIR: ...; it must be a run where noises differ: the finished videos of every search have equal rewards",
         run(each={"reward": 1.0}),
     ),
+    row("RUN_DIR: ...; it must be a run of videos of one clip each: bars for long videos cannot be ...", run(part=1)),
     row("RUN_DIR: ...whose searches are done: it has 1, 1 searches", run(drop=lambda r: r["trajectory"][0] == "1")),
     row(
         "--json: 'none/a.json' is not allowed; it must be a file in a folder that is there", run(), "--json none/a.json"

@@ -219,6 +219,9 @@ def test_gains_have_intervals_and_say_what_they_lack(tmp_path, printed_here, cap
         with pytest.raises(SystemExit):
             printed_here("benchmarks/gains.py", f"{tmp_path} {arguments}")
         assert line in capsys.readouterr().err
+    pq.write_table(pa.Table.from_pylist(rows[:1] + rows), tmp_path / "searches.parquet")  # of two negative prompts
+    with pytest.raises(SystemExit, match="'a' has two searches of seed 0"):
+        printed_here("benchmarks/gains.py", f"{tmp_path} --components holdout_VQ")
 
 
 def test_what_the_arms_of_a_sweep_gain(tmp_path, printed_here):
