@@ -80,12 +80,16 @@ class RunningMean:
         self._total = np.zeros(0)
         self._drawn = np.zeros((DRAWS, 0))  # (D, 1 + K): weights, and weighted sums
         self._half: tuple[int, np.ndarray] = (0, np.zeros(0))  # after how many searches, and what it was
+        self._first: object = None  # what the first search would be drawn by
+        self._several = False  # whether there is more than one such thing to draw from
 
     def add(self, values: Sequence[float], caption: object, seed: object | None = None) -> None:
         """Take the K values of one search; with a seed of None only captions are drawn."""
         row = np.array([1.0, *values])
         if not self.n:
             self._total, self._drawn = np.zeros(len(row)), np.zeros((DRAWS, len(row)))
+            self._first = caption, seed
+        self._several |= self._first != (caption, seed)
         weight = weights("caption", caption) * (1.0 if seed is None else weights("seed", seed))
         self._drawn += weight[:, None] * row
         self._total += row
@@ -98,8 +102,8 @@ class RunningMean:
 
     @property
     def half(self) -> np.ndarray:
-        """Half the widths of the intervals, (K,); empty below two searches."""
-        if self.n > 1 and self._half[0] != self.n:
+        """Half the widths of the intervals, (K,); empty while there is but one caption and seed to draw from."""
+        if self._several and self._half[0] != self.n:
             low, high = interval(_means(self._drawn))
             self._half = self.n, (high - low) / 2
         return self._half[1]

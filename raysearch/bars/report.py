@@ -20,8 +20,8 @@ def report(
     check(0 < cost < float("inf"), "--cost", cost, "a number above 0, such as 0.5")
     check(file is None or file.parent.is_dir(), "--json", str(file), "a file in a folder that is there")
     name, of = read(run_dir, arm, unit)
-    for key, value in (("--against", against), ("--batch", batch)):
-        check(1 <= value <= of.noises, key, value, f"in 1..{of.noises}, the noises of a search of {name}")
+    for key, value, least in (("--against", against, 2), ("--batch", batch, 1)):
+        check(least <= value <= of.noises, key, value, f"in {least}..{of.noises}, the noises of a search of {name}")
     found = {"arm": name, "unit": UNITS[unit]} | chosen(of, cost=cost, against=against, batch=batch)
     if file is not None:
         try:
@@ -37,7 +37,7 @@ def text(found: dict[str, Any]) -> str:
     rival = f"best-of-{found['against']}'s"
 
     def spread(key: str) -> str:
-        return f"{e[key]['p10']:.3g} to {e[key]['p90']:.3g}"
+        return f"{e[key]['p50']:.3g} [{e[key]['p10']:.3g}, {e[key]['p90']:.3g}]"
 
     def interval(key: str, form: str) -> str:
         value, low, high = (format(x, form) for x in fitted[key])
@@ -53,7 +53,6 @@ def text(found: dict[str, Any]) -> str:
         "# The rule below, on the captions that it was chosen on:",
         f"#   gain over one noise {e['gain']:.3g}, {e['gain_share']:.2f} of {rival}, at {e['cost_share']:.2f} of its "
         f"cost, which is {e['cost']:.3g} {unit}{success}",
-        f"#   one after the other, median (and p10 to p90): {e['rounds']['p50']:.3g} rounds ({spread('rounds')}), "
-        f"{e['latency']['p50']:.3g} {unit} ({spread('latency')})",
+        f"#   one after the other: {spread('rounds')} rounds, {spread('latency')} {unit} (median, p10 to p90)",
     ]
     return "\n".join(lines) + "\n" + OmegaConf.to_yaml(OmegaConf.create({"policy": found["policy"]}))

@@ -11,6 +11,7 @@ Shapes: S searches, N noises of each, K looks.
 """
 
 import json
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from raysearch.errors import ConfigError, check
@@ -27,7 +29,7 @@ TABLES = {
     "searches.parquet": (
         *("search_id", "arm", "prompt", "seed", "policy", "policy_args", "status", "replica_seconds"),
     ),
-    "candidates.parquet": ("search_id", "trajectory", "step", "by", *NUMBERS),
+    "candidates.parquet": ("search_id", "part", "trajectory", "step", "by", *NUMBERS),
 }
 
 
@@ -59,7 +61,7 @@ def read(run_dir: Path, arm: str | None, unit: str) -> tuple[str, Rollouts]:
 
     `unit` is "seconds" or "nfe". Raises ConfigError.
     """
-    searches, candidates = (_table(run_dir, name, columns) for name, columns in TABLES.items())
+    searches = _table(run_dir, "searches.parquet").to_pylist()
     tuned = {r["arm"]: json.loads(r["policy_args"]) for r in searches if _tunes(r)}
     named = ", ".join(tuned)
     arms = ", ".join(dict.fromkeys(r["arm"] for r in searches))
@@ -69,18 +71,22 @@ def read(run_dir: Path, arm: str | None, unit: str) -> tuple[str, Rollouts]:
         check(len(tuned) == 1, "--arm", arm, f"one of {named}: the run has several arms to choose bars from")
         (arm,) = tuned
     check(arm in tuned, "--arm", arm, f"one of {named}, the arms of `sequential` with bars: null and enough: null")
-    return arm, _rollouts([r for r in searches if r["arm"] == arm], candidates, tuned[arm], unit, str(run_dir))
+    done = [r for r in searches if r["arm"] == arm and r["status"] == "done"]
+    table = _table(run_dir, "candidates.parquet")
+    table = table.filter(pc.is_in(table["search_id"], pa.array([r["search_id"] for r in done], pa.string())))
+    return arm, _rollouts(done, table.to_pylist(), tuned[arm], unit, str(run_dir))
 
 
-def _table(run_dir: Path, name: str, columns: Sequence[str]) -> list[dict[str, Any]]:
-    """The rows of a run's table, some columns of it."""
+def _table(run_dir: Path, name: str) -> pa.Table:
+    """A run's table, some columns of it."""
+    columns = TABLES[name]
     try:
         file = run_dir.expanduser() / name
         check(file.is_file(), "RUN_DIR", str(run_dir), f"the folder of a run, with {' and '.join(TABLES)}")
         lacking = [c for c in columns if c not in pq.read_schema(file).names]
         allowed = f"the folder of a run of this version of raysearch: its {name} lacks {', '.join(lacking)}"
         check(not lacking, "RUN_DIR", str(run_dir), allowed)
-        return pq.read_table(file, columns=list(columns)).to_pylist()  # type: ignore[no-any-return]
+        return pq.read_table(file, columns=list(columns))
     except (OSError, RuntimeError, pa.ArrowException) as error:
         said = str(error).splitlines()[0]
         raise ConfigError.of("RUN_DIR", str(run_dir), f"a folder whose {name} can be read ({said})") from error
@@ -95,22 +101,25 @@ def _tunes(row: Mapping[str, Any]) -> bool:
 
 
 def _rollouts(
-    searches: Sequence[dict[str, Any]],
+    done: Sequence[dict[str, Any]],
     candidates: Sequence[dict[str, Any]],
     given: Mapping[str, Any],
     unit: str,
     run_dir: str,
 ) -> Rollouts:
-    """The noises of an arm's searches, whose policy has the arguments `given`."""
-    done = [r for r in searches if r["status"] == "done"]
+    """The noises of an arm's searches that are done, whose policy has the arguments `given`."""
+    allowed = "a run of videos of one clip each: bars for long videos cannot be chosen from data"
+    check(not any(r["part"] for r in candidates), "RUN_DIR", run_dir, allowed)
+    rows: dict[str, dict[str, dict[tuple[int, str], dict[str, Any]]]] = defaultdict(lambda: defaultdict(dict))
+    for r in candidates:
+        rows[r["search_id"]][r["trajectory"]][r["step"], r["by"]] = r
+    done = [r for r in done if r["search_id"] in rows]  # while a run goes on, one table may be behind the other
+    rows = {r["search_id"]: rows[r["search_id"]] for r in done}
     captions = len({r["prompt"] for r in done})
     allowed = f"a run of at least 2 captions, whose searches are done: it has {captions}, {len(done)} searches"
     check(captions > 1, "RUN_DIR", run_dir, allowed)
-    looks, n = tuple(sorted(set(given["looks"]))), given["n"]
-    rows: dict[str, dict[str, dict[tuple[int, str], dict[str, Any]]]] = {r["search_id"]: {} for r in done}
-    for r in candidates:
-        if (noises := rows.get(r["search_id"])) is not None:
-            noises.setdefault(r["trajectory"], {})[r["step"], r["by"]] = r
+    looks, n = tuple(given["looks"]), given["n"]
+    check(n > 1, "RUN_DIR", run_dir, f"a run with at least 2 noises a search: policy.n is {n}")
     last = max((step for noises in rows.values() for asked in noises.values() for step, _ in asked), default=0)
     points = [*((t, "early" if given["early"] else "search") for t in looks), (last, "search")]
     values = np.zeros((len(done), n, len(points), len(NUMBERS)))
@@ -124,6 +133,8 @@ def _rollouts(
             allowed = f"a run of finite numbers: {k} in {search_id} is {', '.join(map(str, odd[:1]))}"
             check(len(odd) == 0, "RUN_DIR", run_dir, allowed)
     reward, nfe, making, scoring = np.moveaxis(values, 3, 0)  # (S, N, K + 1) each
+    allowed = "a run where noises differ: the finished videos of every search have equal rewards"
+    check((np.ptp(reward[:, :, -1], axis=1) > 0).any(), "RUN_DIR", run_dir, allowed)
     closing = np.array([r["replica_seconds"] for r in done]) - making[:, :, -1].sum(1) - scoring.sum((1, 2))
     making = nfe / nfe[:, :, -1:] * making[:, :, -1:]  # another arm's x0 prediction may be in that of a look
     if unit == "nfe":

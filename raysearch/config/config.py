@@ -242,6 +242,16 @@ def baseline(config: Config) -> str:
     return config.baseline or ("single" if "single" in names else names[0])
 
 
+def unlike(config: Config) -> set[tuple[str, str]]:
+    """Each (arm, reward), such as ("rgrp", "search"), where the arm has another reward than the baseline.
+
+    Such an arm gains nothing that can be told in that reward: the two are on different scales.
+    """
+    kinds, over = [f.name for f in fields(RewardsConfig)], baseline(config)
+    of = {a.name: a.rewards for a in arms(config)}
+    return {(name, k) for name, r in of.items() for k in kinds if getattr(r, k) != getattr(of[over], k)}
+
+
 def label(name: str) -> str:
     """An arm's name as it stands in ids and file names."""
     return re.sub(r"[^\w.+-]", "-", name)

@@ -62,8 +62,7 @@ class Rounds:
         if self.granted[i] > self.made[i]:
             self.states[i].append((max(best, self.states[i][-1][0] if self.states[i] else -inf), cost))
             self.made[i] += 1
-        if left:
-            self._last[i] = self.made[i]
+        self._last[i] = self.made[i] if left else self._last[i]
         self._show(i)
         while not self.over and np.all((self.made >= self.settled) | (self._last < NEVER)):
             self._decide()
@@ -139,8 +138,7 @@ class Allocation:
 
     def leave(self, search_id: str, ctx: Context) -> dict[str, Any]:
         """A search has ended, by its own choice unless it was told to. Its states are for its record in the journal."""
-        i = self._places[search_id]
-        self._add(i, ctx, owed=0, left=True)
+        self._add(i := self._places[search_id], ctx, owed=0, left=True)
         states = [(None if best == -inf else best, cost) for best, cost in self.rounds.states[i]]
         return {"rounds": {"states": states, "left": self.rounds.left(i)}}
 

@@ -22,6 +22,7 @@ from raysearch.session.snapshot import ArmStatus, FleetStatus, Snapshot
 LINE_EVERY = 10.0  # seconds between plain lines
 DRAW_EVERY = 0.5
 GAIN = "gain"  # the column of it
+MOST_FOLDS = 4  # lines of an arm's name in a table
 
 
 def cost_text(c: Cost) -> str:
@@ -86,7 +87,7 @@ class Display:
 
 def summary(console: Console, s: Snapshot, run_dir: str) -> None:
     """Print how a run ended: a table of its arms, and where the results are."""
-    console.print(_fitting(console, s))
+    _print_arms(console, s)
     say(console)(f"results: {run_dir}")
 
 
@@ -97,16 +98,14 @@ def status(console: Console, s: Snapshot, now: float) -> None:
         grid = Table.grid(padding=(0, 2))
         for name, text in details:
             grid.add_row(name, _text(text))
-        console.print(grid, _fitting(console, s), sep="\n\n")
+        console.print(grid, "")
+        _print_arms(console, s)
         return
     print_line = say(console)
     for name, text in details:
         print_line(f"{name}: {text}")
-    for name, a in s.arms.items():
-        quality = "".join(f", {c} {cell}" for c, cell in _judged(a).items())
-        if a.gain is not None:
-            quality += f", gain over {s.baseline} {_gain(a)} of {a.pairs} pairs"
-        print_line(f"arm {name}: {_searches(a)}{quality}, {a.nfe_spent} NFE run")
+    for line in _lines(s):
+        print_line(line)
 
 
 class Lasting:
@@ -218,11 +217,32 @@ def _gain(a: ArmStatus) -> str:
     return f"{a.gain:+.3f}" + (f" ± {a.gain_interval:.3f}" if a.gain_interval is not None else "")
 
 
-def _fitting(console: Console, s: Snapshot) -> Table:
-    """The table of a run's arms, without lines where a terminal is too narrow for them."""
-    lined = _table(s)
-    needed = console.measure(lined, options=console.options.update(max_width=10_000)).maximum
-    return lined if needed <= console.width else _table(s, narrow=True)
+def _print_arms(console: Console, s: Snapshot) -> None:
+    """Print the table of a run's arms: without lines on a narrow terminal, and as text where even that does not fit."""
+
+    def needed(table: Table) -> int:
+        return console.measure(table, options=console.options.update(max_width=10_000)).maximum
+
+    lined, narrow = _table(s), _table(s, narrow=True)
+    longest = max(map(len, ("arm", *s.arms)))
+    folded = max(len("arm"), -(-longest // MOST_FOLDS))  # the least width of the column of names
+    if needed(lined) <= console.width:
+        console.print(lined)
+    elif needed(narrow) - longest + folded <= console.width:
+        console.print(narrow)
+    else:
+        console.print(*(part for part in (lined.title, *map(_text, _lines(s))) if part is not None), sep="\n")
+
+
+def _lines(s: Snapshot) -> Iterator[str]:
+    """A line for each arm, with what the table has of it."""
+    for name, a in s.arms.items():
+        quality = "".join(f", {c} {cell}" for c, cell in _judged(a).items())
+        if a.gain is not None:
+            quality += f", gain over {s.baseline} {_gain(a)} of {a.pairs} pairs"
+        n = max(a.done, 1)
+        costs = f"{a.nfe / n:.0f} NFE and {a.replica_seconds / n:.2f} replica-s a search, {a.nfe_spent} NFE run"
+        yield f"arm {name}: {_searches(a)}{quality}, {costs}"
 
 
 def _table(s: Snapshot, narrow: bool = False) -> Table:

@@ -27,13 +27,15 @@ WINDOW = 300.0  # seconds over which rates are taken: a large model's item takes
 class ArmTally:
     """Running sums of one arm's searches. `judge` is the held-out one, if any, with its `components`.
 
-    `apart` is True if no two captions share a noise; intervals then draw captions alone.
+    `apart` is True if no two captions share a noise; intervals then draw captions alone. `unlike` is True if the
+    baseline is judged by another reward.
     """
 
     total: int
     judge: str = ""
     components: tuple[str, ...] = ()
     apart: bool = False
+    unlike: bool = False
     done: int = 0
     failed: int = 0
     budget: int = 0
@@ -94,7 +96,7 @@ class Progress(Totals):
         arm = self.arms[row["arm"]]
         arm.add(row)
         if row["status"] != "cancelled":
-            value = row.get("reward_holdout") if arm.judge == self.arms[self.gains.baseline].judge else None
+            value = None if arm.unlike else row.get("reward_holdout")
             seed = None if arm.apart else row["seed"]
             self.gains.add(row["arm"], group_of(row["search_id"]), value, row["prompt"], seed)
         reward = row["reward_search"]

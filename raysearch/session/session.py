@@ -117,7 +117,8 @@ class Session:
         if begun and config.resume == "extend":
             grown = replace(begun, **{k: getattr(config, k) for k in GROWING})
             self.directory.folder.write(CONFIG, configuration.resolved(grown).encode())
-        arms = {a.arm.name: self._tally(a.holdout) for a in self.plan.arms}
+        unlike = configuration.unlike(config)
+        arms = {a.arm.name: self._tally(a.holdout, (a.arm.name, "holdout") in unlike) for a in self.plan.arms}
         gains = RunningGains(list(arms), configuration.baseline(config))
         self.progress = Progress(run_dir.resolve().name, arms, clock(), gains)
         with self.journal.understood():
@@ -146,12 +147,12 @@ class Session:
     def _stops(self, sampler: Sampler) -> list[int]:
         return dataset.stops(sampler.sigmas, self.config.collect.levels) if self.config.collect else []
 
-    def _tally(self, judge: Reward | None) -> ArmTally:
+    def _tally(self, judge: Reward | None, unlike: bool) -> ArmTally:
         if judge is None:
             return ArmTally(self.searches_per_arm)
         name = judge.key.rpartition("-")[0] or judge.key
-        apart = self._apart and len(self.prompts) > 1
-        return ArmTally(self.searches_per_arm, name, judge.components, apart)
+        apart = self._apart and len({e.prompt.title for e in self.prompts}) > 1
+        return ArmTally(self.searches_per_arm, name, judge.components, apart, unlike)
 
     @property
     def _idle(self) -> bool:

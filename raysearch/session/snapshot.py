@@ -26,12 +26,12 @@ class ArmStatus:
     judge: str = ""
     components: tuple[str, ...] = ()
     means: tuple[float, ...] = ()
-    intervals: tuple[float, ...] = ()  # half widths of 95% intervals; none below two winners
+    intervals: tuple[float, ...] = ()  # half widths of 95% intervals; none of one caption and seed
     nfe: int = 0  # charged, as if each search had run alone
     nfe_spent: int = 0
     replica_seconds: float = 0.0
     gain: float | None = None  # None without pairs
-    gain_interval: float | None = None  # half the width of its 95% interval; None below two pairs
+    gain_interval: float | None = None  # half the width of its 95% interval; None of one caption and seed
     pairs: int = 0
 
     @property

@@ -7,7 +7,7 @@ it, cancel. Every interval is a 95% interval of raysearch.bootstrap. A single se
 Shapes: K arms of a curve, D draws, N searches, P parameters of a law.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -76,8 +76,11 @@ class Fit:
 # -- curves ----------------------------------------------------------------------------------------------------------
 
 
-def curves(rows: pa.Table, baseline: str) -> list[Curve]:
-    """The curves of a sweep's finished searches, in the order of their labels; gains are over the arm `baseline`."""
+def curves(rows: pa.Table, baseline: str, unlike: Collection[tuple[str, str]] = ()) -> list[Curve]:
+    """The curves of a sweep's finished searches, in the order of their labels; gains are over the arm `baseline`.
+
+    An arm has no gain in measures of an (arm, reward) of `unlike`: its reward is another one than the baseline's.
+    """
     rows = rows.filter(pc.is_in(rows["status"], pa.array(FINISHED)))
     if not rows.num_rows:
         return []
@@ -90,7 +93,12 @@ def curves(rows: pa.Table, baseline: str) -> list[Curve]:
     costs = {k: floats(rows, k) for k in (*COSTS, "nfe_spent")}
     policy = np.asarray(rows["policy"].to_pylist())
     axes = {k: rows[k].to_pylist() for k in rows.column_names if k.startswith("axis_")}
-    over = {m: _minus(values, pair, arm == baseline) for m, values in measures.items()}
+    judge = judged(measures) or "reward_final"
+    over = {}
+    for m, values in measures.items():
+        of = {"search", judge.removeprefix("reward_")} if m == "gap" else {m.removeprefix("reward_").partition("_")[0]}
+        other = np.isin(arm, [name for name, reward in unlike if reward in of])
+        over[m] = np.where(other, np.nan, _minus(values, pair, arm == baseline))
 
     def means(values: np.ndarray, arms: Sequence[str]) -> Means:
         there = [np.isfinite(values) & (arm == a) for a in arms]

@@ -245,7 +245,7 @@ def write_report(sweep: Sweep, run_dir: Path) -> None:
     rows = table(sweep, pq.read_table(run_dir / "searches.parquet"))
     write_table(folder, "sweep.parquet", rows)
     baseline = configuration.baseline(sweep.config)
-    found = curves.curves(rows, baseline)
+    found = curves.curves(rows, baseline, configuration.unlike(sweep.config))
     laws = curves.fits(found)
     write_table(folder, "curves.parquet", curves.curve_table(found))
     write_table(folder, "fits.parquet", curves.fit_table(laws))

@@ -96,7 +96,7 @@ def summary(rows: pa.Table, found: Sequence[Curve], laws: Sequence[Fit], baselin
     captions, seeds = len(pc.unique(rows["prompt"])), len(pc.unique(rows["seed"]))
     apart = shared(rows["prompt"].to_pylist(), rows["seed"].to_pylist()) is None
     named = "1 caption" if captions == 1 else f"{captions} captions"
-    noises = f"with {seeds} noises, each of one caption" if apart else f"x {seeds} seeds"
+    noises = f"with {seeds} noises, each of one caption" if apart else f"x {seeds} {'seed' if seeds == 1 else 'seeds'}"
     alone, spent = (pc.sum(rows[k]).as_py() for k in ("nfe_alone", "nfe_spent"))
     lines = [
         "# Sweep",
@@ -113,6 +113,8 @@ def summary(rows: pa.Table, found: Sequence[Curve], laws: Sequence[Fit], baselin
             "",
             f"**{failed} searches failed or were cancelled and are in no mean; run the sweep again for them.**",
         ]
+    if baseline not in {arm for c in found for arm in c.arms}:
+        lines += ["", f"**No search of `{baseline}` has finished, so there are no gains.** Name another `baseline`."]
     if captions < FEW_CAPTIONS:
         lines += [
             "",

@@ -85,6 +85,8 @@ def arms_of(rows: Sequence[dict], components: Sequence[str]) -> dict[str, dict[K
     for r in rows:
         judged = [r.get(c) for c in components]
         if None not in judged:
+            if (r["prompt"], r["seed"]) in arms.get(r["arm"], {}):
+                raise SystemExit(f"{r['prompt']!r} has two searches of seed {r['seed']}: captions cannot be told apart")
             success = next((r[s] for s in SUCCESS if r.get(s) is not None), np.nan)
             arms.setdefault(r["arm"], {})[r["prompt"], r["seed"]] = sum(judged), r["replica_seconds"], success
     return arms

@@ -44,7 +44,9 @@ def main() -> None:
 
 
 def gain(r: dict[str, Any]) -> str:
-    """The paired difference of a row of curves.parquet, with its interval if it has one."""
+    """The paired difference of a row of curves.parquet, with its interval if it has one; a dash without pairs."""
+    if not r["pairs"]:
+        return "–"
     difference, low, high = (f"{r[k]:+.3f}" for k in ("difference", "difference_low", "difference_high"))
     return difference if low == high else f"{difference} [{low}, {high}]"
 

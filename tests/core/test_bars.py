@@ -9,13 +9,16 @@ from pathlib import Path
 
 import fakes
 import numpy as np
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
 import scripted
 import yaml
 
 from policies import sequential
 from raysearch.__main__ import main
-from raysearch.bars.choice import Choice, chosen, folds
+from raysearch.bars.choice import Choice, block, chosen, folds
+from raysearch.bars.report import text
 from raysearch.bars.rollouts import Rollouts, read
 from raysearch.bars.rules import Rule, best_of, latencies, measured
 from raysearch.recipe.candidate import Candidate
@@ -95,6 +98,12 @@ def test_the_best_rule_of_a_look_that_tells_everything():
     assert expected == pytest.approx(wanted)
     assert found["cross_fitted"]["gain"] == pytest.approx([0.5] * 3)  # of equal captions
     assert found["cross_fitted"]["cost_share"] == pytest.approx([cost / 51] * 3)
+    assert found["expected"]["rounds"] == {"p10": 1, "p50": pytest.approx(1.5, abs=0.5), "p90": 3}  # 1/2, 1/3, 1/6
+    low, middle, high = found["expected"]["latency"].values()
+    assert (low, high) == (16, 30) and middle in (16, 23)  # each bad one before the good one takes 7
+    printed = text(found | {"arm": "exact", "unit": "NFE"})
+    assert f"gain over one noise 0.5, 1.00 of best-of-4's, at {cost / 51:.2f} of its cost, which is 20.7 NFE" in printed
+    assert "[1, 3] rounds" in printed and "[16, 30] NFE" in printed and "success 1.00" in printed
 
 
 def test_two_looks_that_each_tell_one_half_are_both_chosen():
@@ -252,6 +261,20 @@ def test_a_run_is_read_as_it_was(run_dir):
     assert early.seen == pytest.approx(10 * of.seen) and early.reward == pytest.approx(of.reward)
 
 
+def test_a_search_whose_candidates_are_not_written_yet_is_left_out(run_dir, tmp_path):
+    """While a run goes on, a table may be behind the other."""
+    for name in ("searches.parquet", "candidates.parquet"):
+        rows = pq.read_table(run_dir / name)
+        late = pc.and_(pc.equal(rows["search_id"], "000003-s10-tuning"), name == "candidates.parquet")
+        pq.write_table(rows.filter(pc.invert(late)), tmp_path / name)
+    _, whole = read(run_dir, "tuning", "seconds")
+    _, of = read(tmp_path, "tuning", "seconds")
+    kept = [i for i, s in enumerate(whole.ids) if s != "000003-s10-tuning"]
+    assert len(kept) == 19 and of.ids == [whole.ids[i] for i in kept]
+    for k in ("seen", "reward", "until", "looking", "made", "judging", "closing"):
+        assert (getattr(of, k) == getattr(whole, k)[kept]).all()
+
+
 def test_nfe_are_told_from_steps(run_dir):
     _, of = read(run_dir, "tuning", "nfe")
     assert (of.until == [8, 14]).all() and (of.made == 20).all()  # guidance doubles
@@ -285,6 +308,28 @@ def test_a_rule_that_is_run_costs_and_gains_what_was_expected(tmp_path):
     assert np.mean([r["reward_search"] for r in rows]) == pytest.approx(found.reward.mean(), abs=0.02)
     assert np.mean([r["replica_seconds"] for r in rows]) == pytest.approx(found.cost.mean(), rel=0.05)
     assert np.mean([r["reward_search"] >= 0.8 for r in rows]) == pytest.approx(found.success.mean(), abs=0.05)
+
+
+def test_a_rule_without_looks_names_no_early_reward():
+    """Without rewards.early in the config that would be refused."""
+    of = replace(EXACT, early=True)
+    assert block(of, Rule((5,), (1.0,), None, 2), 1)["early"] is True
+    assert "early" not in block(of, Rule((), (), 1.0, 2), 1)
+
+
+def test_seeds_are_drawn_only_where_captions_share_them():
+    rng = np.random.default_rng(0)
+    of = table(rng.normal(size=(12, 4)), rng.normal(size=(12, 4)))
+    captions = [f"caption {i // 2}" for i in range(12)]
+
+    def gain(seeds):
+        found = chosen(replace(of, captions=captions, seeds=seeds), cost=0.7, against=2, batch=1)
+        return found["cross_fitted"]["gain"]
+
+    apart = gain(list(range(12)))
+    assert apart == gain(list(range(100, 112)))  # seeds have weights by their names
+    shared = gain([0, 1] * 6)
+    assert shared[0] == apart[0] and shared[1:] != apart[1:] and shared != gain([2, 3] * 6)
 
 
 def test_rules_on_the_scale_of_search_name_no_early_reward(run_dir, capsys):

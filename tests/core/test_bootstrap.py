@@ -26,12 +26,21 @@ def test_a_running_mean_has_the_interval_of_all_searches_at_once():
     for of in (seeds, None):
         running = RunningMean()
         for i, row in enumerate(values):
-            assert len(running.half) == (2 if i > 1 else 0)
+            assert len(running.half) == (2 if i > (1 if of else 3) else 0)  # of three seeds a caption
             running.add(row, captions[i], of and of[i])
         low, high = interval(draws(values, captions, of))
         assert running.mean == pytest.approx(values.mean(0))
         assert running.half == pytest.approx((high - low) / 2)
         assert (low < values.mean(0)).all() and (values.mean(0) < high).all()
+
+
+def test_a_running_mean_of_one_caption_or_seed_has_an_interval_where_all_at_once_have_one():
+    for captions, seeds, intervals in (("aa", None, 0), ("aab", None, 1), ("aa", [0, 1], 1), ("a", [0], 0)):
+        running = RunningMean()
+        for i, caption in enumerate(captions):
+            running.add([float(i)], caption, seeds and seeds[i])
+        ends = interval(draws(np.arange(len(captions)), list(captions), seeds))
+        assert len(running.half) == intervals == np.isfinite(ends).all()
 
 
 def test_running_gains_are_those_of_the_pairs_that_both_have_in_any_order():

@@ -4,7 +4,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from raysearch.bootstrap import interval
+from raysearch.bootstrap import draws, interval
 from raysearch.sweep import curves, report
 
 
@@ -206,6 +206,8 @@ def test_pairing_takes_the_luck_of_captions_and_noises_out_of_an_interval(apart)
     means = {c.label: c.means["reward_holdout"] for c in curves.curves(table, "base")}
     _, low, high = means["arm"].cell(0)
     assert high - low > 0.4
+    captions, seeds = [f"caption {i}" for i in range(40) for _ in range(3)], None if apart else [0, 1, 2] * 40
+    assert (low, high) == interval(draws(values["arm"].ravel(), captions, seeds))
 
 
 def test_gains_of_one_caption_or_one_seed():
@@ -215,6 +217,60 @@ def test_gains_of_one_caption_or_one_seed():
     assert one_seed[0] == pytest.approx(4 / 3) and one_seed[1] < 4 / 3 < one_seed[2]
     (gain, low, high, pairs) = gains(arms({"base": [[0.0]], "arm": [[1.0]]}))["arm"]
     assert (gain, pairs) == (1, 1) and np.isnan([low, high]).all()
+
+
+def test_without_the_baseline_the_summary_says_why_there_are_no_gains():
+    table = arms({"base": [[None], [None]], "more": [[1.0], [2.0]]})
+    text = report.summary(table, curves.curves(table, "base"), [], "base")
+    assert "**No search of `base` has finished" in text and "2 captions x 1 seed." in text
+    assert "| more | 2 | 20 | 10 | 2 | 0 | – | – | 1.500 [1.000, 2.000] | 1.000 [1.000, 1.000] |" in text
+    assert "No search of" not in report.summary(table, curves.curves(table, "more"), [], "more")
+
+
+def test_an_arm_with_another_reward_than_the_baseline_has_no_gain_in_it():
+    table = arms({"base": [[1.0], [2.0]], "other": [[30.0], [40.0]], "same": [[2.0], [4.0]]})
+    table = table.append_column("reward_search", pa.array([1.0] * 6))
+    found = {c.label: c for c in curves.curves(table, "base", {("other", "holdout"), ("same", "search")})}
+    judged = ("reward_holdout", "holdout_success", "gap")
+    pairs = {arm: [int(c.gains[m].n[0]) for m in (*judged, "reward_search")] for arm, c in found.items()}
+    assert pairs == {"base": [2, 2, 2, 2], "other": [0, 0, 0, 2], "same": [2, 2, 0, 0]}
+    assert [int(found["other"].means[m].n[0]) for m in judged] == [2, 2, 2]
+
+
+class Axes:
+    """Remembers what is drawn."""
+
+    def plot(self, x, y, **look):
+        self.points = x, y
+
+    def vlines(self, x, low, high, **look):
+        self.bars = x, low, high
+
+
+def test_a_curve_is_drawn_with_each_interval_at_its_point():
+    (c,) = curves.curves(made([240, 60, 120], 12, 2, noisy(lambda c: np.log(c), 0)), "x-60")
+    drawn = []
+    for i in range(2):
+        axes = Axes()
+        report._draw(axes, c.means["reward_search"], c.costs["nfe"], "x", i, 2)
+        (x, y), (at, low, high) = axes.points, axes.bars
+        assert (x == at).all() and (np.diff(x) > 0).all() and y == pytest.approx(np.log([60, 120, 240]), abs=0.3)
+        assert [(m, a, b) for m, a, b in zip(y, low, high, strict=True)] == [
+            c.means["reward_search"].cell(k) for k in range(3)
+        ]
+        drawn.append(x)
+    assert drawn[1] / drawn[0] == pytest.approx([2**report.APART] * 3)
+    assert np.sqrt(drawn[0] * drawn[1]) == pytest.approx([60, 120, 240])
+
+
+def test_pictures_have_gains_but_for_the_gap_between_both_rewards(monkeypatch):
+    drawn = []
+    monkeypatch.setattr(report, "_draw", lambda axes, means, *more: drawn.append(means))
+    table = arms({"base": [[1.0], [2.0]]}).append_column("reward_search", pa.array([1.0, 2.0]))
+    (c,) = curves.curves(table, "base")
+    report.plots([c], "base")
+    wanted = [c.gains["reward_holdout"], c.gains["holdout_success"], c.means["gap"]]
+    assert [id(m) for m in drawn] == [id(m) for m in wanted for _ in range(2)]
 
 
 def test_what_is_compared_and_which_pictures_there_are():

@@ -311,6 +311,16 @@ def test_what_a_sweep_writes(tmp_path):
     assert f"| best_of_n-n4 | 6 | 80 | {mean:.0f} |" in text and mean < 80
 
 
+def test_an_arm_that_another_reward_judges_has_no_gain_in_curves_parquet(tmp_path):
+    other = {"name": "other", "policy": {"name": "best_of_n", "n": 2}, "rewards": {"holdout": {"name": "near"}}}
+    s = grid({"name": "base", "policy": {"name": "best_of_n", "n": 1}}, other)
+    run(s, tmp_path)
+    sweep.write_report(s, tmp_path)
+    rows = {(r["arm"], r["measure"]): r for r in pq.read_table(tmp_path / "curves.parquet").to_pylist()}
+    assert [rows[arm, "reward_holdout"]["pairs"] for arm in ("base", "other")] == [3, 0]
+    assert rows["other", "reward_search"]["pairs"] == rows["other", "reward_holdout"]["n"] == 3
+
+
 def test_an_axis_without_a_value_stays_one_of_numbers_and_vast_numbers_are_text():
     searches = pa.table({"arm": ["best_of_n-nfe40", "best_of_n-nfe-None"], "nfe": [40, 80]})
     rows = sweep.table(grid({"policy": {"name": "best_of_n"}, "along": {"budget.nfe": [40, None]}}), searches)

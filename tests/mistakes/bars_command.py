@@ -22,11 +22,13 @@ def run(
     policy: str = "sequential",
     drop: Callable[[dict[str, Any]], bool] = lambda row: False,
     without: str = "",
+    each: dict[str, Any] | None = None,
     **changed: Any,
 ) -> Callable[[Path], None]:
     """Makes the tables of a run: three noises a search, which are looked at at step 4 and finished at step 10.
 
-    The last row of candidates.parquet is `changed`; rows to `drop` and the column `without` are left out.
+    Of candidates.parquet `each` changes all rows and `changed` the last; rows to `drop` and the column `without` are
+    left out.
     """
     searches, candidates = [], []
     for name, arguments in (arms or {"tuning": NULL}).items():
@@ -37,13 +39,13 @@ def run(
                 | {"policy_args": json.dumps(arguments), "status": status, "replica_seconds": 40.0}
             )
             candidates += [
-                {"search_id": search, "trajectory": f"{i} {noise}", "step": step, "by": "search"}
+                {"search_id": search, "part": 0, "trajectory": f"{i} {noise}", "step": step, "by": "search"}
                 | {"reward": noise / 2, "nfe": 2 * step + 2 * (step < 10), "making_s": 10.0, "scoring_s": 1.0}
                 for noise in range(3)
                 for step in (4, 10)
             ]
     candidates[-1] |= changed
-    candidates = [row for row in candidates if not drop(row)]
+    candidates = [row | (each or {}) for row in candidates if not drop(row)]
 
     def make(folder: Path) -> None:
         (folder / "tables").mkdir()
@@ -124,10 +126,20 @@ TABLE = [
     *(row("--cost: ... is not allowed; it must be a number above 0, such as 0.5", run(), cost=c) for c in ("0", "nan")),
     row("--cost: inf is not allowed; it must be a number above 0, such as 0.5", run(), cost="inf"),
     *(
-        row(f"{k}: {v} is not allowed; it must be in 1..3, the noises of a search of tuning", run(), f"{k} {v}")
-        for k in ("--against", "--batch")
-        for v in (0, 4)
+        row(f"{k}: {v} is not allowed; it must be in {least}..3, the noises of a search of tuning", run(), f"{k} {v}")
+        for k, least in (("--against", 2), ("--batch", 1))
+        for v in (least - 1, 4)
     ),
+    row(
+        "RUN_DIR: ...; it must be a run with at least 2 noises a search: policy.n is 1",
+        run(arms={"tuning": NULL | {"n": 1}}),
+    ),
+    row(
+        "RUN_DIR: ...; it must be a run where noises differ: the finished videos of every search have equal rewards",
+        run(each={"reward": 1.0}),
+    ),
+    row("RUN_DIR: ...; it must be a run of videos of one clip each: bars for long videos cannot be ...", run(part=1)),
+    row("RUN_DIR: ...whose searches are done: it has 1, 1 searches", run(drop=lambda r: r["trajectory"][0] == "1")),
     row(
         "--json: 'none/a.json' is not allowed; it must be a file in a folder that is there", run(), "--json none/a.json"
     ),

@@ -219,6 +219,9 @@ def test_gains_have_intervals_and_say_what_they_lack(tmp_path, printed_here, cap
         with pytest.raises(SystemExit):
             printed_here("benchmarks/gains.py", f"{tmp_path} {arguments}")
         assert line in capsys.readouterr().err
+    pq.write_table(pa.Table.from_pylist(rows[:1] + rows), tmp_path / "searches.parquet")  # of two negative prompts
+    with pytest.raises(SystemExit, match="'a' has two searches of seed 0"):
+        printed_here("benchmarks/gains.py", f"{tmp_path} --components holdout_VQ")
 
 
 def test_what_the_arms_of_a_sweep_gain(tmp_path, printed_here):
@@ -228,12 +231,15 @@ def test_what_the_arms_of_a_sweep_gain(tmp_path, printed_here):
         for arm, k, d, half in (("one-n1", 1, 0.0, 0.0), ("one-n2", 2, 0.5, 0.1), ("two-n2", 2, 0.25, 0.25))
         for m in ("reward_search", "reward_holdout", "holdout_success")
     ]
+    lone = {"arm": "one-n4", "pairs": 0} | {f"difference{end}": float("nan") for end in ("", "_low", "_high")}
+    rows += [rows[4] | lone, rows[5] | lone]  # of the judged reward and of success
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "curves.parquet")
     lines = [" ".join(x.split()) for x in printed_here("benchmarks/sweeps.py", f"{tmp_path} --curves one").splitlines()]
     assert lines == [
         "arm pairs NFE replica-seconds gain success gain in success",
         "one-n1 9 30 1.00 +0.000 0.250 +0.000",
         "one-n2 9 60 2.00 +0.500 [+0.400, +0.600] 0.500 +0.500 [+0.400, +0.600]",
+        "one-n4 0 60 2.00 – 0.500 –",
     ]
 
 
