@@ -176,7 +176,7 @@ DRY = [
     dry("return await ctx.rate([ctx.best, 3])", "mine.py:5: AttributeError: 'int' object ..."),
     policy(
         "async def search(ctx):\n    return (await ctx.score(ctx.noise()))[0]",
-        "policy mine:search (arm mine-search): mine.py:2: rewards.search is missing: the policy asks for rewards; ...",
+        "policy mine:search (arm mine-search): mine.py:2: rewards.search is missing: the policy asks for it; ...",
     ),
     policy(
         "async def search(ctx): 1 / 0",
