@@ -49,8 +49,8 @@ class LossConfig:
     """Weights of the losses; 0 leaves a loss out.
 
     `preference` is the cross-entropy of score differences between latents of one caption (Bradley-Terry), over pairs
-    whose grades are more than `margin` apart; the differences are divided by `temperature`. `regression` is the squared
-    error to grade x similarity. `binary` is the cross-entropy against whether the grade exceeds `threshold`.
+    whose grades are more than `margin` apart. `regression` is the squared error of `temperature` x score to grade x
+    similarity. `binary` is the cross-entropy against whether the grade exceeds `threshold`.
     """
 
     preference: float = 1.0

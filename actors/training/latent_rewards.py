@@ -170,8 +170,8 @@ def loss_of(
     scores = scored(c, model, t, batch, device).view(n, size, -1)
     likeness = torch.tensor(batch["similarity"], dtype=torch.float32, device=device)
     found = {
-        "preference": lambda: losses.preference(scores, grades, margin=c.loss.margin, temperature=c.loss.temperature),
-        "regression": lambda: losses.regression(scores, grades * likeness[..., None]),
+        "preference": lambda: losses.preference(scores, grades, margin=c.loss.margin),
+        "regression": lambda: losses.regression(scores, grades * likeness[..., None], temperature=c.loss.temperature),
         "binary": lambda: losses.binary(scores, grades, threshold=c.loss.threshold),
     }
     values = {name: loss() for name, loss in found.items() if getattr(c.loss, name)}

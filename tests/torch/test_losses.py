@@ -23,9 +23,9 @@ def test_preference_by_hand() -> None:
     assert losses.preference(-scores, grades).item() == pytest.approx((softplus(2) + softplus(1)) / 2)
 
 
-def test_preference_divides_differences_by_the_temperature() -> None:
-    scores, grades = torch.tensor([[[0.2], [0.0]]]), torch.tensor([[[0.9], [0.5]]])
-    assert losses.preference(scores, grades, temperature=0.1).item() == pytest.approx(softplus(-2))
+def test_regression_at_a_temperature() -> None:
+    found = losses.regression(torch.tensor([[10.0, 2.0]]), torch.tensor([[0.0, 0.4]]), temperature=0.1)
+    assert found.item() == pytest.approx((1.0**2 + 0.2**2) / 2)
 
 
 def test_preference_is_per_component_and_within_groups() -> None:
