@@ -236,20 +236,18 @@ def arms(config: Config) -> list[Arm]:
     return found
 
 
-def baseline(config: Config) -> str:
-    """The arm over which the gains of others are measured: by default `single`, or the first if none is named so."""
-    names = [a.name for a in arms(config)]
-    return config.baseline or ("single" if "single" in names else names[0])
+def baseline(config: Config, found: Sequence[Arm]) -> Arm:
+    """Of a config's arms the one over which others gain: by default `single`, or the first if none is named so."""
+    return next((a for a in found if a.name == (config.baseline or "single")), found[0])
 
 
-def unlike(config: Config) -> set[tuple[str, str]]:
-    """Each (arm, reward), such as ("rgrp", "search"), where the arm has another reward than the baseline.
+def unlike(found: Sequence[Arm], over: Arm) -> set[tuple[str, str]]:
+    """Each (arm, reward), such as ("rgrp", "search"), where an arm has another reward than the baseline `over`.
 
     Such an arm gains nothing that can be told in that reward: the two are on different scales.
     """
-    kinds, over = [f.name for f in fields(RewardsConfig)], baseline(config)
-    of = {a.name: a.rewards for a in arms(config)}
-    return {(name, k) for name, r in of.items() for k in kinds if getattr(r, k) != getattr(of[over], k)}
+    kinds = [f.name for f in fields(RewardsConfig)]
+    return {(a.name, k) for a in found for k in kinds if getattr(a.rewards, k) != getattr(over.rewards, k)}
 
 
 def label(name: str) -> str:

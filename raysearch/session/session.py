@@ -117,10 +117,10 @@ class Session:
         if begun and config.resume == "extend":
             grown = replace(begun, **{k: getattr(config, k) for k in GROWING})
             self.directory.folder.write(CONFIG, configuration.resolved(grown).encode())
-        unlike = configuration.unlike(config)
-        arms = {a.arm.name: self._tally(a.holdout, (a.arm.name, "holdout") in unlike) for a in self.plan.arms}
-        gains = RunningGains(list(arms), configuration.baseline(config))
-        self.progress = Progress(run_dir.resolve().name, arms, clock(), gains)
+        over = configuration.baseline(config, [a.arm for a in self.plan.arms])
+        judge = over.rewards.holdout
+        arms = {p.arm.name: self._tally(p.holdout, p.arm.rewards.holdout != judge) for p in self.plan.arms}
+        self.progress = Progress(run_dir.resolve().name, arms, clock(), RunningGains(list(arms), over.name))
         with self.journal.understood():
             self.past = replay.read(self.directory.journal, self.plan, self._lacking)
             for row in self.past.finished.values():
@@ -237,7 +237,7 @@ class Session:
     async def _run_searches(self, engine: Engine, live: asyncio.Semaphore) -> None:
         self._whole = asyncio.current_task()
         for a in (p for p in self.plan.arms if p.arm.allocate):
-            ids, finished = (s.id for s in self._searches() if s.plan.arm == a.arm), self.past.finished.values()
+            ids, finished = (s.id for s in self._searches() if s.plan.arm is a.arm), self.past.finished.values()
             self._allocations[a.arm.name] = Allocation(a.arm, a.rollout, ids, finished, live, self.report)
 
         async def one(s: Search) -> None:

@@ -244,8 +244,10 @@ def write_report(sweep: Sweep, run_dir: Path) -> None:
     folder = Folder(run_dir)
     rows = table(sweep, pq.read_table(run_dir / "searches.parquet"))
     write_table(folder, "sweep.parquet", rows)
-    baseline = configuration.baseline(sweep.config)
-    found = curves.curves(rows, baseline, configuration.unlike(sweep.config))
+    arms = configuration.arms(sweep.config)
+    over = configuration.baseline(sweep.config, arms)
+    baseline = over.name
+    found = curves.curves(rows, baseline, configuration.unlike(arms, over))
     laws = curves.fits(found)
     write_table(folder, "curves.parquet", curves.curve_table(found))
     write_table(folder, "fits.parquet", curves.fit_table(laws))

@@ -94,7 +94,8 @@ def test_a_sweeps_noises_are_apart_unless_it_says_otherwise():
 
 def test_the_baseline_is_single_or_the_first_arm_or_the_one_named():
     def of(*curves, **more):
-        return sweep.configuration.baseline(grid(*curves, **more).config)
+        config = grid(*curves, **more).config
+        return sweep.configuration.baseline(config, sweep.configuration.arms(config)).name
 
     assert of(BEST, {"policy": {"name": "single"}}) == "single"
     assert of(BEST, RGRP) == "best_of_n-n1"

@@ -208,14 +208,16 @@ def test_the_price_is_the_dearest_trial_so_far_and_what_cannot_be_paid_is_cut_of
     assert rounds.over and rounds.decided == 2
 
 
-def test_no_early_start_before_the_next_round_is_certainly_paid():
-    def begun(total):
-        rounds = Rounds(2, lambda s: np.flatnonzero(s.open), total, 60, True)
-        rounds.report(0, 0.0, 60)
-        return rounds.granted.tolist()
+def granted_after(first, total):
+    """The trials granted to two searches, each at least 60 NFE, when the first has made one that cost `first`."""
+    rounds = Rounds(2, lambda s: np.flatnonzero(s.open), total, 60, True)
+    rounds.report(0, 0.0, first)
+    return rounds.granted.tolist()
 
-    assert begun(240) == [2, 1]
-    assert begun(239) == [1, 1]
+
+def test_no_early_start_before_the_next_round_is_certainly_paid():
+    assert granted_after(60, 240) == [2, 1]
+    assert granted_after(60, 239) == [1, 1]
 
 
 @pytest.mark.parametrize("early", [False, True])
@@ -237,13 +239,8 @@ def test_a_restored_search_is_open_as_it_was():
 
 
 def test_a_dear_first_trial_has_a_margin():
-    def begun(total):
-        rounds = Rounds(2, lambda s: np.flatnonzero(s.open), total, 60, True)
-        rounds.report(0, 0.0, 100)
-        return rounds.granted.tolist()
-
-    assert begun(600) == [2, 1]
-    assert begun(599) == [1, 1]
+    assert granted_after(100, 600) == [2, 1]
+    assert granted_after(100, 599) == [1, 1]
 
 
 def test_a_search_that_has_left_is_not_open_again_and_one_that_asks_twice_made_one_trial():
