@@ -137,7 +137,8 @@ def correlations(
 
         def pearson(m: np.ndarray) -> np.ndarray:
             mx, my, xx, yy, xy = np.moveaxis(m, -1, 0)
-            return (xy - mx * my) / np.sqrt((xx - mx * mx) * (yy - my * my))
+            with np.errstate(divide="ignore", invalid="ignore"):  # where scores or grades are all equal there is no r
+                return (xy - mx * my) / np.sqrt((xx - mx * mx) * (yy - my * my))
 
         low, high = interval(pearson(draws(moments, prompts)))
         return f"{pearson(moments.mean(0)):.2f} [{low:.2f}, {high:.2f}]"
