@@ -23,6 +23,7 @@ from raysearch.config.config import ODE, SDE, SINGLE, VP, Arm, Config, SamplerCo
 from raysearch.engine.protocol import Fleet
 from raysearch.errors import ConfigError, check, told
 from raysearch.recipe.candidate import Sampler
+from raysearch.recipe.digests import canonical_json
 from raysearch.recipe.long_video import Long
 from raysearch.recipe.reward import Reward
 from raysearch.search.obstacles import Barrier, barriers
@@ -65,8 +66,14 @@ class Backend:
         else:
             check_devices(config)
         caption = entries[0].prompt.caption(0)
-        details = {"folder": str(model.folder), "rewards": tuple(specs.values()), "caption": caption}
-        return Plan(plans, details, model.geometry.images, model.geometry.fps)
+        details = {
+            "folder": str(model.folder),
+            "shape": model.shape,
+            "rewards": tuple(specs.values()),
+            "caption": caption,
+        }
+        g = model.geometry
+        return Plan(plans, details, g.images, g.fps, getattr(g, "still", False))
 
     def fleet(
         self, config: Config, plan: Plan, report: Callable[[str], None]
@@ -97,8 +104,11 @@ def checked_model(config: Config) -> Model:
     m = config.model
     geometry.check(num_frames=m.num_frames, height=m.height, width=m.width)
     geometry.check_shards(config.fleet.denoisers, num_frames=m.num_frames, height=m.height, width=m.width)
-    shape = geometry.latent_shape(num_frames=m.num_frames, height=m.height, width=m.width)
-    check_chunks(config, geometry, shape[2])
+    if geometry.path == "own":
+        shape = geometry.trajectory(pipeline_sampler(config, config.sampler, b"")).latent_shape
+    else:
+        shape = geometry.latent_shape(num_frames=m.num_frames, height=m.height, width=m.width)
+        check_chunks(config, geometry, shape[2])
     return Model(folder, geometry, shape, folders.content(folder, variant=m.variant))
 
 
@@ -150,7 +160,7 @@ def plan_arm(arm: Arm, config: Config, begun: Config, model: Model, specs: dict[
         return reward(f"rewards.{name}", block, specs, points, model.shape, model.geometry.text_dim)
 
     found = {name: judge(name, block) for name, block in vars(arm.rewards).items()}
-    clip = model.shape[2]
+    clip = 0 if sampler.piped else model.shape[2]
     check_queue(config.long, arm, {k: found[k] for k in ("search", "early")}, model.geometry.per_frame, clip)
     course = config.long.course(sampler.sigmas, clip)
     judges = found["search"], found["final"], found["holdout"]
@@ -211,34 +221,64 @@ def recipe_sampler(config: Config, s: SamplerConfig, folder: Path, content: byte
 
     `folder` is the model's, and `content` its digest. Raises ConfigError for a sampler or shift that does not fit.
     """
-    m = config.model
-    path = family(folder).Geometry.of(folder).path
-    fits = VP if path == "vp" else (*ODE, *SDE)
+    geometry = family(folder).Geometry.of(folder)
+    path = geometry.path
+    fits = {"vp": VP, "own": ("own",)}.get(path, (*ODE, *SDE))
     check(s.name in fits, "sampler.name", s.name, f"one of {', '.join(fits)} for this model")
+    if path == "own":
+        return planned(pipeline_sampler(config, s, content), geometry)
     try:
         sigmas = solvers.grid(solvers.scheduler_config(folder), s.name, s.flow_shift, s.num_steps)
     except Exception as error:  # diffusers' errors for a wrong config have no common type
         raise ConfigError(f"model.path: the scheduler in {str(folder)!r} cannot be used: {told(error)}") from error
     falling = all(a > b >= 0 for a, b in pairwise(sigmas))
     check(falling, "sampler.flow_shift", s.flow_shift, "such that the noise levels fall from step to step")
-    return Sampler(
-        model=content,
-        name=s.name,
-        num_steps=s.num_steps,
+    return replace(
+        plain_sampler(config, s, content),
         sigmas=sigmas,
-        guidance_scale=s.guidance_scale,
         flow_shift=s.flow_shift,
-        negative_prompt=s.negative_prompt,
-        height=m.height,
-        width=m.width,
-        num_frames=m.num_frames,
-        max_sequence_length=m.max_sequence_length,
         batched_guidance=s.batched_guidance,
         stochastic=s.name in SDE,
         eta=SDE.get(s.name) if s.eta is None else s.eta,
         interpolant=s.interpolant,
         path=path,
+    )
+
+
+def plain_sampler(config: Config, s: SamplerConfig, content: bytes) -> Sampler:
+    """The recipe's sampler with what the config says of every model, and levels that are none."""
+    m = config.model
+    return Sampler(
+        model=content,
+        name=s.name,
+        num_steps=s.num_steps,
+        sigmas=(1.0,) * s.num_steps + (0.0,),
+        guidance_scale=s.guidance_scale,
+        negative_prompt=s.negative_prompt,
+        height=m.height,
+        width=m.width,
+        num_frames=m.num_frames,
+        max_sequence_length=m.max_sequence_length,
         fingerprint=fingerprint(config, s),
+    )
+
+
+def pipeline_sampler(config: Config, s: SamplerConfig, content: bytes) -> Sampler:
+    """The recipe's sampler of a whole pipeline, but for what is known of its grid."""
+    plain = plain_sampler(config, s, content)
+    return replace(plain, call=canonical_json(s.call), guidance_scale_2=s.guidance_scale_2)
+
+
+def planned(sampler: Sampler, geometry: Any) -> Sampler:
+    """A pipeline's sampler with what a probe finds of its grid. Raises ConfigError."""
+    found = geometry.trajectory(sampler)
+    return replace(
+        sampler,
+        num_steps=found.num_steps,
+        sigmas=found.sigmas,
+        stochastic=found.stochastic,
+        path=found.path,
+        nfe=found.nfe_per_step,
     )
 
 

@@ -135,6 +135,15 @@ def parser() -> argparse.ArgumentParser:
     tuned.add_argument("--batch", type=int, default=1, metavar="N", help="noises at a time (default 1)")
     tuned.add_argument("--unit", choices=("seconds", "nfe"), default="seconds", help="of costs (default seconds)")
     tuned.add_argument("--json", type=Path, metavar="FILE", help="write what is printed to FILE, too")
+    checked = add("check", check_model, "whether a pipeline of diffusers can be searched, measured on its folder")
+    checked.add_argument("model", metavar="MODEL", help="a folder in diffusers' layout, or a hub id")
+    checked.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    checked.add_argument("--dtype", choices=configuration.DTYPES, default="float32")
+    for side, least in (("height", 64), ("width", 64), ("steps", 6)):
+        checked.add_argument(f"--{side}", type=int, default=least, metavar="N", help=f"(default {least})")
+    checked.add_argument("--num-frames", type=int, metavar="N", help="(default 9, or 1 of a pipeline of images)")
+    more = "more arguments of the pipeline's call, a JSON object"
+    checked.add_argument("--call", type=mapping, default={}, metavar="JSON", help=more)
     add("policies", list_policies, "the policies that ship, with their arguments")
     add("schema", print_schema, "the JSON schema of a config, with which an editor completes and checks its keys")
     return whole
@@ -237,6 +246,38 @@ def choose_bars(
     with announced(COMPARING, print):
         print(bars.report(run_dir, cost=cost, arm=arm, against=against, batch=batch, unit=unit, file=json), end="")
     return 0
+
+
+def mapping(text: str) -> dict[str, Any]:
+    """The object of a JSON text. Raises ArgumentTypeError, whose message argparse shows."""
+    try:
+        found = json.loads(text)
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        raise argparse.ArgumentTypeError(f"{plain(text, 60)} is no JSON object, such as '{{\"frame_rate\": 25}}'")
+    return found
+
+
+def check_model(
+    model: str,
+    device: str,
+    dtype: str,
+    height: int,
+    width: int,
+    num_frames: int | None,
+    steps: int,
+    call: dict[str, Any],
+) -> int:
+    """Measure on a small video whether a pipeline of diffusers can be searched, and print a config to start from."""
+    from actors.models.pipelines.report import report
+
+    size = {"height": height, "width": width}
+    text, holds = report(
+        model, device=device, dtype=dtype, size=size, num_frames=num_frames, num_steps=steps, call=call
+    )
+    print(text, end="")
+    return 0 if holds else 1
 
 
 def list_policies() -> int:

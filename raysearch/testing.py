@@ -35,6 +35,7 @@ from raysearch.engine.protocol import (
     Scored,
     Start,
     Text,
+    Whole,
     series,
 )
 from raysearch.errors import InputLost, ReplicaDied
@@ -220,7 +221,7 @@ class FakeReplica:
     async def _finish(self, request: Finish, inputs: Inputs) -> Answer:
         answer = await self._score(request, inputs)
         latent: FakeLatent = series(inputs, "state")[-1]
-        kinds = [k for k in ("mp4", "safetensors", "npy") if getattr(request.outputs, k)]
+        kinds = request.outputs.asked
         files = dict.fromkeys(kinds, latent.value)
         if kept := request.kept:
             way: list[FakeLatent] = series(inputs, "kept")
@@ -257,6 +258,9 @@ def _condition(request: Encode, inputs: Inputs) -> bytes:
             return digest("text", (recording.path, *recording.parts, size))
         case Prefix(frames, state):
             return digest("prefix", (frames, state), inputs["state"].value)
+        case Whole(text, sampler, image):
+            picture = () if image is None else (image.recording.path, *image.recording.parts, image.size)
+            return digest("whole", text, sampler.identity, picture)
 
 
 @dataclass

@@ -94,6 +94,16 @@ class Brightness:
         return np.array([[self.scale * c.mean() / 255, np.abs(np.diff(c, axis=0)).mean() / 255] for c in clips])
 
 
+class Redness:
+    """A reward over frames, or over one: how red they are."""
+
+    components = ("red",)
+    needs = "frames"
+
+    def __call__(self, views: Sequence[View]) -> np.ndarray:
+        return np.array([[v.frames[..., 0].mean() / 255] for v in views])
+
+
 class LatentNorm:
     """A reward over noisy latents."""
 

@@ -25,6 +25,7 @@ CONFIGS = {  # how the name of a class without weights ends, and which file desc
     "Scheduler": "scheduler_config.json",
     "Tokenizer": "tokenizer_config.json",
     "TokenizerFast": "tokenizer_config.json",
+    "TokenizersBackend": "tokenizer_config.json",
     "Processor": "preprocessor_config.json",
     "ProcessorFast": "preprocessor_config.json",
     "ProcessorPil": "preprocessor_config.json",
@@ -35,6 +36,7 @@ STEMS = {  # library -> how the names of its weights begin, by their suffix
     "diffusers": {"safetensors": "diffusion_pytorch_model", "bin": "diffusion_pytorch_model"},
     "transformers": {"safetensors": "model", "bin": "pytorch_model"},
 }
+WITHIN = ("ltx2", "stable_diffusion")  # packages of diffusers' pipelines that have classes of parts
 PACKAGES = {"quanto": "optimum", "gptq": "gptqmodel", "awq": "gptqmodel"}  # of a quantisation, where named otherwise
 READ = (".json", ".txt", ".model")  # the suffixes of what is read beside weights
 POINTER = b"version https://git-lfs"
@@ -77,6 +79,11 @@ class Part:
         return read(self.config_file, self.key)
 
     @property
+    def module(self) -> str:
+        """The name of the module that has the part's class."""
+        return f"diffusers.pipelines.{self.library}" if self.library in WITHIN else self.library
+
+    @property
     def weighs(self) -> bool:
         """True for a part that has weights."""
         return self.config_file.name == "config.json"
@@ -90,21 +97,21 @@ class Part:
         """The weights of a variant, or those of none where the part has none of this variant."""
         for v in dict.fromkeys((variant, None)):
             dot = f".{v}" if v else ""
-            for suffix, stem in STEMS[self.library].items():
+            for suffix, stem in STEMS[self.module.split(".")[0]].items():
                 index = self.path / f"{stem}.{suffix}.index{dot}.json"
                 if index.is_file():
                     return Weights(self._shards(index), index, v)
                 if os.path.lexists(one := self.path / f"{stem}{dot}.{suffix}"):
                     return Weights((one,), None, v)
         variants = self.variants()
-        name = f"{self.path.name}/{STEMS[self.library]['safetensors']}.safetensors"
+        name = f"{self.path.name}/{STEMS[self.module.split('.')[0]]['safetensors']}.safetensors"
         check(bool(variants), self.key, str(self.path.parent), f"a folder with {name}")
         key = ".".join([*self.key.split(".")[:-1], "variant"])
         raise ConfigError.of(key, variant, f"{' or '.join(variants)}: {str(self.path)!r} has no other weights")
 
     def variants(self) -> list[str]:
         """The variants of which there are weights."""
-        stem = STEMS[self.library]["safetensors"]
+        stem = STEMS[self.module.split(".")[0]]["safetensors"]
         pattern = re.compile(rf"{stem}\.([\w-]+?)(-\d+-of-\d+)?\.safetensors")
         return sorted({m[1] for p in self.path.iterdir() if (m := pattern.fullmatch(p.name))})
 
@@ -127,7 +134,12 @@ class Part:
         """Check that the part's files are there and whole, and that loading them runs no code of the folder's."""
         folder, name = str(self.path.parent), self.path.name
         libraries = " or ".join(STEMS)
-        check(self.library in STEMS, self.key, folder, f"one whose {name} is of {libraries}, not of {self.library}")
+        check(
+            self.library in (*STEMS, *WITHIN),
+            self.key,
+            folder,
+            f"one whose {name} is of {libraries}, not of {self.library}",
+        )
         readable = self.path.is_dir() and os.access(self.path, os.R_OK | os.X_OK)
         check(readable, self.key, folder, f"a folder with {name}/ in it")
         config = self.config

@@ -1,13 +1,13 @@
 """What a config leaves to the model's folder, settled before torch is imported."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from actors import models
 from actors.models import folder as folders
 from raysearch.config import prompts
-from raysearch.config.config import Config, arms
+from raysearch.config.config import Arm, Config, SamplerConfig, arms
 from raysearch.errors import check
 
 SHIFTS = ("flow_shift", "shift")  # the keys of a scheduler's config for the shift of a flow's noise levels
@@ -22,6 +22,9 @@ def settled(config: Config, say: Callable[[str], None]) -> Config:
     entries = prompts.load(config)
     folder = models.found(config.model.path, variant=config.model.variant)
     ways = arms(config)
+    if models.family_name(folder) == "pipelines":
+        check_pipeline(config, ways, str(folders.index(folder)["_class_name"]))
+        return config
     for arm in ways:
         s = arm.sampler
         if s.guidance_scale <= 1:
@@ -34,6 +37,24 @@ def settled(config: Config, say: Callable[[str], None]) -> Config:
         return config
     say("sampler.flow_shift: the model's scheduler has no shift, so 1 is used: its noise levels are not shifted")
     return replace(config, sampler=replace(config.sampler, flow_shift=1.0))
+
+
+def check_pipeline(config: Config, ways: Sequence[Arm], name: str) -> None:
+    """Raises ConfigError for what a pipeline that is run as it is cannot have; `name` is that of its class."""
+    check(config.long.chunks == 1, "long.chunks", config.long.chunks, f"1 with {name}, which is run as it is")
+    unset, why = SamplerConfig(name="own"), f"left out with {name}, whose own scheduler is used"
+    for arm in ways:
+        where = f" (arm {arm.name})"
+        check(
+            arm.sampler.name == "own",
+            f"sampler.name{where}",
+            arm.sampler.name,
+            f"own with {name}, which is run as it is",
+        )
+        for key in ("flow_shift", "eta", "interpolant", "batched_guidance"):
+            value = getattr(arm.sampler, key)
+            check(value == getattr(unset, key), f"sampler.{key}{where}", value, why)
+        check(not arm.obstacles, f"obstacles{where}", "given", f"left out with {name}, which is run as it is")
 
 
 def shift_of(folder: Path, *, given: bool) -> float | None:

@@ -35,7 +35,7 @@ def loaded(folder: Path, name: str, *, dtype: str, device: str, variant: str | N
 
 def class_of(part: Part) -> Any:
     """The class of a part. Raises ConfigError unless its library has such a class."""
-    found = getattr(importlib.import_module(part.library), part.kind, None)
+    found = getattr(importlib.import_module(part.module), part.kind, None)
     net = isinstance(found, type) and issubclass(found, (diffusers.ModelMixin, transformers.PreTrainedModel))
     allowed = f"one whose {part.path.name} is of a model's class of {part.library}, not {part.kind}"
     check(net, part.key, str(part.path.parent), allowed)
@@ -53,7 +53,7 @@ def _check_part(part: Part, weights: Weights) -> None:
     folder, name, kind = str(part.path.parent), part.path.name, class_of(part)
     held = {k: t for f in weights.files if weights.safe for k, t in header.tensors(f).items()}
     quiet()
-    place: Any = {"": "meta"} if part.library == "diffusers" else "meta"
+    place: Any = "meta" if part.library == "transformers" else {"": "meta"}
     try:
         with at_most(10 * len(held) + 1000 if weights.safe else 100_000):
             net, info = pretrained(

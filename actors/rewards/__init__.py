@@ -131,17 +131,17 @@ def scores(name: str, reward: Reward, views: Sequence[View]) -> list[tuple[float
     return rows
 
 
-def made_up(geometry: Any, model: ModelConfig, caption: str, *, long: bool) -> View:
+def made_up(geometry: Any, model: ModelConfig, shape: tuple[int, ...], caption: str, *, long: bool) -> View:
     """A view of a finished video of the run's shape and caption, of which only the content is made up: noise.
 
-    `geometry` is the model's; in a `long` video there are earlier frames, too.
+    `geometry` is the model's, and `shape` that of a latent; in a `long` video there are earlier frames, too.
     """
     rng, size = np.random.default_rng(0), {k: getattr(model, k) for k in ("num_frames", "height", "width")}
 
     def noise(*shape: int) -> torch.Tensor:
         return torch.from_numpy(rng.standard_normal(shape, np.float32))
 
-    latent, point = noise(*geometry.latent_shape(**size)), noise(*geometry.latent_shape(**size))
+    latent, point = noise(*shape), noise(*shape)
     frames = rng.integers(0, 256, geometry.video_shape(**size), np.uint8)
     text = noise(1, model.max_sequence_length, geometry.text_dim or 1)
     earlier = {"before": frames, "opening": frames} if long else {}

@@ -10,7 +10,7 @@ from PIL import Image
 from actors.models import family
 from actors.workers.state import State
 from raysearch.config.media import shown
-from raysearch.engine.protocol import Encode, Encoded, File, Prefix, Text
+from raysearch.engine.protocol import Encode, Encoded, File, Prefix, Text, Whole
 
 
 class Encoder:
@@ -21,7 +21,8 @@ class Encoder:
         self._folder, self._options = Path(folder), {"dtype": dtype, "device": device, "variant": variant}
         self._models = family(self._folder)
         self._geometry = self._models.Geometry.of(self._folder)
-        self._text = self._models.TextEncoder(self._folder, **self._options)
+        piped = hasattr(self._models, "Conditioner")
+        self._text = (self._models.Conditioner if piped else self._models.TextEncoder)(self._folder, **self._options)
         self._autoencoder: Any = None
         self._image: Any = None
 
@@ -29,14 +30,18 @@ class Encoder:
         """A reply and what `encode` returns for the request's content."""
         return Encoded(), self.encode(request.what, inputs)
 
-    def encode(self, what: Text | File | Prefix, inputs: Mapping[str, Any]) -> Any:
+    def encode(self, what: Text | File | Prefix | Whole, inputs: Mapping[str, Any]) -> Any:
         """Arrays, float32, for one piece of content.
 
         Text: the caption's embedding, (1, L, D). A File that is a first frame, or a Prefix: the `Condition` of
         `actors.models`, in arrays. Another File: the latent (1, C, T, H, W) of a clip; a picture becomes a clip that
-        does not move. Raises what Pillow or PyAV raise for a file that is no picture or clip any longer.
+        does not move. A Whole: the `Conditions` of a pipeline's run. Raises what Pillow or PyAV raise for a file that
+        is no picture or clip any longer.
         """
         match what:
+            case Whole(text, sampler, image):
+                pictures = () if image is None else shown(image.recording, image.data, 1, *image.size[1:])
+                return self._text(sampler, text, next(iter(pictures), None))
             case Text(text, length):
                 return self._text(text, length)
             case File("image", recording, size, data):

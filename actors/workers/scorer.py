@@ -42,7 +42,9 @@ class Scorer:
         models = family(Path(folder))
         self._names = {s.key: s.name for s in specs}
         self._rewards = {s.key: rewards.built(s, device, trial) for s in specs}  # first: they may be mistaken
-        self._autoencoder = models.Autoencoder(Path(folder), dtype=dtype, device=device, variant=variant)
+        load: Any = {"dtype": dtype, "device": device, "variant": variant}
+        self._decoder = models.Decoder(Path(folder), **load) if hasattr(models, "Decoder") else None
+        self._autoencoder: Any = None if self._decoder else models.Autoencoder(Path(folder), **load)
         self._geometry = models.Geometry.of(Path(folder))
         self._seen: OrderedDict[str, np.ndarray] = OrderedDict()
 
@@ -58,7 +60,11 @@ class Scorer:
         asked = [self._rewards[k] for k in request.rewards]
         needs = {r.needs for r in asked}
         x0 = state.x0(request.sigma) if needs - {"latent"} else None
-        frames = self._clip(x0, link, inputs.get("before")) if x0 is not None and "frames" in needs else None
+        frames = None
+        if x0 is not None and "frames" in needs and self._decoder is not None:
+            frames = self._decoder.frames(state, inputs["text 0"])
+        elif x0 is not None and "frames" in needs:
+            frames = self._clip(x0, link, inputs.get("before"))
         read = {name for r in asked for name in rewards.earlier(r)}
         earlier = {k: self._recalled(key, inputs[k]) for k, key in request.earlier.items() if k in read}
         view = rewards.View(
@@ -97,7 +103,10 @@ class Scorer:
         opening: np.ndarray | None = None
         chunks = zip(latents, clean, texts, request.captions, request.links, strict=True)
         for latent, clean_frames, text, caption, link in chunks:
-            clip, new = self._next(latent, link, before)
+            if self._decoder is not None:
+                clip = new = self._decoder.frames(states[0], text)
+            else:
+                clip, new = self._next(latent, link, before)
             if file is not None:
                 file.add(new)
             if outputs.npy:
@@ -114,6 +123,8 @@ class Scorer:
         if outputs.safetensors:
             names = ["latents"] if n == 1 else [f"latents_{i:04d}" for i in range(n)]
             files["safetensors"] = save_safetensors(dict(zip(names, latents, strict=True)))
+        if outputs.png and before is not None:
+            files["png"] = video.png(before[0], scale=outputs.scale, title=outputs.title, comment=outputs.comment)
         if outputs.npy:
             buffer = io.BytesIO()
             np.save(buffer, np.concatenate(shown))
@@ -170,8 +181,8 @@ class Scorer:
         return {k: rewards.scores(self._names[k], self._rewards[k], [view])[0] for k in keys}
 
 
-def _tensor(text: np.ndarray | None) -> torch.Tensor | None:
-    return None if text is None else torch.tensor(text)
+def _tensor(text: Any) -> torch.Tensor | None:
+    return torch.tensor(text) if isinstance(text, np.ndarray) else None
 
 
 def _chunks(states: Sequence[State], links: Sequence[Link | None]) -> tuple[list[torch.Tensor], list[int]]:
@@ -179,7 +190,7 @@ def _chunks(states: Sequence[State], links: Sequence[Link | None]) -> tuple[list
 
     The frames of a queue are cut into chunks that overlap as if each chunk went on from latents of the one before it.
     """
-    if states[-1].out is None:
+    if getattr(states[-1], "out", None) is None:
         return [torch.tensor(s.latent) for s in states], [s.clean_frames for s in states]
     clip, *others = states
     whole = torch.cat([torch.tensor(clip.latent), *(torch.tensor(s.out) for s in others)], 2)

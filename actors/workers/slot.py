@@ -5,7 +5,6 @@ every slot whose outputs are complete take its step.
 """
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -15,7 +14,6 @@ import torch
 from actors.models.condition import Condition, with_clean_frames
 from actors.sampling import solvers
 from actors.workers.state import State
-from raysearch.engine.protocol import Denoised
 from raysearch.recipe.candidate import Sampler
 from raysearch.recipe.digests import Digest, digest, noise_key
 from raysearch.recipe.long_video import Window
@@ -41,19 +39,30 @@ class Leg:
     """The fields that clips and queues share: a leg from solver step `step`, which advances, to `until`.
 
     With `wants_velocity` the model is evaluated at `until`, too. `lineage` is the origin's and keys the noise of
-    stochastic steps. `evaluations` counts rows, and `seconds` is this slot's share of the time of the batches.
+    stochastic steps. `evaluations` counts rows.
     """
 
-    id: int
     sampler: Sampler
     solver: solvers.Solver
     lineage: Digest
     step: int
     until: int
     wants_velocity: bool
-    done: "Future[tuple[Denoised, State]]"
     evaluations: int = 0
-    seconds: float = 0.0
+
+    @property
+    def nfe(self) -> int:
+        """The evaluations so far, where both halves of guidance count."""
+        return self.evaluations * self.sampler.nfe_per_step
+
+    def checked(self, state: State) -> State:
+        """The same state. Raises FloatingPointError unless its latent is finite."""
+        if not np.isfinite(state.latent).all():
+            raise FloatingPointError(f"the latent is not finite after step {self.step} of {self.sampler.num_steps}")
+        return state
+
+    def abandon(self) -> None:
+        """Do nothing: a leg holds arrays alone."""
 
     def noise(self, normal: Normal, shape: Sequence[int], purpose: str) -> torch.Tensor:
         """The noise of this shape for the current step and a purpose; the same whenever and wherever it is drawn."""
@@ -100,11 +109,13 @@ class Clip(Leg):
 
     def to_state(self) -> State:
         """The state at the current step, in arrays on the CPU."""
-        return State(
-            self.latent.cpu().numpy(),
-            velocity=None if self.velocity is None else self.velocity.float().cpu().numpy(),
-            solver=solvers.pack(self.state) if self.step < self.sampler.num_steps else None,
-            condition=None if self.condition is None else _arrays(self.condition),
+        return self.checked(
+            State(
+                self.latent.cpu().numpy(),
+                velocity=None if self.velocity is None else self.velocity.float().cpu().numpy(),
+                solver=solvers.pack(self.state) if self.step < self.sampler.num_steps else None,
+                condition=None if self.condition is None else _arrays(self.condition),
+            )
         )
 
 
@@ -195,12 +206,14 @@ class Reel(Leg):
             by_step = (*self.queue.levels[:-1], 0.0)
             levels = np.array([by_step[d] for d in self._done(self.windows[0])], np.float32)
             velocity = self.velocities[0].float().cpu().numpy()
-        return State(
-            self.frames[:, :, :clip].cpu().numpy(),
-            velocity=velocity,
-            queue=self.frames[:, :, clip:].cpu().numpy(),
-            out=self.out.cpu().numpy(),
-            levels=levels,
+        return self.checked(
+            State(
+                self.frames[:, :, :clip].cpu().numpy(),
+                velocity=velocity,
+                queue=self.frames[:, :, clip:].cpu().numpy(),
+                out=self.out.cpu().numpy(),
+                levels=levels,
+            )
         )
 
     def _seen(self, window: Window) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""Frames to the bytes of an mp4 (H.264 through PyAV)."""
+"""Frames to the bytes of an mp4 (H.264 through PyAV), or one frame to those of a png."""
 
 import io
 from fractions import Fraction
@@ -6,6 +6,8 @@ from fractions import Fraction
 import av
 import numpy as np
 from av.video.reformatter import ColorRange, Colorspace
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from raysearch.config.media import EXACT, matrix
 
@@ -53,3 +55,12 @@ class Mp4:
         self._container.mux(self._stream.encode())
         self._container.close()
         return self._buffer.getvalue()
+
+
+def png(frame: np.ndarray, *, scale: int = 1, title: str = "", comment: str = "") -> bytes:
+    """The bytes of a png of one frame, uint8 (H, W, 3), each pixel of which becomes `scale` x `scale` pixels."""
+    said, buffer = PngInfo(), io.BytesIO()
+    for key, value in (("Title", title), ("Comment", comment)):
+        said.add_itxt(key, value)
+    Image.fromarray(frame.repeat(scale, axis=0).repeat(scale, axis=1)).save(buffer, "png", pnginfo=said)
+    return buffer.getvalue()

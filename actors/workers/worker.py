@@ -34,7 +34,7 @@ def build(kind: str, config: Config, plan: Plan, gang: Gang | None = None) -> De
         return Denoiser(folder, **load, slots=pool.slots, gang=gang)
     if kind == "scorer":
         geometry, long = family(Path(folder)).Geometry.of(Path(folder)), config.long.chunks > 1
-        trial = rewards.made_up(geometry, m, plan.details["caption"], long=long)
+        trial = rewards.made_up(geometry, m, plan.details["shape"], plan.details["caption"], long=long)
         return Scorer(folder, plan.details["rewards"], **load, trial=trial)
     return Encoder(folder, **load)
 

@@ -25,6 +25,7 @@ Dtype = Literal["float32", "bfloat16", "float16"]
 Ode = Literal["unipc", "euler", "dpm++"]
 Sde = Literal["flow-sde", "score-sde", "sde-dpm++"]
 Vp = Literal["ddim"]  # for models of noise on a variance-preserving path
+Own = Literal["own"]  # a whole pipeline's own scheduler
 Resume = Literal["never", "auto", "require", "extend"]
 DTYPES, ODE, VP = get_args(Dtype), get_args(Ode), get_args(Vp)
 SDE = {"flow-sde": 0.7, "score-sde": 3.0, "sde-dpm++": None}  # with the paper's eta, where there is one
@@ -60,13 +61,15 @@ class ModelConfig:
 class SamplerConfig:
     """The solver that denoises a latent, its steps, and guidance."""
 
-    name: Literal[Ode, Sde, Vp] = "unipc"
+    name: Literal[Ode, Sde, Vp, Own] = "unipc"
     num_steps: Annotated[int, Ge(1), Le(MOST_STEPS)] = 50
     guidance_scale: float = 5.0
     flow_shift: Positive | None = None  # None: the model's own
     eta: Positive | None = None  # strength of the noise of a stochastic solver; None: its paper's
     interpolant: Literal["linear", "vp"] = "linear"  # the path along which score-sde steps
     negative_prompt: str = ""
+    guidance_scale_2: float | None = None  # of the second of two experts; None: guidance_scale
+    call: dict[str, Any] = field(default_factory=dict)  # more arguments of a whole pipeline's call
     batched_guidance: bool = False  # both halves of guidance in one forward: faster on a GPU, not bit-exact
 
 

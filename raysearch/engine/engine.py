@@ -26,6 +26,7 @@ from raysearch.engine.protocol import (
     Outputs,
     Prefix,
     Text,
+    Whole,
     numbered,
 )
 from raysearch.engine.sharing import Jobs, Memo, gather
@@ -191,7 +192,9 @@ class Engine:
         doubted = ""
         for _ in range(ATTEMPTS):
             inputs = numbered("point", await self._points(obstacles, sampler, spent))
-            if reads:
+            if sampler.piped:
+                inputs |= numbered("text", [await self._whole(x, spent) for x in xs])
+            elif reads:
                 inputs |= numbered("text", [await self._text(text, sampler, spent) for text in request.captions])
             others = await gather((self.latent(c, False, spent) for c in also.values()), len(also))
             inputs |= {name: entry.ref for name, entry in zip(also, others, strict=True)}
@@ -305,6 +308,8 @@ class Engine:
         """References that a denoiser reads for a leg of `x`, by name: see `Denoise`."""
         s, prompt = x.sampler, x.prompt
         inputs = {} if state is None else {"base": state.ref}
+        if s.piped:
+            return inputs | {"text": await self._whole(x, spent)}
         if request.start:
             inputs |= numbered("point", await self._points(x.origin.reads, s, spent))
         inputs["text"] = await self._text(long_video.caption(x), s, spent)
@@ -367,19 +372,36 @@ class Engine:
     async def _text(self, text: str, sampler: Sampler, spent: Spent) -> Any:
         return await self._encoded(Text(text, sampler.max_sequence_length), sampler, spent)
 
-    async def _encoded(self, what: Text | File | Prefix, sampler: Sampler, spent: Spent, **inputs: Any) -> Any:
+    async def _whole(self, x: Candidate, spent: Spent) -> Any:
+        """A reference to all that a pipeline's run is conditioned on."""
+        s, image = x.sampler, x.prompt.image
+        picture = None if image is None else File("image", image, (s.num_frames, s.height, s.width))
+        return await self._encoded(Whole(long_video.caption(x), s, picture), s, spent)
+
+    async def _encoded(self, what: Text | File | Prefix | Whole, sampler: Sampler, spent: Spent, **inputs: Any) -> Any:
         """A reference to a condition, which is made once."""
-        key = digest(type(what).__name__, sampler.model, sampler.fingerprint, *astuple(what))
+        own = (
+            (what.text, sampler.identity, *(astuple(what.image) if what.image else ()))
+            if isinstance(what, Whole)
+            else astuple(what)
+        )
+        key = digest(type(what).__name__, sampler.model, sampler.fingerprint, *own)
         known = self._conditions.recall(key)
         if known is None:
 
             async def encode() -> Any:
-                whole = replace(what, data=unchanged(what.recording)) if isinstance(what, File) else what
-                return (await self._dispatcher.submit(Call(Encode(whole), inputs), age=spent.age)).ref
+                return (await self._dispatcher.submit(Call(Encode(_read(what)), inputs), age=spent.age)).ref
 
             known = await self._jobs.share(key, encode)
             self._conditions.keep(key, known)
         return known
+
+
+def _read(what: Text | File | Prefix | Whole) -> Text | File | Prefix | Whole:
+    """The same content with the bytes of its file."""
+    if isinstance(what, Whole):
+        return replace(what, image=_read(what.image)) if what.image else what  # type: ignore[arg-type]
+    return replace(what, data=unchanged(what.recording)) if isinstance(what, File) else what
 
 
 def _components(given: Sequence[float], reward: Reward) -> tuple[float, ...]:

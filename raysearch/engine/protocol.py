@@ -83,12 +83,18 @@ class Outputs:
     """Which files of a winner are made, frames per second of the video, pixels per pixel of it, and what it says."""
 
     mp4: bool = False
+    png: bool = False
     safetensors: bool = False
     npy: bool = False
     fps: Fraction = Fraction(8)
     scale: int = 1
     title: str = ""
     comment: str = ""
+
+    @property
+    def asked(self) -> list[str]:
+        """The extensions of the files that are made."""
+        return [k for k in ("mp4", "png", "safetensors", "npy") if getattr(self, k)]
 
 
 @dataclass(frozen=True)
@@ -140,11 +146,20 @@ class Prefix:
 
 
 @dataclass(frozen=True)
+class Whole:
+    """All that a pipeline's run is conditioned on: the caption, the sampler's negative prompt, maybe a first frame."""
+
+    text: str
+    sampler: Sampler
+    image: File | None = None
+
+
+@dataclass(frozen=True)
 class Encode:
     """A condition to make. Input of a Prefix: `state`, the finished state that it names."""
 
     kind: ClassVar[str] = "encoder"
-    what: Text | File | Prefix
+    what: Text | File | Prefix | Whole
 
 
 Request: TypeAlias = Denoise | Look | Finish | Encode

@@ -70,9 +70,12 @@ class Sampler:
     stochastic: bool = False
     eta: float | None = None
     interpolant: str = "linear"
-    path: str = "flow"  # of the model: a clean latent counts 1 - sigma at a level, or with "vp" sqrt(1 - sigma^2)
+    path: str = "flow"  # of the model: a clean latent counts 1 - sigma at a level, with "vp" sqrt(1 - sigma^2), else 1
     fingerprint: str = ""
     queue: Queue | None = None
+    call: str | None = None  # of a whole pipeline: more arguments of its call, as canonical JSON
+    nfe: int | None = None  # evaluations of one step; None: what guidance says
+    guidance_scale_2: float | None = None  # of the second of two experts; None: that of the first
 
     def __post_init__(self) -> None:
         assert len(self.sigmas) == self.num_steps + 1
@@ -80,8 +83,10 @@ class Sampler:
     @cached_property
     def identity(self) -> Digest:
         """The digest of all fields."""
-        own = [getattr(self, f.name) for f in fields(self) if f.name != "queue"]
-        return digest("sampler", *own, *((astuple(self.queue),) if self.queue else ()))
+        late = ("queue", "call", "nfe", "guidance_scale_2")
+        own = [getattr(self, f.name) for f in fields(self) if f.name not in late]
+        of_pipeline = (self.call, self.nfe, self.guidance_scale_2) if self.call is not None else ()
+        return digest("sampler", *own, *((astuple(self.queue),) if self.queue else ()), *of_pipeline)
 
     @property
     def whole(self) -> "Sampler":
@@ -96,6 +101,11 @@ class Sampler:
         return replace(self.whole, num_steps=n, sigmas=(queue.levels[0],) * n + (0.0,), queue=queue)
 
     @property
+    def piped(self) -> bool:
+        """True if a whole pipeline runs, with its own solver and guidance, instead of a model of latents."""
+        return self.call is not None
+
+    @property
     def guided(self) -> bool:
         """True if classifier-free guidance is on."""
         return self.guidance_scale > 1
@@ -103,7 +113,7 @@ class Sampler:
     @property
     def nfe_per_step(self) -> int:
         """Transformer evaluations of one step: guidance evaluates twice."""
-        return 2 if self.guided else 1
+        return self.nfe or (2 if self.guided else 1)
 
 
 @dataclass(frozen=True, eq=False, init=False)

@@ -3,7 +3,7 @@
 An origin has a *lineage*, which keys its noise and knows no prompt and no sampler, and an *identity*, which covers
 everything. How a derived origin changes its parent is a small value of numbers, a `How`: the denoiser is told that
 value, and no candidate. A new origin is a `How` here, a verb in `search/context.py` that makes it, and a case in
-`actors/workers/denoiser.py` that computes it.
+`actors/workers/clips.py` that computes it.
 """
 
 from collections.abc import Sequence

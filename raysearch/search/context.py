@@ -197,6 +197,7 @@ class Context:
 
     def invert(self, x: Candidate, guidance_scale: float = 1.0) -> Candidate:
         """The noise that the ODE leads back to from the finished `x`, at the end of a grid that rises."""
+        self._own("inverts videos")
         check(x.finished, "a candidate to invert", x.step, "finished")
         return invert(x, guidance_scale)
 
@@ -216,6 +217,7 @@ class Context:
 
         The first evaluation is that of the candidate's own next step, and paid once.
         """
+        self._own("looks ahead")
         return [ahead(x, min(steps, self.num_steps - x.step)) if not x.finished else x for x in xs]
 
     def push(self, x: Candidate, *, eta: Sequence[float], reach: Sequence[float], h: float) -> Candidate:
@@ -235,6 +237,10 @@ class Context:
         obstacles, etas, reaches = zip(*felt, strict=True)
         how = Push(etas, reaches, float(h), layout(obstacles))
         return Candidate(x.prompt, x.sampler, Derived(x, 0, how, reads=points(obstacles)))
+
+    def _own(self, what: str) -> None:
+        allowed = f"another solver with a policy that {what}: a pipeline is run as it is"
+        check(not self.sampler.piped, "sampler.name", self.sampler.name, allowed)
 
     def rebase(self, x: Candidate, sampler: Sampler) -> Candidate:
         """The step-0 start of x under another sampler: draft, then commit."""

@@ -35,7 +35,7 @@ GROWING = ("seeds", "prompts", "prompts_file", "prompts_column")
 CONFIG, TABLES, JOURNAL = "config.yaml", ("searches.parquet", "candidates.parquet"), "journal"
 CONTENT = Path(JOURNAL, "content.json")
 FILES = (CONFIG, *TABLES, STATUS, CONTENT, Path(JOURNAL, ANSWERS))
-FOLDERS = {"mp4": "videos", "safetensors": "latents", "npy": "frames", "arrow": "rollouts"}
+FOLDERS = {"mp4": "videos", "png": "images", "safetensors": "latents", "npy": "frames", "arrow": "rollouts"}
 MOST_FILES = 10_000  # in one folder: a run with more searches has sub-folders
 BLOCKS = (1000, 100, 10, 1)  # how many prompts share a sub-folder, which is named by the first of them
 
@@ -91,15 +91,15 @@ class RunDirectory:
             self.path.rmdir()
 
     def save(self, search_id: str, files: dict[str, bytes]) -> str | None:
-        """Write a winner's files, by extension; the mp4's path within the directory, or None without one."""
+        """Write a winner's files, by extension; the path in the directory of its video or image, None without one."""
         for extension, content in files.items():
             self.folder.write(_place(extension, search_id, self._block), content)
-        return str(_place("mp4", search_id, self._block)) if "mp4" in files else None
+        shown = next((k for k in ("mp4", "png") if k in files), None)
+        return str(_place(shown, search_id, self._block)) if shown else None
 
     def lacking(self, search_id: str, outputs: Outputs) -> Outputs:
         """`outputs` but for the files that a search has."""
-        asked = (k for k in ("mp4", "safetensors", "npy") if getattr(outputs, k))
-        there: dict[str, Any] = {k: False for k in asked if found(self.path, k, search_id) is not None}
+        there: dict[str, Any] = {k: False for k in outputs.asked if found(self.path, k, search_id) is not None}
         return replace(outputs, **there)
 
     def flush(self) -> None:

@@ -108,6 +108,7 @@ class Plan:
     details: dict[str, Any] = field(default_factory=dict)  # the backend's own: reward specs and the like
     images: str = "allowed"  # whether prompts may, must or must not have first frames
     fps: int = 8  # of the model's videos
+    still: bool = False  # the model makes images: videos of one frame
 
 
 @dataclass(frozen=True)

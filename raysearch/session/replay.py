@@ -59,7 +59,7 @@ def read(folder: Path, plan: Plan, lacking: Callable[[str], Outputs]) -> Past:
     """
     past = Past({r["search_id"]: _row(r) for r in search_records(folder) if r["status"] in FINISHED})
     wanted = {i: lacking(i) for i, row in past.finished.items() if row["winner"] is not None}
-    past.lacking = {i: o for i, o in wanted.items() if o.mp4 or o.safetensors or o.npy}
+    past.lacking = {i: o for i, o in wanted.items() if o.asked}
     arms = Counter(group_of(i) for i in past.finished if i not in past.lacking)
     rewards = {a.arm.name: a.asks for a in plan.arms}
     for r in journal.read(folder):

@@ -349,7 +349,15 @@ class Session:
     def _outputs(self) -> Outputs:
         o = self.config.output
         fps = frame_rate(self.plan.fps if o.fps is None else o.fps)
-        return Outputs(mp4=o.videos, safetensors=o.latents, npy=o.frames, fps=fps, scale=o.scale)
+        still = self.plan.still
+        return Outputs(
+            mp4=o.videos and not still,
+            png=o.videos and still,
+            safetensors=o.latents,
+            npy=o.frames,
+            fps=fps,
+            scale=o.scale,
+        )
 
     def _named(self, outputs: Outputs, s: Search, winner: Candidate) -> Outputs:
         return replace(outputs, title=s.prompt.title, comment=about.comment(s, winner, self._digest))

@@ -2,7 +2,7 @@
 
 from mistakes import Mistake
 
-COMMANDS = "'run', 'sweep', 'collect', 'train', 'prfl', 'status', 'bars', 'policies', 'schema'"
+COMMANDS = "'run', 'sweep', 'collect', 'train', 'prfl', 'status', 'bars', 'check', 'policies', 'schema'"
 USAGE = "usage: raysearch run [-h] [--print-config] config [key=value ...]"
 
 TABLE = [
@@ -16,6 +16,11 @@ TABLE = [
     Mistake("--foo", "the following arguments are required: ...; usage: raysearch ..."),
     Mistake("--foo run config.yaml", "unrecognized arguments: --foo; usage: ..."),
     Mistake("run", f"the following arguments are required: config; {USAGE}"),
+    Mistake("check m --call {", "argument --call: { is no JSON object, such as '{...}'; usage: raysearch check ..."),
+    Mistake("check m --call []", "argument --call: [] is no JSON object, such as '{...}'; usage: raysearch check ..."),
+    Mistake("check m --device tpu", "argument --device: invalid choice: 'tpu' (choose from 'cpu', 'cuda'); usage: ..."),
+    Mistake("check nowhere --steps 3", "--steps: 3 is not allowed; it must be at least 4", heavy=True),
+    Mistake("check nowhere", "MODEL: 'nowhere' is not allowed; it must be an existing folder in ...", heavy=True),
     Mistake("run config.yaml --foo", f"unrecognized arguments: --foo; {USAGE}"),
     Mistake("run config.yaml --seeds 3", f"unrecognized arguments: --seeds 3; {USAGE}"),
     Mistake("run config.yaml -s", f"unrecognized arguments: -s; {USAGE}"),

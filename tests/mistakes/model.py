@@ -70,7 +70,7 @@ TABLE = [
     broken(f"model.path: 'm' {BAD} a folder with a model_index.json", linked("model_index.json")),
     broken(f"model.path: 'm' {BAD} a model of class ..., not None", edited("model_index.json", _class_name=None)),
     broken(
-        f"model.path: 'm' {BAD} a model of class ..., not FluxPipeline",
+        f"sampler.name (arm single): 'unipc' {BAD} own with FluxPipeline, which is run as it is",
         edited("model_index.json", _class_name="FluxPipeline"),
     ),
     broken(

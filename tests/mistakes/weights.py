@@ -208,7 +208,8 @@ TABLE = [
         edited("model_index.json", text_encoder=["transformers", "Trainer"]),
     ),
     broken(
-        f"model.path: 'm' {BAD} a Wan pipeline with one transformer", edited("model_index.json", boundary_ratio=0.875)
+        f"sampler.name (arm single): 'unipc' {BAD} own with WanPipeline, which is run as it is",
+        edited("model_index.json", boundary_ratio=0.875),
     ),
     broken(
         f"model.path: 'm' {BAD} one whose tokenizer knows words, as numbers below the text encoder's vocab_size=384",

@@ -19,6 +19,7 @@ import pytest
 import ray
 import torch
 from clusters import PATIENCE, ROOT, Exits, until
+from pipelines import KINDS
 from ray.util.placement_group import remove_placement_group
 from runs import ARMS, config, run
 
@@ -116,7 +117,19 @@ def test_what_the_cluster_can_never_hold_is_said_before_anything_starts(tiny, tm
 
 
 def test_a_killed_denoiser_comes_back_and_nothing_changes(tiny, tmp_path, monkeypatch):
-    expected, latents, _ = run(tiny, tmp_path / "local", arms=ARMS, seeds=[1, 2])
+    survives_kills(tiny, tmp_path, monkeypatch, arms=ARMS)
+
+
+@pytest.mark.parametrize("name", ["LTX", "Wan 2.2, two experts"])
+def test_so_it_is_with_a_pipeline_that_is_run_as_it_is(name, tmp_path, monkeypatch):
+    arms = [{"name": "rgrp", "policy": {"name": "rgrp", "n": 2, "schedule": [2, 4]}}, {"name": "single"}]
+    folder = KINDS[name].save(tmp_path / "pipeline")
+    survives_kills(folder, tmp_path, monkeypatch, arms=arms, **KINDS[name].blocks)
+
+
+def survives_kills(folder, tmp_path, monkeypatch, **values):
+    """A fleet on Ray whose denoiser is killed twice finds what a local fleet finds."""
+    expected, latents, _ = run(folder, tmp_path / "local", seeds=[1, 2], **values)
     plain = ray_fleet.RayReplica.run
     killed = []
 
@@ -127,7 +140,7 @@ def test_a_killed_denoiser_comes_back_and_nothing_changes(tiny, tmp_path, monkey
         return await plain(self, call)
 
     monkeypatch.setattr(ray_fleet.RayReplica, "run", run_and_kill)
-    rows, got, _ = run(tiny, tmp_path / "ray", arms=ARMS, seeds=[1, 2], fleet=on_ray())
+    rows, got, _ = run(folder, tmp_path / "ray", seeds=[1, 2], fleet=on_ray(), **values)
     assert len(killed) == 2
     assert [r["winner"] for r in rows] == [r["winner"] for r in expected]
     assert all(np.array_equal(got[k], latents[k]) for k in latents)

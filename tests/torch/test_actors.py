@@ -17,6 +17,7 @@ from runs import ARMS, KINDS, PROMPT, SCHEDULERS, SIZE, config, embedded, image_
 from actors.backend import Backend
 from actors.sampling import solvers
 from actors.workers import worker
+from actors.workers.clips import Clips
 from actors.workers.denoiser import Denoiser
 from actors.workers.state import State
 from raysearch.config import config as configuration
@@ -90,13 +91,13 @@ def test_fork_is_the_straight_run_bit_for_bit(tiny, tmp_path, name):
 
 
 def test_a_latent_that_is_not_finite_fails_its_search_alone(tiny, tmp_path, monkeypatch):
-    plain, calls = Denoiser._velocities, itertools.count()
+    plain, calls = Clips._velocities, itertools.count()
 
     def velocities(self, group):
         found = plain(self, group)
         return [v * torch.nan for v in found] if next(calls) == 3 else found
 
-    monkeypatch.setattr(Denoiser, "_velocities", velocities)
+    monkeypatch.setattr(Clips, "_velocities", velocities)
     c = config(tiny, seeds=[0, 1], max_searches=1, rewards={"search": None})
     asyncio.run(Session(c, Backend(), run_dir=tmp_path).run())
     first, second = pq.read_table(tmp_path / "searches.parquet").to_pylist()
@@ -190,7 +191,7 @@ def test_preview_is_the_estimate_at_the_candidates_own_point(tiny, tmp_path):
         noise = torch.randn(1, 4, 3, 8, 8, generator=torch.Generator().manual_seed(key))
         x = (1 - 0.09) ** 0.5 * torch.tensor(parent.latent) + 0.3 * noise
         assert np.allclose(state.latent, x.numpy(), atol=1e-6)
-        model, t = worker._model.model, torch.tensor([worker._solver(sampler).timesteps[4]])
+        model, t = worker._model.model.model, torch.tensor([worker._model._solver(sampler).timesteps[4]])
         with torch.no_grad():
             c_, u_ = (model(x, t, torch.tensor(e), return_dict=False)[0] for e in (text, none))
         previews.append(state.x0(sampler.sigmas[4]))

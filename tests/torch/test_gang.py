@@ -82,9 +82,9 @@ def trajectories(worker, work):
 )
 def test_a_gang_is_the_whole_model_bit_for_bit(tiny, processes, work, mode, shards, dtype):
     whole = Denoiser(str(tiny), dtype=dtype, device="cpu", slots=1)
-    every = gangs.parameters(whole._model.model)
+    every = gangs.parameters(whole._model.model.model)
     if mode == "fsdp":  # gathered weights are aligned in memory; those mapped from a file are not, and 3e-7 off
-        for p in whole._model.model.parameters():
+        for p in whole._model.model.model.parameters():
             p.data = p.data.clone()
     expected = trajectories(whole, work)
     whole.close()
@@ -94,7 +94,7 @@ def test_a_gang_is_the_whole_model_bit_for_bit(tiny, processes, work, mode, shar
         followers.append(processes.submit(*call))
 
     with leading(tiny, PoolConfig(shards=shards, shard_mode=mode), dtype, start) as denoiser:
-        held = gangs.parameters(denoiser._model.model)
+        held = gangs.parameters(denoiser._model.model.model)
         got = trajectories(denoiser, work)
     assert all(np.array_equal(a, b) for a, b in zip(expected, got, strict=True))
     shares = [held, *(f.result(60) for f in followers)]  # they were told to stop, and did

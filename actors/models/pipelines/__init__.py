@@ -1,0 +1,97 @@
+"""The family of all other diffusers pipelines: the unmodified pipeline, fast-forwarded to where a candidate stands."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from actors.models import folder as folders
+from actors.models.pipelines.call import FRAMES, accepted, arguments, class_of
+from actors.models.pipelines.probe import Trajectory, trajectory
+from actors.models.pipelines.runs import Runs as Runs
+from actors.models.pipelines.workers import Conditioner as Conditioner
+from actors.models.pipelines.workers import Decoder as Decoder
+from raysearch.config.fleet import PoolConfig
+from raysearch.errors import ConfigError, check
+from raysearch.recipe.candidate import Sampler
+
+HOOKS = ("prepare_latents", "encode_prompt", "progress_bar")  # what a run must be able to answer
+
+
+def check_folder(folder: Path, key: str) -> None:
+    """Raises ConfigError, which names `key`, unless the folder holds a pipeline that can be run."""
+    name = str(folders.index(folder, key).get("_class_name"))
+    kind = class_of(name)
+    lacking = [h for h in HOOKS if not hasattr(kind, h)]
+    check(not lacking, key, str(folder), f"a pipeline with {', '.join(HOOKS)}: {name} has no {', '.join(lacking)}")
+
+
+def token_counter(folder: Path) -> Callable[[str], int]:
+    """A function that counts no tokens: each pipeline reads captions in its own way."""
+    return lambda text: 0
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """The facts about a pipeline that `actors.models` lists."""
+
+    folder: Path
+    name: str
+
+    path = "own"
+    text_dim = None
+    per_frame = image_to_video = sees_image = False
+    fps = 8
+
+    @classmethod
+    def of(cls, folder: Path) -> "Geometry":
+        """The facts about the pipeline in a folder."""
+        return cls(folder, str(folders.index(folder)["_class_name"]))
+
+    @cached_property
+    def takes(self) -> set[str]:
+        """The arguments of the pipeline's call."""
+        return accepted(class_of(self.name))
+
+    @property
+    def still(self) -> bool:
+        """True for a pipeline that makes images, which are videos of one frame."""
+        return not self.takes & set(FRAMES)
+
+    @property
+    def images(self) -> str:
+        """Whether a prompt may have a first frame."""
+        return "required" if "image" in self.takes else "refused"
+
+    def check(self, *, num_frames: int, height: int, width: int) -> None:
+        """Raises ConfigError for a number of frames that the pipeline cannot make."""
+        check(not self.still or num_frames == 1, "model.num_frames", num_frames, f"1: {self.name} makes images")
+
+    def check_shards(self, pool: PoolConfig, *, num_frames: int, height: int, width: int) -> None:
+        """Raises ConfigError if denoisers are to be sharded."""
+        check(pool.shards == 1, "fleet.denoisers.shards", pool.shards, f"1 with {self.name}")
+
+    def video_shape(self, *, num_frames: int, height: int, width: int) -> tuple[int, ...]:
+        """The shape (T, H, W, 3) of the frames of a video of this size."""
+        return num_frames, height, width, 3
+
+    def frames(self, latent_frames: int) -> int:
+        """The same number: pipelines have no long videos."""
+        return latent_frames
+
+    def trajectory(self, sampler: Sampler) -> Trajectory:
+        """The grid of a sampler, of which only the numbers of the config are known. Raises ConfigError."""
+        picture = Image.new("RGB", (sampler.width, sampler.height)) if self.images == "required" else None
+        found = self.probed(arguments(class_of(self.name), sampler, "", picture, decoded=False))
+        check(found.num_steps == sampler.num_steps, "sampler.num_steps", sampler.num_steps, f"{found.num_steps} steps")
+        return found
+
+    def probed(self, call: dict[str, Any]) -> Trajectory:
+        """The grid of a call. Raises ConfigError for arguments that the pipeline refuses."""
+        try:
+            return trajectory(self.folder, call)
+        except Exception as error:
+            raise ConfigError(f"model.path: {self.name} cannot be called like this: {error}") from error

@@ -1,0 +1,90 @@
+"""What `raysearch check` prints of a pipeline: whether it can be searched, what was found, a config to start from."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import OmegaConf
+from PIL import Image
+
+from actors import models
+from actors.models import folder as folders
+from actors.models.pipelines import Geometry
+from actors.models.pipelines.contract import Found, measured
+from actors.models.pipelines.parts import is_of
+from raysearch.errors import check
+from raysearch.recipe.candidate import Sampler
+from raysearch.recipe.digests import canonical_json
+
+FEW = 9  # frames of a small video
+ROLES = {"encoder": "an encoder", "denoiser": "a denoiser", "decoder": "a scorer"}
+SAYS = {
+    "whole": "a run in one leg is bit for bit the pipeline's own call",
+    "legs": "so is a run that stops at every step and goes on",
+    "frames": "the decoded frames are the pipeline's",
+    "x0": "largest error of an x0 prediction whose x0 is known",
+    "batch": "largest difference of runs in one batch from each alone",
+    "nfe": "legs cost what a whole run costs",
+}
+
+
+def report(
+    path: str,
+    *,
+    device: str,
+    dtype: str,
+    size: dict[str, int],
+    num_frames: int | None,
+    num_steps: int,
+    call: dict[str, Any],
+) -> tuple[str, bool]:
+    """The text, and whether the pipeline can be searched. Raises ConfigError.
+
+    `size` has `height` and `width`; `num_frames` None takes a few; `call` are more arguments of the pipeline's call.
+    """
+    check(device == "cpu" or torch.cuda.is_available(), "--device", device, "cpu: torch sees no GPU here")
+    check(num_steps >= 4, "--steps", num_steps, "at least 4")
+    for name, side in size.items():
+        check(side >= 1, f"--{name}", side, "at least 1")
+    folder = models.model_folder(path, "MODEL")
+    check(models.family_name(folder, "MODEL") == "pipelines", "MODEL", path, "a pipeline without a family of its own")
+    geometry = Geometry.of(folder)
+    size = {**size, "num_frames": (1 if geometry.still else FEW) if num_frames is None else num_frames}
+    geometry.check(**size)
+    given: dict[str, Any] = {"call": canonical_json(call), **size}
+    asked = Sampler(b"", "own", num_steps, (1.0,) * num_steps + (0.0,), **given)
+    found = geometry.trajectory(asked)
+    sampler = replace(asked, sigmas=found.sigmas, stochastic=found.stochastic, path=found.path, nfe=found.nfe_per_step)
+    picture = Image.new("RGB", (size["width"], size["height"])) if geometry.images == "required" else None
+    holds = measured(folder, sampler, dtype=dtype, device=device, picture=picture)
+    kind = "stochastic" if found.stochastic else "deterministic"
+    lines = [
+        f"# {geometry.name}, {size['num_frames']} x {size['height']} x {size['width']}, {num_steps} steps, {dtype} on "
+        f"{device}",
+        *table(holds),
+        f"# {found.nfe_per_step} NFE a step; the scheduler is {kind}; noise levels {found.sigmas[0]:.3g} to "
+        f"{found.sigmas[-2]:.3g} ({found.path}); a latent has shape {found.latent_shape}",
+        *(f"# weights of {who}: {gigabytes(folder, role):.3g} GB" for role, who in ROLES.items()),
+        "# it can be searched; a config to start from:" if holds.holds else "# it can not be searched",
+    ]
+    start = {
+        "model": {"path": path, "dtype": dtype, **size},
+        "sampler": {"name": "own", "num_steps": num_steps, "call": call},
+        "policy": {"name": "best_of_n", "n": 4},
+    }
+    config = OmegaConf.to_yaml(OmegaConf.create(start)) if holds.holds else ""
+    return "\n".join(lines) + "\n" + config, holds.holds
+
+
+def table(found: Found) -> list[str]:
+    """A line for each thing that must hold."""
+    values = {k: getattr(found, k) for k in SAYS}
+    shown = {k: ("yes" if v else "NO") if isinstance(v, bool) else f"{v:.1e}" for k, v in values.items()}
+    return [f"#   {shown[k]:>8}  {text}" for k, text in SAYS.items()]
+
+
+def gigabytes(folder: Path, role: Any) -> float:
+    """The size of the files that the weights of a role are loaded from."""
+    parts = [p for name, p in folders.parts(folder).items() if p.weighs and is_of(role, name)]
+    return sum(f.stat().st_size for p in parts for f in p.weights(None).files) / 1e9

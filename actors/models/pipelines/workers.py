@@ -1,0 +1,69 @@
+"""The encoder's and the scorer's side of a pipeline."""
+
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from actors.models.pipelines.call import arguments
+from actors.models.pipelines.parts import pipeline
+from actors.models.pipelines.run import Run
+from actors.models.pipelines.runs import unpack_encoded
+from actors.models.pipelines.shell import shell
+from actors.models.pipelines.state import Conditions, PipelineState, pack
+from raysearch.recipe.candidate import Sampler
+
+
+class Conditioner:
+    """The encoders of a pipeline."""
+
+    def __init__(self, folder: Path, *, dtype: str, device: str, variant: str | None = None) -> None:
+        self._pipeline = pipeline(folder, "encoder", dtype=dtype, device=device, variant=variant)
+        self._device = device
+
+    @torch.no_grad()
+    def __call__(self, sampler: Sampler, caption: str, picture: Any = None) -> Conditions:
+        """What a run of the pipeline is conditioned on; `picture` is a first frame, a PIL image."""
+        call = arguments(type(self._pipeline), sampler, caption, picture, decoded=False)
+        generator = torch.Generator().manual_seed(0)
+        run = Run(partial(shell, self._pipeline), call, until=0, generator=generator, device=self._device)
+        encoded = replace(run.recorded, answers=pack(run.recorded.answers))
+        return Conditions(sampler, caption, encoded, picture)
+
+
+class Decoder:
+    """The autoencoder of a pipeline."""
+
+    def __init__(self, folder: Path, *, dtype: str, device: str, variant: str | None = None) -> None:
+        self._pipeline = pipeline(folder, "decoder", dtype=dtype, device=device, variant=variant)
+        self._device = device
+
+    @torch.no_grad()
+    def frames(self, state: PipelineState, conditions: Conditions) -> np.ndarray:
+        """The frames, uint8 (T, H, W, 3), of a finished state, or of the x0 prediction of another."""
+        point, sampler = state.point(self._device), conditions.sampler
+        if point.step < sampler.num_steps:
+            point = point.ended(sampler.num_steps)
+        call = arguments(type(self._pipeline), sampler, conditions.caption, conditions.picture, decoded=True)
+        run = Run(
+            partial(shell, self._pipeline),
+            call,
+            until=sampler.num_steps,
+            generator=torch.Generator(),
+            encoded=unpack_encoded(conditions, self._device),
+            base=point,
+            device=self._device,
+        )
+        return eight_bits(run.output[0])
+
+
+def eight_bits(made: Any) -> np.ndarray:
+    """Frames, uint8 (T, H, W, 3), of what a pipeline returns as numpy: videos (1, T, H, W, 3), images (1, H, W, 3)."""
+    video = np.asarray(made)
+    video = video[0] if video.ndim == 5 else video
+    if not np.isfinite(video).all():
+        raise FloatingPointError("the decoded frames are not finite")
+    return (video * 255).round().clip(0, 255).astype(np.uint8)
