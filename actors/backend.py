@@ -104,12 +104,13 @@ def checked_model(config: Config) -> Model:
     m = config.model
     geometry.check(num_frames=m.num_frames, height=m.height, width=m.width)
     geometry.check_shards(config.fleet.denoisers, num_frames=m.num_frames, height=m.height, width=m.width)
-    if geometry.path == "own":
-        shape = geometry.trajectory(pipeline_sampler(config, config.sampler, b"")).latent_shape
-    else:
+    if geometry.path != "own":
         shape = geometry.latent_shape(num_frames=m.num_frames, height=m.height, width=m.width)
         check_chunks(config, geometry, shape[2])
-    return Model(folder, geometry, shape, folders.content(folder, variant=m.variant))
+    content = folders.content(folder, variant=m.variant)
+    if geometry.path == "own":
+        shape = geometry.trajectory(pipeline_sampler(config, config.sampler, content)).latent_shape
+    return Model(folder, geometry, shape, content)
 
 
 def texts_of(entries: Sequence[prompts.Entry], arms: Sequence[Arm]) -> dict[str, str]:
@@ -226,7 +227,7 @@ def recipe_sampler(config: Config, s: SamplerConfig, folder: Path, content: byte
     fits = {"vp": VP, "own": ("own",)}.get(path, (*ODE, *SDE))
     check(s.name in fits, "sampler.name", s.name, f"one of {', '.join(fits)} for this model")
     if path == "own":
-        return planned(pipeline_sampler(config, s, content), geometry)
+        return geometry.planned(pipeline_sampler(config, s, content))
     try:
         sigmas = solvers.grid(solvers.scheduler_config(folder), s.name, s.flow_shift, s.num_steps)
     except Exception as error:  # diffusers' errors for a wrong config have no common type
@@ -267,19 +268,6 @@ def pipeline_sampler(config: Config, s: SamplerConfig, content: bytes) -> Sample
     """The recipe's sampler of a whole pipeline, but for what is known of its grid."""
     plain = plain_sampler(config, s, content)
     return replace(plain, call=canonical_json(s.call), guidance_scale_2=s.guidance_scale_2)
-
-
-def planned(sampler: Sampler, geometry: Any) -> Sampler:
-    """A pipeline's sampler with what a probe finds of its grid. Raises ConfigError."""
-    found = geometry.trajectory(sampler)
-    return replace(
-        sampler,
-        num_steps=found.num_steps,
-        sigmas=found.sigmas,
-        stochastic=found.stochastic,
-        path=found.path,
-        nfe=found.nfe_per_step,
-    )
 
 
 def sampler_at(config: Config, s: SamplerConfig, folder: Path, content: bytes, num_steps: int) -> Sampler:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, NoReturn, TextIO, TypeVar
 
 from actors import shipped
-from actors.models.settled import settled
+from actors.models.settled import check_request, settled
 from actors.training import driver
 from raysearch import __version__
 from raysearch.bars import report as bars
@@ -270,9 +270,10 @@ def check_model(
     call: dict[str, Any],
 ) -> int:
     """Measure on a small video whether a pipeline of diffusers can be searched, and print a config to start from."""
+    size = {"height": height, "width": width}
+    check_request(model, size, steps)
     from actors.models.pipelines.report import report
 
-    size = {"height": height, "width": width}
     text, holds = report(
         model, device=device, dtype=dtype, size=size, num_frames=num_frames, num_steps=steps, call=call
     )

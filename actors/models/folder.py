@@ -84,6 +84,11 @@ class Part:
         return f"diffusers.pipelines.{self.library}" if self.library in WITHIN else self.library
 
     @property
+    def stems(self) -> dict[str, str]:
+        """How the names of the part's weights begin, by their suffix."""
+        return STEMS[self.module.split(".")[0]]
+
+    @property
     def weighs(self) -> bool:
         """True for a part that has weights."""
         return self.config_file.name == "config.json"
@@ -97,21 +102,21 @@ class Part:
         """The weights of a variant, or those of none where the part has none of this variant."""
         for v in dict.fromkeys((variant, None)):
             dot = f".{v}" if v else ""
-            for suffix, stem in STEMS[self.module.split(".")[0]].items():
+            for suffix, stem in self.stems.items():
                 index = self.path / f"{stem}.{suffix}.index{dot}.json"
                 if index.is_file():
                     return Weights(self._shards(index), index, v)
                 if os.path.lexists(one := self.path / f"{stem}{dot}.{suffix}"):
                     return Weights((one,), None, v)
         variants = self.variants()
-        name = f"{self.path.name}/{STEMS[self.module.split('.')[0]]['safetensors']}.safetensors"
+        name = f"{self.path.name}/{self.stems['safetensors']}.safetensors"
         check(bool(variants), self.key, str(self.path.parent), f"a folder with {name}")
         key = ".".join([*self.key.split(".")[:-1], "variant"])
         raise ConfigError.of(key, variant, f"{' or '.join(variants)}: {str(self.path)!r} has no other weights")
 
     def variants(self) -> list[str]:
         """The variants of which there are weights."""
-        stem = STEMS[self.module.split(".")[0]]["safetensors"]
+        stem = self.stems["safetensors"]
         pattern = re.compile(rf"{stem}\.([\w-]+?)(-\d+-of-\d+)?\.safetensors")
         return sorted({m[1] for p in self.path.iterdir() if (m := pattern.fullmatch(p.name))})
 

@@ -1,6 +1,6 @@
 """What a config leaves to the model's folder, settled before torch is imported."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -55,6 +55,15 @@ def check_pipeline(config: Config, ways: Sequence[Arm], name: str) -> None:
             value = getattr(arm.sampler, key)
             check(value == getattr(unset, key), f"sampler.{key}{where}", value, why)
         check(not arm.obstacles, f"obstacles{where}", "given", f"left out with {name}, which is run as it is")
+
+
+def check_request(path: str, size: Mapping[str, int], num_steps: int) -> None:
+    """Raises ConfigError, before torch is imported, for what `raysearch check` cannot measure."""
+    check(num_steps >= 4, "--steps", num_steps, "at least 4")
+    for name, side in size.items():
+        check(side >= 1, f"--{name}", side, "at least 1")
+    family = models.family_name(models.found(path, "MODEL"), "MODEL")
+    check(family == "pipelines", "MODEL", path, "a pipeline without a family of its own")
 
 
 def shift_of(folder: Path, *, given: bool) -> float | None:

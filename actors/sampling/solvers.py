@@ -152,8 +152,7 @@ class Solver:
         """
         s, s_to = self.sigmas[step].double(), self.sigmas[to_step].double()
         ratio = self.alpha(s_to) / self.alpha(s) if s < 1 else torch.ones((), dtype=torch.float64)
-        spread = (s_to.square() - (ratio * s).square()).clamp(min=0).sqrt()
-        return (ratio * latent.double() + spread * noise.double()).float()
+        return noised(latent, ratio, s, s_to, noise)
 
     def _capture(self) -> State:
         found = {k: getattr(self._scheduler, k) for k in CHANGING if hasattr(self._scheduler, k)}
@@ -262,6 +261,14 @@ EULER_MARUYAMA: dict[str, Callable[[float], Callable[[float, float], float]]] = 
     "flow-sde": lambda eta: lambda t, off: eta * (off / (1 - off)) ** 0.5,  # Flow-GRPO 2505.05470
     "score-sde": lambda eta: lambda t, off: eta * t**2,  # Kim et al. 2503.19385
 }
+
+
+def noised(
+    latent: torch.Tensor, ratio: torch.Tensor, s: torch.Tensor, s_to: torch.Tensor, noise: torch.Tensor
+) -> torch.Tensor:
+    """ratio x + sqrt(s'^2 - (ratio s)^2) eps: the forward kernel from level s to s', where `ratio` is a'/a; float32."""
+    spread = (s_to.square() - (ratio * s).square()).clamp(min=0).sqrt()
+    return (ratio * latent.double() + spread * noise.double()).float()
 
 
 def neighbour(latent: torch.Tensor, cosine: float, noise: torch.Tensor) -> torch.Tensor:

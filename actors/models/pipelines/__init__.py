@@ -1,10 +1,9 @@
 """The family of all other diffusers pipelines: the unmodified pipeline, fast-forwarded to where a candidate stands."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any
 
 from PIL import Image
 
@@ -84,14 +83,21 @@ class Geometry:
 
     def trajectory(self, sampler: Sampler) -> Trajectory:
         """The grid of a sampler, of which only the numbers of the config are known. Raises ConfigError."""
-        picture = Image.new("RGB", (sampler.width, sampler.height)) if self.images == "required" else None
-        found = self.probed(arguments(class_of(self.name), sampler, "", picture, decoded=False))
+        found = probed(self, sampler)
         check(found.num_steps == sampler.num_steps, "sampler.num_steps", sampler.num_steps, f"{found.num_steps} steps")
         return found
 
-    def probed(self, call: dict[str, Any]) -> Trajectory:
-        """The grid of a call. Raises ConfigError for arguments that the pipeline refuses."""
-        try:
-            return trajectory(self.folder, call)
-        except Exception as error:
-            raise ConfigError(f"model.path: {self.name} cannot be called like this: {error}") from error
+    def planned(self, sampler: Sampler) -> Sampler:
+        """The sampler with what is known of its grid. Raises ConfigError."""
+        t = self.trajectory(sampler)
+        return replace(sampler, sigmas=t.sigmas, stochastic=t.stochastic, path=t.path, nfe=t.nfe_per_step)
+
+
+@lru_cache(maxsize=64)  # a real model's probe takes seconds, and many arms have one sampler
+def probed(geometry: Geometry, sampler: Sampler) -> Trajectory:
+    """The grid of a sampler. Raises ConfigError for arguments that the pipeline refuses."""
+    picture = Image.new("RGB", (sampler.width, sampler.height)) if geometry.images == "required" else None
+    try:
+        return trajectory(geometry.folder, arguments(class_of(geometry.name), sampler, "", picture, decoded=False))
+    except Exception as error:
+        raise ConfigError(f"model.path: {geometry.name} cannot be called like this: {error}") from error

@@ -19,6 +19,7 @@ from actors.models.pipelines import batch
 from actors.models.pipelines.parts import DENOISING, pipeline
 from actors.models.pipelines.run import Forward, Run, Tree
 from actors.models.pipelines.shell import shell
+from actors.models.pipelines.standin import StandIn
 
 TOLERANCE = 1e-3  # of a noise level
 FOREVER = 1 << 30  # a step that no pipeline reaches
@@ -57,23 +58,16 @@ class Trajectory:
         return "flow" if all(abs(a + s - 1) < TOLERANCE for a, s in levels) else "vp"
 
 
-class Hollow:
+class Hollow(StandIn):
     """A part on the meta device: a call computes shapes, and returns zeros of these shapes."""
-
-    def __init__(self, part: Any) -> None:
-        self.__dict__["_part"] = part
-
-    @property  # type: ignore[misc]
-    def __class__(self) -> Any:
-        return type(self._part)
-
-    def __getattr__(self, name: str) -> Any:
-        found = getattr(self.__dict__["_part"], name)
-        return shaped(found) if name == "encode" else found
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Zeros of the shapes that the part would return."""
         return shaped(self._part)(*args, **kwargs)
+
+    def encode(self, *args: Any, **kwargs: Any) -> Any:
+        """Zeros of the shapes that the part would encode to."""
+        return shaped(self._part.encode)(*args, **kwargs)
 
 
 def shaped(function: Callable[..., Tree]) -> Callable[..., Tree]:

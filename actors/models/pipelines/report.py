@@ -1,6 +1,5 @@
 """What `raysearch check` prints of a pipeline: whether it can be searched, what was found, a config to start from."""
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -41,21 +40,17 @@ def report(
 ) -> tuple[str, bool]:
     """The text, and whether the pipeline can be searched. Raises ConfigError.
 
-    `size` has `height` and `width`; `num_frames` None takes a few; `call` are more arguments of the pipeline's call.
+    What `settled.check_request` checks was checked before. `size` has `height` and `width`; `num_frames` None takes a
+    few; `call` are more arguments of the pipeline's call.
     """
     check(device == "cpu" or torch.cuda.is_available(), "--device", device, "cpu: torch sees no GPU here")
-    check(num_steps >= 4, "--steps", num_steps, "at least 4")
-    for name, side in size.items():
-        check(side >= 1, f"--{name}", side, "at least 1")
     folder = models.model_folder(path, "MODEL")
-    check(models.family_name(folder, "MODEL") == "pipelines", "MODEL", path, "a pipeline without a family of its own")
     geometry = Geometry.of(folder)
     size = {**size, "num_frames": (1 if geometry.still else FEW) if num_frames is None else num_frames}
     geometry.check(**size)
     given: dict[str, Any] = {"call": canonical_json(call), **size}
     asked = Sampler(b"", "own", num_steps, (1.0,) * num_steps + (0.0,), **given)
-    found = geometry.trajectory(asked)
-    sampler = replace(asked, sigmas=found.sigmas, stochastic=found.stochastic, path=found.path, nfe=found.nfe_per_step)
+    found, sampler = geometry.trajectory(asked), geometry.planned(asked)
     picture = Image.new("RGB", (size["width"], size["height"])) if geometry.images == "required" else None
     holds = measured(folder, sampler, dtype=dtype, device=device, picture=picture)
     kind = "stochastic" if found.stochastic else "deterministic"

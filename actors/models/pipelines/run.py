@@ -10,7 +10,7 @@ pipeline does with them.
 
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 import greenlet
@@ -20,6 +20,7 @@ from torch.utils._pytree import tree_map
 from actors.models.pipelines.estimate import x0_estimate
 
 Tree: TypeAlias = Any  # tensors in tuples, lists, dicts and diffusers' outputs
+Encoded: TypeAlias = dict[str, list[Tree]]  # what encoders answered before the first forward, in order, by their name
 
 
 @dataclass(frozen=True)
@@ -29,13 +30,6 @@ class Forward:
     part: str
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Encoded:
-    """What an encoder made for a run: the answers of the calls before the first forward, in order, by their name."""
-
-    answers: dict[str, list[Tree]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -99,9 +93,9 @@ class Run:
         self.until, self.estimate, self.base = until, estimate, base
         self.enter = 0 if base is None else base.step
         self.generator, self.encoded = generator, encoded
-        self.recorded = Encoded()
+        self.recorded: Encoded = {}
         self._nested = self._begun = False
-        self.step, self.evaluations = 0, 0
+        self.step = 0
         self._asked: dict[str, int] = {}
         self._stepped = False  # a scheduler has stepped since the last forward
         self._schedulers: list[tuple[Any, dict[str, Any]]] = []
@@ -131,7 +125,6 @@ class Run:
     def answer(self, output: Tree) -> None:
         """Give the waiting forward its output, and go on to the next forward or to the end of the leg."""
         self._forwards.append(tree_map(_blank, output))
-        self.evaluations += 1
         self._switch(output)
 
     def point(self) -> Point:
@@ -221,13 +214,13 @@ class Run:
         i = self._asked.get(name, 0)
         self._asked[name] = i + 1
         if self.encoded is not None:
-            return self.encoded.answers[name][i]
+            return self.encoded[name][i]
         self._nested = True  # of the encoders that a prompt's encoding calls only the outcome is kept
         try:
             value = own()
         finally:
             self._nested = False
-        self.recorded.answers.setdefault(name, []).append(value)
+        self.recorded.setdefault(name, []).append(value)
         return value
 
     def stepping(self, scheduler: Any, own: Callable[..., Tree], bound: inspect.BoundArguments) -> Tree:

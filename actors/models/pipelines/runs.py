@@ -15,7 +15,7 @@ from actors.models.pipelines.parts import pipeline
 from actors.models.pipelines.run import Forward, Point, Run, Tree
 from actors.models.pipelines.shell import shell
 from actors.models.pipelines.state import Conditions, PipelineState, unpack
-from actors.sampling.solvers import neighbour
+from actors.sampling.solvers import neighbour, noised
 from raysearch.engine.protocol import Denoise
 from raysearch.recipe.candidate import Sampler
 from raysearch.recipe.origins import Branch, Jitter, Neighbour, Perturb, Renoise
@@ -76,7 +76,7 @@ class Runs:
             call,
             until=request.until,
             generator=generator,
-            encoded=unpack_encoded(conditions, self._device),
+            encoded=unpack(conditions.encoded, self._device),
             base=base,
             estimate=request.velocity,
             device=self._device,
@@ -93,11 +93,6 @@ class Runs:
             output = getattr(self._pipeline, joined.part)(*joined.args, **joined.kwargs)
             for i, own in zip(members, batch.split(output, [batch.rows(f) for f in together]), strict=True):
                 waiting[i].answer(own)
-
-
-def unpack_encoded(conditions: Conditions, device: str) -> Any:
-    """The encoder's answers on a device."""
-    return replace(conditions.encoded, answers=unpack(conditions.encoded.answers, device))
 
 
 def moved(point: Point, how: Any, from_step: int, request: Denoise, generator: torch.Generator) -> Point:
@@ -144,11 +139,9 @@ def moved(point: Point, how: Any, from_step: int, request: Denoise, generator: t
 
 def renoised(x: torch.Tensor, sampler: Sampler, step: int, to_step: int, noise: torch.Tensor) -> torch.Tensor:
     """The forward kernel from the level of `step` up to that of `to_step`, as `solvers.Solver.renoise` has it."""
-    s, s_to = sampler.sigmas[step], sampler.sigmas[to_step]
-    a, a_to = alpha(sampler.path, s), alpha(sampler.path, s_to)
-    ratio = a_to / a
-    spread = max(s_to**2 - (ratio * s) ** 2, 0.0) ** 0.5
-    return ratio * x + spread * noise
+    levels = sampler.sigmas[step], sampler.sigmas[to_step]
+    (s, a), (s_to, a_to) = (torch.tensor([v, alpha(sampler.path, v)], dtype=torch.float64) for v in levels)
+    return noised(x, a_to / a, s, s_to, noise)
 
 
 def alpha(path: str, sigma: float) -> float:

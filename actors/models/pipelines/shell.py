@@ -10,6 +10,7 @@ import torch
 
 from actors.models.pipelines.parts import DENOISING
 from actors.models.pipelines.run import Run
+from actors.models.pipelines.standin import StandIn
 
 
 class Bar:
@@ -30,36 +31,24 @@ class Bar:
         return lambda *args, **kwargs: None
 
 
-class Net:
-    """A denoising net whose calls go to a run; all else is the net's own."""
+class Net(StandIn):
+    """A denoising net whose calls go to a run."""
 
-    def __init__(self, net: Any, part: str, run: Run) -> None:
-        self.__dict__.update(_net=net, _part=part, _run=run)
-
-    @property  # type: ignore[misc]
-    def __class__(self) -> Any:
-        return type(self._net)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.__dict__["_net"], name)
+    def __init__(self, net: Any, name: str, run: Run) -> None:
+        super().__init__(net)
+        self._name, self._run = name, run
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """The run's answer."""
-        return self._run.forward(self._part, args, kwargs)
+        return self._run.forward(self._name, args, kwargs)
 
 
-class Recorded:
-    """A part whose calls before the first forward are answered as an encoder answered them; all else is its own."""
+class Recorded(StandIn):
+    """A part whose calls before the first forward are answered as an encoder answered them."""
 
     def __init__(self, part: Any, name: str, run: Run) -> None:
-        self.__dict__.update(_part=part, _name=name, _run=run)
-
-    @property  # type: ignore[misc]
-    def __class__(self) -> Any:
-        return type(self._part)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.__dict__["_part"], name)
+        super().__init__(part)
+        self._name, self._run = name, run
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """The run's answer."""

@@ -1,6 +1,5 @@
 """The encoder's and the scorer's side of a pipeline."""
 
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,9 +10,8 @@ import torch
 from actors.models.pipelines.call import arguments
 from actors.models.pipelines.parts import pipeline
 from actors.models.pipelines.run import Run
-from actors.models.pipelines.runs import unpack_encoded
 from actors.models.pipelines.shell import shell
-from actors.models.pipelines.state import Conditions, PipelineState, pack
+from actors.models.pipelines.state import Conditions, PipelineState, pack, unpack
 from raysearch.recipe.candidate import Sampler
 
 
@@ -30,8 +28,7 @@ class Conditioner:
         call = arguments(type(self._pipeline), sampler, caption, picture, decoded=False)
         generator = torch.Generator().manual_seed(0)
         run = Run(partial(shell, self._pipeline), call, until=0, generator=generator, device=self._device)
-        encoded = replace(run.recorded, answers=pack(run.recorded.answers))
-        return Conditions(sampler, caption, encoded, picture)
+        return Conditions(sampler, caption, pack(run.recorded), picture)
 
 
 class Decoder:
@@ -53,7 +50,7 @@ class Decoder:
             call,
             until=sampler.num_steps,
             generator=torch.Generator(),
-            encoded=unpack_encoded(conditions, self._device),
+            encoded=unpack(conditions.encoded, self._device),
             base=point,
             device=self._device,
         )
