@@ -9,13 +9,12 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from actors.models import check_lengths, family, model_folder
 from actors.models import folder as folders
+from actors.models.source import Source, check_lengths, opened
 from actors.rewards import RewardSpec, installed, reward
 from actors.sampling import solvers
 from raysearch.config import obstacles, prompts
@@ -35,7 +34,7 @@ from raysearch.session.snapshot import Snapshot
 class Model:
     """The facts about the configured model that are known without its weights."""
 
-    folder: Path
+    source: Source
     geometry: Any  # the family's `Geometry`: see actors.models
     shape: tuple[int, ...]  # (1, C, T, H, W) of a latent
     content: bytes  # digest of the folder
@@ -54,9 +53,9 @@ class Backend:
         `begun` is the config that a resumed run began with, whose numerics the candidates' identities keep.
         Raises ConfigError for what the model, the rewards or the cluster cannot do.
         """
-        model, entries = checked_model(config), prompts.load(config)
+        model, entries = checked_model(config, arms), prompts.load(config)
         if not config.model.truncate:
-            check_lengths(model.folder, texts_of(entries, arms), config.model.max_sequence_length, "model.")
+            check_lengths(model.source, texts_of(entries, arms), config.model.max_sequence_length, "model.")
         specs: dict[str, RewardSpec] = {}
         plans = tuple(plan_arm(arm, config, begun or config, model, specs) for arm in arms)
         if config.fleet.backend == "ray":
@@ -67,7 +66,7 @@ class Backend:
             check_devices(config)
         caption = entries[0].prompt.caption(0)
         details = {
-            "folder": str(model.folder),
+            "source": model.source,
             "shape": model.shape,
             "rewards": tuple(specs.values()),
             "caption": caption,
@@ -97,20 +96,20 @@ class Backend:
             self._publish(snapshot)
 
 
-def checked_model(config: Config) -> Model:
+def checked_model(config: Config, arms: Sequence[Arm]) -> Model:
     """The configured model. Raises ConfigError for a size, shards or long videos that do not fit the model."""
-    folder = model_folder(config.model.path, variant=config.model.variant)
-    geometry = family(folder).Geometry.of(folder)
-    m = config.model
+    m, own = config.model, config.sampler.name == "own" or any(a.sampler.name == "own" for a in arms)
+    source = replace(opened(m.path, variant=m.variant, parts=config.parts, own=own), dtype=m.dtype)
+    geometry = source.geometry
     geometry.check(num_frames=m.num_frames, height=m.height, width=m.width)
     geometry.check_shards(config.fleet.denoisers, num_frames=m.num_frames, height=m.height, width=m.width)
     if geometry.path != "own":
         shape = geometry.latent_shape(num_frames=m.num_frames, height=m.height, width=m.width)
         check_chunks(config, geometry, shape[2])
-    content = folders.content(folder, variant=m.variant)
+    content = folders.content(source.folder, variant=m.variant)
     if geometry.path == "own":
         shape = geometry.trajectory(pipeline_sampler(config, config.sampler, content)).latent_shape
-    return Model(folder, geometry, shape, content)
+    return Model(source, geometry, shape, content)
 
 
 def texts_of(entries: Sequence[prompts.Entry], arms: Sequence[Arm]) -> dict[str, str]:
@@ -148,7 +147,7 @@ def plan_arm(arm: Arm, config: Config, begun: Config, model: Model, specs: dict[
     `begun` is the config whose numerics the candidates' identities name. What scorers need to build the rewards is
     added to `specs`.
     """
-    at_steps = partial(sampler_at, begun, arm.sampler, model.folder, model.content)
+    at_steps = partial(sampler_at, begun, arm.sampler, model.source, model.content)
     sampler = at_steps(arm.sampler.num_steps)
     obstacles = plan_obstacles(arm, config, sampler, model, specs)
     points = tuple(b.obstacle for b in obstacles if b.obstacle is not None)
@@ -217,12 +216,12 @@ def check_devices(config: Config) -> None:
         check(not gpus or torch.cuda.is_available(), f"fleet.{kind}.num_gpus", gpus, "0: torch sees no GPU here")
 
 
-def recipe_sampler(config: Config, s: SamplerConfig, folder: Path, content: bytes) -> Sampler:
+def recipe_sampler(config: Config, s: SamplerConfig, source: Source, content: bytes) -> Sampler:
     """The recipe's sampler for a config block, with the noise levels of the real scheduler.
 
-    `folder` is the model's, and `content` its digest. Raises ConfigError for a sampler or shift that does not fit.
+    `content` is the digest of the model's files. Raises ConfigError for a sampler or shift that does not fit.
     """
-    geometry = family(folder).Geometry.of(folder)
+    geometry, folder = source.geometry, source.folder
     path = geometry.path
     fits = {"vp": VP, "own": ("own",)}.get(path, (*ODE, *SDE))
     check(s.name in fits, "sampler.name", s.name, f"one of {', '.join(fits)} for this model")
@@ -270,9 +269,9 @@ def pipeline_sampler(config: Config, s: SamplerConfig, content: bytes) -> Sample
     return replace(plain, call=canonical_json(s.call), guidance_scale_2=s.guidance_scale_2)
 
 
-def sampler_at(config: Config, s: SamplerConfig, folder: Path, content: bytes, num_steps: int) -> Sampler:
+def sampler_at(config: Config, s: SamplerConfig, source: Source, content: bytes, num_steps: int) -> Sampler:
     """The recipe's sampler for a config block, but with another number of steps. Raises ConfigError."""
-    return recipe_sampler(config, replace(s, num_steps=num_steps), folder, content)
+    return recipe_sampler(config, replace(s, num_steps=num_steps), source, content)
 
 
 def fingerprint(config: Config, s: SamplerConfig) -> str:

@@ -4,13 +4,14 @@ from collections.abc import Callable
 from multiprocessing.synchronize import Event
 from typing import Any
 
+from actors.models.source import Source
 from actors.workers.gang import Gang, Place
 from raysearch.config.fleet import PoolConfig
 
 
-def follow(folder: str, dtype: str, pool: PoolConfig, place: Place) -> int:
+def follow(source: Source, pool: PoolConfig, place: Place) -> int:
     """Follow until told to stop; returns how many parameters this rank held."""
-    gang = Gang(folder, dtype=dtype, device="cpu", pool=pool, place=place)
+    gang = Gang(source, pool=pool, place=place)
     held = parameters(gang.model.model)
     gang.follow()
     return held

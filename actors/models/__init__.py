@@ -2,8 +2,7 @@
 
 A new family is a module in this folder and a line in `FAMILIES`. The module has the names below; the letters of shapes
 are in `actors/__init__.py`. The four parts are classes, and each worker builds only the parts that it needs, so a part
-reads no other part's files. `folder` is a Path, `dtype` a key of `weights.DTYPES`, `device` "cpu" or
-"cuda", and `variant` names the weights' variant, or is None.
+reads no other part's files. `source` is an `actors.models.source.Source`: the folder, and how its parts are loaded.
 
 check_folder(folder, key) -> None
     Raises ConfigError, which names the config's `key`, unless the module can run the model in the folder. Its files
@@ -31,11 +30,11 @@ Geometry.of(folder) -> Geometry, a frozen dataclass: facts from config files alo
     frames(latent_frames) -> int
         How many frames a video with so many latent frames has.
 
-TextEncoder(folder, *, dtype, device, variant)
+TextEncoder(source)
     __call__(text, length) -> numpy float32 (1, L, D)
         The embedding of a caption of at most `length` tokens; L is the same for all captions.
 
-Transformer(folder, *, dtype, device, variant), whose attribute `dtype` is the torch.dtype of embeddings and outputs.
+Transformer(source), whose attribute `dtype` is the torch.dtype of embeddings and outputs.
     __call__(latents, timesteps, text, conditions) -> tensor (B, C, T, H, W), without gradient
         The model's output: with `path` "flow" the velocity, noise - x0; with "vp" the noise. `latents` are float32
         (B, C, T, H, W). `timesteps` are the solver's, (B,), which for a flow are 1000 sigma; if `per_frame` also
@@ -43,7 +42,7 @@ Transformer(folder, *, dtype, device, variant), whose attribute `dtype` is the t
         Apart from rounding, a row's output does not depend on the other rows. Sharding also reads the attribute
         `model`, a torch module, and sets the attribute `device`.
 
-Autoencoder(folder, *, dtype, device, variant), in which a size is `num_frames`, `height`, `width`, in frames and pixels
+Autoencoder(source), in which a size is `num_frames`, `height`, `width`, in frames and pixels
     decode(latent) -> numpy uint8 (T', H', W', 3)
         The frames of one latent (1, C, T, H, W). It and `decode_part` make bytes with `frames.eight_bits`.
     decode_part(latent, *, fresh) -> numpy uint8 (T', H', W', 3)
@@ -56,7 +55,7 @@ Autoencoder(folder, *, dtype, device, variant), in which a size is `num_frames`,
     image_channels(image, num_frames, height, width) -> numpy float32 (1, C', T, H, W)
         The channels in which the transformer sees a PIL image as the first frame. Needed if `image_to_video`.
 
-ImageEncoder(folder, *, dtype, device, variant), needed if `sees_image`
+ImageEncoder(source), needed if `sees_image`
     __call__(image) -> numpy float32 (1, L, D)
         The embedding of a PIL image to which the transformer attends, in addition to the caption's.
 
@@ -66,24 +65,23 @@ of the four parts, and its Geometry's `path` is "own". All other pipelines of di
 A family whose folder has scheduler/scheduler_config.json gets the solver's noise schedule from there.
 """
 
-import importlib
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from actors.models import folder as folders
 from actors.models import hub
-from raysearch.errors import check, plain
+from raysearch.errors import check
 
 FAMILIES = {"WanPipeline": "wan", "WanImageToVideoPipeline": "wan", "GaussianMixture": "mixture"}
 PARTS = {"wan": ("transformer", "text_encoder", "tokenizer", "vae", "scheduler")}  # that a family cannot do without
-SHOWN = 60  # letters of a text in a line about it
 
 
-def family_name(folder: Path, key: str = "model.path") -> str:
-    """The name of the module of a model's family. Raises ConfigError for a folder of no known family."""
+def family_name(folder: Path, key: str = "model.path", *, own: bool = False) -> str:
+    """The name of the module of a model's family. Raises ConfigError for a folder of no known family.
+
+    With `own` a pipeline of diffusers is run as it is, also where its class has a family.
+    """
     name = folders.index(folder, key).get("_class_name")
-    if isinstance(name, str) and name in FAMILIES and folders.index(folder, key).get("boundary_ratio") is None:
+    if isinstance(name, str) and name in FAMILIES and not (own and name.endswith("Pipeline")):
         return FAMILIES[name]
     pipeline = isinstance(name, str) and name.endswith("Pipeline")
     allowed = f"a model of class {', '.join(FAMILIES)}, or a pipeline of diffusers, not {name}"
@@ -91,12 +89,7 @@ def family_name(folder: Path, key: str = "model.path") -> str:
     return "pipelines"
 
 
-def family(folder: Path) -> Any:
-    """The module of a model's family, as described above; importing it takes torch. Raises ConfigError."""
-    return importlib.import_module(f"actors.models.{family_name(folder)}")
-
-
-def found(path: str, key: str = "model.path", variant: str | None = None) -> Path:
+def found(path: str, key: str = "model.path", variant: str | None = None, *, own: bool = False) -> Path:
     """The folder of a model, checked as far as that takes no torch. Raises ConfigError, which names `key`.
 
     `path` is a folder or a hub id, `org/name` or `org/name@revision`; a hub id's files come from the local cache, else
@@ -106,28 +99,5 @@ def found(path: str, key: str = "model.path", variant: str | None = None) -> Pat
     if not folder.is_dir() and hub.is_id(path):
         folder = hub.fetched(path, key)
     check(folder.is_dir(), key, path, "an existing folder in diffusers' layout")
-    folders.check_folder(folder, key, variant, PARTS.get(family_name(folder, key), ()))
+    folders.check_folder(folder, key, variant, PARTS.get(family_name(folder, key, own=own), ()))
     return folder
-
-
-def model_folder(path: str, key: str = "model.path", variant: str | None = None) -> Path:
-    """The folder of a model that can be run: its weights fit their classes, too. Raises ConfigError."""
-    folder = found(path, key, variant)
-    from actors.models import weights
-
-    weights.check_fit(folder, key, variant)
-    family(folder).check_folder(folder, key)
-    return folder
-
-
-def check_lengths(folder: Path, texts: Mapping[str, str], most: int, block: str = "") -> None:
-    """Raises ConfigError for a text with more than `most` tokens, of which the text encoder would not see the end.
-
-    `texts` maps texts to their places in the config. `block` is the config's that holds the key `truncate`, if any.
-    """
-    count = family(folder).token_counter(folder)
-    otherwise = f", and {block}truncate=true cuts them" if block else ""
-    for text, place in texts.items():
-        n = count(text)
-        allowed = f"at most {most} tokens ({block}max_sequence_length): these are {n}{otherwise}"
-        check(n <= most, place, plain(text, SHOWN), allowed)

@@ -17,6 +17,7 @@ from PIL import Image
 from actors.models.condition import Condition
 from actors.models.folder import index
 from actors.models.frames import eight_bits
+from actors.models.source import Source
 from actors.sampling import solvers
 from raysearch.config.fleet import PoolConfig
 from raysearch.errors import ConfigError, check
@@ -113,9 +114,9 @@ class Mixture:
 class TextEncoder:
     """Embeds a caption as the weights of the components under it."""
 
-    def __init__(self, folder: Path, *, dtype: str, device: str, variant: str | None = None) -> None:
-        self._captions = index(folder).get("captions", {})
-        self._weights = index(folder)["weights"]
+    def __init__(self, source: Source) -> None:
+        self._captions = index(source.folder).get("captions", {})
+        self._weights = index(source.folder)["weights"]
 
     def __call__(self, text: str, length: int) -> np.ndarray:
         """Weights, float32 (1, 1, K), which sum to 1; the mixture's own for a text that is none of its captions."""
@@ -126,8 +127,8 @@ class TextEncoder:
 class Transformer:
     """The exact output of a model that has learnt the mixture perfectly."""
 
-    def __init__(self, folder: Path, *, dtype: str, device: str, variant: str | None = None) -> None:
-        m = Mixture.of(folder)
+    def __init__(self, source: Source) -> None:
+        m, device = Mixture.of(source.folder), source.device
         self.dtype, self._mixture = torch.float32, replace(m, means=m.means.to(device), stds=m.stds.to(device))
         self._levels = (1 - solvers.ddim({}).alphas_cumprod.double()).sqrt().to(device)
 
@@ -187,8 +188,8 @@ class Geometry:
 class Autoencoder:
     """Draws a point as a picture of a white dot on black, and finds the dot in a picture."""
 
-    def __init__(self, folder: Path, *, dtype: str, device: str, variant: str | None = None) -> None:
-        self._channels = Mixture.of(folder).means.shape[1]
+    def __init__(self, source: Source) -> None:
+        self._channels = Mixture.of(source.folder).means.shape[1]
 
     def decode(self, latent: torch.Tensor) -> np.ndarray:
         """A picture, uint8 (1, SIDE, SIDE, 3), of a dot at the first two coordinates: x to the right, y up."""

@@ -20,17 +20,18 @@ def settled(config: Config, say: Callable[[str], None]) -> Config:
     be meant. Raises ConfigError.
     """
     entries = prompts.load(config)
-    folder = models.found(config.model.path, variant=config.model.variant)
     ways = arms(config)
-    if models.family_name(folder) == "pipelines":
+    own = any(arm.sampler.name == "own" for arm in ways)
+    folder = models.found(config.model.path, variant=config.model.variant, own=own)
+    if models.family_name(folder, own=own) == "pipelines":
         check_pipeline(config, ways, str(folders.index(folder)["_class_name"]))
         return config
     for arm in ways:
         s = arm.sampler
         if s.guidance_scale <= 1:
             scale = f"sampler.guidance_scale={s.guidance_scale:g} (arm {arm.name})"
-            own = (prompts.key(e, "negative_prompt") for e in entries if e.negative_prompt)
-            if key := "sampler.negative_prompt" if s.negative_prompt else next(own, ""):
+            keys = (prompts.key(e, "negative_prompt") for e in entries if e.negative_prompt)
+            if key := "sampler.negative_prompt" if s.negative_prompt else next(keys, ""):
                 say(f"{key} has no effect with {scale}: only a scale above 1 is guidance")
     unsaid = any(a.sampler.flow_shift is None for a in ways)
     if shift_of(folder, given=not unsaid) is not None or not unsaid:
@@ -62,8 +63,8 @@ def check_request(path: str, size: Mapping[str, int], num_steps: int) -> None:
     check(num_steps >= 4, "--steps", num_steps, "at least 4")
     for name, side in size.items():
         check(side >= 1, f"--{name}", side, "at least 1")
-    family = models.family_name(models.found(path, "MODEL"), "MODEL")
-    check(family == "pipelines", "MODEL", path, "a pipeline without a family of its own")
+    family = models.family_name(models.found(path, "MODEL", own=True), "MODEL", own=True)
+    check(family == "pipelines", "MODEL", path, "a pipeline of diffusers")
 
 
 def shift_of(folder: Path, *, given: bool) -> float | None:

@@ -27,7 +27,8 @@ from actors.models import folder as folders
 from actors.models.condition import Condition, clean_frames, with_clean_frames
 from actors.models.folder import index
 from actors.models.frames import eight_bits
-from actors.models.weights import DTYPES, loaded, pretrained
+from actors.models.source import Source
+from actors.models.weights import DTYPES, pretrained
 from raysearch.config.fleet import PoolConfig
 from raysearch.config.numbers import finite
 from raysearch.errors import ConfigError, check, told
@@ -95,15 +96,15 @@ def token_counter(folder: Path) -> Callable[[str], int]:
 class TextEncoder:
     """Wan's tokenizer and UMT5 encoder."""
 
-    def __init__(self, folder: Path, *, dtype: str, device: str, variant: str | None = None) -> None:
+    def __init__(self, source: Source) -> None:
         self._pipeline = WanPipeline(
-            tokenizer=tokenizer(folder),
-            text_encoder=loaded(folder, "text_encoder", dtype=dtype, device=device, variant=variant),
+            tokenizer=tokenizer(source.folder),
+            text_encoder=source.net("text_encoder"),
             vae=None,
             scheduler=None,
             transformer=None,
         )
-        self._device = device
+        self._device = source.device
 
     @torch.no_grad()
     def __call__(self, text: str, length: int) -> np.ndarray:
@@ -117,10 +118,10 @@ class TextEncoder:
 class ImageEncoder:
     """The CLIP encoder of image-to-video models; their transformers attend to its embedding and the caption's."""
 
-    def __init__(self, folder: Path, *, dtype: str, device: str, variant: str | None = None) -> None:
-        self.model = loaded(folder, "image_encoder", dtype=dtype, device=device, variant=variant)
-        self._processor = pretrained(CLIPImageProcessorPil, folder / "image_processor")
-        self._device = device
+    def __init__(self, source: Source) -> None:
+        self.model = source.net("image_encoder")
+        self._processor = pretrained(CLIPImageProcessorPil, source.folder / "image_processor")
+        self._device = source.device
 
     @torch.no_grad()
     def __call__(self, image: Image.Image) -> np.ndarray:
@@ -132,10 +133,10 @@ class ImageEncoder:
 class Transformer:
     """Wan's transformer on a batch whose rows have their own timesteps, captions and conditions."""
 
-    def __init__(self, folder: Path, *, dtype: str, device: str, variant: str | None = None) -> None:
-        self.dtype, self.device = DTYPES[dtype], device
-        self.model = loaded(folder, "transformer", dtype=dtype, device=device, variant=variant)
-        self.expand_timesteps = bool(index(folder).get("expand_timesteps", False))
+    def __init__(self, source: Source) -> None:
+        self.dtype, self.device = DTYPES[source.dtype_of("transformer")], source.device
+        self.model = source.net("transformer")
+        self.expand_timesteps = bool(index(source.folder).get("expand_timesteps", False))
         self._patch = self.model.config.patch_size
 
     @torch.no_grad()
@@ -287,11 +288,11 @@ def _rms_norm(norm: WanRMS_norm, x: torch.Tensor) -> torch.Tensor:
 class Autoencoder:
     """Wan's causal video autoencoder; the methods take and return latents in the transformer's scale."""
 
-    def __init__(self, folder: Path, *, dtype: str, device: str, variant: str | None = None) -> None:
-        self.vae = loaded(folder, "vae", dtype=dtype, device=device, variant=variant)
-        if device == "cpu":
+    def __init__(self, source: Source) -> None:
+        self.vae = source.net("vae")
+        if source.device == "cpu":
             hasten(self.vae.decoder)
-        self._device = device
+        self._device = source.device
         self._processor = VideoProcessor(vae_scale_factor=self.vae.config.scale_factor_spatial)
 
     def _statistics(self) -> tuple[torch.Tensor, torch.Tensor]:

@@ -15,6 +15,7 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 from actors.models import folder as folders
 from actors.models import header
 from actors.models.folder import Part, Weights
+from actors.models.source import Source
 from raysearch.errors import ConfigError, check, told
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -25,12 +26,12 @@ def pretrained(kind: Any, path: Path, **options: Any) -> Any:
     return kind.from_pretrained(path, trust_remote_code=False, local_files_only=True, **options)
 
 
-def loaded(folder: Path, name: str, *, dtype: str, device: str, variant: str | None = None) -> Any:
-    """The net of a part, of the class that the model's index names, in evaluation mode on a device."""
-    part = folders.parts(folder)[name]
-    found = part.weights(variant)
-    options = {"dtype": DTYPES[dtype], "variant": found.variant, "use_safetensors": found.safe}
-    return pretrained(class_of(part), part.path, **options).to(device).eval()
+def loaded(source: Source, name: str) -> Any:
+    """The net of a part, of the class that the model's index names, in evaluation mode on the source's device."""
+    part = folders.parts(source.folder)[name]
+    found = part.weights(source.variant)
+    options = {"dtype": DTYPES[source.dtype_of(name)], "variant": found.variant, "use_safetensors": found.safe}
+    return pretrained(class_of(part), part.path, **options).to(source.device).eval()
 
 
 def class_of(part: Part) -> Any:

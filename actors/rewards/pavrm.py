@@ -17,8 +17,9 @@ import torch
 from diffusers import WanTransformer3DModel
 from torch import nn
 
+from actors.models.source import Source
 from actors.models.wan import per_token
-from actors.models.weights import DTYPES, loaded
+from actors.models.weights import DTYPES
 from actors.rewards import checkpoint
 from raysearch.config.binding import bind, coerce
 from raysearch.errors import check
@@ -125,7 +126,7 @@ def of_model(
 ) -> PavrmNet:
     """An untrained PAVRM over the first `blocks` blocks of a Wan model's folder. Raises ConfigError."""
     check_model(folder, blocks, heads)
-    transformer = loaded(folder, "transformer", dtype="float32", device="cpu")
+    transformer = Source(folder).net("transformer")
     transformer.blocks = transformer.blocks[:blocks]
     transformer.register_to_config(num_layers=blocks)
     public = {k: v for k, v in transformer.config.items() if not k.startswith("_")}

@@ -6,7 +6,7 @@ Shapes: a batch has n groups of k latents; each latent has C channels, T frames,
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,8 @@ import ray.train
 import torch
 from torch import nn
 
-from actors.models import check_lengths, family, model_folder
 from actors.models import folder as folders
+from actors.models.source import check_lengths, opened
 from actors.rewards import latent_reward, pavrm
 from actors.training import distributed, losses
 from actors.training.attention import use_fast_attention
@@ -64,14 +64,14 @@ class Trainee:
 
 def of_pavrm(c: TrainConfig, *, model: str, blocks: int = 8, heads: int = 8) -> Trainee:
     """An untrained PAVRM over the first blocks of a model, which embeds captions by the model's own text encoder."""
-    folder = model_folder(model, "reward.model")
-    image_to_video = family(folder).Geometry.of(folder).image_to_video
+    source = opened(model, "reward.model")
+    image_to_video = source.geometry.image_to_video
     check(not image_to_video, "reward.model", model, "a model whose transformer takes latents alone")
-    net = pavrm.of_model(folder, blocks=blocks, heads=heads, components=c.components)
+    net = pavrm.of_model(source.folder, blocks=blocks, heads=heads, components=c.components)
     device = "cuda" if c.workers.num_gpus else "cpu"
     if device == "cpu" and c.dtype == "bfloat16":
         use_fast_attention(net.transformer)
-    encoder = family(folder).TextEncoder(folder, dtype="float32", device=device)
+    encoder = source.family.TextEncoder(replace(source, device=device))
     captions = distributed.embedder(encoder, c.max_sequence_length)
     return Trainee(net, captions, lambda out: pavrm.save(net, out))
 
@@ -92,8 +92,9 @@ def start_of_pavrm(c: TrainConfig, *, model: str, blocks: int = 8, heads: int = 
 
     Raises ConfigError where the model does not fit.
     """
-    folder = model_folder(model, "reward.model")
-    check_lengths(folder, dict.fromkeys(captions_of(c.dataset), "dataset"), c.max_sequence_length)
+    source = opened(model, "reward.model")
+    folder = source.folder
+    check_lengths(source, dict.fromkeys(captions_of(c.dataset), "dataset"), c.max_sequence_length)
     return (pavrm.check_model(folder, blocks, heads)["in_channels"], None, None, None), folders.content(
         folder, "reward.model"
     )

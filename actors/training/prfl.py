@@ -12,7 +12,7 @@ import importlib.util
 import shutil
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise, repeat
 from pathlib import Path
 from types import TracebackType
@@ -26,10 +26,11 @@ from diffusers.models.autoencoders.autoencoder_kl_wan import WanDecoder3d
 from torch import nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 
-from actors.models import check_lengths, family, model_folder, wan
+from actors.models import wan
 from actors.models.condition import Condition, with_clean_frames
 from actors.models.folder import content, parts
 from actors.models.settled import shift_of
+from actors.models.source import check_lengths, opened
 from actors.rewards import pavrm, weights_of
 from actors.sampling.solvers import Solver, State, grid, scheduler, scheduler_config
 from actors.training import distributed
@@ -160,9 +161,9 @@ class Prfl:
         wrap: Callable[[nn.Module], nn.Module] = lambda net: net,
     ) -> None:
         self.c, self.device, self.rank = c, device, rank
-        self.folder = folder = model_folder(c.model.path, variant=c.model.variant)
-        on: Any = {"device": str(device), "variant": c.model.variant}
-        self.model = wan.Transformer(folder, dtype="float32", **on)
+        source = replace(opened(c.model.path, variant=c.model.variant), device=str(device))
+        self.folder = folder = source.folder
+        self.model = wan.Transformer(source)
         self.net: WanTransformer3DModel = self.model.model
         adapt(self.net, c.lora)
         self.prepare(self.net)
@@ -173,7 +174,7 @@ class Prfl:
         self.solver = Solver(steps, c.sampler.num_steps, str(device))
         g = wan.Geometry.of(folder)
         self.shape = g.latent_shape(num_frames=c.model.num_frames, height=c.model.height, width=c.model.width)[1:]
-        encoder = wan.TextEncoder(folder, dtype=c.model.dtype, **on)
+        encoder = wan.TextEncoder(replace(source, dtype=c.model.dtype))
         self._embedder = distributed.embedder(encoder, c.model.max_sequence_length)
         self.captions = captions(c)
         self.load_reward()
@@ -342,9 +343,10 @@ def check_parts(c: PrflConfig) -> dict[str, bytes]:
     Raises ConfigError where model, reward, dataset and adapters do not fit together.
     """
     m, s = c.model, c.sampler
-    folder = model_folder(m.path, variant=m.variant)
+    source = opened(m.path, variant=m.variant)
+    folder = source.folder
     shift_of(folder, given=s.flow_shift is not None)
-    check(family(folder) is wan, "model.path", m.path, "a Wan model")
+    check(source.family is wan, "model.path", m.path, "a Wan model")
     g = wan.Geometry.of(folder)
     check(not g.image_to_video, "model.path", m.path, TEXT_TO_VIDEO)
     g.check(num_frames=m.num_frames, height=m.height, width=m.width)
@@ -366,7 +368,7 @@ def check_parts(c: PrflConfig) -> dict[str, bytes]:
         texts |= dict.fromkeys(captions(c), "prompts")
         if s.guidance_scale > 1:
             texts[s.negative_prompt] = "sampler.negative_prompt"
-        check_lengths(folder, texts, m.max_sequence_length, "model.")
+        check_lengths(source, texts, m.max_sequence_length, "model.")
     if c.lora.rank:
         there = importlib.util.find_spec("peft") is not None
         check(there, "lora.rank", c.lora.rank, "0, since peft is not installed: pip install -e '.[lora]'")

@@ -12,12 +12,11 @@ import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 
-from actors.models import family
+from actors.models.source import Source
 from actors.sampling.solvers import scheduler_config
 from actors.workers import memory
 from actors.workers.clips import Clips
@@ -89,14 +88,12 @@ class Slot:
 
 
 class Denoiser:
-    """The model in `folder` on `device`, with its compute thread; `gang` runs the model if it is sharded."""
+    """The model of `source` on its device, with a compute thread; `gang` runs the model if it is sharded."""
 
-    def __init__(
-        self, folder: str, *, dtype: str, device: str, slots: int, gang: Gang | None = None, variant: str | None = None
-    ) -> None:
+    def __init__(self, source: Source, *, slots: int, gang: Gang | None = None) -> None:
         torch.set_num_threads(1)
-        self._device, self._slots, self._gang = device, slots, gang
-        self._model = _model(Path(folder), gang, dtype=dtype, device=device, variant=variant)
+        self._device, self._slots, self._gang = source.device, slots, gang
+        self._model = _model(source, gang)
         self._items: queue.SimpleQueue[Item | None] = queue.SimpleQueue()
         self._cancelled: set[int] = set()
         self.pulse = Pulse()
@@ -198,10 +195,10 @@ class Denoiser:
             s.seconds += share
 
 
-def _model(folder: Path, gang: Gang | None, *, dtype: str, device: str, variant: str | None) -> Model:
-    models = family(folder)
-    if gang is None and hasattr(models, "Runs"):
-        runs: Model = models.Runs(folder, dtype=dtype, device=device, variant=variant)
+def _model(source: Source, gang: Gang | None) -> Model:
+    family = source.family
+    if gang is None and hasattr(family, "Runs"):
+        runs: Model = family.Runs(source)
         return runs
-    transformer = gang.model if gang else models.Transformer(folder, dtype=dtype, device=device, variant=variant)
-    return Clips(transformer, models.Geometry.of(folder), scheduler_config(folder), device=device, gang=gang)
+    transformer = gang.model if gang else family.Transformer(source)
+    return Clips(transformer, source.geometry, scheduler_config(source.folder), device=source.device, gang=gang)

@@ -1,13 +1,12 @@
 """An encoder turns captions into embeddings, and pictures and clips into latents or conditions."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
 from PIL import Image
 
-from actors.models import family
+from actors.models.source import Source
 from actors.workers.state import State
 from raysearch.config.media import shown
 from raysearch.engine.protocol import Encode, Encoded, File, Prefix, Text, Whole
@@ -16,13 +15,11 @@ from raysearch.engine.protocol import Encode, Encoded, File, Prefix, Text, Whole
 class Encoder:
     """The text encoder of a model; its autoencoder and image encoder are loaded when a picture or clip first comes."""
 
-    def __init__(self, folder: str, *, dtype: str, device: str, variant: str | None = None) -> None:
+    def __init__(self, source: Source) -> None:
         torch.set_num_threads(1)
-        self._folder, self._options = Path(folder), {"dtype": dtype, "device": device, "variant": variant}
-        self._models = family(self._folder)
-        self._geometry = self._models.Geometry.of(self._folder)
-        piped = hasattr(self._models, "Conditioner")
-        self._text = (self._models.Conditioner if piped else self._models.TextEncoder)(self._folder, **self._options)
+        self._source, self._family, self._geometry = source, source.family, source.geometry
+        piped = hasattr(self._family, "Conditioner")
+        self._text = (self._family.Conditioner if piped else self._family.TextEncoder)(source)
         self._autoencoder: Any = None
         self._image: Any = None
 
@@ -69,11 +66,11 @@ class Encoder:
         if not self._geometry.sees_image:
             return (channels,)
         if self._image is None:
-            self._image = self._models.ImageEncoder(self._folder, **self._options)
+            self._image = self._family.ImageEncoder(self._source)
         return channels, self._image(image)
 
     def _loaded(self) -> Any:
         """The autoencoder, which is loaded on the first call."""
         if self._autoencoder is None:
-            self._autoencoder = self._models.Autoencoder(self._folder, **self._options)
+            self._autoencoder = self._family.Autoencoder(self._source)
         return self._autoencoder

@@ -11,9 +11,8 @@ Shapes: n latents of C channels, T latent frames, H x W; texts of L tokens and D
 import os
 import socket
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import diffusers
@@ -26,8 +25,8 @@ from torch.distributed import Store, TCPStore  # type: ignore[attr-defined]
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
-from actors.models import family
 from actors.models.condition import Condition
+from actors.models.source import Source
 from raysearch.config.fleet import PoolConfig
 from raysearch.errors import ReplicaDied
 
@@ -65,27 +64,18 @@ def listen(host: str) -> tuple[Store, int]:
 class Gang:
     """This rank's shard of a transformer. The constructor returns once every rank has made its own.
 
-    `folder` is the model's, `device` is cpu or cuda, `pool` says how the model is sharded. Rank 0 passes the `store`
+    `source` is the model's, `pool` says how it is sharded. Rank 0 passes the `store`
     that `listen` opened. Raises what torch.distributed raises when a rank does not come in time.
     """
 
-    def __init__(
-        self,
-        folder: str,
-        *,
-        dtype: str,
-        device: str,
-        pool: PoolConfig,
-        place: Place,
-        store: Store | None = None,
-        variant: str | None = None,
-    ) -> None:
+    def __init__(self, source: Source, *, pool: PoolConfig, place: Place, store: Store | None = None) -> None:
         torch.set_num_threads(1)
+        device = source.device
         self._rank, self._device, self._context = place.rank, device, pool.context_shards
         self._guidance = pool.guidance_shards > 1
         whole = pool.shard_mode != "fsdp"  # FSDP moves one block at a time, as the whole model may not fit a device
         first = device if whole else "cpu"
-        self.model = family(Path(folder)).Transformer(Path(folder), dtype=dtype, device=first, variant=variant)
+        self.model = source.family.Transformer(replace(source, device=first))
         self.model.device = device
         _use_interface_of(place.here)
         store = store or TCPStore(place.host, place.port, timeout=LOADING)

@@ -4,7 +4,6 @@ import io
 import time
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,7 @@ import torch
 from safetensors.torch import save as save_safetensors
 
 from actors import rewards
-from actors.models import family
+from actors.models.source import Source
 from actors.rewards import RewardSpec
 from actors.sampling import potential
 from actors.workers import video
@@ -25,27 +24,17 @@ SEEN = 2**30  # bytes: the frames of finished chunks that a scorer remembers
 
 
 class Scorer:
-    """The autoencoder of the model in `folder`, and the rewards of `specs`, each under its key."""
+    """The autoencoder of a model, and the rewards of `specs`, each under its key."""
 
-    def __init__(
-        self,
-        folder: str,
-        specs: Sequence[RewardSpec],
-        *,
-        dtype: str,
-        device: str,
-        variant: str | None = None,
-        trial: rewards.View | None = None,
-    ) -> None:
+    def __init__(self, source: Source, specs: Sequence[RewardSpec], trial: rewards.View | None = None) -> None:
         """Rewards are tried on the view `trial`, if one is given. Raises ConfigError for one that fails."""
         torch.set_num_threads(1)
-        models = family(Path(folder))
+        family = source.family
         self._names = {s.key: s.name for s in specs}
-        self._rewards = {s.key: rewards.built(s, device, trial) for s in specs}  # first: they may be mistaken
-        load: Any = {"dtype": dtype, "device": device, "variant": variant}
-        self._decoder = models.Decoder(Path(folder), **load) if hasattr(models, "Decoder") else None
-        self._autoencoder: Any = None if self._decoder else models.Autoencoder(Path(folder), **load)
-        self._geometry = models.Geometry.of(Path(folder))
+        self._rewards = {s.key: rewards.built(s, source.device, trial) for s in specs}  # first: they may be mistaken
+        self._decoder = family.Decoder(source) if hasattr(family, "Decoder") else None
+        self._autoencoder: Any = None if self._decoder else family.Autoencoder(source)
+        self._geometry = source.geometry
         self._seen: OrderedDict[str, np.ndarray] = OrderedDict()
 
     def run(self, request: Look | Finish, inputs: Mapping[str, Any]) -> tuple[Scored, dict[str, bytes] | None]:

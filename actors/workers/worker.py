@@ -2,14 +2,14 @@
 
 from collections.abc import Mapping
 from concurrent.futures import Future
+from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from torch.distributed import Store  # type: ignore[attr-defined]
 
 from actors import rewards
-from actors.models import family
+from actors.models.source import Source
 from actors.models.weights import quiet
 from actors.workers import memory
 from actors.workers.denoiser import Denoiser
@@ -27,22 +27,21 @@ from raysearch.threads import Lane
 def build(kind: str, config: Config, plan: Plan, gang: Gang | None = None) -> Denoiser | Scorer | Encoder:
     """A denoiser, scorer or encoder, by `kind`, with its model loaded; a sharded denoiser leads its `gang`."""
     quiet()
-    folder, m = plan.details["folder"], config.model
     pool: PoolConfig = getattr(config.fleet, f"{kind}s")
-    load: Any = {"dtype": m.dtype, "device": pool.device, "variant": m.variant}
+    source: Source = replace(plan.details["source"], device=pool.device)
     if kind == "denoiser":
-        return Denoiser(folder, **load, slots=pool.slots, gang=gang)
+        return Denoiser(source, slots=pool.slots, gang=gang)
     if kind == "scorer":
-        geometry, long = family(Path(folder)).Geometry.of(Path(folder)), config.long.chunks > 1
-        trial = rewards.made_up(geometry, m, plan.details["shape"], plan.details["caption"], long=long)
-        return Scorer(folder, plan.details["rewards"], **load, trial=trial)
-    return Encoder(folder, **load)
+        long, facts = config.long.chunks > 1, plan.details
+        trial = rewards.made_up(source.geometry, config.model, facts["shape"], facts["caption"], long=long)
+        return Scorer(source, facts["rewards"], trial)
+    return Encoder(source)
 
 
 def shard(config: Config, plan: Plan, place: Place, store: Store | None = None) -> Gang:
     """One rank of a denoiser's gang; returns when every rank has loaded its part. Rank 0 passes the `store`."""
-    folder, m, pool = plan.details["folder"], config.model, config.fleet.denoisers
-    return Gang(folder, dtype=m.dtype, device=pool.device, variant=m.variant, pool=pool, place=place, store=store)
+    pool = config.fleet.denoisers
+    return Gang(replace(plan.details["source"], device=pool.device), pool=pool, place=place, store=store)
 
 
 class Worker:

@@ -14,14 +14,14 @@ from raysearch.config.binding import Such, structured
 from raysearch.config.fleet import FleetConfig, check_fleet, check_guidance
 from raysearch.config.media import RATES, SIDE, VIDEO, frame_rate, is_colour
 from raysearch.config.mistakes import nearest
-from raysearch.config.numbers import Count, Positive, Seed
+from raysearch.config.numbers import Count, Dtype, Positive, Seed
+from raysearch.config.parts import PartConfig, check_parts
 from raysearch.config.policies import load_allocator, load_policy
 from raysearch.config.reading import read
 from raysearch.errors import ConfigError, check
 from raysearch.recipe.long_video import Long
 from raysearch.recipe.origins import Fit
 
-Dtype = Literal["float32", "bfloat16", "float16"]
 Ode = Literal["unipc", "euler", "dpm++"]
 Sde = Literal["flow-sde", "score-sde", "sde-dpm++"]
 Vp = Literal["ddim"]  # for models of noise on a variance-preserving path
@@ -142,6 +142,7 @@ class Config:
     """All that a run is told."""
 
     model: ModelConfig
+    parts: dict[str, PartConfig] = field(default_factory=dict)  # of the model, by the names of their folders
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
     policy: dict[str, Any] = field(default_factory=lambda: dict(PLAIN))
     rewards: RewardsConfig = field(default_factory=RewardsConfig)
@@ -193,6 +194,7 @@ def build(values: Any) -> Config:
     """A checked config of a mapping. Raises ConfigError."""
     config = structured(Config, values)
     check_fleet(config.fleet)
+    check_parts(config.parts)
     long, m, scale = config.long, config.model, config.output.scale
     size = f"{m.num_frames} frames of {m.height} x {m.width}"
     allowed = f"a video of at most {VIDEO:,} pixels in all its frames together"

@@ -1,12 +1,13 @@
-"""The kinds of numbers in a config. All of them are finite."""
+"""The kinds of numbers in a config, all of which are finite, and those of a model's weights."""
 
 from sys import float_info
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt
 
 from raysearch.config.binding import Such
 
+Dtype = Literal["float32", "bfloat16", "float16"]
 Count = Annotated[int, Ge(1)]
 Amount = Annotated[float, Ge(0)]
 Positive = Annotated[float, Gt(0)]

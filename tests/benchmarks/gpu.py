@@ -47,6 +47,7 @@ from transformers import ByT5Tokenizer, UMT5Config, UMT5EncoderModel
 
 from actors.backend import Backend
 from actors.models import wan
+from actors.models.source import Source
 from actors.models.weights import DTYPES
 from actors.workers.state import State
 from actors.workers.worker import Worker
@@ -266,7 +267,7 @@ async def same(folder: Path, args: argparse.Namespace, report: Report) -> None:
 
 async def decode(folder: Path, args: argparse.Namespace, report: Report) -> None:
     pipeline = Raw(folder, args).pipeline
-    autoencoder = wan.Autoencoder(folder, dtype=args.dtype, device=DEVICE)
+    autoencoder = wan.Autoencoder(Source(folder, args.dtype, DEVICE))
     shape = wan.Geometry.of(folder).latent_shape(height=args.height, width=args.width, num_frames=args.frames)
     latent = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     frames = {}

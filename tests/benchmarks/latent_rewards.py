@@ -24,6 +24,7 @@ import pyarrow.parquet as pq
 import torch
 from bench import TINY, Report, json_option
 
+from actors.models.source import Source
 from actors.models.wan import Autoencoder, TextEncoder, Transformer
 from actors.rewards import View, latent_reward, pavrm
 from actors.tiny.verifier import Verifier
@@ -46,9 +47,9 @@ class Rewards:
     """Scores (n, 3) of latents at one level, in batches; embeddings are made once."""
 
     def __init__(self, args: argparse.Namespace) -> None:
-        self.encoder, self.known = TextEncoder(TINY, dtype="float32", device="cpu"), {}
-        self.model = Transformer(TINY, dtype="float32", device="cpu")
-        self.decoder, self.verifier = Autoencoder(TINY, dtype="float32", device="cpu"), Verifier()
+        self.encoder, self.known = TextEncoder(Source(TINY)), {}
+        self.model = Transformer(Source(TINY))
+        self.decoder, self.verifier = Autoencoder(Source(TINY)), Verifier()
         net, other = pavrm.load(args.pavrm), latent_reward.load(args.latent)
         self.nets: dict[str, Callable] = {
             "PAVRM": lambda x, s, p: net(x, s, self.text(p)),

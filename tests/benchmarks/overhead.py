@@ -25,6 +25,7 @@ from diffusers import WanTransformer3DModel
 
 from actors.backend import Backend
 from actors.models import wan as models
+from actors.models.source import Source
 from actors.sampling import solvers
 from raysearch.recipe.candidate import Sampler
 
@@ -45,8 +46,8 @@ class Loop:
     """The forwards of `n` rollouts, by hand."""
 
     def __init__(self, folder: Path, sampler: Sampler, n: int) -> None:
-        self._model = models.Transformer(folder, dtype="float32", device="cpu")
-        encode = models.TextEncoder(folder, dtype="float32", device="cpu")
+        self._model = models.Transformer(Source(folder))
+        encode = models.TextEncoder(Source(folder))
         length = sampler.max_sequence_length
         self._texts = [torch.tensor(encode(t, length)) for t in ("a red circle", sampler.negative_prompt)]
         self._solver = solvers.solver(solvers.scheduler_config(folder), sampler)

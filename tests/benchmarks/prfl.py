@@ -25,6 +25,7 @@ from bench import ROOT, SIZE, TINY, Report, json_option, spread
 from torch.nn import functional as F
 
 from actors.models import wan
+from actors.models.source import Source
 from actors.rewards import pavrm, pixel
 from actors.training import prfl_config as configs
 from actors.training.prfl import Conditions, Decodes, Prfl, hinge, rollout, velocity
@@ -36,7 +37,7 @@ class Refl(Prfl):
     """The same with a reward on decoded frames."""
 
     def load_reward(self):
-        self.autoencoder = wan.Autoencoder(self.folder, dtype="float32", device=str(self.device))
+        self.autoencoder = wan.Autoencoder(Source(self.folder, "float32", str(self.device)))
         self.autoencoder.vae.requires_grad_(False)
         self.reward = pixel.load(pixel.ASSETS).to(self.device)
 

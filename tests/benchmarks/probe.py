@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 import torch
 from bench import TINY, Report, json_option
 
+from actors.models.source import Source
 from actors.models.wan import TextEncoder
 from actors.rewards import pavrm
 from actors.training.pairs import MARGIN, accuracy, agreement
@@ -88,7 +89,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     train, test = rows_of(args.dataset, "train", args.captions), rows_of(args.dataset, "test", 10**6)
-    encoder = TextEncoder(TINY, dtype="float32", device="cpu")
+    encoder = TextEncoder(Source(TINY))
     text = {p: torch.tensor(encoder(p, 80)) for t in (train, test) for p in set(t["prompt"].to_pylist())}
     tuned = pavrm.load(args.pavrm)
     blocks = pavrm.WanTransformer3DModel.load_config(TINY / "transformer")["num_layers"]

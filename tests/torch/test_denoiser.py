@@ -11,6 +11,7 @@ import torch
 from runs import PROMPT, embedded, leg_of, run, workers
 
 from actors.models import wan
+from actors.models.source import Source
 from actors.sampling import solvers
 from actors.workers import slot
 from actors.workers.denoiser import Denoiser
@@ -108,7 +109,7 @@ def test_a_last_step_that_finds_no_memory_midway_is_done_again_whole(tiny, monke
         return gate(self, item)
 
     monkeypatch.setattr(Denoiser, "_admit", admit)
-    both = Denoiser(str(tiny), dtype="float32", device="cpu", slots=2)
+    both = Denoiser(Source(tiny), slots=2)
     older, younger = (both.submit(i, leg_of(sampler, 8), inputs) for i in (1, 2))
     started.set()
     with pytest.raises(OutOfMemory):

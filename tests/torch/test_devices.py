@@ -16,6 +16,7 @@ import raysearch
 from actors.backend import Backend
 from actors.models import wan
 from actors.models.folder import index
+from actors.models.source import Source
 from actors.models.weights import DTYPES
 from actors.workers import gang, worker
 from actors.workers.denoiser import Denoiser
@@ -102,7 +103,7 @@ def test_frames_are_what_the_pipelines_floats_round_to(tiny, monkeypatch, dtype,
     monkeypatch.setattr(wan, "hasten", lambda decoder: None)
     monkeypatch.setattr(wan, "TOGETHER", 1)
     latent = torch.randn(1, 4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
-    coder = wan.Autoencoder(tiny, dtype=dtype, device=device)
+    coder = wan.Autoencoder(Source(tiny, dtype, device))
     mean, inverse_std = coder._statistics()
     with torch.no_grad():
         pixels = coder.vae.decode(latent.to(device, DTYPES[dtype]) / inverse_std + mean, return_dict=False)[0]
@@ -180,10 +181,10 @@ def test_a_gang_of_one_gpu_is_the_whole_model(tiny, mode):
     store, port = gang.listen(gang.LOOPBACK)
     place = gang.Place(0, gang.LOOPBACK, port, patience=gang.LOADING)
     pool = PoolConfig(num_gpus=1, shard_mode=mode)
-    led = gang.Gang(str(tiny), dtype="float32", device="cuda", pool=pool, place=place, store=store)
+    led = gang.Gang(Source(tiny, device="cuda"), pool=pool, place=place, store=store)
     ends = []
     for model in (None, led):
-        denoiser = Denoiser(str(tiny), dtype="float32", device="cuda", slots=1, gang=model)
+        denoiser = Denoiser(Source(tiny, device="cuda"), slots=1, gang=model)
         ends.append(denoiser.submit(0, leg, given).result(120)[1].latent)
         denoiser.close()
     np.testing.assert_allclose(*ends, atol=1e-5)

@@ -13,6 +13,7 @@ from safetensors.numpy import load_file
 
 from actors.backend import Backend
 from actors.models import wan
+from actors.models.source import Source
 from actors.sampling import solvers
 from raysearch.errors import ConfigError
 from raysearch.recipe.candidate import Candidate, Prompt, denoise
@@ -41,7 +42,7 @@ def made(path, tiny, **values):
 
 def by_hand(tiny, *, partitions: int = 4, stride: int = 1, seed: int = 5) -> torch.Tensor:
     """FIFO-Diffusion in a plain loop, Euler steps by their formula; of raysearch only the names of noises."""
-    model, encode = (c(tiny, dtype="float32", device="cpu") for c in (wan.Transformer, wan.TextEncoder))
+    model, encode = (c(Source(tiny)) for c in (wan.Transformer, wan.TextEncoder))
     texts = {c: torch.tensor(encode(c, 40)) for c in [*CAPTIONS, ""]}
     sigmas = solvers.grid(solvers.scheduler_config(tiny), "euler", None, 8)
     s = torch.tensor(sigmas)
@@ -100,7 +101,7 @@ def test_a_video_is_what_the_plain_loop_makes(tiny, tmp_path, partitions, stride
 
 def test_there_is_no_seam(tiny, tmp_path):
     latents, frames, _ = made(tmp_path, tiny)
-    expected = wan.Autoencoder(tiny, dtype="float32", device="cpu").decode(latents)
+    expected = wan.Autoencoder(Source(tiny)).decode(latents)
     assert frames.shape == expected.shape
     assert np.abs(frames.astype(int) - expected).max() <= 1
     (clip,) = tmp_path.glob("videos/*.mp4")

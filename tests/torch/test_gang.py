@@ -14,6 +14,8 @@ import torch
 from runs import PROMPT, config, embedded, leg_of
 
 from actors.backend import Backend
+from actors.models import wan
+from actors.models.source import Source
 from actors.workers import gang, worker
 from actors.workers.denoiser import Denoiser
 from raysearch.config import config as configuration
@@ -46,9 +48,9 @@ def leading(tiny, pool, dtype, start, patience=timedelta(minutes=5)):
     store, port = gang.listen(gang.LOOPBACK)
     places = [gang.Place(rank, gang.LOOPBACK, port, patience=patience) for rank in range(pool.shards)]
     for place in places[1:]:
-        start(gangs.follow, str(tiny), dtype, pool, place)
-    led = gang.Gang(str(tiny), dtype=dtype, device="cpu", pool=pool, place=places[0], store=store)
-    denoiser = Denoiser(str(tiny), dtype=dtype, device="cpu", slots=1, gang=led)
+        start(gangs.follow, Source(tiny, dtype), pool, place)
+    led = gang.Gang(Source(tiny, dtype), pool=pool, place=places[0], store=store)
+    denoiser = Denoiser(Source(tiny, dtype), slots=1, gang=led)
     try:
         yield denoiser
     finally:
@@ -81,7 +83,7 @@ def trajectories(worker, work):
     ],
 )
 def test_a_gang_is_the_whole_model_bit_for_bit(tiny, processes, work, mode, shards, dtype):
-    whole = Denoiser(str(tiny), dtype=dtype, device="cpu", slots=1)
+    whole = Denoiser(Source(tiny, dtype), slots=1)
     every = gangs.parameters(whole._model.model.model)
     if mode == "fsdp":  # gathered weights are aligned in memory; those mapped from a file are not, and 3e-7 off
         for p in whole._model.model.model.parameters():
@@ -109,7 +111,7 @@ def test_every_rank_sees_what_a_row_is_given(pictured, processes, mode):
     latents, timesteps = torch.randn(2, 4, 4, 8, 8, generator=g), torch.tensor([900.0, 300.0])
     texts = [torch.randn(2, 8, 16, generator=g) for _ in range(2)]
     seen = [(torch.randn(1, 8, 4, 8, 8, generator=g), torch.randn(1, 6, 16, generator=g)) for _ in range(2)]
-    whole = gang.family(pictured).Transformer(pictured, dtype="float32", device="cpu")
+    whole = wan.Transformer(Source(pictured))
     expected = [whole(latents, timesteps, text, seen) for text in texts]
     pool = PoolConfig(shards=2, shard_mode=mode)
     with leading(pictured, pool, "float32", processes.submit) as denoiser:

@@ -17,6 +17,7 @@ from safetensors.numpy import load_file
 
 from actors.backend import Backend
 from actors.models import wan
+from actors.models.source import Source
 from actors.sampling import solvers
 from policies import scaling_noise
 from raysearch.errors import ConfigError
@@ -322,7 +323,7 @@ def test_where_latents_go_on_there_is_no_seam(tiny, tmp_path):
     for x in others:
         assert torch.equal(x[:, :, :2], whole[:, :, -2:])
         whole = torch.cat([whole, x[:, :, 2:]], 2)
-    expected = wan.Autoencoder(tiny, dtype="float32", device="cpu").decode(whole)
+    expected = wan.Autoencoder(Source(tiny)).decode(whole)
     assert frames.shape == expected.shape == (9 + 3 * 4, 32, 32, 3)
     assert np.abs(frames.astype(int) - expected).max() <= 1
     assert len(shown) == len(frames)

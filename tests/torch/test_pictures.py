@@ -14,6 +14,7 @@ from runs import config
 
 from actors.backend import Backend
 from actors.models import wan
+from actors.models.source import Source
 from actors.workers import worker
 from raysearch.config import config as configuration
 from raysearch.engine.protocol import File
@@ -63,7 +64,7 @@ def test_a_first_frame_reaches_the_model_cut_padded_or_stretched(tiny):
 
 def test_an_obstacle_that_moves_is_encoded_frame_by_frame_and_a_picture_stands_still(tiny):
     coder, frames = encoder(tiny), [noise(32, 32).rotate(90 * i) for i in range(3)]
-    plain = wan.Autoencoder(tiny, dtype="float32", device="cpu", variant=None)
+    plain = wan.Autoencoder(Source(tiny))
 
     def encoded(data: bytes, *, still: bool) -> np.ndarray:
         return coder.encode(File("video", Recording("", b"", still), (5, 32, 32), data), {})

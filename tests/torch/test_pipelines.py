@@ -12,6 +12,7 @@ import raysearch
 from actors.backend import Backend
 from actors.models.pipelines import contract
 from actors.models.pipelines.parts import pipeline
+from actors.models.source import Source
 from raysearch.config import config as configuration
 
 pytestmark = pytest.mark.filterwarnings("ignore:In CPU autocast", "ignore:CPU Autocast")  # diffusers, of Mochi
@@ -47,7 +48,7 @@ def config(kind, folder, tmp_path, **values):
 def test_the_contract_holds(kind, folder, tmp_path):
     plan = Backend().prepare(c := configuration.build(config(kind, folder, tmp_path)), configuration.arms(c))
     shown = picture(kind.size) if kind.pictured else None
-    found = contract.measured(folder, plan.arms[0].sampler, dtype="float32", device="cpu", picture=shown)
+    found = contract.measured(Source(folder), plan.arms[0].sampler, shown)
     assert found.holds, found
 
 
@@ -70,7 +71,7 @@ def test_searches_agree_with_the_pipeline_and_with_full_slots(kind, folder, tmp_
         assert [r["reason"] for r in rows] == [""] * len(ARMS)
         found[slots] = {r["arm"]: r for r in rows}
     (shown,) = (tmp_path / "run1").rglob("*single.npy")
-    own = pipeline(folder, "whole", dtype="float32", device="cpu")
+    own = pipeline(Source(folder), "whole")
     call = {"prompt": PROMPT, "height": kind.size, "width": kind.size, "num_inference_steps": 6, "output_type": "np"}
     call |= {"image": picture().resize((kind.size, kind.size))} if kind.pictured else {}
     blocks = kind.blocks

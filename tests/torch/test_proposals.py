@@ -12,6 +12,7 @@ from safetensors.numpy import load_file
 
 from actors.backend import Backend
 from actors.models import wan
+from actors.models.source import Source
 from actors.sampling import solvers
 from actors.workers import worker
 from actors.workers.state import State
@@ -150,7 +151,7 @@ def test_a_reward_sees_the_chunk_before_and_the_first_one(tiny, tmp_path, monkey
     assert finished[0].before is None and finished[0].opening is None
     # While searching, chunks are decoded alone.
     (file,) = tmp_path.glob("latents/*.safetensors")
-    coder = wan.Autoencoder(tiny, dtype="float32", device="cpu")
+    coder = wan.Autoencoder(Source(tiny))
     alone = [coder.decode(torch.tensor(x)) for _, x in sorted(load_file(file).items())]
     assert len(asked) == 3 and asked[0].before is None
     for view, frames in zip(asked, alone, strict=True):

@@ -14,6 +14,7 @@ from safetensors.numpy import load_file
 
 from actors.backend import Backend
 from actors.models.mixture import Autoencoder
+from actors.models.source import Source
 from actors.sampling import potential
 from actors.workers import video
 from policies import repulsion
@@ -70,7 +71,7 @@ def run_local(c, run_dir):
 
 
 def dot(point) -> np.ndarray:
-    coder = Autoencoder(MIXTURE, dtype="float32", device="cpu")
+    coder = Autoencoder(Source(MIXTURE))
     return coder.decode(torch.tensor(point).float().view(1, 2, 1, 1, 1))
 
 
@@ -124,7 +125,7 @@ def test_the_workers_make_what_the_recipes_say(tmp_path):
 def test_the_reward_is_minus_the_potential_and_serves_any_policy(tmp_path):
     mode = MODEL.means[0].numpy()
     Image.fromarray(dot(mode)[0]).save(tmp_path / "bad.png")
-    coder = Autoencoder(MIXTURE, dtype="float32", device="cpu")
+    coder = Autoencoder(Source(MIXTURE))
     seen = coder.encode_video([Image.fromarray(dot(mode)[0])], 1, 1).ravel()
     np.testing.assert_allclose(seen, mode, atol=0.01)
     repulsion_ = {"name": "repulsion", "eta": 0.5, "reach": 2.5}

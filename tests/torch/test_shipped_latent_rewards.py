@@ -7,6 +7,7 @@ import pytest
 import torch
 from diffusers import AutoencoderKLWan
 
+from actors.models.source import Source
 from actors.models.wan import TextEncoder
 from actors.rewards import View, find
 from actors.tiny import world
@@ -32,7 +33,7 @@ def clips():
 def test_true_captions_score_above_those_with_a_wrong_word(name, attribute, clips):
     objects, latents = clips
     rng = np.random.default_rng(1)
-    reward, encoder = find(name)(), TextEncoder(TINY, dtype="float32", device="cpu")
+    reward, encoder = find(name)(), TextEncoder(Source(TINY))
     scores = []
     for told in (objects, [swap(rng, o, attribute) for o in objects]):
         captions = [world.caption(o) for o in told]

@@ -23,6 +23,7 @@ from actors.models.pipelines.run import Tree
 from actors.models.pipelines.runs import RunLeg, Runs, alpha
 from actors.models.pipelines.state import Conditions, PipelineState
 from actors.models.pipelines.workers import Conditioner, Decoder, eight_bits
+from actors.models.source import Source
 from raysearch.engine.protocol import Denoise, Start
 from raysearch.recipe.candidate import Sampler
 from raysearch.recipe.origins import Noise
@@ -49,10 +50,9 @@ class Found:
 
 
 @torch.no_grad()
-def measured(folder: Path, sampler: Sampler, *, dtype: str, device: str, picture: Any = None) -> Found:
+def measured(source: Source, sampler: Sampler, picture: Any = None) -> Found:
     """The contract, measured with a sampler of at least four steps; `picture` is a first frame, a PIL image."""
-    load: dict[str, Any] = {"dtype": dtype, "device": device}
-    conditioner, runs, decoder = Conditioner(folder, **load), Runs(folder, **load), Decoder(folder, **load)
+    conditioner, runs, decoder = Conditioner(source), Runs(source), Decoder(source)
     conditions = [conditioner(sampler, c, picture) for c in CAPTIONS]
     n, middle = sampler.num_steps, sampler.num_steps // 2
     whole = _ended(runs, _admitted(runs, conditions[0], n))
@@ -72,7 +72,7 @@ def measured(folder: Path, sampler: Sampler, *, dtype: str, device: str, picture
     together = _done(runs, [_admitted(runs, c, n, b, seed=SEED + i) for i, c, b in seeded])
     alone = [_done(runs, [_admitted(runs, c, n, seed=SEED + i)])[0].latent for i, c, _ in seeded]
     del conditioner, runs, decoder
-    own = pipeline(folder, "whole", dtype=dtype, device=device)
+    own = pipeline(source, "whole")
     call = arguments(type(own), sampler, CAPTIONS[0], picture, decoded=True)
     expected = eight_bits(own(**call, generator=torch.Generator().manual_seed(SEED))[0])
     latent = own(**{**call, "output_type": "latent"}, generator=torch.Generator().manual_seed(SEED))[0]
@@ -80,7 +80,7 @@ def measured(folder: Path, sampler: Sampler, *, dtype: str, device: str, picture
         whole=torch.equal(whole.run.output[0], latent),
         legs=np.array_equal(whole.to_state().latent, state.latent),
         frames=np.array_equal(frames, expected),
-        x0=oracle_error(folder, sampler, call),
+        x0=oracle_error(source.folder, sampler, call),
         batch=max(float(np.abs(t.latent - a).max() / a.std()) for t, a in zip(together, alone, strict=True)),
         nfe=spent == whole.nfe,
     )

@@ -6,7 +6,6 @@ sizes, but whoever computes with it gets an error of torch.
 """
 
 import importlib
-from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 import torch
@@ -16,7 +15,8 @@ from accelerate import init_empty_weights
 from actors.models import folder as folders
 from actors.models.folder import Part
 from actors.models.pipelines.call import class_of
-from actors.models.weights import DTYPES, loaded, pretrained
+from actors.models.source import Source
+from actors.models.weights import DTYPES, pretrained
 
 Role: TypeAlias = Literal["whole", "encoder", "denoiser", "decoder", "none"]
 
@@ -31,13 +31,13 @@ def is_of(role: Role, name: str) -> bool:
     return needed[role]
 
 
-def pipeline(folder: Path, role: Role, *, dtype: str, device: str, variant: str | None = None) -> Any:
-    """The pipeline object of a folder, with the real parts of a role; `dtype` is a key of `weights.DTYPES`."""
-    index, parts = folders.index(folder), folders.parts(folder)
+def pipeline(source: Source, role: Role) -> Any:
+    """The pipeline object of a model's folder, with the real parts of a role."""
+    index, parts = folders.index(source.folder), folders.parts(source.folder)
     given: dict[str, Any] = {}
     for name, value in index.items():
         if name in parts:
-            given[name] = _part(parts[name], role, dtype, device, variant)
+            given[name] = _part(parts[name], role, source)
         elif not name.startswith("_"):
             given[name] = None if isinstance(value, list) else value  # an optional part that is not there
     made = class_of(str(index["_class_name"]))(**given)
@@ -45,13 +45,13 @@ def pipeline(folder: Path, role: Role, *, dtype: str, device: str, variant: str 
     return made
 
 
-def _part(part: Part, role: Role, dtype: str, device: str, variant: str | None) -> Any:
+def _part(part: Part, role: Role, source: Source) -> Any:
     kind: Any = getattr(importlib.import_module(part.module), part.kind)
     if not part.weighs:  # a tokenizer, a scheduler and the like
         of_diffusers = hasattr(kind, "load_config")
         return kind.from_config(kind.load_config(part.path)) if of_diffusers else pretrained(kind, part.path)
     if is_of(role, part.path.name):
-        return loaded(part.path.parent, part.path.name, dtype=dtype, device=device, variant=variant)
+        return source.net(part.path.name)
     with init_empty_weights(include_buffers=False):
         if issubclass(kind, transformers.PreTrainedModel):
             config = pretrained(kind.config_class, part.path)
@@ -60,4 +60,4 @@ def _part(part: Part, role: Role, dtype: str, device: str, variant: str | None) 
         else:
             ghost = kind.from_config(kind.load_config(part.path))
     with torch.no_grad():
-        return ghost.to(DTYPES[dtype]).eval()
+        return ghost.to(DTYPES[source.dtype_of(part.path.name)]).eval()

@@ -20,6 +20,7 @@ from actors.models.pipelines.parts import DENOISING, pipeline
 from actors.models.pipelines.run import Forward, Run, Tree
 from actors.models.pipelines.shell import shell
 from actors.models.pipelines.standin import StandIn
+from actors.models.source import Source
 
 TOLERANCE = 1e-3  # of a noise level
 FOREVER = 1 << 30  # a step that no pipeline reaches
@@ -156,7 +157,7 @@ def level(scheduler: Any, step: int, timestep: Any) -> tuple[float, float]:
 
 def hollow(folder: Path) -> Any:
     """The pipeline of a folder, all of whose parts are on the meta device."""
-    pipe = pipeline(folder, "none", dtype="float32", device="cpu")
+    pipe = pipeline(Source(folder), "none")
     for name, part in pipe.components.items():
         if isinstance(part, torch.nn.Module) and not name.startswith(DENOISING):
             setattr(pipe, name, Hollow(part))

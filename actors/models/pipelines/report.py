@@ -7,11 +7,11 @@ import torch
 from omegaconf import OmegaConf
 from PIL import Image
 
-from actors import models
 from actors.models import folder as folders
 from actors.models.pipelines import Geometry
 from actors.models.pipelines.contract import Found, measured
 from actors.models.pipelines.parts import is_of
+from actors.models.source import Source, opened
 from raysearch.errors import check
 from raysearch.recipe.candidate import Sampler
 from raysearch.recipe.digests import canonical_json
@@ -44,7 +44,7 @@ def report(
     few; `call` are more arguments of the pipeline's call.
     """
     check(device == "cpu" or torch.cuda.is_available(), "--device", device, "cpu: torch sees no GPU here")
-    folder = models.model_folder(path, "MODEL")
+    folder = opened(path, "MODEL", own=True).folder
     geometry = Geometry.of(folder)
     size = {**size, "num_frames": (1 if geometry.still else FEW) if num_frames is None else num_frames}
     geometry.check(**size)
@@ -52,7 +52,7 @@ def report(
     asked = Sampler(b"", "own", num_steps, (1.0,) * num_steps + (0.0,), **given)
     found, sampler = geometry.trajectory(asked), geometry.planned(asked)
     picture = Image.new("RGB", (size["width"], size["height"])) if geometry.images == "required" else None
-    holds = measured(folder, sampler, dtype=dtype, device=device, picture=picture)
+    holds = measured(Source(folder, dtype, device, own=True), sampler, picture)
     kind = "stochastic" if found.stochastic else "deterministic"
     lines = [
         f"# {geometry.name}, {size['num_frames']} x {size['height']} x {size['width']}, {num_steps} steps, {dtype} on "

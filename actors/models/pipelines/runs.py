@@ -3,7 +3,6 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,6 +14,7 @@ from actors.models.pipelines.parts import pipeline
 from actors.models.pipelines.run import Forward, Point, Run, Tree
 from actors.models.pipelines.shell import shell
 from actors.models.pipelines.state import Conditions, PipelineState, unpack
+from actors.models.source import Source
 from actors.sampling.solvers import neighbour, noised
 from raysearch.engine.protocol import Denoise
 from raysearch.recipe.candidate import Sampler
@@ -56,9 +56,9 @@ class RunLeg:
 class Runs:
     """The denoising nets of a pipeline for a denoiser."""
 
-    def __init__(self, folder: Path, *, dtype: str, device: str, variant: str | None = None) -> None:
-        self._pipeline = pipeline(folder, "denoiser", dtype=dtype, device=device, variant=variant)
-        self._device = device
+    def __init__(self, source: Source) -> None:
+        self._pipeline = pipeline(source, "denoiser")
+        self._device = source.device
 
     def admit(self, request: Denoise, inputs: Mapping[str, Any]) -> RunLeg:
         """A leg that goes on from its base state, or begins with its origin; it waits for its first forward."""

@@ -1,7 +1,6 @@
 """The encoder's and the scorer's side of a pipeline."""
 
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,15 +11,16 @@ from actors.models.pipelines.parts import pipeline
 from actors.models.pipelines.run import Run
 from actors.models.pipelines.shell import shell
 from actors.models.pipelines.state import Conditions, PipelineState, pack, unpack
+from actors.models.source import Source
 from raysearch.recipe.candidate import Sampler
 
 
 class Conditioner:
     """The encoders of a pipeline."""
 
-    def __init__(self, folder: Path, *, dtype: str, device: str, variant: str | None = None) -> None:
-        self._pipeline = pipeline(folder, "encoder", dtype=dtype, device=device, variant=variant)
-        self._device = device
+    def __init__(self, source: Source) -> None:
+        self._pipeline = pipeline(source, "encoder")
+        self._device = source.device
 
     @torch.no_grad()
     def __call__(self, sampler: Sampler, caption: str, picture: Any = None) -> Conditions:
@@ -34,9 +34,9 @@ class Conditioner:
 class Decoder:
     """The autoencoder of a pipeline."""
 
-    def __init__(self, folder: Path, *, dtype: str, device: str, variant: str | None = None) -> None:
-        self._pipeline = pipeline(folder, "decoder", dtype=dtype, device=device, variant=variant)
-        self._device = device
+    def __init__(self, source: Source) -> None:
+        self._pipeline = pipeline(source, "decoder")
+        self._device = source.device
 
     @torch.no_grad()
     def frames(self, state: PipelineState, conditions: Conditions) -> np.ndarray:

@@ -18,6 +18,7 @@ from diffusers import AutoencoderKLWan, WanTransformer3DModel
 from torch import Tensor
 
 from actors.models import wan
+from actors.models.source import Source
 from actors.models.weights import pretrained
 from actors.tiny import world
 from actors.tiny.training.clips import to_model
@@ -122,7 +123,7 @@ def main() -> None:
     captions, latents = torch.load(cache, weights_only=True)
     clip = (world.FRAMES - 1) // 4 + 1
 
-    text_encoder = wan.TextEncoder(args.model, dtype="float32", device="cpu")
+    text_encoder = wan.TextEncoder(Source(args.model))
     vocabulary = {text: i for i, text in enumerate(["", *sorted({c for chunks in captions for c in chunks})])}
     embeddings = torch.tensor(np.concatenate([text_encoder(text, TEXT_LENGTH) for text in vocabulary]))
     rows = np.array([[vocabulary[c] for c in chunks] for chunks in captions])

@@ -1,0 +1,88 @@
+"""Where a model's parts come from, and how one worker loads them."""
+
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from actors import models
+from raysearch.config.parts import PartConfig
+from raysearch.errors import check, plain
+
+SHOWN = 60  # letters of a text in a line about it
+
+
+@dataclass(frozen=True)
+class Source:
+    """A model's folder, and how a worker loads parts of it.
+
+    `dtype` is a key of `weights.DTYPES`, `device` "cpu" or "cuda". `variant` names the weights' variant, or is None.
+    `parts` says what is special about single parts, by the names of their folders. With `own` the folder's pipeline is
+    run as it is, also where its class has a family.
+    """
+
+    folder: Path
+    dtype: str = "float32"
+    device: str = "cpu"
+    variant: str | None = None
+    parts: Mapping[str, PartConfig] = field(default_factory=dict)
+    own: bool = False
+
+    @property
+    def family(self) -> Any:
+        """The module of the model's family, as `actors.models` describes it; importing it takes torch."""
+        return importlib.import_module(f"actors.models.{models.family_name(self.folder, own=self.own)}")
+
+    @property
+    def geometry(self) -> Any:
+        """The family's `Geometry` of the model."""
+        return self.family.Geometry.of(self.folder)
+
+    def part(self, name: str) -> PartConfig:
+        """What is special about a part."""
+        return self.parts.get(name, PartConfig())
+
+    def dtype_of(self, name: str) -> str:
+        """The key of `weights.DTYPES` in which a part computes."""
+        return self.part(name).dtype or self.dtype
+
+    def net(self, name: str) -> Any:
+        """The net of a part, loaded, in evaluation mode, on the device."""
+        from actors.models import weights
+
+        return weights.loaded(self, name)
+
+
+def opened(
+    path: str,
+    key: str = "model.path",
+    variant: str | None = None,
+    parts: Mapping[str, PartConfig] | None = None,
+    *,
+    own: bool = False,
+) -> Source:
+    """The source of a model that can be run: its weights fit their classes, too. Raises ConfigError.
+
+    `path` is a folder or a hub id; the other arguments are the fields of a `Source`.
+    """
+    folder = models.found(path, key, variant, own=own)
+    from actors.models import weights
+
+    source = Source(folder, variant=variant, parts=parts or {}, own=own)
+    weights.check_fit(folder, key, variant)
+    source.family.check_folder(folder, key)
+    return source
+
+
+def check_lengths(source: Source, texts: Mapping[str, str], most: int, block: str = "") -> None:
+    """Raises ConfigError for a text with more than `most` tokens, of which the text encoder would not see the end.
+
+    `texts` maps texts to their places in the config. `block` is the config's that holds the key `truncate`, if any.
+    """
+    count = source.family.token_counter(source.folder)
+    otherwise = f", and {block}truncate=true cuts them" if block else ""
+    for text, place in texts.items():
+        n = count(text)
+        allowed = f"at most {most} tokens ({block}max_sequence_length): these are {n}{otherwise}"
+        check(n <= most, place, plain(text, SHOWN), allowed)
