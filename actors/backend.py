@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from actors.models import folder as folders
+from actors.models.machine import check_machine
 from actors.models.source import Source, check_lengths, opened
 from actors.rewards import RewardSpec, installed, reward
 from actors.sampling import solvers
@@ -100,13 +101,14 @@ def checked_model(config: Config, arms: Sequence[Arm]) -> Model:
     """The configured model. Raises ConfigError for a size, shards or long videos that do not fit the model."""
     m, own = config.model, config.sampler.name == "own" or any(a.sampler.name == "own" for a in arms)
     source = replace(opened(m.path, variant=m.variant, parts=config.parts, own=own), dtype=m.dtype)
+    check_machine(config.parts, folders.parts(source.folder), config.fleet)
     geometry = source.geometry
     geometry.check(num_frames=m.num_frames, height=m.height, width=m.width)
     geometry.check_shards(config.fleet.denoisers, num_frames=m.num_frames, height=m.height, width=m.width)
     if geometry.path != "own":
         shape = geometry.latent_shape(num_frames=m.num_frames, height=m.height, width=m.width)
         check_chunks(config, geometry, shape[2])
-    content = folders.content(source.folder, variant=m.variant)
+    content = source.content()
     if geometry.path == "own":
         shape = geometry.trajectory(pipeline_sampler(config, config.sampler, content)).latent_shape
     return Model(source, geometry, shape, content)
@@ -135,6 +137,8 @@ def check_chunks(config: Config, geometry: Any, clip: int) -> None:
         return
     allowed = f"below {clip}, the latent frames of a chunk (model.num_frames={config.model.num_frames})"
     check(long.prefix < clip, "long.prefix", long.prefix, allowed)
+    continues = geometry.image_to_video or geometry.per_frame
+    check(continues, "long.chunks", long.chunks, "1: this model's two transformers take no noise level for each frame")
     if geometry.image_to_video:
         why = "with an image-to-video model, which continues a chunk's last frame"
         check(long.anew, "long.anew", False, f"true {why}")
@@ -225,6 +229,8 @@ def recipe_sampler(config: Config, s: SamplerConfig, source: Source, content: by
     path = geometry.path
     fits = {"vp": VP, "own": ("own",)}.get(path, (*ODE, *SDE))
     check(s.name in fits, "sampler.name", s.name, f"one of {', '.join(fits)} for this model")
+    one = "left out: this model has one guidance scale"
+    check(s.guidance_scale_2 is None or geometry.experts == 2, "sampler.guidance_scale_2", s.guidance_scale_2, one)
     if path == "own":
         return geometry.planned(pipeline_sampler(config, s, content))
     try:
@@ -260,13 +266,14 @@ def plain_sampler(config: Config, s: SamplerConfig, content: bytes) -> Sampler:
         num_frames=m.num_frames,
         max_sequence_length=m.max_sequence_length,
         fingerprint=fingerprint(config, s),
+        guidance_scale_2=s.guidance_scale_2,
     )
 
 
 def pipeline_sampler(config: Config, s: SamplerConfig, content: bytes) -> Sampler:
     """The recipe's sampler of a whole pipeline, but for what is known of its grid."""
     plain = plain_sampler(config, s, content)
-    return replace(plain, call=canonical_json(s.call), guidance_scale_2=s.guidance_scale_2)
+    return replace(plain, call=canonical_json(s.call))
 
 
 def sampler_at(config: Config, s: SamplerConfig, source: Source, content: bytes, num_steps: int) -> Sampler:
@@ -280,4 +287,6 @@ def fingerprint(config: Config, s: SamplerConfig) -> str:
     versions = [f"{p} {installed(p)}" for p in ("torch", "diffusers", "transformers")]
     mode = "exact" if pool.slots == 1 and not s.batched_guidance else f"fast, batched guidance {s.batched_guidance}"
     shards = [f"{pool.shards} {pool.shard_mode} shards"] if pool.shards > 1 else []
-    return ", ".join([config.model.dtype, pool.device, mode, *shards, *versions])
+    special = {name: given for name, p in config.parts.items() if (given := p.given)}
+    parts = [canonical_json(special)] if special else []
+    return ", ".join([config.model.dtype, pool.device, mode, *shards, *parts, *versions])

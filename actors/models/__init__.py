@@ -65,6 +65,7 @@ of the four parts, and its Geometry's `path` is "own". All other pipelines of di
 A family whose folder has scheduler/scheduler_config.json gets the solver's noise schedule from there.
 """
 
+from collections.abc import Collection
 from pathlib import Path
 
 from actors.models import folder as folders
@@ -89,15 +90,17 @@ def family_name(folder: Path, key: str = "model.path", *, own: bool = False) -> 
     return "pipelines"
 
 
-def found(path: str, key: str = "model.path", variant: str | None = None, *, own: bool = False) -> Path:
+def found(
+    path: str, key: str = "model.path", variant: str | None = None, bare: Collection[str] = (), *, own: bool = False
+) -> Path:
     """The folder of a model, checked as far as that takes no torch. Raises ConfigError, which names `key`.
 
     `path` is a folder or a hub id, `org/name` or `org/name@revision`; a hub id's files come from the local cache, else
-    from the hub.
+    from the hub. The weights of the parts that are `bare` are not the folder's.
     """
     folder = Path(path).expanduser()
     if not folder.is_dir() and hub.is_id(path):
-        folder = hub.fetched(path, key)
+        folder = hub.fetched(path, key, bare)
     check(folder.is_dir(), key, path, "an existing folder in diffusers' layout")
-    folders.check_folder(folder, key, variant, PARTS.get(family_name(folder, key, own=own), ()))
+    folders.check_folder(folder, key, variant, PARTS.get(family_name(folder, key, own=own), ()), bare)
     return folder

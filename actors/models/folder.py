@@ -9,7 +9,7 @@ import importlib.util
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -60,13 +60,15 @@ class Weights:
 class Part:
     """The part of a model in the folder `path`, of class `kind` of a `library`; `key` is the config's for the model.
 
-    All methods raise ConfigError for what is missing or broken.
+    The weights of a part that is `bare` are in no file of the folder. All methods raise ConfigError for what is missing
+    or broken.
     """
 
     path: Path
     library: str
     kind: str
     key: str
+    bare: bool = False
 
     @property
     def config_file(self) -> Path:
@@ -130,7 +132,7 @@ class Part:
     def loaded(self, variant: str | None) -> list[Path]:
         """The files that loading the part reads."""
         found = {p for p in self.path.iterdir() if p.suffix in READ and p.name[0] != "." and ".index." not in p.name}
-        if self.weighs:
+        if self.weighs and not self.bare:
             weights = self.weights(variant)
             found |= {*weights.files, *([weights.index] if weights.index else [])}
         return sorted(found)
@@ -216,36 +218,51 @@ def index(folder: Path, key: str = "model.path") -> dict[str, Any]:
     return read(folder / INDEX, key)
 
 
-def parts(folder: Path, key: str = "model.path") -> dict[str, Part]:
-    """The parts of a model, by the names of their folders, as its index says. Raises ConfigError."""
+def parts(folder: Path, key: str = "model.path", bare: Collection[str] = ()) -> dict[str, Part]:
+    """The parts of a model, by the names of their folders, as its index says. Raises ConfigError.
+
+    The weights of those that are `bare` are not the folder's.
+    """
     found = {}
     for name, value in index(folder, key).items():
         if isinstance(value, list) and len(value) == 2 and all(isinstance(v, str) for v in value):
             inside = name == Path(name).name and name != ".."
             check(inside, key, str(folder), f"one whose parts are folders in it, not {name}")
             library, kind = value
-            found[name] = Part(folder / name, library, kind, key)
+            found[name] = Part(folder / name, library, kind, key, name in bare)
     return found
 
 
-def check_folder(folder: Path, key: str, variant: str | None, required: tuple[str, ...]) -> None:
-    """Raises ConfigError unless a folder has the `required` parts, and all its parts are whole."""
-    found = parts(folder, key)
+def check_folder(
+    folder: Path, key: str, variant: str | None, required: tuple[str, ...], bare: Collection[str] = ()
+) -> None:
+    """Raises ConfigError unless a folder has the `required` parts, and all its parts are whole, `bare` or not."""
+    found = parts(folder, key, bare)
     for name in required:
         check(name in found, key, str(folder), f"one whose {INDEX} names the class of {name}")
     for part in found.values():
         part.check(variant)
-    weighty = [p for p in found.values() if p.weighs]
+    weighty = [p for p in found.values() if p.weighs and not p.bare]
     if variant is not None and weighty and all(p.weights(variant).variant is None for p in weighty):
         there = sorted({v for p in weighty for v in p.variants()})
         allowed = f"one of {', '.join(there)}, or left out" if there else "left out"
         raise ConfigError.of(".".join([*key.split(".")[:-1], "variant"]), variant, f"{allowed}, with {str(folder)!r}")
 
 
-def content(folder: Path, key: str = "model.path", variant: str | None = None) -> bytes:
-    """A digest of the files from which a model is loaded. Raises ConfigError for weights that are NaN or infinite."""
-    files = [folder / INDEX, *(f for p in parts(folder, key).values() for f in p.loaded(variant))]
-    return files_digest(((str(f.relative_to(folder)), f) for f in sorted(files)), partial(finite_chunks, key=key))
+def content(
+    folder: Path,
+    key: str = "model.path",
+    variant: str | None = None,
+    bare: Collection[str] = (),
+    more: Mapping[str, Path] | None = None,
+) -> bytes:
+    """A digest of the files from which a model is loaded, of which `more` are elsewhere, under names of their own.
+
+    Raises ConfigError for weights that are NaN or infinite.
+    """
+    files = [folder / INDEX, *(f for p in parts(folder, key, bare).values() for f in p.loaded(variant))]
+    named = [*((str(f.relative_to(folder)), f) for f in sorted(files)), *sorted((more or {}).items())]
+    return files_digest(named, partial(finite_chunks, key=key))
 
 
 def finite_chunks(file: Path, key: str) -> Iterator[bytes]:

@@ -1,6 +1,7 @@
 """Models of the Hugging Face hub, by their id: fetched once, then found in the local cache."""
 
 import re
+from collections.abc import Collection
 from pathlib import Path
 
 from actors.models import folder as folders
@@ -15,8 +16,11 @@ def is_id(path: str) -> bool:
     return bool(ID.fullmatch(path)) and not first.startswith(".") and not Path(first).exists()
 
 
-def fetched(path: str, key: str) -> Path:
-    """The folder of the hub's model, in the cache, with the parts that its index names. Raises ConfigError."""
+def fetched(path: str, key: str, bare: Collection[str] = ()) -> Path:
+    """The folder of the hub's model, in the cache, with the parts that its index names. Raises ConfigError.
+
+    Of the parts that are `bare` only the configs are fetched.
+    """
     import huggingface_hub
 
     name, _, revision = path.partition("@")
@@ -28,7 +32,8 @@ def fetched(path: str, key: str) -> Path:
             raise ConfigError(f"{key}: {path!r} is no folder here, and {reason(name, revision, error)}") from error
 
     folder = fetch([folders.INDEX])
-    return fetch([folders.INDEX, *(f"{part}/*" for part in folders.parts(folder, key))])
+    wanted = [f"{name}/*{'.json' if part.bare else ''}" for name, part in folders.parts(folder, key, bare).items()]
+    return fetch([folders.INDEX, *wanted])
 
 
 def reason(name: str, revision: str, error: Exception) -> str:

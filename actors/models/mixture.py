@@ -132,6 +132,10 @@ class Transformer:
         self.dtype, self._mixture = torch.float32, replace(m, means=m.means.to(device), stds=m.stds.to(device))
         self._levels = (1 - solvers.ddim({}).alphas_cumprod.double()).sqrt().to(device)
 
+    def expert(self, timestep: torch.Tensor) -> int:
+        """0: there is one mixture."""
+        return 0
+
     def __call__(
         self, latents: torch.Tensor, timesteps: torch.Tensor, text: torch.Tensor, conditions: Sequence[Condition]
     ) -> torch.Tensor:

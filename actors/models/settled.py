@@ -22,7 +22,9 @@ def settled(config: Config, say: Callable[[str], None]) -> Config:
     entries = prompts.load(config)
     ways = arms(config)
     own = any(arm.sampler.name == "own" for arm in ways)
-    folder = models.found(config.model.path, variant=config.model.variant, own=own)
+    folder = models.found(
+        config.model.path, variant=config.model.variant, bare=[k for k, p in config.parts.items() if p.file], own=own
+    )
     if models.family_name(folder, own=own) == "pipelines":
         check_pipeline(config, ways, str(folders.index(folder)["_class_name"]))
         return config

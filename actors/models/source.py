@@ -2,11 +2,12 @@
 
 import importlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from actors import models
+from actors.models import folder as folders
 from raysearch.config.parts import PartConfig
 from raysearch.errors import check, plain
 
@@ -43,6 +44,16 @@ class Source:
         """What is special about a part."""
         return self.parts.get(name, PartConfig())
 
+    @property
+    def bare(self) -> set[str]:
+        """The names of the parts whose weights are not the folder's."""
+        return {name for name, p in self.parts.items() if p.file is not None}
+
+    def content(self, key: str = "model.path") -> bytes:
+        """A digest of all files from which the model is loaded. Raises ConfigError for weights that are not finite."""
+        more = {f"parts.{name}.{k}": path for name, p in self.parts.items() for k, path in p.files.items()}
+        return folders.content(self.folder, key, self.variant, self.bare, more)
+
     def dtype_of(self, name: str) -> str:
         """The key of `weights.DTYPES` in which a part computes."""
         return self.part(name).dtype or self.dtype
@@ -66,12 +77,12 @@ def opened(
 
     `path` is a folder or a hub id; the other arguments are the fields of a `Source`.
     """
-    folder = models.found(path, key, variant, own=own)
+    source = Source(Path(), variant=variant, parts=parts or {}, own=own)
+    source = replace(source, folder=models.found(path, key, variant, source.bare, own=own))
     from actors.models import weights
 
-    source = Source(folder, variant=variant, parts=parts or {}, own=own)
-    weights.check_fit(folder, key, variant)
-    source.family.check_folder(folder, key)
+    weights.check_fit(source, key)
+    source.family.check_folder(source.folder, key)
     return source
 
 

@@ -35,6 +35,7 @@ from raysearch.errors import ConfigError, check, told
 
 KINDS = {  # the classes of the parts that are called by more than the pipeline's own code
     "transformer": "WanTransformer3DModel",
+    "transformer_2": "WanTransformer3DModel",
     "text_encoder": "UMT5EncoderModel",
     "vae": "AutoencoderKLWan",
     "image_encoder": "CLIPVisionModel",
@@ -45,8 +46,11 @@ TOGETHER = 1024  # latent frames are decoded in one pass while they have no more
 
 def check_folder(folder: Path, key: str) -> None:
     """Raises ConfigError, which names `key`, unless the folder holds a Wan pipeline that raysearch can run."""
-    check(index(folder).get("boundary_ratio") is None, key, str(folder), "a Wan pipeline with one transformer")
-    parts = folders.parts(folder, key)
+    parts, boundary = folders.parts(folder, key), index(folder).get("boundary_ratio")
+    fits = "one whose boundary_ratio is a number in 0..1, and which has a transformer_2, or has neither"
+    within = finite(boundary) and 0 <= float(boundary or 0) <= 1
+    known = within if "transformer_2" in parts else boundary is None
+    check(known, key, str(folder), fits)
     for name, kind in KINDS.items():
         fits = f"one whose {name} is a {kind}"
         check(name not in parts or parts[name].kind == kind, key, str(folder), fits)
@@ -76,6 +80,9 @@ def check_folder(folder: Path, key: str) -> None:
     check(known, key, str(folder), fits)
     fits = "one whose transformer takes latents, or latents, a mask and the first frame's latents"
     check(g.in_channels in (g.z_dim, 2 * g.z_dim + g.temporal), key, str(folder), fits)
+    if g.experts == 2:
+        one, two = (Geometry.sizes(parts[name].config) for name in ("transformer", "transformer_2"))
+        check(one == two, key, str(folder), f"one whose transformers take the same: {one} is not {two}")
     if g.sees_image:
         both = {"image_encoder", "image_processor"} <= parts.keys()
         check(both, key, str(folder), f"one whose {folders.INDEX} names image_encoder and image_processor")
@@ -131,13 +138,24 @@ class ImageEncoder:
 
 
 class Transformer:
-    """Wan's transformer on a batch whose rows have their own timesteps, captions and conditions."""
+    """Wan's transformer on a batch whose rows have their own timesteps, captions and conditions.
+
+    Wan 2.2 A14B has two, its experts: one for the timesteps from a boundary on, and one for those below.
+    """
 
     def __init__(self, source: Source) -> None:
         self.dtype, self.device = DTYPES[source.dtype_of("transformer")], source.device
         self.model = source.net("transformer")
+        ratio = index(source.folder).get("boundary_ratio")
+        self._second = None if ratio is None else source.net("transformer_2")
+        trained = folders.parts(source.folder)["scheduler"].config.get("num_train_timesteps", 1000)
+        self._boundary = 0.0 if ratio is None else ratio * trained
         self.expand_timesteps = bool(index(source.folder).get("expand_timesteps", False))
         self._patch = self.model.config.patch_size
+
+    def expert(self, timestep: torch.Tensor) -> int:
+        """The number of the expert for a timestep: 0, or 1 below the boundary."""
+        return int(self._second is not None and bool(timestep < self._boundary))
 
     @torch.no_grad()
     def __call__(
@@ -146,7 +164,7 @@ class Transformer:
         """Velocities (B, C, T, H, W) of float32 latents of the same shape, without gradient.
 
         `timesteps` is (B,), or (B, T) with one for each latent frame; `text` (B, L, D); `conditions` has one for each
-        row. The conditions of an image-to-video model must be tuples of one shape.
+        row. The conditions of an image-to-video model must be tuples of one shape, and all timesteps be of one expert.
         """
         return self.velocity(latents, timesteps, text, conditions)
 
@@ -154,6 +172,7 @@ class Transformer:
         self, latents: torch.Tensor, timesteps: torch.Tensor, text: torch.Tensor, conditions: Sequence[Condition]
     ) -> torch.Tensor:
         """The velocities of `__call__`, with gradient."""
+        net = self._second if self._second is not None and self.expert(timesteps[0]) else self.model
         clean = [clean_frames(c) for c in conditions]
         if self.expand_timesteps or timesteps.ndim == 2 or any(clean):
             timesteps = per_token(timesteps, latents, self._patch, clean)
@@ -162,7 +181,7 @@ class Transformer:
         seen = [torch.cat(parts) for parts in zip(*(c for c in conditions if isinstance(c, tuple)), strict=True)]
         if seen:
             latents = torch.cat([latents, seen[0]], 1)
-        return self.model(
+        return net(
             hidden_states=latents.to(self.dtype),
             timestep=timesteps,
             encoder_hidden_states=text,
@@ -200,6 +219,7 @@ class Geometry:
     heads: int
     text_dim: int
     sees_image: bool = False  # True if the transformer attends to an embedding of the first frame
+    experts: int = 1  # transformers, each for timesteps of its own
     path: str = "flow"
 
     @property
@@ -209,8 +229,8 @@ class Geometry:
 
     @property
     def images(self) -> str:
-        """Whether a prompt may have a first frame: "required" or "allowed"."""
-        return "required" if self.image_to_video else "allowed"
+        """Whether a prompt may have a first frame: "required", "allowed" or "refused"."""
+        return "required" if self.image_to_video else "allowed" if self.per_frame else "refused"
 
     @property
     def fps(self) -> int:
@@ -220,18 +240,24 @@ class Geometry:
     @property
     def per_frame(self) -> bool:
         """True if the transformer takes a noise level for each latent frame."""
-        return not self.image_to_video
+        return not self.image_to_video and self.experts == 1
+
+    @staticmethod
+    def sizes(transformer: dict[str, Any]) -> tuple[Any, ...]:
+        """The fields `in_channels`, `patch`, `heads`, `text_dim` and `sees_image`, from a transformer's config."""
+        _, p_h, p_w = transformer["patch_size"]
+        heads, text_dim = transformer.get("num_attention_heads", 40), transformer.get("text_dim", 4096)
+        return transformer["in_channels"], (p_h, p_w), heads, text_dim, transformer.get("image_dim") is not None
 
     @classmethod
     def of(cls, folder: Path) -> "Geometry":
         """The geometry of the model in a folder. Raises OSError or KeyError if config is missing."""
         vae = json.loads((folder / "vae" / "config.json").read_text())
         transformer = json.loads((folder / "transformer" / "config.json").read_text())
-        _, p_h, p_w = transformer["patch_size"]
         factors = vae.get("scale_factor_temporal", 4), vae.get("scale_factor_spatial", 8)
-        heads, text_dim = transformer.get("num_attention_heads", 40), transformer.get("text_dim", 4096)
-        channels, sees = (transformer["in_channels"], vae.get("z_dim", 16)), transformer.get("image_dim") is not None
-        return cls(*channels, *factors, (p_h, p_w), heads, text_dim, sees)
+        channels, patch, heads, text_dim, sees = cls.sizes(transformer)
+        experts = 1 if index(folder).get("boundary_ratio") is None else 2
+        return cls(channels, vae.get("z_dim", 16), *factors, patch, heads, text_dim, sees, experts)
 
     def check(self, *, num_frames: int, height: int, width: int) -> None:
         """Raises ConfigError for a size, in frames and pixels, that the model cannot make."""
@@ -244,6 +270,7 @@ class Geometry:
     def check_shards(self, pool: PoolConfig, *, num_frames: int, height: int, width: int) -> None:
         """Raises ConfigError unless each context shard gets as many heads and as many tokens as the others."""
         n = pool.context_shards
+        check(pool.shards == 1 or self.experts == 1, "fleet.denoisers.shards", pool.shards, "1 with two transformers")
         _, _, frames, h, w = self.latent_shape(num_frames=num_frames, height=height, width=width)
         tokens = frames * (h // self.patch[0]) * (w // self.patch[1])
         fits = f"such that {n} context shards divide the model's {self.heads} heads and a video's {tokens} tokens"

@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from actors.models import folder as folders
-from actors.models import header
+from actors.models import header, knobs
 from actors.models.folder import Part, Weights
 from actors.models.source import Source
 from raysearch.errors import ConfigError, check, told
@@ -27,11 +27,31 @@ def pretrained(kind: Any, path: Path, **options: Any) -> Any:
 
 
 def loaded(source: Source, name: str) -> Any:
-    """The net of a part, of the class that the model's index names, in evaluation mode on the source's device."""
-    part = folders.parts(source.folder)[name]
-    found = part.weights(source.variant)
-    options = {"dtype": DTYPES[source.dtype_of(name)], "variant": found.variant, "use_safetensors": found.safe}
-    return pretrained(class_of(part), part.path, **options).to(source.device).eval()
+    """The net of a part, of the class that the model's index names, in evaluation mode on the source's device.
+
+    Raises ConfigError for a file or an adapter of `source.parts` that does not fit.
+    """
+    part, asked = folders.parts(source.folder)[name], source.part(name)
+    dtype = DTYPES[source.dtype_of(name)]
+    packing = knobs.quantisation(asked, part, dtype)
+    options = {} if packing is None else {"quantization_config": packing}
+    if (file := asked.files.get("file")) is not None:
+        net = _of_file(class_of(part), part, file, torch_dtype=dtype, **options)
+    else:
+        found = part.weights(source.variant)
+        options |= {"dtype": dtype, "variant": found.variant, "use_safetensors": found.safe}
+        net = pretrained(class_of(part), part.path, **options)
+    pipeline = str(folders.index(source.folder).get("_class_name"))
+    return knobs.fitted(net, asked, pipeline=pipeline, dtype=dtype, device=source.device)
+
+
+def _of_file(kind: Any, part: Part, file: Path, **options: Any) -> Any:
+    """A net with the config of a part, and the weights of a single file. Raises ConfigError if they do not fit."""
+    at = {"config": str(part.path.parent), "subfolder": part.path.name, "local_files_only": True}
+    try:
+        return kind.from_single_file(str(file), **at, **options)
+    except Exception as error:  # of diffusers and of the file's format
+        raise ConfigError(f"parts.{part.path.name}.file: {str(file)!r} is no {part.kind}: {told(error)}") from error
 
 
 def class_of(part: Part) -> Any:
@@ -43,11 +63,14 @@ def class_of(part: Part) -> Any:
     return found
 
 
-def check_fit(folder: Path, key: str, variant: str | None = None) -> None:
-    """Raises ConfigError unless each part's weights are all of those, and only those, that its class has."""
-    for part in folders.parts(folder, key).values():
-        if part.weighs and not part.quantised:
-            _check_part(part, part.weights(variant))
+def check_fit(source: Source, key: str) -> None:
+    """Raises ConfigError unless each part's weights are all of those, and only those, that its class has.
+
+    Weights of files that are not the folder's are compared when they are loaded.
+    """
+    for part in folders.parts(source.folder, key, source.bare).values():
+        if part.weighs and not part.quantised and not part.bare:
+            _check_part(part, part.weights(source.variant))
 
 
 def _check_part(part: Part, weights: Weights) -> None:

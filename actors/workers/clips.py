@@ -50,7 +50,8 @@ class Clips:
         groups: dict[tuple[Any, ...], list[tuple[Leg, Row]]] = {}
         for s in legs:
             if (row := s.row()) is not None:
-                kind = (row.latent.shape, row.timestep.ndim, len(row.texts), s.sampler.batched_guidance)
+                shapes = row.latent.shape, row.timestep.ndim, len(row.texts)
+                kind = (*shapes, s.sampler.batched_guidance, self._expert(row))
                 groups.setdefault(kind, []).append((s, row))
         for group in groups.values():
             for (s, _), velocity in zip(group, self._velocities(group), strict=True):
@@ -189,9 +190,12 @@ class Clips:
         conditional = parts[0].split(1)
         if len(parts) == 1:
             return list(conditional)
-        return [
-            u + s.guidance_scale * (c - u) for s, c, u in zip(samplers, conditional, parts[1].split(1), strict=True)
-        ]
+        scales = [s.scale(self._expert(row)) for s, row in zip(samplers, rows, strict=True)]
+        return [u + w * (c - u) for w, c, u in zip(scales, conditional, parts[1].split(1), strict=True)]
+
+    def _expert(self, row: Row) -> int:
+        """The number of the model's net that evaluates a row; rows with a timestep for each frame have but one."""
+        return 0 if row.timestep.ndim else int(self.model.expert(row.timestep))
 
     def _evaluate(
         self, latents: torch.Tensor, timesteps: torch.Tensor, texts: list[torch.Tensor], conditions: list[Condition]

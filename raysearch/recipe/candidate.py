@@ -85,7 +85,8 @@ class Sampler:
         """The digest of all fields."""
         late = ("queue", "call", "nfe", "guidance_scale_2")
         own = [getattr(self, f.name) for f in fields(self) if f.name not in late]
-        of_pipeline = (self.call, self.nfe, self.guidance_scale_2) if self.call is not None else ()
+        second = (self.guidance_scale_2,) if self.guidance_scale_2 is not None else ()
+        of_pipeline = (self.call, self.nfe, self.guidance_scale_2) if self.call is not None else second
         return digest("sampler", *own, *((astuple(self.queue),) if self.queue else ()), *of_pipeline)
 
     @property
@@ -104,6 +105,10 @@ class Sampler:
     def piped(self) -> bool:
         """True if a whole pipeline runs, with its own solver and guidance, instead of a model of latents."""
         return self.call is not None
+
+    def scale(self, expert: int) -> float:
+        """The guidance scale of one of a model's experts, by its number."""
+        return self.guidance_scale if expert == 0 or self.guidance_scale_2 is None else self.guidance_scale_2
 
     @property
     def guided(self) -> bool:

@@ -56,6 +56,11 @@ class Geometry:
         return accepted(class_of(self.name))
 
     @property
+    def experts(self) -> int:
+        """2 where a second net has a guidance scale of its own."""
+        return 2 if "guidance_scale_2" in self.takes else 1
+
+    @property
     def still(self) -> bool:
         """True for a pipeline that makes images, which are videos of one frame."""
         return not self.takes & set(FRAMES)

@@ -1,0 +1,81 @@
+"""What the config's block `parts` asks of this machine, of the model and of the fleet, checked before a model loads."""
+
+import importlib.util
+from collections.abc import Mapping
+
+import diffusers
+from diffusers.models.attention_dispatch import AttentionBackendName
+
+from actors.models.folder import Part
+from actors.models.knobs import AUTOENCODERS
+from actors.models.weights import class_of
+from raysearch.config.fleet import FleetConfig
+from raysearch.config.parts import DENOISING, PartConfig
+from raysearch.errors import check
+
+PACKAGES = {"bitsandbytes": "bitsandbytes", "torchao": "torchao", "quanto": "optimum.quanto"}
+ATTENTION = {"flash": "flash_attn", "_flash_3": "flash_attn_interface", "sage": "sageattention", "xformers": "xformers"}
+NETS = ("attention", "compile", "storage", "file", "lora")  # what only nets of diffusers have
+
+
+def check_machine(parts: Mapping[str, PartConfig], found: Mapping[str, Part], fleet: FleetConfig) -> None:
+    """Raises ConfigError for a part that the model has not, and for what this machine or the fleet cannot do.
+
+    `found` are the model's parts by name.
+    """
+    weigh = {name: part for name, part in found.items() if part.weighs}
+    for name, p in parts.items():
+        block, given = f"parts.{name}", p.given
+        check(name in weigh, "parts", name, f"one of {', '.join(weigh)}, the parts of this model with weights")
+        kind = class_of(weigh[name])
+        for key in (k for k in NETS if k in given and not issubclass(kind, diffusers.ModelMixin)):
+            check(False, f"{block}.{key}", given[key], f"left out: {kind.__name__} is no net of diffusers")
+        for key, method in AUTOENCODERS.items():
+            check(key not in given or hasattr(kind, method), f"{block}.{key}", True, f"false: {kind.__name__} has none")
+        if p.compile:
+            regional = bool(getattr(kind, "_repeated_blocks", None))
+            check(regional, f"{block}.compile", True, f"false: {kind.__name__} names no blocks that repeat")
+        for key, package in needed(p):
+            there = _installed(package)
+            check(there, f"{block}.{key}", given.get(key.split(".")[0], True), f"left out: {package} is not installed")
+        check_devices(name, p, fleet)
+
+
+def check_devices(name: str, p: PartConfig, fleet: FleetConfig) -> None:
+    """Raises ConfigError for what the pools cannot do that load a part of this name."""
+    block, d = f"parts.{name}", fleet.denoisers
+    denoises = name.startswith(DENOISING)
+    pools = {"denoisers": d} if denoises else {"encoders": fleet.encoders, "scorers": fleet.scorers}
+    most = max(pool.num_gpus for pool in pools.values())
+    where = " or ".join(f"fleet.{k}.num_gpus" for k in pools)
+    check(p.offload is None or most > 0, f"{block}.offload", p.offload, f"left out with {where}=0: it is on the CPU")
+    check(p.gpu < max(most, 1), f"{block}.gpu", p.gpu, f"below {where}, which is {most:g}")
+    for key in ("quantize", "storage", "offload", "compile", "gpu") if denoises and d.shards > 1 else ():
+        value = getattr(p, key)
+        check(not value, f"{block}.{key}", value, f"left out with fleet.denoisers.shards={d.shards}")
+    if p.attention is not None:
+        names = [b.value for b in AttentionBackendName]
+        check(p.attention in names, f"{block}.attention", p.attention, f"one of {', '.join(names)}")
+
+
+def needed(p: PartConfig) -> list[tuple[str, str]]:
+    """The keys of a part that need a package beside raysearch's own, each with the package."""
+    found = []
+    if p.quantize is not None:
+        found.append(("quantize.backend", PACKAGES[p.quantize.backend]))
+    if p.packed == "file":
+        found.append(("file", "gguf"))
+    if p.lora:
+        found.append(("lora", "peft"))
+    if p.attention is not None and p.attention.endswith("_hub"):
+        found.append(("attention", "kernels"))
+    elif p.attention is not None:
+        found += [("attention", v) for k, v in ATTENTION.items() if p.attention.startswith(k)][-1:]
+    return found
+
+
+def _installed(package: str) -> bool:
+    try:
+        return importlib.util.find_spec(package) is not None
+    except ModuleNotFoundError:  # of a package in a package
+        return False
