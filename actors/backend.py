@@ -15,11 +15,14 @@ import torch
 
 from actors.models import folder as folders
 from actors.models.machine import check_machine
+from actors.models.roles import WORKERS, footprint
 from actors.models.source import Source, check_lengths, opened
 from actors.rewards import RewardSpec, installed, reward
 from actors.sampling import solvers
 from raysearch.config import obstacles, prompts
 from raysearch.config.config import ODE, SDE, SINGLE, VP, Arm, Config, SamplerConfig
+from raysearch.config.fleet import PoolConfig
+from raysearch.config.parts import PartConfig
 from raysearch.engine.protocol import Fleet
 from raysearch.errors import ConfigError, check, told
 from raysearch.recipe.candidate import Sampler
@@ -65,6 +68,7 @@ class Backend:
             connect(config, self._report)
         else:
             check_devices(config)
+        tell_memory(config, model.source, self._report)
         caption = entries[0].prompt.caption(0)
         details = {
             "source": model.source,
@@ -135,6 +139,8 @@ def check_chunks(config: Config, geometry: Any, clip: int) -> None:
     long = config.long
     if long.chunks == 1:
         return
+    tiled = config.parts.get("vae", PartConfig()).tiling
+    check(not tiled or long.anew, "parts.vae.tiling", tiled, "false in a long video whose chunks are decoded as one")
     allowed = f"below {clip}, the latent frames of a chunk (model.num_frames={config.model.num_frames})"
     check(long.prefix < clip, "long.prefix", long.prefix, allowed)
     continues = geometry.image_to_video or geometry.per_frame
@@ -220,6 +226,18 @@ def check_devices(config: Config) -> None:
         check(not gpus or torch.cuda.is_available(), f"fleet.{kind}.num_gpus", gpus, "0: torch sees no GPU here")
 
 
+def tell_memory(config: Config, source: Source, report: Callable[[str], None]) -> None:
+    """Say where the weights of a kind of worker do not fit its share of this machine's GPU."""
+    if not torch.cuda.is_available():
+        return
+    whole = torch.cuda.get_device_properties(0).total_memory / 1e9
+    for kind, role in WORKERS.items():
+        pool: PoolConfig = getattr(config.fleet, f"{kind}s")
+        has, needs = whole * pool.num_gpus * pool.shards, footprint(source, role, offloaded=False).gigabytes
+        if 0 < has < needs:
+            report(f"a {kind} has {needs:.3g} GB of weights, and {has:.3g} GB where GPUs are such as the one here")
+
+
 def recipe_sampler(config: Config, s: SamplerConfig, source: Source, content: bytes) -> Sampler:
     """The recipe's sampler for a config block, with the noise levels of the real scheduler.
 
@@ -287,6 +305,6 @@ def fingerprint(config: Config, s: SamplerConfig) -> str:
     versions = [f"{p} {installed(p)}" for p in ("torch", "diffusers", "transformers")]
     mode = "exact" if pool.slots == 1 and not s.batched_guidance else f"fast, batched guidance {s.batched_guidance}"
     shards = [f"{pool.shards} {pool.shard_mode} shards"] if pool.shards > 1 else []
-    special = {name: given for name, p in config.parts.items() if (given := p.given)}
+    special = {name: numerics for name, p in config.parts.items() if (numerics := p.numerics)}
     parts = [canonical_json(special)] if special else []
     return ", ".join([config.model.dtype, pool.device, mode, *shards, *parts, *versions])

@@ -1,6 +1,7 @@
 """What the config's block `parts` asks of a net, done to it while and after it is loaded."""
 
 import inspect
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +30,6 @@ def quantisation(p: PartConfig, part: Part, dtype: torch.dtype) -> Any:
         if kind == "int8":
             return library.BitsAndBytesConfig(load_in_8bit=True)
         return library.BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type=kind, bnb_4bit_compute_dtype=dtype)
-    if backend == "quanto":
-        return library.QuantoConfig(**{"weights" if library is transformers else "weights_dtype": kind})
     from torchao import quantization as packing  # type: ignore[import-not-found,import-untyped,unused-ignore]
 
     kinds = {"int8": packing.Int8WeightOnlyConfig, "int4": packing.Int4WeightOnlyConfig}
@@ -50,7 +49,7 @@ def fitted(net: Any, p: PartConfig, *, pipeline: str, dtype: torch.dtype, device
         net = net.to(f"{device}:{p.gpu}")
         moves = accelerate.hooks.AlignDevicesHook(execution_device=f"{device}:{p.gpu}", io_same_device=True)
         accelerate.hooks.add_hook_to_module(net, moves)
-    else:
+    elif p.quantize is None or p.quantize.backend != "bitsandbytes":  # which loads to the GPU, and stays there
         net = net.to(device)
     if p.attention is not None:
         net.set_attention_backend(p.attention)
@@ -67,7 +66,9 @@ def adapt(net: Any, p: PartConfig, pipeline: str) -> None:
     paths = [path for key, path in p.files.items() if key != "file"]
     for i, path in enumerate(paths):
         try:
-            net.load_lora_adapter(**_adapter(getattr(diffusers, pipeline), path), adapter_name=f"lora{i}")
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # peft's, of a second adapter
+                net.load_lora_adapter(**_adapter(getattr(diffusers, pipeline), path), adapter_name=f"lora{i}")
             if f"lora{i}" not in getattr(net, "peft_config", {}):
                 raise ValueError("it has no weights for this net")
         except Exception as error:  # of diffusers, peft and safetensors

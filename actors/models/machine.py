@@ -2,6 +2,7 @@
 
 import importlib.util
 from collections.abc import Mapping
+from typing import Any
 
 import diffusers
 from diffusers.models.attention_dispatch import AttentionBackendName
@@ -13,7 +14,6 @@ from raysearch.config.fleet import FleetConfig
 from raysearch.config.parts import DENOISING, PartConfig
 from raysearch.errors import check
 
-PACKAGES = {"bitsandbytes": "bitsandbytes", "torchao": "torchao", "quanto": "optimum.quanto"}
 ATTENTION = {"flash": "flash_attn", "_flash_3": "flash_attn_interface", "sage": "sageattention", "xformers": "xformers"}
 NETS = ("attention", "compile", "storage", "file", "lora")  # what only nets of diffusers have
 
@@ -35,9 +35,9 @@ def check_machine(parts: Mapping[str, PartConfig], found: Mapping[str, Part], fl
         if p.compile:
             regional = bool(getattr(kind, "_repeated_blocks", None))
             check(regional, f"{block}.compile", True, f"false: {kind.__name__} names no blocks that repeat")
-        for key, package in needed(p):
-            there = _installed(package)
-            check(there, f"{block}.{key}", given.get(key.split(".")[0], True), f"left out: {package} is not installed")
+        for key, value, package in needed(p):
+            there = importlib.util.find_spec(package) is not None
+            check(there, f"{block}.{key}", value, f"left out: {package} is not installed")
         check_devices(name, p, fleet)
 
 
@@ -49,6 +49,8 @@ def check_devices(name: str, p: PartConfig, fleet: FleetConfig) -> None:
     most = max(pool.num_gpus for pool in pools.values())
     where = " or ".join(f"fleet.{k}.num_gpus" for k in pools)
     check(p.offload is None or most > 0, f"{block}.offload", p.offload, f"left out with {where}=0: it is on the CPU")
+    on_gpu = p.quantize is None or p.quantize.backend != "bitsandbytes" or most > 0
+    check(on_gpu, f"{block}.quantize.backend", "bitsandbytes", f"torchao with {where}=0: bitsandbytes needs a GPU")
     check(p.gpu < max(most, 1), f"{block}.gpu", p.gpu, f"below {where}, which is {most:g}")
     for key in ("quantize", "storage", "offload", "compile", "gpu") if denoises and d.shards > 1 else ():
         value = getattr(p, key)
@@ -58,24 +60,17 @@ def check_devices(name: str, p: PartConfig, fleet: FleetConfig) -> None:
         check(p.attention in names, f"{block}.attention", p.attention, f"one of {', '.join(names)}")
 
 
-def needed(p: PartConfig) -> list[tuple[str, str]]:
-    """The keys of a part that need a package beside raysearch's own, each with the package."""
-    found = []
+def needed(p: PartConfig) -> list[tuple[str, Any, str]]:
+    """The keys of a part that need a package beside raysearch's own, each with its value and the package."""
+    found: list[tuple[str, Any, str]] = []
     if p.quantize is not None:
-        found.append(("quantize.backend", PACKAGES[p.quantize.backend]))
+        found.append(("quantize.backend", p.quantize.backend, p.quantize.backend))
     if p.packed == "file":
-        found.append(("file", "gguf"))
+        found.append(("file", p.file, "gguf"))
     if p.lora:
-        found.append(("lora", "peft"))
-    if p.attention is not None and p.attention.endswith("_hub"):
-        found.append(("attention", "kernels"))
-    elif p.attention is not None:
-        found += [("attention", v) for k, v in ATTENTION.items() if p.attention.startswith(k)][-1:]
+        found.append(("lora", [a.path for a in p.lora], "peft"))
+    if p.attention is not None:
+        hub = ["kernels"] if p.attention.endswith("_hub") else []
+        packages = hub or [v for k, v in ATTENTION.items() if p.attention.startswith(k)][-1:]
+        found += [("attention", p.attention, package) for package in packages]
     return found
-
-
-def _installed(package: str) -> bool:
-    try:
-        return importlib.util.find_spec(package) is not None
-    except ModuleNotFoundError:  # of a package in a package
-        return False

@@ -6,10 +6,14 @@ from pathlib import Path
 
 from actors import models
 from actors.models import folder as folders
+from actors.models.admission import check_admitted
+from actors.models.roles import WORKERS, footprint, worded
+from actors.models.source import Source
 from raysearch.config import prompts
 from raysearch.config.config import Arm, Config, SamplerConfig, arms
 from raysearch.errors import check
 
+MUCH = 1.0  # gigabytes of weights that are worth a line
 SHIFTS = ("flow_shift", "shift")  # the keys of a scheduler's config for the shift of a flow's noise levels
 
 
@@ -25,7 +29,10 @@ def settled(config: Config, say: Callable[[str], None]) -> Config:
     folder = models.found(
         config.model.path, variant=config.model.variant, bare=[k for k, p in config.parts.items() if p.file], own=own
     )
-    if models.family_name(folder, own=own) == "pipelines":
+    source = Source(folder, config.model.dtype, variant=config.model.variant, parts=config.parts, own=own)
+    tell_memory(source, say)
+    if source.runs_pipeline:
+        check_admitted(folder, unchecked=config.model.unchecked)
         check_pipeline(config, ways, str(folders.index(folder)["_class_name"]))
         return config
     for arm in ways:
@@ -40,6 +47,14 @@ def settled(config: Config, say: Callable[[str], None]) -> Config:
         return config
     say("sampler.flow_shift: the model's scheduler has no shift, so 1 is used: its noise levels are not shifted")
     return replace(config, sampler=replace(config.sampler, flow_shift=1.0))
+
+
+def tell_memory(source: Source, say: Callable[[str], None]) -> None:
+    """Say how much memory the weights of each kind of worker take, where that is much."""
+    found = {kind: footprint(source, role) for kind, role in WORKERS.items()}
+    if any(f.gigabytes >= MUCH for f in found.values()):
+        for kind, f in found.items():
+            say(f"{kind}: {worded(f)}")
 
 
 def check_pipeline(config: Config, ways: Sequence[Arm], name: str) -> None:

@@ -36,6 +36,11 @@ class Source:
         return importlib.import_module(f"actors.models.{models.family_name(self.folder, own=self.own)}")
 
     @property
+    def runs_pipeline(self) -> bool:
+        """True if the folder's pipeline is run as it is."""
+        return models.family_name(self.folder, own=self.own) == "pipelines"
+
+    @property
     def geometry(self) -> Any:
         """The family's `Geometry` of the model."""
         return self.family.Geometry.of(self.folder)

@@ -340,6 +340,10 @@ class Autoencoder:
         """
         if fresh:
             self.vae.clear_cache()
+        if self.vae.use_tiling:
+            assert fresh  # tiles know no frames before: `raysearch.config` refuses them in such videos
+            pixels = self.vae.decode(self._scaled(latent), return_dict=False)[0]
+            return eight_bits((pixels[0].permute(1, 2, 3, 0) * 0.5 + 0.5).float())
         x = self.vae.post_quant_conv(self._scaled(latent))
         # A video's first latent frame goes alone; others go together while their activations are small.
         together = max(TOGETHER // (x.shape[3] * x.shape[4]), 1)

@@ -55,6 +55,7 @@ class ModelConfig:
     image_background: Colour = "black"  # behind transparent pixels, and beside a padded picture
     truncate: bool = False  # cut longer captions instead of refusing them
     variant: str | None = None  # of the weights, such as fp16; None: those without a variant
+    unchecked: bool = False  # run a pipeline of which nobody knows whether it can be searched
 
 
 @dataclass(frozen=True)

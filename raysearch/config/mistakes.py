@@ -82,7 +82,7 @@ def one_line(key: str, value: Any, hint: Any, mistakes: Sequence[Any]) -> Config
         elif named:  # else the part is a member of a union
             key = f"{key}.{part}".lstrip(".")
         value = value.get(part) if isinstance(value, Mapping) else None
-        hint = get_type_hints(block, include_extras=True).get(part) if block else None
+        hint = get_type_hints(block, include_extras=True).get(part) if block else _entry(hint)
     key, said = key or "the config", first["msg"].removeprefix("Input should be ")
     if first["type"] == UNKNOWN:
         leaf = str(first["loc"][-1])
@@ -100,6 +100,12 @@ def one_line(key: str, value: Any, hint: Any, mistakes: Sequence[Any]) -> Config
     if said == "a mapping" and isinstance(given, str) and below(hint, "name") is Any:
         said += f", such as {{name: {given}}}"
     return ConfigError.of(key, given, said)
+
+
+def _entry(hint: Any) -> Any:
+    """The type of the entries of a list or a mapping; None of another type."""
+    plain = next((m for m in members(hint) if get_origin(m) in (list, dict)), None)
+    return get_args(plain)[-1] if plain else None
 
 
 def _wanted(hint: Any) -> str:

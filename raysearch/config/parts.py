@@ -13,7 +13,6 @@ from raysearch.errors import check
 KINDS = {  # of numbers, which a library has for weights
     "bitsandbytes": ("int8", "nf4", "fp4"),
     "torchao": ("int8", "int4", "float8"),
-    "quanto": ("int8", "int4", "int2", "float8"),
 }
 DENOISING = ("transformer", "unet")  # how the names of denoising nets begin
 
@@ -30,7 +29,7 @@ class LoraConfig:
 class QuantizeConfig:
     """Weights that a library packs while they are loaded."""
 
-    backend: Literal["bitsandbytes", "torchao", "quanto"]
+    backend: Literal["bitsandbytes", "torchao"]
     kind: str
 
 
@@ -55,6 +54,12 @@ class PartConfig:
         """The keys that differ from what they are by default, with plain values."""
         usual = asdict(PartConfig())
         return {k: v for k, v in asdict(self).items() if v != usual[k]}
+
+    @property
+    def numerics(self) -> dict[str, Any]:
+        """What may change a result, but for the contents of files."""
+        found = {k: v for k, v in self.given.items() if k != "file"}
+        return found | ({"lora": [a.weight for a in self.lora]} if self.lora else {})
 
     @property
     def files(self) -> dict[str, Path]:

@@ -6,7 +6,7 @@ sizes, but whoever computes with it gets an error of torch.
 """
 
 import importlib
-from typing import Any, Literal, TypeAlias
+from typing import Any
 
 import torch
 import transformers
@@ -15,20 +15,9 @@ from accelerate import init_empty_weights
 from actors.models import folder as folders
 from actors.models.folder import Part
 from actors.models.pipelines.call import class_of
+from actors.models.roles import Role, is_of
 from actors.models.source import Source
 from actors.models.weights import DTYPES, pretrained
-
-Role: TypeAlias = Literal["whole", "encoder", "denoiser", "decoder", "none"]
-
-DENOISING = ("transformer", "unet")  # how the names of denoising nets begin
-DECODING = ("vae", "audio_vae", "vocoder")
-
-
-def is_of(role: Role, name: str) -> bool:
-    """True if workers of this role need the weights of the part."""
-    denoises = name.startswith(DENOISING)
-    needed = {"whole": True, "encoder": not denoises, "denoiser": denoises, "decoder": name in DECODING, "none": False}
-    return needed[role]
 
 
 def pipeline(source: Source, role: Role) -> Any:

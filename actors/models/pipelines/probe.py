@@ -16,11 +16,12 @@ import torch
 from torch.utils._pytree import tree_map
 
 from actors.models.pipelines import batch
-from actors.models.pipelines.parts import DENOISING, pipeline
+from actors.models.pipelines.parts import pipeline
 from actors.models.pipelines.run import Forward, Run, Tree
 from actors.models.pipelines.shell import shell
 from actors.models.pipelines.standin import StandIn
 from actors.models.source import Source
+from raysearch.config.parts import DENOISING
 
 TOLERANCE = 1e-3  # of a noise level
 FOREVER = 1 << 30  # a step that no pipeline reaches

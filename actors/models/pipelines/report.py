@@ -1,23 +1,21 @@
 """What `raysearch check` prints of a pipeline: whether it can be searched, what was found, a config to start from."""
 
-from pathlib import Path
 from typing import Any
 
 import torch
 from omegaconf import OmegaConf
 from PIL import Image
 
-from actors.models import folder as folders
+from actors.models.admission import admit
 from actors.models.pipelines import Geometry
 from actors.models.pipelines.contract import Found, measured
-from actors.models.pipelines.parts import is_of
+from actors.models.roles import WORKERS, footprint, worded
 from actors.models.source import Source, opened
 from raysearch.errors import check
 from raysearch.recipe.candidate import Sampler
 from raysearch.recipe.digests import canonical_json
 
 FEW = 9  # frames of a small video
-ROLES = {"encoder": "an encoder", "denoiser": "a denoiser", "decoder": "a scorer"}
 SAYS = {
     "whole": "a run in one leg is bit for bit the pipeline's own call",
     "legs": "so is a run that stops at every step and goes on",
@@ -52,7 +50,10 @@ def report(
     asked = Sampler(b"", "own", num_steps, (1.0,) * num_steps + (0.0,), **given)
     found, sampler = geometry.trajectory(asked), geometry.planned(asked)
     picture = Image.new("RGB", (size["width"], size["height"])) if geometry.images == "required" else None
-    holds = measured(Source(folder, dtype, device, own=True), sampler, picture)
+    source = Source(folder, dtype, device, own=True)
+    holds = measured(source, sampler, picture)
+    if holds.holds:
+        admit(folder, "MODEL")
     kind = "stochastic" if found.stochastic else "deterministic"
     lines = [
         f"# {geometry.name}, {size['num_frames']} x {size['height']} x {size['width']}, {num_steps} steps, {dtype} on "
@@ -60,7 +61,7 @@ def report(
         *table(holds),
         f"# {found.nfe_per_step} NFE a step; the scheduler is {kind}; noise levels {found.sigmas[0]:.3g} to "
         f"{found.sigmas[-2]:.3g} ({found.path}); a latent has shape {found.latent_shape}",
-        *(f"# weights of {who}: {gigabytes(folder, role):.3g} GB" for role, who in ROLES.items()),
+        *(f"# {kind}: {worded(footprint(source, role))}" for kind, role in WORKERS.items()),
         "# it can be searched; a config to start from:" if holds.holds else "# it can not be searched",
     ]
     start = {
@@ -77,9 +78,3 @@ def table(found: Found) -> list[str]:
     values = {k: getattr(found, k) for k in SAYS}
     shown = {k: ("yes" if v else "NO") if isinstance(v, bool) else f"{v:.1e}" for k, v in values.items()}
     return [f"#   {shown[k]:>8}  {text}" for k, text in SAYS.items()]
-
-
-def gigabytes(folder: Path, role: Any) -> float:
-    """The size of the files that the weights of a role are loaded from."""
-    parts = [p for name, p in folders.parts(folder).items() if p.weighs and is_of(role, name)]
-    return sum(f.stat().st_size for p in parts for f in p.weights(None).files) / 1e9

@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 
-from actors.models.pipelines.parts import DENOISING
 from actors.models.pipelines.run import Run
 from actors.models.pipelines.standin import StandIn
+from raysearch.config.parts import DENOISING
 
 
 class Bar:
