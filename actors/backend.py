@@ -191,7 +191,7 @@ def plan_obstacles(
     found = barriers(arm.obstacles, sampler, classify, config.model)
     texts = [b.text for b in arm.obstacles if isinstance(b, obstacles.Text)]
     allowed = "without texts: this model needs first frames"
-    check(not texts or not model.geometry.image_to_video, "obstacles", texts, allowed)
+    check(not texts or model.geometry.images != "required", "obstacles", texts, allowed)
     return found
 
 

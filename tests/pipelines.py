@@ -41,6 +41,7 @@ class Kind:
     pictured: bool = False
     max_sequence_length: int = 16
     scale_2: float | None = None
+    stochastic: bool = False
 
     def save(self, folder: Path) -> Path:
         """The folder, in which the pipeline is saved."""
@@ -365,7 +366,9 @@ KINDS = {
     "LTX from an image": Kind(lambda: ltx(d.LTXImageToVideoPipeline), 9, 32, 3.0, pictured=True),
     "LTX-2, with sound": Kind(ltx2, 5, 32, 4.0, {"frame_rate": 25.0}),
     "CogVideoX, DDIM": Kind(lambda: cogvideox(d.CogVideoXDDIMScheduler), 8, 16, 6.0, {"use_dynamic_cfg": True}),
-    "CogVideoX, DPM": Kind(lambda: cogvideox(d.CogVideoXDPMScheduler), 8, 16, 6.0, {"use_dynamic_cfg": True}),
+    "CogVideoX, DPM": Kind(
+        lambda: cogvideox(d.CogVideoXDPMScheduler), 8, 16, 6.0, {"use_dynamic_cfg": True}, stochastic=True
+    ),
     "HunyuanVideo": Kind(hunyuan, 9, 16, 4.5, TEMPLATE),
     "HunyuanVideo 1.5": Kind(hunyuan15, 9, 16),
     "Mochi": Kind(mochi, 7, 16, 4.5),
@@ -378,7 +381,7 @@ KINDS = {
     "Stable Diffusion 3": Kind(sd3, 1, 32, 5.0),
     "SDXL, Euler": Kind(lambda: sdxl(d.EulerDiscreteScheduler), 1, 32, 5.0),
     "SDXL, DPM++": Kind(lambda: sdxl(d.DPMSolverMultistepScheduler), 1, 32, 5.0),
-    "SDXL, Euler ancestral": Kind(lambda: sdxl(d.EulerAncestralDiscreteScheduler), 1, 32, 5.0),
+    "SDXL, Euler ancestral": Kind(lambda: sdxl(d.EulerAncestralDiscreteScheduler), 1, 32, 5.0, stochastic=True),
     "Qwen-Image": Kind(qwen_image, 1, 32, call={"true_cfg_scale": 3.0}),
     "Z-Image": Kind(z_image, 1, 32, 3.0, {"cfg_normalization": False}),
 }

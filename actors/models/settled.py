@@ -11,6 +11,7 @@ from actors.models.roles import WORKERS, footprint, worded
 from actors.models.source import Source
 from raysearch.config import prompts
 from raysearch.config.config import Arm, Config, SamplerConfig, arms
+from raysearch.config.obstacles import Classifier, Text
 from raysearch.errors import check
 
 MUCH = 1.0  # gigabytes of weights that are worth a line
@@ -72,7 +73,10 @@ def check_pipeline(config: Config, ways: Sequence[Arm], name: str) -> None:
         for key in ("flow_shift", "eta", "interpolant", "batched_guidance"):
             value = getattr(arm.sampler, key)
             check(value == getattr(unset, key), f"sampler.{key}{where}", value, why)
-        check(not arm.obstacles, f"obstacles{where}", "given", f"left out with {name}, which is run as it is")
+        for i, block in enumerate(arm.obstacles):
+            fits = isinstance(block, Classifier) or (isinstance(block, Text) and block.space == "latent")
+            allowed = f"a reward, or a text in space latent, with {name}, which is run as it is"
+            check(fits, f"obstacles[{i}]{where}", type(block).__name__.lower(), allowed)
 
 
 def check_request(path: str, size: Mapping[str, int], num_steps: int) -> None:

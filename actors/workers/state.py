@@ -82,9 +82,9 @@ class State:
         return torch.tensor(self.condition) if self.clean_frames else None
 
 
-def finished(point: "State | np.ndarray") -> torch.Tensor:
-    """The latent (1, C, T, H, W) of an obstacle's point: of a finished candidate, or of a recording."""
-    return torch.tensor(point.latent if isinstance(point, State) else point)
+def finished(point: Any) -> torch.Tensor:
+    """The latent (1, C, T, H, W) of an obstacle's point: of a finished candidate's state, or of a recording."""
+    return torch.tensor(point if isinstance(point, np.ndarray) else point.latent)
 
 
 def _nbytes(value: Any) -> int:

@@ -308,10 +308,10 @@ class Engine:
         """References that a denoiser reads for a leg of `x`, by name: see `Denoise`."""
         s, prompt = x.sampler, x.prompt
         inputs = {} if state is None else {"base": state.ref}
-        if s.piped:
-            return inputs | {"text": await self._whole(x, spent)}
         if request.start:
             inputs |= numbered("point", await self._points(x.origin.reads, s, spent))
+        if s.piped:
+            return inputs | {"text": await self._whole(x, spent)}
         inputs["text"] = await self._text(long_video.caption(x), s, spent)
         if s.guided:
             inputs["negative"] = await self._text(s.negative_prompt, s, spent)

@@ -80,7 +80,7 @@ TABLE = [
     # -- a pipeline that nobody has tested
     Mistake(
         "model.path=m sampler.name=own",
-        f"model.path: 'm' {BAD} a pipeline that was tested, and AllegroPipeline was not: `raysearch check` measures ...",
+        f"model.path: 'm' {BAD} a pipeline that was tested, and AllegroPipeline was not: ...",
         files={"m/model_index.json": json.dumps({"_class_name": "AllegroPipeline"})},
     ),
 ]

@@ -1,19 +1,25 @@
 """Whole pipelines of diffusers as models: the contract on each, and searches over each."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
 from pipelines import KINDS, picture
+from safetensors.torch import load_file
 
 import raysearch
 from actors.backend import Backend
-from actors.models.pipelines import contract
+from actors.models.admission import TESTED
+from actors.models.pipelines import Conditioner, Runs, contract
+from actors.models.pipelines.call import arguments
 from actors.models.pipelines.parts import pipeline
 from actors.models.source import Source
 from raysearch.config import config as configuration
+from raysearch.engine.protocol import Denoise, Start
+from raysearch.recipe.origins import Branch, Noise
 
 pytestmark = pytest.mark.filterwarnings("ignore:In CPU autocast", "ignore:CPU Autocast")  # diffusers, of Mochi
 
@@ -60,15 +66,19 @@ ARMS = [
 ]
 
 
+SMC = {"name": "smc", "policy": {"name": "smc", "n": 3, "every": 2, "threshold": 1.0, "strength": 1000.0}}
+
+
 def test_searches_agree_with_the_pipeline_and_with_full_slots(kind, folder, tmp_path):
+    arms = [*ARMS, SMC] if kind.stochastic else ARMS
     found = {}
     for slots in (1, 4):
-        values = config(kind, folder, tmp_path, arms=ARMS, run_dir=str(tmp_path / f"run{slots}"))
+        values = config(kind, folder, tmp_path, arms=arms, run_dir=str(tmp_path / f"run{slots}"))
         raysearch.run(
             {**values, "fleet": {"backend": "local", "denoisers": {"slots": slots}}}, report=lambda line: None
         )
         rows = pq.read_table(tmp_path / f"run{slots}" / "searches.parquet").to_pylist()
-        assert [r["reason"] for r in rows] == [""] * len(ARMS)
+        assert [r["reason"] for r in rows] == [""] * len(arms)
         found[slots] = {r["arm"]: r for r in rows}
     (shown,) = (tmp_path / "run1").rglob("*single.npy")
     own = pipeline(Source(folder), "whole")
@@ -85,3 +95,65 @@ def test_searches_agree_with_the_pipeline_and_with_full_slots(kind, folder, tmp_
     for arm, row in found[1].items():
         assert row["reward_search"] == pytest.approx(found[4][arm]["reward_search"], abs=1e-4)
         assert row["nfe"] == found[4][arm]["nfe"] > 0
+
+
+@pytest.mark.parametrize("name", [name for name, kind in KINDS.items() if kind.stochastic])
+def test_a_branch_is_the_pipelines_own_call_with_another_generator_from_there_on(name, tmp_path):
+    """And it shares its parent's look at the step where it begins."""
+    kind, step, key = KINDS[name], 3, 77
+    source = Source(kind.save(tmp_path / "m"))
+    c = configuration.build(config(kind, source.folder, tmp_path))
+    sampler = Backend().prepare(c, configuration.arms(c)).arms[0].sampler
+    assert sampler.stochastic
+    runs, text = Runs(source), {"text": Conditioner(source)(sampler, PROMPT)}
+    parent = ended(runs, Denoise(sampler, b"", 0, step, True, Start(Noise(SEED, 0), SEED)), text)
+    leg = Denoise(sampler, b"", step, 6, False, Start(Branch(), key, step))
+    child = ended(runs, leg, text | {"base": parent.to_state()})
+    plain = ended(runs, replace(leg, start=None), text | {"base": parent.to_state()})
+
+    def reseed(pipe, i, t, values):
+        if i == step - 1:
+            generator.manual_seed(key)
+        return values
+
+    own, generator = pipeline(source, "whole"), torch.Generator().manual_seed(SEED)
+    call = {**arguments(type(own), sampler, PROMPT, None, decoded=False), "callback_on_step_end": reseed}
+    expected = own(**call, generator=generator)[0]
+    assert torch.equal(child.run.output[0], expected)
+    assert not torch.equal(plain.run.output[0], expected)
+    assert (parent.nfe, child.nfe) == (4 * sampler.nfe_per_step, 2 * sampler.nfe_per_step)
+
+
+def ended(runs, request, inputs):
+    leg = runs.admit(request, inputs)
+    with torch.no_grad():
+        while not leg.finished:
+            runs.advance([leg])
+    return leg
+
+
+def test_obstacles_push_a_pipeline_as_they_push_latents(tmp_path):
+    """The same videos of Wan 2.2, whose two experts also have a family: a text and a reward to keep away from."""
+    kind = KINDS["Wan 2.2, two experts"]
+    folder = kind.save(tmp_path / "m")
+    obstacles = [{"text": "two dogs", "n": 2}, {"reward": {"name": "tiny:Redness"}, "worst": 0.5}]
+    arms = [
+        {"name": "single", "policy": {"name": "single"}, "obstacles": []},
+        {"name": "repulsion", "policy": {"name": "repulsion", "n": 1, "eta": [0.05], "reach": [3.0]}},
+    ]
+    found = {}
+    for name in ("own", "unipc"):
+        values = config(kind, folder, tmp_path, arms=arms, obstacles=obstacles, run_dir=str(tmp_path / name))
+        values["model"] |= {"max_sequence_length": 64}
+        call = {"call": {}} if name == "own" else {}
+        values["sampler"] = {k: v for k, v in values["sampler"].items() if k != "call"} | {"name": name, **call}
+        raysearch.run({**values, "output": {"latents": True}}, report=lambda line: None)
+        latents = {f.stem.split("-")[-1]: load_file(f)["latents"] for f in (tmp_path / name).rglob("*.safetensors")}
+        rows = pq.read_table(tmp_path / name / "searches.parquet").to_pylist()
+        found[name] = {r["arm"]: (r["nfe"], latents[r["arm"]].tolist()) for r in rows}
+    assert found["own"] == found["unipc"]
+    assert found["own"]["repulsion"][1] != found["own"]["single"][1]
+
+
+def test_the_tested_classes_are_those_that_need_no_check():
+    assert {type(kind.make()).__name__ for kind in KINDS.values()} == TESTED

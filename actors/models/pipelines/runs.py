@@ -15,10 +15,11 @@ from actors.models.pipelines.run import Forward, Point, Run, Tree
 from actors.models.pipelines.shell import shell
 from actors.models.pipelines.state import Conditions, PipelineState, unpack
 from actors.models.source import Source
+from actors.sampling import potential
 from actors.sampling.solvers import neighbour, noised
-from raysearch.engine.protocol import Denoise
+from raysearch.engine.protocol import Denoise, Start, series
 from raysearch.recipe.candidate import Sampler
-from raysearch.recipe.origins import Branch, Jitter, Neighbour, Perturb, Renoise
+from raysearch.recipe.origins import Branch, Jitter, Neighbour, Perturb, Push, Renoise
 
 
 class RunLeg:
@@ -69,7 +70,7 @@ class Runs:
         if start is not None:
             generator.manual_seed(start.key)
             if base is not None:
-                base = moved(base, start.how, start.from_step, request, generator)
+                base = moved(base, inputs, start, request, generator)
         call = arguments(type(self._pipeline), request.sampler, conditions.caption, conditions.picture, decoded=False)
         run = Run(
             partial(shell, self._pipeline),
@@ -95,13 +96,13 @@ class Runs:
                 waiting[i].answer(own)
 
 
-def moved(point: Point, how: Any, from_step: int, request: Denoise, generator: torch.Generator) -> Point:
+def moved(point: Point, inputs: Mapping[str, Any], start: Start, request: Denoise, generator: torch.Generator) -> Point:
     """The point of an origin: a change of the latents of its parent's point, with noise from the generator.
 
     At step 0 the latents are what `prepare_latents` returned, later what the schedulers returned. Where a pipeline has
-    several latents, such as video and sound, each is changed alike with noise of its own.
+    several latents, such as video and sound, each is changed alike with noise of its own; obstacles push the first one.
     """
-    s = request.sampler
+    s, how, from_step = request.sampler, start.how, start.from_step
     level = s.sigmas[from_step] if s.path == "ve" else 1.0  # where noise has not the scale of one
 
     def noise(x: torch.Tensor) -> torch.Tensor:
@@ -129,8 +130,14 @@ def moved(point: Point, how: Any, from_step: int, request: Denoise, generator: t
             raise ValueError(
                 "this pipeline's latent has another shape at first than later: it is noised to step 1 at most"
             )
-        start = tuple(_with(t, lambda _, x=x: x) for t, x in zip(point.start, latents, strict=True))  # type: ignore[misc]
-        return replace(found, step=0, start=start, results=(), states=())
+        begun = tuple(_with(t, lambda _, x=x: x) for t, x in zip(point.start, latents, strict=True))  # type: ignore[misc]
+        return replace(found, step=0, start=begun, results=(), states=())
+    if isinstance(how, Push):
+        obstacles = potential.group(how.layout, [torch.tensor(p.latent) for p in series(inputs, "point")])
+        away = potential.push(inputs["base"].x0(s.sigmas[point.step]), obstacles, how.eta, how.reach, how.h)
+        first, *others = point.results if point.step else point.start
+        pushed = (_with(first, lambda x: x + away.to(x.device)), *others)
+        return replace(found, results=pushed, states=None) if point.step else replace(found, start=pushed)
     if point.step == 0:
         return replace(found, start=tuple(_with(t, change) for t in point.start))
     results = tuple(_with(t, change) for t in point.results)
