@@ -29,6 +29,7 @@ from actors.cluster import head, metrics, placement
 from actors.cluster.actor import Actor
 from actors.cluster.placement import Node
 from actors.cluster.replica import RayReplica
+from actors.models.source import Source
 from actors.workers.worker import Worker
 from raysearch.config import config as configuration
 from raysearch.engine.protocol import Call
@@ -120,11 +121,17 @@ def test_a_killed_denoiser_comes_back_and_nothing_changes(tiny, tmp_path, monkey
     survives_kills(tiny, tmp_path, monkeypatch, arms=ARMS)
 
 
-@pytest.mark.parametrize("name", ["LTX", "Wan 2.2, two experts"])
-def test_so_it_is_with_a_pipeline_that_is_run_as_it_is(name, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("name", "sampler"), [("LTX", "own"), ("Wan 2.2, two experts", "own"), ("Wan 2.2, two experts", "unipc")]
+)
+def test_so_it_is_with_a_pipeline_that_is_run_as_it_is_and_with_two_experts(name, sampler, tmp_path, monkeypatch):
     arms = [{"name": "rgrp", "policy": {"name": "rgrp", "n": 2, "schedule": [2, 4]}}, {"name": "single"}]
     folder = KINDS[name].save(tmp_path / "pipeline")
-    survives_kills(folder, tmp_path, monkeypatch, arms=arms, **KINDS[name].blocks)
+    blocks = KINDS[name].blocks
+    own = {"call": blocks["sampler"].pop("call")} if sampler == "own" else {}
+    blocks["model"]["max_sequence_length"] = 32
+    blocks["sampler"] |= {"name": sampler, **own}
+    survives_kills(folder, tmp_path, monkeypatch, arms=arms, **blocks)
 
 
 def survives_kills(folder, tmp_path, monkeypatch, **values):
@@ -200,7 +207,7 @@ def test_a_gang_that_cannot_start_says_why(tiny):
     pool = {"num_cpus": 0.5, "shards": 2, "shard_mode": "fsdp"}
     config = configuration.build({"model": {"path": str(tiny)}, "fleet": on_ray(denoisers=pool)})
     with pytest.raises(ConfigError, match=r"model\.path: 'nowhere' is not allowed; it must be a folder"):
-        start_alone(config, Plan((), {"folder": "nowhere"}), Worker)
+        start_alone(config, Plan((), {"source": Source(Path("nowhere"))}), Worker)
 
 
 def start_alone(config, plan, make) -> None:
