@@ -77,7 +77,7 @@ class Backend:
             "caption": caption,
         }
         g = model.geometry
-        return Plan(plans, details, g.images, g.fps, getattr(g, "still", False))
+        return Plan(plans, details, g.images, getattr(g, "last_images", False), g.fps, getattr(g, "still", False))
 
     def fleet(
         self, config: Config, plan: Plan, report: Callable[[str], None]

@@ -258,9 +258,9 @@ def _condition(request: Encode, inputs: Inputs) -> bytes:
             return digest("text", (recording.path, *recording.parts, size))
         case Prefix(frames, state):
             return digest("prefix", (frames, state), inputs["state"].value)
-        case Whole(text, sampler, image):
-            picture = () if image is None else (image.recording.path, *image.recording.parts, image.size)
-            return digest("whole", text, sampler.identity, picture)
+        case Whole(text, sampler, pictures):
+            shown = ((name, f.recording.path, *f.recording.parts, f.size) for name, f in pictures)
+            return digest("whole", text, sampler.identity, *shown)
 
 
 @dataclass

@@ -38,7 +38,7 @@ class Kind:
     size: int = 32
     guidance_scale: float = 1.0
     call: dict[str, Any] = field(default_factory=dict)
-    pictured: bool = False
+    pictured: tuple[str, ...] = ()  # the arguments that take frames
     max_sequence_length: int = 16
     scale_2: float | None = None
     stochastic: bool = False
@@ -59,8 +59,8 @@ class Kind:
         }
 
 
-def picture(size: int = 16) -> Image.Image:
-    return Image.fromarray(np.random.default_rng(0).integers(0, 255, (size, size, 3), dtype=np.uint8))
+def picture(size: int = 16, seed: int = 0) -> Image.Image:
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 255, (size, size, 3), dtype=np.uint8))
 
 
 def made(kind: Any, **config: Any) -> Any:
@@ -360,10 +360,11 @@ TEMPLATE = {"true_cfg_scale": 2.0, "prompt_template": {"template": "a video of {
 
 KINDS = {
     "Wan 2.2, two experts": Kind(wan_two, 9, 16, 4.0, scale_2=3.0),
-    "Wan 2.2 from an image": Kind(wan_two_pictured, 9, 16, 4.0, pictured=True, scale_2=3.0),
+    "Wan 2.2 from an image": Kind(wan_two_pictured, 9, 16, 4.0, pictured=("image",), scale_2=3.0),
+    "Wan 2.2 between two images": Kind(wan_two_pictured, 9, 16, 4.0, pictured=("image", "last_image"), scale_2=3.0),
     "Wan VACE": Kind(wan_vace, 9, 16, 4.0),
     "LTX": Kind(ltx, 9, 32, 3.0),
-    "LTX from an image": Kind(lambda: ltx(d.LTXImageToVideoPipeline), 9, 32, 3.0, pictured=True),
+    "LTX from an image": Kind(lambda: ltx(d.LTXImageToVideoPipeline), 9, 32, 3.0, pictured=("image",)),
     "LTX-2, with sound": Kind(ltx2, 5, 32, 4.0, {"frame_rate": 25.0}),
     "CogVideoX, DDIM": Kind(lambda: cogvideox(d.CogVideoXDDIMScheduler), 8, 16, 6.0, {"use_dynamic_cfg": True}),
     "CogVideoX, DPM": Kind(

@@ -36,9 +36,9 @@ class Encoder:
         is no picture or clip any longer.
         """
         match what:
-            case Whole(text, sampler, image):
-                pictures = () if image is None else shown(image.recording, image.data, 1, *image.size[1:])
-                return self._text(sampler, text, next(iter(pictures), None))
+            case Whole(text, sampler, files):
+                pictures = {name: next(iter(shown(f.recording, f.data, 1, *f.size[1:]))) for name, f in files}
+                return self._text(sampler, text, pictures)
             case Text(text, length):
                 return self._text(text, length)
             case File("image", recording, size, data):

@@ -5,6 +5,7 @@ they are columns, and every other column is a tag, which searches.parquet has un
 
     prompt             the text, or the list; in a file the column may have another name, `prompts_column`
     image              a first frame, by its path from the file's folder
+    last_image         a last frame, beside a first one
     negative_prompt    in place of sampler.negative_prompt
     seed               in place of `seeds`; with `n` the first of them
     n                  how many seeds: the first of `seeds`, and the numbers after the largest if these are too few
@@ -26,8 +27,10 @@ from raysearch.config.rows import HUB, Row, path_of, rows
 from raysearch.errors import ConfigError, check
 from raysearch.recipe.candidate import Prompt
 from raysearch.recipe.digests import Digest, digest
+from raysearch.recipe.origins import Recording
 
-KNOWN = ("image", "negative_prompt", "seed", "n")  # beside the prompt itself
+FRAMES = ("image", "last_image")
+KNOWN = ("image", "last_image", "negative_prompt", "seed", "n")  # beside the prompt itself
 MOST = 100_000  # seeds of one prompt
 SEEDS = 2**63  # numbers that can be seeds
 
@@ -112,13 +115,19 @@ def check_captions(found: Iterable[Entry], chunks: int) -> None:
         check(fits, e.place, f"{given} captions from {e.prompt.text!r}", allowed)
 
 
-def check_images(found: Iterable[Entry], images: str) -> None:
-    """Raises ConfigError where a first frame is given, or missing, as it may not be: see Plan.images."""
+def check_images(found: Iterable[Entry], images: str, *, last: bool) -> None:
+    """Raises ConfigError where a first frame is given, or missing, as it may not be: see Plan.images.
+
+    So it does where a last frame is given, unless with `last` there may be one beside a first frame.
+    """
     for e in found:
         given = e.prompt.image and e.prompt.image.path
         check(images != "refused" or given is None, key(e, "image"), given, "left out with this model")
         fits = images != "required" or given is not None
         check(fits, e.place, e.prompt.title, "given with an image: this model makes videos of a first frame")
+        ends = e.prompt.last and e.prompt.last.path
+        check(last or ends is None, key(e, "last_image"), ends, "left out with this model")
+        check(ends is None or given is not None, key(e, "last_image"), ends, "left out without an image")
 
 
 def _check_distinct(found: Sequence[Entry], seeds: Sequence[int]) -> None:
@@ -168,20 +177,19 @@ def _entry(place: str, values: dict[str, Any], column: str, folder: Path | None,
     seed = _whole(key(at, "seed"), values.get("seed"), "0..2^63-1", SEEDS - 1)
     n = _whole(key(at, "n"), values.get("n"), f"1..{MOST}", MOST)
     check(n != 0, key(at, "n"), n, f"a whole number in 1..{MOST}")
-    tags = {f"tag_{k}": _tag(key(at, k), v) for k, v in values.items() if k not in (column, "image", "seed", "n")}
-    prompt = _prompt(text, tuple(later), values.get("image"), folder, key(at, "image"), model)
+    tags = {f"tag_{k}": _tag(key(at, k), v) for k, v in values.items() if k not in (column, *FRAMES, "seed", "n")}
+    first, last = (_frame(values.get(name), folder, key(at, name), model) for name in FRAMES)
+    prompt = Prompt(text, first, tuple(later), last)
     return Entry(prompt, negative, seed, n, tags, place)
 
 
-def _prompt(
-    text: str, later: tuple[str, ...], image: Any, folder: Path | None, where: str, model: ModelConfig
-) -> Prompt:
+def _frame(image: Any, folder: Path | None, where: str, model: ModelConfig) -> Recording | None:
     if image is None:
-        return Prompt(text, later=later)
+        return None
     if folder is None:
         raise ConfigError.of(where, image, "left out of a file of the model hub")
     check(isinstance(image, str) and is_file(folder / image), where, image, "an existing image file")
-    return Prompt(text, recording(where, image, folder / image, model, still=True), later)
+    return recording(where, image, folder / image, model, still=True)
 
 
 def _text(value: Any) -> bool:

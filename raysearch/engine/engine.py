@@ -374,14 +374,15 @@ class Engine:
 
     async def _whole(self, x: Candidate, spent: Spent) -> Any:
         """A reference to all that a pipeline's run is conditioned on."""
-        s, image = x.sampler, x.prompt.image
-        picture = None if image is None else File("image", image, (s.num_frames, s.height, s.width))
-        return await self._encoded(Whole(long_video.caption(x), s, picture), s, spent)
+        s, given = x.sampler, {"image": x.prompt.image, "last_image": x.prompt.last}
+        size = (s.num_frames, s.height, s.width)
+        pictures = tuple((name, File("image", r, size)) for name, r in given.items() if r is not None)
+        return await self._encoded(Whole(long_video.caption(x), s, pictures), s, spent)
 
     async def _encoded(self, what: Text | File | Prefix | Whole, sampler: Sampler, spent: Spent, **inputs: Any) -> Any:
         """A reference to a condition, which is made once."""
         own = (
-            (what.text, sampler.identity, *(astuple(what.image) if what.image else ()))
+            (what.text, sampler.identity, *((name, *astuple(file)) for name, file in what.pictures))
             if isinstance(what, Whole)
             else astuple(what)
         )
@@ -400,7 +401,8 @@ class Engine:
 def _read(what: Text | File | Prefix | Whole) -> Text | File | Prefix | Whole:
     """The same content with the bytes of its file."""
     if isinstance(what, Whole):
-        return replace(what, image=_read(what.image)) if what.image else what  # type: ignore[arg-type]
+        read = ((name, replace(f, data=unchanged(f.recording))) for name, f in what.pictures)
+        return replace(what, pictures=tuple(read))
     return replace(what, data=unchanged(what.recording)) if isinstance(what, File) else what
 
 

@@ -147,11 +147,14 @@ class Prefix:
 
 @dataclass(frozen=True)
 class Whole:
-    """All that a pipeline's run is conditioned on: the caption, the sampler's negative prompt, maybe a first frame."""
+    """All that a pipeline's run is conditioned on: the caption, the sampler's negative prompt, maybe pictures.
+
+    Each picture is under the name of the argument of the pipeline's call that takes it.
+    """
 
     text: str
     sampler: Sampler
-    image: File | None = None
+    pictures: tuple[tuple[str, File], ...] = ()
 
 
 @dataclass(frozen=True)

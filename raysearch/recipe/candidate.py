@@ -22,7 +22,7 @@ from raysearch.recipe.origins import Derived, Invert, Lookahead, Origin, Recordi
 
 @dataclass(frozen=True)
 class Prompt:
-    """What a video should show: a caption, and for image-to-video a first frame.
+    """What a video should show: a caption, and for image-to-video a first frame, maybe a last one, too.
 
     The chunks of a long video may each have a caption of their own: `later` are the captions after the first chunk's.
     """
@@ -30,12 +30,14 @@ class Prompt:
     text: str
     image: Recording | None = None
     later: tuple[str, ...] = ()
+    last: Recording | None = None
 
     @cached_property
     def identity(self) -> Digest:
-        """The digest of the captions and of the first frame."""
+        """The digest of the captions and of the frames."""
         image = self.image.parts if self.image else (None,)
-        return digest("prompt", self.text, *image, *((self.later,) if self.later else ()))
+        last = ("last", *self.last.parts) if self.last else ()
+        return digest("prompt", self.text, *image, *((self.later,) if self.later else ()), *last)
 
     def caption(self, chunk: int) -> str:
         """The caption of a chunk; every chunk has the first one where no later ones are given."""

@@ -23,7 +23,8 @@ def comment(s: Search, winner: Candidate, config: str) -> str:
     """
     made = [{"step": c.step, **c.origin.describe()} for c in (winner, *winner.ancestors())]
     recipe = {"candidate": winner.id, "sampler": _numbers(winner.sampler.whole), "origins": made}
-    image = {"image": winner.prompt.image.content.hex()} if winner.prompt.image else {}
+    shown = {"image": winner.prompt.image, "last_image": winner.prompt.last}
+    image = {name: given.content.hex() for name, given in shown.items() if given}
     captions = [winner.prompt.text, *winner.prompt.later]
     said = {"captions": captions, **image, "seed": s.seed, "arm": s.plan.arm.name, "config": config, "recipe": recipe}
     return canonical_json(said)

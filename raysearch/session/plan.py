@@ -107,6 +107,7 @@ class Plan:
     arms: tuple[ArmPlan, ...]
     details: dict[str, Any] = field(default_factory=dict)  # the backend's own: reward specs and the like
     images: str = "allowed"  # whether prompts may, must or must not have first frames
+    last_images: bool = False  # whether a prompt with a first frame may have a last one, too
     fps: int = 8  # of the model's videos
     still: bool = False  # the model makes images: videos of one frame
 

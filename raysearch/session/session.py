@@ -87,7 +87,7 @@ class Session:
             self.searches_per_arm = sum(len(e.seeds(config.seeds)) for e in self.prompts)
             prompts.check_captions(self.prompts, config.long.chunks)
             self.plan = backend.prepare(config, configuration.arms(config), begun)
-            prompts.check_images(self.prompts, self.plan.images)
+            prompts.check_images(self.prompts, self.plan.images, last=self.plan.last_images)
             for arm in self.plan.arms:
                 self._stops(arm.sampler)
             texts = [e.prompt for e in self.prompts]

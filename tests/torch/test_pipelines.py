@@ -37,12 +37,20 @@ def folder(kind, tmp_path_factory):
     return kind.save(tmp_path_factory.mktemp("pipeline"))
 
 
+def pictures(kind):
+    """Frames of the model's size, by the arguments that take them."""
+    size = (kind.size, kind.size)
+    return {name: picture(seed=i).resize(size) for i, name in enumerate(kind.pictured)}
+
+
 def config(kind, folder, tmp_path, **values):
     blocks = kind.blocks
     prompts = {"prompts": [PROMPT]}
     if kind.pictured:
-        picture().resize((kind.size, kind.size)).save(tmp_path / "first.png")
-        (tmp_path / "prompts.jsonl").write_text(json.dumps({"prompt": PROMPT, "image": "first.png"}) + "\n")
+        for name, shown in pictures(kind).items():
+            shown.save(tmp_path / f"{name}.png")
+        files = {name: f"{name}.png" for name in pictures(kind)}
+        (tmp_path / "prompts.jsonl").write_text(json.dumps({"prompt": PROMPT, **files}) + "\n")
         prompts = {"prompts_file": str(tmp_path / "prompts.jsonl")}
     return {
         **blocks, "model": {**blocks["model"], "path": str(folder)}, **prompts, "seeds": [SEED],
@@ -53,8 +61,7 @@ def config(kind, folder, tmp_path, **values):
 
 def test_the_contract_holds(kind, folder, tmp_path):
     plan = Backend().prepare(c := configuration.build(config(kind, folder, tmp_path)), configuration.arms(c))
-    shown = picture(kind.size) if kind.pictured else None
-    found = contract.measured(Source(folder), plan.arms[0].sampler, shown)
+    found = contract.measured(Source(folder), plan.arms[0].sampler, pictures(kind))
     assert found.holds, found
 
 
@@ -83,7 +90,7 @@ def test_searches_agree_with_the_pipeline_and_with_full_slots(kind, folder, tmp_
     (shown,) = (tmp_path / "run1").rglob("*single.npy")
     own = pipeline(Source(folder), "whole")
     call = {"prompt": PROMPT, "height": kind.size, "width": kind.size, "num_inference_steps": 6, "output_type": "np"}
-    call |= {"image": picture().resize((kind.size, kind.size))} if kind.pictured else {}
+    call |= pictures(kind)
     blocks = kind.blocks
     takes = type(own).__call__.__wrapped__.__code__.co_varnames
     more = {"guidance_scale": kind.guidance_scale, "guidance_scale_2": kind.scale_2, "num_frames": kind.num_frames,
@@ -117,7 +124,7 @@ def test_a_branch_is_the_pipelines_own_call_with_another_generator_from_there_on
         return values
 
     own, generator = pipeline(source, "whole"), torch.Generator().manual_seed(SEED)
-    call = {**arguments(type(own), sampler, PROMPT, None, decoded=False), "callback_on_step_end": reseed}
+    call = {**arguments(type(own), sampler, PROMPT, decoded=False), "callback_on_step_end": reseed}
     expected = own(**call, generator=generator)[0]
     assert torch.equal(child.run.output[0], expected)
     assert not torch.equal(plain.run.output[0], expected)

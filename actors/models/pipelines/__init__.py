@@ -70,6 +70,15 @@ class Geometry:
         """Whether a prompt may have a first frame."""
         return "required" if "image" in self.takes else "refused"
 
+    @property
+    def last_images(self) -> bool:
+        """True if a prompt with a first frame may have a last one, too."""
+        return {"image", "last_image"} <= self.takes
+
+    def blank(self, sampler: Sampler) -> dict[str, Image.Image]:
+        """A picture of nothing for each argument that needs one."""
+        return {"image": Image.new("RGB", (sampler.width, sampler.height))} if self.images == "required" else {}
+
     def check(self, *, num_frames: int, height: int, width: int) -> None:
         """Raises ConfigError for a number of frames that the pipeline cannot make."""
         check(not self.still or num_frames == 1, "model.num_frames", num_frames, f"1: {self.name} makes images")
@@ -101,8 +110,9 @@ class Geometry:
 @lru_cache(maxsize=64)  # a real model's probe takes seconds, and many arms have one sampler
 def probed(geometry: Geometry, sampler: Sampler) -> Trajectory:
     """The grid of a sampler. Raises ConfigError for arguments that the pipeline refuses."""
-    picture = Image.new("RGB", (sampler.width, sampler.height)) if geometry.images == "required" else None
     try:
-        return trajectory(geometry.folder, arguments(class_of(geometry.name), sampler, "", picture, decoded=False))
+        return trajectory(
+            geometry.folder, arguments(class_of(geometry.name), sampler, "", geometry.blank(sampler), decoded=False)
+        )
     except Exception as error:
         raise ConfigError(f"model.path: {geometry.name} cannot be called like this: {error}") from error

@@ -2,12 +2,15 @@
 
 import inspect
 import json
+from collections.abc import Mapping
 from typing import Any
 
 import diffusers
+from PIL.Image import Image
 
 from raysearch.recipe.candidate import Sampler
 
+NONE: Mapping[str, Image] = {}
 FRAMES = ("num_frames", "frames")  # how pipelines call the number of frames
 
 
@@ -16,10 +19,12 @@ def accepted(kind: type) -> set[str]:
     return set(inspect.signature(kind.__call__).parameters)
 
 
-def arguments(kind: type, sampler: Sampler, caption: str, picture: Any, *, decoded: bool) -> dict[str, Any]:
+def arguments(
+    kind: type, sampler: Sampler, caption: str, pictures: Mapping[str, Image] = NONE, *, decoded: bool
+) -> dict[str, Any]:
     """The arguments of a pipeline's call. What `sampler.call` says goes before what other keys of the config say.
 
-    `picture` is a first frame, a PIL image, or None. With `decoded` the pipeline makes frames, else a latent.
+    `pictures` are given frames, by argument. With `decoded` the pipeline makes frames, else a latent.
     """
     takes = accepted(kind)
     given: dict[str, Any] = {
@@ -33,9 +38,7 @@ def arguments(kind: type, sampler: Sampler, caption: str, picture: Any, *, decod
         "max_sequence_length": sampler.max_sequence_length,
         **dict.fromkeys(FRAMES, sampler.num_frames),
     }
-    if picture is not None:
-        given["image"] = picture
-    given = {k: v for k, v in given.items() if k in takes and v is not None}
+    given = {k: v for k, v in given.items() if k in takes and v is not None} | dict(pictures)
     output = {"output_type": "np" if decoded else "latent", "return_dict": False}
     return given | json.loads(sampler.call or "{}") | output
 

@@ -7,15 +7,16 @@ what a whole run costs, and a look at an x0 prediction is paid once.
 """
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from PIL.Image import Image
 
-from actors.models.pipelines.call import arguments
+from actors.models.pipelines.call import NONE, arguments
 from actors.models.pipelines.estimate import x0_estimate
 from actors.models.pipelines.parts import pipeline
 from actors.models.pipelines.probe import Probe, Trajectory, hollow
@@ -50,10 +51,10 @@ class Found:
 
 
 @torch.no_grad()
-def measured(source: Source, sampler: Sampler, picture: Any = None) -> Found:
-    """The contract, measured with a sampler of at least four steps; `picture` is a first frame, a PIL image."""
+def measured(source: Source, sampler: Sampler, pictures: Mapping[str, Image] = NONE) -> Found:
+    """The contract, measured with a sampler of at least four steps; `pictures` are given frames, by argument."""
     conditioner, runs, decoder = Conditioner(source), Runs(source), Decoder(source)
-    conditions = [conditioner(sampler, c, picture) for c in CAPTIONS]
+    conditions = [conditioner(sampler, c, pictures) for c in CAPTIONS]
     n, middle = sampler.num_steps, sampler.num_steps // 2
     whole = _ended(runs, _admitted(runs, conditions[0], n))
     legs: list[PipelineState] = []
@@ -73,7 +74,7 @@ def measured(source: Source, sampler: Sampler, picture: Any = None) -> Found:
     alone = [_done(runs, [_admitted(runs, c, n, seed=SEED + i)])[0].latent for i, c, _ in seeded]
     del conditioner, runs, decoder
     own = pipeline(source, "whole")
-    call = arguments(type(own), sampler, CAPTIONS[0], picture, decoded=True)
+    call = arguments(type(own), sampler, CAPTIONS[0], pictures, decoded=True)
     expected = eight_bits(own(**call, generator=torch.Generator().manual_seed(SEED))[0])
     latent = own(**{**call, "output_type": "latent"}, generator=torch.Generator().manual_seed(SEED))[0]
     return Found(

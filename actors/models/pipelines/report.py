@@ -4,7 +4,6 @@ from typing import Any
 
 import torch
 from omegaconf import OmegaConf
-from PIL import Image
 
 from actors.models.admission import admit
 from actors.models.pipelines import Geometry
@@ -49,9 +48,8 @@ def report(
     given: dict[str, Any] = {"call": canonical_json(call), **size}
     asked = Sampler(b"", "own", num_steps, (1.0,) * num_steps + (0.0,), **given)
     found, sampler = geometry.trajectory(asked), geometry.planned(asked)
-    picture = Image.new("RGB", (size["width"], size["height"])) if geometry.images == "required" else None
     source = Source(folder, dtype, device, own=True)
-    holds = measured(source, sampler, picture)
+    holds = measured(source, sampler, geometry.blank(sampler))
     if holds.holds:
         admit(folder, "MODEL")
     kind = "stochastic" if found.stochastic else "deterministic"

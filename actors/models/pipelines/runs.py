@@ -71,7 +71,7 @@ class Runs:
             generator.manual_seed(start.key)
             if base is not None:
                 base = moved(base, inputs, start, request, generator)
-        call = arguments(type(self._pipeline), request.sampler, conditions.caption, conditions.picture, decoded=False)
+        call = arguments(type(self._pipeline), request.sampler, conditions.caption, conditions.pictures, decoded=False)
         run = Run(
             partial(shell, self._pipeline),
             call,

@@ -1,6 +1,6 @@
 """What stays of a pipeline's run between legs, in numpy's arrays, so that Ray shares it between processes."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import numpy as np
@@ -45,12 +45,12 @@ def _unpacked(value: Packed, device: str) -> torch.Tensor:
 
 @dataclass(frozen=True)
 class Conditions:
-    """What a run is conditioned on: sampler and caption, an encoder's answers, packed, and maybe a PIL image."""
+    """What a run is conditioned on: sampler and caption, an encoder's answers, packed, and maybe PIL images."""
 
     sampler: Sampler
     caption: str
     encoded: Encoded
-    picture: Any = None
+    pictures: dict[str, Any] = field(default_factory=dict)  # by the names of the arguments that take them
 
 
 @dataclass(frozen=True)

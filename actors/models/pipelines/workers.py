@@ -1,12 +1,14 @@
 """The encoder's and the scorer's side of a pipeline."""
 
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
+from PIL.Image import Image
 
-from actors.models.pipelines.call import arguments
+from actors.models.pipelines.call import NONE, arguments
 from actors.models.pipelines.parts import pipeline
 from actors.models.pipelines.run import Run
 from actors.models.pipelines.shell import shell
@@ -23,12 +25,12 @@ class Conditioner:
         self._device = source.device
 
     @torch.no_grad()
-    def __call__(self, sampler: Sampler, caption: str, picture: Any = None) -> Conditions:
-        """What a run of the pipeline is conditioned on; `picture` is a first frame, a PIL image."""
-        call = arguments(type(self._pipeline), sampler, caption, picture, decoded=False)
+    def __call__(self, sampler: Sampler, caption: str, pictures: Mapping[str, Image] = NONE) -> Conditions:
+        """What a run of the pipeline is conditioned on; `pictures` are given frames, by the names of arguments."""
+        call = arguments(type(self._pipeline), sampler, caption, pictures, decoded=False)
         generator = torch.Generator().manual_seed(0)
         run = Run(partial(shell, self._pipeline), call, until=0, generator=generator, device=self._device)
-        return Conditions(sampler, caption, pack(run.recorded), picture)
+        return Conditions(sampler, caption, pack(run.recorded), dict(pictures))
 
 
 class Decoder:
@@ -44,7 +46,7 @@ class Decoder:
         point, sampler = state.point(self._device), conditions.sampler
         if point.step < sampler.num_steps:
             point = point.ended(sampler.num_steps)
-        call = arguments(type(self._pipeline), sampler, conditions.caption, conditions.picture, decoded=True)
+        call = arguments(type(self._pipeline), sampler, conditions.caption, conditions.pictures, decoded=True)
         run = Run(
             partial(shell, self._pipeline),
             call,
