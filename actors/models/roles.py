@@ -20,9 +20,9 @@ PACKED = {"int8": 1.0, "float8": 1.0, "int4": 0.5, "nf4": 0.5, "fp4": 0.5}
 
 def is_of(role: Role, name: str) -> bool:
     """True if workers of this role need the weights of the part."""
-    denoises = name.startswith(DENOISING)
-    needed = {"whole": True, "encoder": not denoises, "denoiser": denoises, "decoder": name in DECODING, "none": False}
-    return needed[role]
+    denoises, decodes = name.startswith(DENOISING), name in DECODING
+    rest = not denoises and not decodes
+    return {"whole": True, "encoder": rest, "denoiser": denoises, "decoder": decodes, "none": False}[role]
 
 
 @dataclass(frozen=True)
@@ -43,9 +43,8 @@ def footprint(source: Source, role: Role, *, offloaded: bool = True) -> Footprin
 
     Raises ConfigError for files that are missing or broken.
     """
-    own = source.runs_pipeline or role != "encoder"  # else an encoder has the text encoder until a picture comes
     found = folders.parts(source.folder, bare=source.bare)
-    names = [n for n, p in found.items() if p.weighs and is_of(role, n) and (own or n not in DECODING)]
+    names = [name for name, part in found.items() if part.weighs and is_of(role, name)]
     each = [_of_part(source, found[n]) for n in names if offloaded or source.part(n).offload is None]
     return Footprint(sum(s.parameters for s in each), sum(s.bytes for s in each))
 

@@ -65,6 +65,17 @@ def test_the_contract_holds(kind, folder, tmp_path):
     assert found.holds, found
 
 
+def test_an_encoder_loads_an_autoencoder_only_where_the_pipeline_encodes_with_it(tmp_path):
+    for name, wanted in (("LTX", False), ("LTX from an image", True), ("Wan VACE", True)):
+        kind = KINDS[name]
+        folder = kind.save(tmp_path / name)
+        c = configuration.build(config(kind, folder, tmp_path))
+        encoder = Conditioner(Source(folder))
+        assert next(encoder._pipeline.vae.parameters()).is_meta
+        encoder(Backend().prepare(c, configuration.arms(c)).arms[0].sampler, PROMPT, pictures(kind))
+        assert next(encoder._pipeline.vae.parameters()).is_meta != wanted
+
+
 ARMS = [
     {"name": "single", "policy": {"name": "single"}},
     {"name": "best_of_n", "policy": {"name": "best_of_n", "n": 3}},

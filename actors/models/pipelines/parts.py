@@ -1,11 +1,14 @@
 """The parts of a pipeline on one worker: those of its role with their weights, the others as ghosts.
 
-An encoder has all parts but the denoising nets, a denoiser only these, and a decoder the autoencoders and the vocoder.
-A ghost has the config, the dtype and the buffers of a part, and parameters without values: a pipeline can ask it for
+A denoiser has the denoising nets, a decoder the autoencoders and the vocoder, and an encoder all others. An encoder's
+autoencoder is loaded when the pipeline first encodes with it, since most pipelines without a picture never do. A ghost
+has the config, the dtype and the buffers of a part, and parameters without values: a pipeline can ask it for
 sizes, but whoever computes with it gets an error of torch.
 """
 
 import importlib
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,7 +18,8 @@ from accelerate import init_empty_weights
 from actors.models import folder as folders
 from actors.models.folder import Part
 from actors.models.pipelines.call import class_of
-from actors.models.roles import Role, is_of
+from actors.models.pipelines.standin import StandIn
+from actors.models.roles import DECODING, Role, is_of
 from actors.models.source import Source
 from actors.models.weights import DTYPES, pretrained
 
@@ -39,8 +43,30 @@ def _part(part: Part, role: Role, source: Source) -> Any:
     if not part.weighs:  # a tokenizer, a scheduler and the like
         of_diffusers = hasattr(kind, "load_config")
         return kind.from_config(kind.load_config(part.path)) if of_diffusers else pretrained(kind, part.path)
-    if is_of(role, part.path.name):
-        return source.net(part.path.name)
+    name = part.path.name
+    if is_of(role, name):
+        return source.net(name)
+    ghost = _ghost(part, kind, source)
+    late = role == "encoder" and name in DECODING
+    return Late(ghost, partial(source.net, name), torch.device(source.device)) if late else ghost
+
+
+class Late(StandIn):
+    """A ghost of an autoencoder whose weights are loaded, to a device, when it is first to encode."""
+
+    def __init__(self, ghost: Any, load: Callable[[], Any], device: torch.device) -> None:
+        super().__init__(ghost)
+        self.device = device
+        self._load: Callable[[], Any] | None = load
+
+    def encode(self, *args: Any, **kwargs: Any) -> Any:
+        """What the autoencoder encodes to."""
+        if self._load is not None:
+            self._part, self._load = self._load(), None
+        return self._part.encode(*args, **kwargs)
+
+
+def _ghost(part: Part, kind: Any, source: Source) -> Any:
     with init_empty_weights(include_buffers=False):
         if issubclass(kind, transformers.PreTrainedModel):
             config = pretrained(kind.config_class, part.path)
