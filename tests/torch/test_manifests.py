@@ -53,7 +53,7 @@ def test_rays_launcher_accepts_cluster_yaml():
 
 def test_its_workers_hold_the_fleet_that_the_readme_submits():
     node = CLUSTER["available_node_types"]["gpu"]
-    assert node["max_workers"] * node["resources"]["GPU"] >= gpus(ROOT / "configs" / "wan_1.3b.yaml")
+    assert node["max_workers"] * node["resources"]["GPU"] >= gpus(ROOT / "configs" / "wan2.1_1.3b.yaml")
 
 
 def test_a_cluster_installs_what_pyproject_names_in_versions_that_it_allows():
