@@ -253,7 +253,7 @@ def hunyuan15() -> Any:
     words = t.Qwen2_5_VLTextModel(t.Qwen2_5_VLTextConfig(**QWEN, num_hidden_layers=4, rope_scaling=MROPE)).eval()
     parts = {"text_encoder": words, "tokenizer": byte_tokenizer(), "transformer": net, "vae": vae}
     parts |= {"text_encoder_2": t5(32), "tokenizer_2": t.ByT5Tokenizer()}
-    guider = d.ClassifierFreeGuidance(guidance_scale=4.0)
+    guider = d.ClassifierFreeGuidance(guidance_scale=7.0)
     return d.HunyuanVideo15Pipeline(**parts, guider=guider, scheduler=d.FlowMatchEulerDiscreteScheduler(shift=7.0))
 
 
@@ -371,7 +371,7 @@ KINDS = {
         lambda: cogvideox(d.CogVideoXDPMScheduler), 8, 16, 6.0, {"use_dynamic_cfg": True}, stochastic=True
     ),
     "HunyuanVideo": Kind(hunyuan, 9, 16, 4.5, TEMPLATE),
-    "HunyuanVideo 1.5": Kind(hunyuan15, 9, 16),
+    "HunyuanVideo 1.5": Kind(hunyuan15, 9, 16, 4.0),
     "Mochi": Kind(mochi, 7, 16, 4.5),
     "SkyReels-V2": Kind(lambda: skyreels(d.SkyReelsV2Pipeline), 9, 16, 6.0),
     "SkyReels-V2, diffusion forcing": Kind(

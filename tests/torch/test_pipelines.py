@@ -107,6 +107,8 @@ def test_searches_agree_with_the_pipeline_and_with_full_slots(kind, folder, tmp_
     more = {"guidance_scale": kind.guidance_scale, "guidance_scale_2": kind.scale_2, "num_frames": kind.num_frames,
             "frames": kind.num_frames, "negative_prompt": "", "max_sequence_length": 16}  # fmt: skip
     call |= {k: v for k, v in more.items() if k in takes and v is not None} | blocks["sampler"]["call"]
+    if hasattr(own, "guider"):
+        own.guider.guidance_scale = kind.guidance_scale
     made = own(**call, generator=torch.Generator().manual_seed(SEED), return_dict=False)[0]
     frames = np.asarray(made)[0] if np.asarray(made).ndim == 5 else np.asarray(made)
     assert np.array_equal(np.load(shown), (frames * 255).round().astype(np.uint8))

@@ -110,9 +110,9 @@ class Geometry:
 @lru_cache(maxsize=64)  # a real model's probe takes seconds, and many arms have one sampler
 def probed(geometry: Geometry, sampler: Sampler) -> Trajectory:
     """The grid of a sampler. Raises ConfigError for arguments that the pipeline refuses."""
+    kind, blank = class_of(geometry.name), geometry.blank(sampler)
     try:
-        return trajectory(
-            geometry.folder, arguments(class_of(geometry.name), sampler, "", geometry.blank(sampler), decoded=False)
-        )
+        call = arguments(kind, sampler, "", blank, decoded=False)
+        return trajectory(geometry.folder, call, sampler.guidance_scale)
     except Exception as error:
         raise ConfigError(f"model.path: {geometry.name} cannot be called like this: {error}") from error

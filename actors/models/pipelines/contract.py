@@ -74,6 +74,8 @@ def measured(source: Source, sampler: Sampler, pictures: Mapping[str, Image] = N
     alone = [_done(runs, [_admitted(runs, c, n, seed=SEED + i)])[0].latent for i, c, _ in seeded]
     del conditioner, runs, decoder
     own = pipeline(source, "whole")
+    if hasattr(own, "guider"):
+        own.guider.guidance_scale = sampler.guidance_scale
     call = arguments(type(own), sampler, CAPTIONS[0], pictures, decoded=True)
     expected = eight_bits(own(**call, generator=torch.Generator().manual_seed(SEED))[0])
     latent = own(**{**call, "output_type": "latent"}, generator=torch.Generator().manual_seed(SEED))[0]
@@ -112,9 +114,9 @@ def _done(runs: Runs, legs: Sequence[RunLeg]) -> list[PipelineState]:
 class Oracle(Probe):
     """A probe whose net knows x0 and the noise; `errors` are those of the x0 predictions."""
 
-    def __init__(self, pipe: Any, call: dict[str, Any], found: Trajectory) -> None:
+    def __init__(self, pipe: Any, call: dict[str, Any], guidance_scale: float, found: Trajectory) -> None:
         self.found, self.errors = found, list[float]()
-        super().__init__(pipe, call)
+        super().__init__(pipe, call, guidance_scale)
 
     def stepping(self, scheduler: Any, own: Callable[..., Tree], bound: inspect.BoundArguments) -> Tree:
         """Predict x0 from what the net would say of a sample made of known x0 and noise."""
@@ -138,4 +140,4 @@ def oracle_error(folder: Path, sampler: Sampler, call: dict[str, Any]) -> float:
     pipe = hollow(folder)
     alphas = tuple(alpha(sampler.path, s) for s in sampler.sigmas)
     found = Trajectory(alphas, sampler.sigmas, (1,) * sampler.num_steps, sampler.stochastic, ())
-    return max(Oracle(pipe, {**call, "output_type": "latent"}, found).errors)
+    return max(Oracle(pipe, {**call, "output_type": "latent"}, sampler.guidance_scale, found).errors)

@@ -9,6 +9,7 @@ import copy
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -100,14 +101,14 @@ def _zeros(value: Any) -> Any:
 class Probe(Run):
     """A run to the end of the pipeline `pipe`, which is `hollow`, that evaluates nothing and counts."""
 
-    def __init__(self, pipe: Any, call: dict[str, Any]) -> None:
+    def __init__(self, pipe: Any, call: dict[str, Any], guidance_scale: float) -> None:
         self._pipe = pipe
         self._nfe: list[int] = []
         self._levels: list[tuple[float, float]] = []
         self._shape: tuple[int, ...] = ()
         self._drawn = False
         generator = torch.Generator().manual_seed(0)
-        super().__init__(lambda run: shell(pipe, run), call, until=FOREVER, generator=generator)
+        super().__init__(partial(shell, pipe, guidance_scale), call, until=FOREVER, generator=generator)
 
     @property
     def trajectory(self) -> Trajectory:
@@ -165,6 +166,6 @@ def hollow(folder: Path) -> Any:
     return pipe
 
 
-def trajectory(folder: Path, call: dict[str, Any]) -> Trajectory:
+def trajectory(folder: Path, call: dict[str, Any], guidance_scale: float) -> Trajectory:
     """The grid of a call of the pipeline in a folder."""
-    return Probe(hollow(folder), call).trajectory
+    return Probe(hollow(folder), call, guidance_scale).trajectory

@@ -73,7 +73,7 @@ class Runs:
                 base = moved(base, inputs, start, request, generator)
         call = arguments(type(self._pipeline), request.sampler, conditions.caption, conditions.pictures, decoded=False)
         run = Run(
-            partial(shell, self._pipeline),
+            partial(shell, self._pipeline, request.sampler.guidance_scale),
             call,
             until=request.until,
             generator=generator,

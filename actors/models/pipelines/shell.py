@@ -100,8 +100,8 @@ def driven(kind: Any) -> type:
     return type(kind.__name__, (kind,), changed)
 
 
-def shell(pipeline: Any, run: Run) -> Any:
-    """A pipeline object for one run, with the parts of `pipeline`."""
+def shell(pipeline: Any, guidance_scale: float, run: Run) -> Any:
+    """A pipeline object for one run, with the parts of `pipeline`; a guider, if it has one, has this scale."""
     kind: Any = type(pipeline)
     parts = {}
     for name, part in pipeline.components.items():
@@ -115,6 +115,7 @@ def shell(pipeline: Any, run: Run) -> Any:
             part.raysearch_run = run
         elif part is not None and not isinstance(part, torch.nn.Module) and hasattr(part, "prepare_models"):
             part = copy.deepcopy(part)  # a guider counts steps
+            part.guidance_scale = guidance_scale
         parts[name] = part
     options = {
         k: pipeline.config[k]

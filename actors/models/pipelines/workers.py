@@ -29,7 +29,13 @@ class Conditioner:
         """What a run of the pipeline is conditioned on; `pictures` are given frames, by the names of arguments."""
         call = arguments(type(self._pipeline), sampler, caption, pictures, decoded=False)
         generator = torch.Generator().manual_seed(0)
-        run = Run(partial(shell, self._pipeline), call, until=0, generator=generator, device=self._device)
+        run = Run(
+            partial(shell, self._pipeline, sampler.guidance_scale),
+            call,
+            until=0,
+            generator=generator,
+            device=self._device,
+        )
         return Conditions(sampler, caption, pack(run.recorded), dict(pictures))
 
 
@@ -48,7 +54,7 @@ class Decoder:
             point = point.ended(sampler.num_steps)
         call = arguments(type(self._pipeline), sampler, conditions.caption, conditions.pictures, decoded=True)
         run = Run(
-            partial(shell, self._pipeline),
+            partial(shell, self._pipeline, sampler.guidance_scale),
             call,
             until=sampler.num_steps,
             generator=torch.Generator(),
