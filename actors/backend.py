@@ -22,8 +22,9 @@ from raysearch.config import obstacles, prompts
 from raysearch.config.config import ODE, SDE, SINGLE, VP, Arm, Config, SamplerConfig
 from raysearch.engine.protocol import Fleet
 from raysearch.errors import ConfigError, check, told
+from raysearch.files import files_digest
 from raysearch.recipe.candidate import Sampler
-from raysearch.recipe.digests import canonical_json
+from raysearch.recipe.digests import Digest, canonical_json, digest
 from raysearch.recipe.long_video import Long
 from raysearch.recipe.reward import Reward
 from raysearch.search.obstacles import Barrier, barriers
@@ -73,7 +74,7 @@ class Backend:
             "caption": caption,
         }
         g = model.geometry
-        return Plan(plans, details, g.images, g.fps, getattr(g, "still", False))
+        return Plan(plans, details, g.images, g.fps, getattr(g, "still", False), encoding(config, model))
 
     def fleet(
         self, config: Config, plan: Plan, report: Callable[[str], None]
@@ -273,6 +274,18 @@ def pipeline_sampler(config: Config, s: SamplerConfig, content: bytes) -> Sample
 def sampler_at(config: Config, s: SamplerConfig, folder: Path, content: bytes, num_steps: int) -> Sampler:
     """The recipe's sampler for a config block, but with another number of steps. Raises ConfigError."""
     return recipe_sampler(config, replace(s, num_steps=num_steps), folder, content)
+
+
+def encoding(config: Config, model: Model) -> Digest:
+    """The digest of all that an embedding depends on besides its text: see `Plan`.
+
+    It is of this process's libraries and code, also where a resumed run's candidates keep an earlier fingerprint.
+    """
+    code = Path(__file__).parent
+    files = [code / "workers" / "encoder.py", *(code / "models").rglob("*.py")]
+    own = files_digest((str(f.relative_to(code)), f) for f in sorted(files))
+    versions = (f"{p} {installed(p)}" for p in ("torch", "diffusers", "transformers", "tokenizers", "ftfy"))
+    return digest(model.content, config.model.dtype, config.fleet.encoders.device, own, *versions)
 
 
 def fingerprint(config: Config, s: SamplerConfig) -> str:
