@@ -9,6 +9,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,8 +26,9 @@ from raysearch.config.fleet import PoolConfig
 from raysearch.config.parts import PartConfig
 from raysearch.engine.protocol import Fleet
 from raysearch.errors import ConfigError, check, told
+from raysearch.files import files_digest
 from raysearch.recipe.candidate import Sampler
-from raysearch.recipe.digests import canonical_json
+from raysearch.recipe.digests import Digest, canonical_json, digest
 from raysearch.recipe.long_video import Long
 from raysearch.recipe.reward import Reward
 from raysearch.search.obstacles import Barrier, barriers
@@ -77,7 +79,8 @@ class Backend:
             "caption": caption,
         }
         g = model.geometry
-        return Plan(plans, details, g.images, getattr(g, "last_images", False), g.fps, getattr(g, "still", False))
+        flags = {"last_images": getattr(g, "last_images", False), "still": getattr(g, "still", False)}
+        return Plan(plans, details, g.images, g.fps, encoding=encoding(config, model), **flags)
 
     def fleet(
         self, config: Config, plan: Plan, report: Callable[[str], None]
@@ -297,6 +300,19 @@ def pipeline_sampler(config: Config, s: SamplerConfig, content: bytes) -> Sample
 def sampler_at(config: Config, s: SamplerConfig, source: Source, content: bytes, num_steps: int) -> Sampler:
     """The recipe's sampler for a config block, but with another number of steps. Raises ConfigError."""
     return recipe_sampler(config, replace(s, num_steps=num_steps), source, content)
+
+
+def encoding(config: Config, model: Model) -> Digest:
+    """The digest of all that an embedding depends on besides its text: see `Plan`.
+
+    It is of this process's libraries and code, also where a resumed run's candidates keep an earlier fingerprint.
+    """
+    code = Path(__file__).parent
+    files = [code / "workers" / "encoder.py", *(code / "models").rglob("*.py")]
+    own = files_digest((str(f.relative_to(code)), f) for f in sorted(files))
+    versions = (f"{p} {installed(p)}" for p in ("torch", "diffusers", "transformers", "tokenizers", "ftfy"))
+    parts = canonical_json({name: p.numerics for name, p in config.parts.items()})
+    return digest(model.content, config.model.dtype, config.fleet.encoders.device, parts, own, *versions)
 
 
 def fingerprint(config: Config, s: SamplerConfig) -> str:

@@ -1,16 +1,20 @@
 """Writes the files of a run's folder so that no reader finds half of one, and digests files' contents."""
 
 import inspect
+import io
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from hashlib import blake2b
 from pathlib import Path
 from typing import IO, Any, TypeAlias
 
+import numpy as np
+
 from raysearch.errors import ConfigError, FolderError
-from raysearch.recipe.digests import digest
+from raysearch.recipe.digests import Digest, digest
 
 
 class Folder:
@@ -145,6 +149,47 @@ def _opened(name: str, mode: str, holder: int) -> IO[Any]:
 def _unlink(name: str, holder: int) -> None:
     with suppress(FileNotFoundError):
         os.unlink(name, dir_fd=holder)
+
+
+def sealed(key: Digest, arrays: Mapping[str, np.ndarray], *, compressed: bool = False) -> bytes:
+    """Arrays by name as the content of a file: a digest of 16 bytes, of `key` too, and a numpy .npz."""
+    buffer = io.BytesIO()
+    (np.savez_compressed if compressed else np.savez)(
+        buffer, allow_pickle=False, **{f"of_{k}": a for k, a in arrays.items()}
+    )
+    return digest(key, buffer.getvalue()) + buffer.getvalue()
+
+
+def unsealed(key: Digest, found: bytes) -> dict[str, np.ndarray] | None:
+    """The arrays of a file's content, which is read without pickle; None unless the digest fits."""
+    if digest(key, found[16:]) != found[:16]:
+        return None
+    with np.load(io.BytesIO(found[16:]), allow_pickle=False) as arrays:
+        return {k.removeprefix("of_"): arrays[k] for k in arrays.files}
+
+
+def own_content(file: Path) -> bytes:
+    """The content of a file that others may have made; empty for a link, for what is no file, and without one."""
+    try:
+        with open(os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as found:
+            return found.read()
+    except OSError:
+        return b""
+
+
+def replace_file(file: Path, content: bytes) -> bool:
+    """Write a file in one step, also where other processes write the same one; False if the disk refuses."""
+    made = None
+    try:
+        with tempfile.NamedTemporaryFile(dir=file.parent, suffix=".partial", delete=False) as partial:
+            made = Path(partial.name)
+            partial.write(content)
+        made.replace(file)
+    except OSError:
+        if made is not None:
+            made.unlink(missing_ok=True)
+        return False
+    return True
 
 
 def chunks(file: Path) -> Iterator[bytes]:

@@ -292,12 +292,24 @@ class FakeFleet:
             yield replica
 
     async def fetch(self, ref: Any) -> dict[str, Any]:
-        """The fields of a fake latent, or the files of a fake video."""
+        """The fields of a fake latent, the bytes of a fake condition, or the files of a fake video."""
+        if isinstance(ref, bytes):
+            return {"value": np.frombuffer(ref, np.uint8)}
         return vars(ref) if isinstance(ref, FakeLatent) else dict(ref)
 
     def put(self, value: dict[str, Any]) -> Any:
         """A fake latent of these fields."""
         return FakeLatent(value["value"].tobytes(), int(value["step"]))
+
+    def condition(self, what: Text | Whole, arrays: dict[str, Any]) -> Any:
+        """A fake condition of these bytes."""
+        return arrays["value"].tobytes()
+
+    async def release(self, kind: str) -> None:
+        """Make the replicas of a kind go for good."""
+        for r in self.replicas:
+            if r.kind == kind:
+                r.gone, r.revives_after = True, None
 
 
 @dataclass
@@ -308,6 +320,7 @@ class FakeBackend:
     needs: str = "frames"
     stochastic: bool = False
     published: list[Snapshot] = field(default_factory=list)
+    encoding: bytes = b""  # see `Plan`; without one no embedding is kept on disk
 
     def prepare(self, config: Config, arms: Sequence[Arm], begun: Config | None = None) -> Plan:
         """A plan whose arms all have the fake reward and an evenly spaced grid."""
@@ -326,13 +339,15 @@ class FakeBackend:
                     Reward(GLIMPSE, b"glimpse", (GLIMPSE,), (1.0,), "latent") if a.rewards.early else None,
                 )
                 for a in arms
-            )
+            ),
+            encoding=self.encoding,
         )
 
     @asynccontextmanager
     async def fleet(self, config: Config, plan: Plan, report: Callable[[str], None]) -> AsyncIterator[FakeFleet]:
-        """The fake fleet."""
-        yield self.fake
+        """The fake fleet, without its encoders where the config asks for none."""
+        without = replace(self.fake, replicas=[r for r in self.fake.replicas if r.kind != "encoder"])
+        yield self.fake if config.fleet.encoders.most else without
 
     def publish(self, snapshot: Snapshot) -> None:
         """Keep the snapshot for a test to look at."""

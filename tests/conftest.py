@@ -11,9 +11,13 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # processes share the cores: threads of one would wait for each other
 
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
+
+CACHE = tempfile.TemporaryDirectory(prefix="raysearch-cache-")
+os.environ["RAYSEARCH_CACHE"] = CACHE.name  # no test reads or writes the user's own
 
 HERE = Path(__file__).parent
 TIERS = ("ray", "slow", "torch", "core")  # in the order in which two processes take them: the longest first
@@ -66,6 +70,12 @@ def pytest_collection_modifyitems(config, items):
         item.add_marker(pytest.mark.xdist_group("ray" if tier == "ray" else item.path.stem))
     if hasattr(config, "workerinput"):  # one of several processes: the longest first, so that they end together
         items.sort(key=lambda item: TIERS.index(tier_of(item.path)))
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path_factory, monkeypatch):
+    """A cache that no other test has filled."""
+    monkeypatch.setenv("RAYSEARCH_CACHE", str(tmp_path_factory.mktemp("cache")))
 
 
 @pytest.fixture(scope="session")

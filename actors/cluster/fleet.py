@@ -23,9 +23,11 @@ from actors.cluster.actor import launch
 from actors.cluster.head import LOOK_S, answers, joined, standing
 from actors.cluster.placement import Home, Node, Tenant
 from actors.cluster.replica import RayGang, RayReplica, first_line, mapped
+from actors.workers.conditions import condition, plain
 from actors.workers.state import State
 from actors.workers.worker import Worker
 from raysearch.config.config import Config
+from raysearch.engine.protocol import Text, Whole
 from raysearch.engine.sharing import gather
 from raysearch.errors import ConfigError, ReplicaDied
 from raysearch.session.plan import Plan
@@ -44,6 +46,7 @@ class RayFleet:
     def __init__(self, timeout: float, tasks: asyncio.TaskGroup, report: Callable[[str], None], head: str = "") -> None:
         self.timeout, self.report, self.head = timeout, report, head
         self.replicas: list[RayReplica] = []
+        self.tenants: list[tuple[RayReplica, PlacementGroup]] = []  # also those that are expected
         self._tasks = tasks
         self._background: list[asyncio.Task[None]] = []
         self._arrived: asyncio.Queue[RayReplica] = asyncio.Queue()
@@ -76,14 +79,28 @@ class RayFleet:
     async def fetch(self, ref: Any) -> dict[str, Any]:
         """The value of a reference. Raises InputLost or ReplicaDied if it is lost."""
         try:
-            found = await ref
-            return found.plain() if isinstance(found, State) else dict(found)
+            return plain(await ref)
         except RayError as error:
             raise mapped(error) from error
 
     def put(self, arrays: dict[str, Any]) -> Any:
         """A reference to a finished state of these arrays in the object store."""
         return ray.put(State(**arrays))
+
+    def condition(self, what: Text | Whole, arrays: dict[str, Any]) -> Any:
+        """A reference to the condition of these arrays in the object store."""
+        return ray.put(condition(what, arrays))
+
+    async def release(self, kind: str) -> None:
+        """End the replicas of a kind, and give their room back: a group that is pending may get it."""
+        await self.reached()
+        for r, group in self.tenants:
+            if r.kind == kind:
+                r.ended = True
+                self.left(r)
+                r.close()
+                remove_placement_group(group)
+        self.tenants = [(r, group) for r, group in self.tenants if r.kind != kind]
 
     async def reached(self) -> None:
         """Return when the head answers. To start or kill an actor without it would hold up the whole driver."""
@@ -122,7 +139,8 @@ class RayFleet:
         try:
             await r.ready()
         except ReplicaDied as error:  # the others do its work
-            self.report(str(error))
+            if not r.ended:
+                self.report(str(error))
             return
         self.report(f"{r.where}: {r.id} joined")
         self._arrived.put_nowait(r)
@@ -198,7 +216,7 @@ async def ray_fleet(
     """
     homes, head = placement.homes(config), ray.get_runtime_context().gcs_address
     groups: list[PlacementGroup] = []
-    replicas: list[RayReplica] = []
+    tenants: list[tuple[RayReplica, PlacementGroup]] = []
     try:
         deadline = time.monotonic() + max(config.fleet.wait_s, PLACING_S)
         needed = [h for h in homes if h.needed]
@@ -213,15 +231,17 @@ async def ray_fleet(
             fleet = RayFleet(config.fleet.timeout_s, tasks, report, head)
             for home, group in zip(homes, groups, strict=True):
                 for tenant in home.tenants:
-                    replicas.append(replica(tenant, group, fleet, config, _without_search(plan), make))
+                    made = replica(tenant, group, fleet, config, _without_search(plan), make)
+                    tenants.append((made, group))
             fleet.background(standing())
+            fleet.tenants, replicas = list(tenants), [r for r, _ in tenants]
             count = sum(len(h.tenants) for h in needed)
             await fleet.start(replicas[:count], replicas[count:])
             yield fleet
             fleet.stop()
     finally:
         if await asyncio.to_thread(answers, head):  # else Ray would wait for it, and then end this process
-            for r in replicas:
+            for r, _ in tenants:
                 r.close()
             for group in groups:
                 remove_placement_group(group)

@@ -52,6 +52,7 @@ class RayReplica:
     where: str = ""
     ahead: int = 1  # the next item is there when one ends, without the way to the driver and back
     actors: "list[ActorHandle[Any]]" = field(default_factory=list)  # the first one runs the items
+    ended: bool = False  # for good: it does not start again
     _items: int = 0
 
     @property
@@ -92,6 +93,8 @@ class RayReplica:
         for left in reversed(range(STARTS)):
             await self.fleet.reached()
             await self._end()
+            if self.ended:
+                raise ReplicaDied(f"{self.id} was released")
             self.actors = self.launch()
             try:
                 await self._meet()
@@ -99,7 +102,7 @@ class RayReplica:
             except RayError as error:
                 await self.fleet.reached()
                 why = next((e for e in (*await self._end(), error) if _is_fault(e)), None)
-                if why or not left:  # a mere loss is tried again
+                if why or not (left or self.ended):  # a mere loss is tried again
                     if (said := last_line(why or error)).startswith(MISTAKE):
                         raise ConfigError(said.removeprefix(MISTAKE)) from error
                     lost = "" if why else f"a process was lost {STARTS} times while it loaded: "

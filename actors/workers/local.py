@@ -7,11 +7,12 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+from actors.workers.conditions import condition, plain
 from actors.workers.state import State
 from actors.workers.worker import Worker
 from raysearch.config.config import Config
 from raysearch.config.fleet import PoolConfig
-from raysearch.engine.protocol import Answer, Call
+from raysearch.engine.protocol import Answer, Call, Text, Whole
 from raysearch.errors import ReplicaDied, told
 from raysearch.session.plan import Plan
 from raysearch.threads import Lane
@@ -79,12 +80,24 @@ class LocalFleet:
         yield
 
     async def fetch(self, ref: Any) -> dict[str, Any]:
-        """The arrays of a finished state by name, or the files of a video by extension."""
-        return ref.plain() if isinstance(ref, State) else dict(ref)
+        """The arrays of a finished state or of a condition by name, or the files of a video by extension."""
+        return plain(ref)
 
     def put(self, arrays: dict[str, Any]) -> State:
         """The finished state that consists of these arrays."""
         return State(**arrays)
+
+    def condition(self, what: Text | Whole, arrays: dict[str, Any]) -> Any:
+        """The condition of these arrays."""
+        return condition(what, arrays)
+
+    async def release(self, kind: str) -> None:
+        """End the workers of a kind, and let go of their models."""
+        ended = [r for r in self.replicas if r.kind == kind]
+        self.replicas = [r for r in self.replicas if r.kind != kind]
+        for r in ended:
+            await asyncio.to_thread(r.worker.close, CLOSING_S)
+            r.worker.abandon()
 
 
 async def begun(start: Callable[[], Worker]) -> Worker:

@@ -21,6 +21,10 @@ def _counted(replicas: Any) -> bool:
     return type(replicas) is int and 1 <= replicas <= MOST
 
 
+def _placed(cache: Any) -> bool:
+    return cache is None or isinstance(cache, bool) or (isinstance(cache, str) and bool(cache.strip()))
+
+
 @dataclass(frozen=True)
 class PoolConfig:
     """Replicas of one kind. With `num_gpus` 0 they run on CPUs; fractions share a device. Each shard has as much."""
@@ -74,6 +78,9 @@ class EncoderPoolConfig(PoolConfig):
     """Text encoders, with so little of a CPU that one replica of each kind fits on two CPUs."""
 
     num_cpus: Amount = 0.1
+    # Where embeddings of texts are kept: a folder, true (below the user's cache) or false.
+    cache: Annotated[Any, Such("true, false or a folder", _placed)] = True
+    release: bool = False  # end the encoders when every text is encoded, which gives their room to other replicas
 
 
 @dataclass(frozen=True)
@@ -141,6 +148,9 @@ def check_fleet(f: FleetConfig) -> None:
         check_shared(d, s)
     check(s.shards == 1, "fleet.scorers.shards", s.shards, "1")
     check(f.encoders.shards == 1, "fleet.encoders.shards", f.encoders.shards, "1")
+    kept = f.encoders.cache not in (None, False)
+    allowed = "false with fleet.encoders.cache=false: what is lost could not be encoded again"
+    check(kept or not f.encoders.release, "fleet.encoders.release", True, allowed)
     key, n, mode = "fleet.denoisers", d.shards, d.shard_mode
     if n == 1:
         check(mode == PoolConfig.shard_mode, f"{key}.shard_mode", mode, f"left out with {key}.shards=1")

@@ -38,9 +38,9 @@ class Dispatcher:
         self._replicas = {r.id: r for r in replicas}
         self._scheduler = Scheduler()
         self._grants: dict[int, asyncio.Future[ReplicaSlots]] = {}  # waiting item -> the replica that it will get
-        self._revivals: set[asyncio.Task[None]] = set()
+        self._revivals: set[asyncio.Task[None]] = set()  # each with its replica's kind as its name
         self._next_id = 0
-        self._alive: dict[str, int] = {}  # kind -> replicas in service or restarting
+        self._alive: dict[str, int] = {}  # kind -> replicas in service or restarting; 0 of a retired kind
         for r in replicas:
             self.join(r)
 
@@ -62,19 +62,35 @@ class Dispatcher:
         return self._scheduler.depth()
 
     def join(self, replica: Replica) -> None:
-        """Take a replica into service, now or at any later time."""
+        """Take a replica into service, now or at any later time; one of a retired kind comes too late."""
+        if self._alive.get(replica.kind) == 0:
+            return
         self._replicas[replica.id] = replica
         self._alive[replica.kind] = self._alive.get(replica.kind, 0) + 1
         self._open(replica)
+
+    def retire(self, kind: str) -> bool:
+        """Take all replicas of a kind out of service for good; False, and none is, while an item needs one."""
+        if self.tally.busy.get(kind) or self.waiting().get(kind):
+            return False
+        self._alive[kind] = self.tally.slots[kind] = 0
+        for slots in [r for r in self._scheduler.replicas.values() if r.kind == kind]:
+            self._scheduler.shut(slots)
+        for task in [t for t in self._revivals if t.get_name() == kind]:
+            task.cancel()
+        return True
 
     async def submit(self, call: Call, *, age: int, place: str = "", avoid: str = "") -> Answer:
         """The answer of a replica of the request's kind. Cancelling this coroutine cancels the item.
 
         The item with the lowest `age` goes first. `place` is where its input was made. With `avoid` the item runs
         alone, and at that place only if no other replica of the kind is in service. Raises PoisonousItem or OutOfMemory
-        if the item failed DEATHS times while it ran alone, and what the call itself raises.
+        if the item failed DEATHS times while it ran alone, NoReplica if the kind is retired or was never there, and
+        what the call itself raises.
         """
         kind = call.request.kind
+        if not self._alive.get(kind):
+            raise NoReplica(f"{call.name}: no {kind} is left: none was foreseen; fleet.{kind}s.cache=false keeps one")
         work = Work(self._next_id, kind, age, place, alone=bool(avoid), avoid=avoid)
         self._next_id += 1
         deaths = shortages = 0
@@ -147,7 +163,7 @@ class Dispatcher:
         if self._scheduler.shut(dead):
             self.tally.deaths += 1
             self.tally.slots[dead.kind] -= dead.slots
-            self._revivals.add(self._tasks.create_task(self._revive(self._replicas[dead.id])))
+            self._revivals.add(self._tasks.create_task(self._revive(self._replicas[dead.id]), name=dead.kind))
 
     async def _revive(self, replica: Replica) -> None:
         """Restart a dead replica; if the last of its kind cannot restart, the fleet is gone, and with it the run.

@@ -6,26 +6,27 @@ rewards. What was lost or evicted is made again from its recipe. It knows nothin
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import astuple, dataclass, field, replace
+from contextlib import suppress
+from dataclasses import astuple, dataclass, field
 from itertools import pairwise
 from math import isfinite
 from typing import Any
 
-from raysearch.config.media import unchanged
 from raysearch.engine import requests
 from raysearch.engine.dispatcher import Dispatcher
+from raysearch.engine.embeddings import Embeddings
 from raysearch.engine.protocol import (
     Answer,
     Call,
     Components,
     Denoise,
-    Encode,
     File,
     Finish,
     Look,
     Outputs,
     Prefix,
     Text,
+    What,
     Whole,
     numbered,
 )
@@ -113,12 +114,16 @@ class Engine:
         self,
         dispatcher: Dispatcher,
         store: Store,
-        fetch: Callable[[Any], Awaitable[dict[str, bytes]]],
+        fetch: Callable[[Any], Awaitable[dict[str, Any]]],
         tasks: asyncio.TaskGroup,
         recorded: Mapping[Digest, Score] | None = None,
         spill: Spill | None = None,
+        embeddings: Embeddings | None = None,
     ) -> None:
-        """`recorded` are the scores of an earlier run, by `score_key`: they stand; `spill` is for long videos."""
+        """`recorded` are the scores of an earlier run, by `score_key`: they stand; `spill` is for long videos.
+
+        `embeddings` are those of texts that earlier runs have left.
+        """
         self.store = store
         self._recorded = recorded or {}
         self.nfe = self.decodes = self.rewards_computed = self.recomputed = 0
@@ -128,7 +133,7 @@ class Engine:
         self._scores: Memo[Score] = Memo(200_000)
         self._conditions: Memo[Any] = Memo(256)
         self._making: Memo[float] = Memo(200_000)  # replica-seconds of trajectories
-        self._spill = spill
+        self._spill, self.embeddings = spill, embeddings
 
     # -- rewards ---------------------------------------------------------------------------------------------------
 
@@ -316,12 +321,11 @@ class Engine:
         if s.guided:
             inputs["negative"] = await self._text(s.negative_prompt, s, spent)
         # Given first frames are needed where a chunk begins: from then on they are part of the state.
-        if source is None and prompt.image is not None:
-            picture = File("image", prompt.image, (s.num_frames, s.height, s.width))
-            inputs["first"] = await self._encoded(picture, s, spent)
+        if source is None and (picture := requests.picture(prompt, s)) is not None:
+            inputs["first"] = await self.encoded(picture, spent)
         elif request.start and isinstance(how := request.start.how, Extend) and how.anew:
             assert source is not None and state is not None
-            inputs["first"] = await self._encoded(Prefix(how.prefix, source.identity), s, spent, state=state.ref)
+            inputs["first"] = await self.encoded(Prefix(how.prefix, source.identity), spent, state=state.ref)
         captions = request.queue.captions if request.queue else ()
         texts = [await self._text(prompt.caption(i), s, spent) for i in captions]
         return inputs | numbered("text", texts)
@@ -363,47 +367,43 @@ class Engine:
         refs = []
         for p in found:
             if isinstance(p, Recording):
-                refs.append(await self._encoded(File("video", p, size), sampler, spent))
+                refs.append(await self.encoded(File("video", p, size), spent))
             else:
                 self.store.watch(p)
                 refs.append((await self.latent(p, False, spent)).ref)
         return refs
 
     async def _text(self, text: str, sampler: Sampler, spent: Spent) -> Any:
-        return await self._encoded(Text(text, sampler.max_sequence_length), sampler, spent)
+        return await self.encoded(Text(text, sampler.max_sequence_length), spent)
 
     async def _whole(self, x: Candidate, spent: Spent) -> Any:
         """A reference to all that a pipeline's run is conditioned on."""
-        s, given = x.sampler, {"image": x.prompt.image, "last_image": x.prompt.last}
-        size = (s.num_frames, s.height, s.width)
-        pictures = tuple((name, File("image", r, size)) for name, r in given.items() if r is not None)
-        return await self._encoded(Whole(long_video.caption(x), s, pictures), s, spent)
+        s = x.sampler
+        return await self.encoded(Whole(long_video.caption(x), s, requests.pictures(x.prompt, s)), spent)
 
-    async def _encoded(self, what: Text | File | Prefix | Whole, sampler: Sampler, spent: Spent, **inputs: Any) -> Any:
-        """A reference to a condition, which is made once."""
+    async def encoded(self, what: What, spent: Spent, **inputs: Any) -> Any:
+        """A reference to a condition, which is made once: a run has one model and one kind of encoder."""
         own = (
-            (what.text, sampler.identity, *((name, *astuple(file)) for name, file in what.pictures))
+            (what.text, what.sampler.identity, *((name, *astuple(file)) for name, file in what.pictures))
             if isinstance(what, Whole)
             else astuple(what)
         )
-        key = digest(type(what).__name__, sampler.model, sampler.fingerprint, *own)
+        key = digest(type(what).__name__, *own)
         known = self._conditions.recall(key)
         if known is None:
-
-            async def encode() -> Any:
-                return (await self._dispatcher.submit(Call(Encode(_read(what)), inputs), age=spent.age)).ref
-
-            known = await self._jobs.share(key, encode)
+            known = await self._jobs.share(key, lambda: self._encode(what, spent, inputs))
             self._conditions.keep(key, known)
         return known
 
-
-def _read(what: Text | File | Prefix | Whole) -> Text | File | Prefix | Whole:
-    """The same content with the bytes of its file."""
-    if isinstance(what, Whole):
-        read = ((name, replace(f, data=unchanged(f.recording))) for name, f in what.pictures)
-        return replace(what, pictures=tuple(read))
-    return replace(what, data=unchanged(what.recording)) if isinstance(what, File) else what
+    async def _encode(self, what: What, spent: Spent, inputs: Mapping[str, Any]) -> Any:
+        kept = self.embeddings if self.embeddings and self.embeddings.key(what) else None
+        known = kept.read(what) if kept else None
+        if known is None:
+            known = (await self._dispatcher.submit(Call(requests.encode(what), inputs), age=spent.age)).ref
+            if kept:
+                with suppress(InputLost, ReplicaDied):  # lost with its node: whoever reads it will ask again
+                    kept.write(what, await self._fetch(known))
+        return known
 
 
 def _components(given: Sequence[float], reward: Reward) -> tuple[float, ...]:

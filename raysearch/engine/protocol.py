@@ -157,12 +157,15 @@ class Whole:
     pictures: tuple[tuple[str, File], ...] = ()
 
 
+What: TypeAlias = Text | File | Prefix | Whole  # that conditions are made of
+
+
 @dataclass(frozen=True)
 class Encode:
     """A condition to make. Input of a Prefix: `state`, the finished state that it names."""
 
     kind: ClassVar[str] = "encoder"
-    what: Text | File | Prefix | Whole
+    what: What
 
 
 Request: TypeAlias = Denoise | Look | Finish | Encode
@@ -266,9 +269,20 @@ class Fleet(Protocol):
         ...
 
     async def fetch(self, ref: Any) -> dict[str, Any]:
-        """The files of a video by their extension, or the arrays of a finished state by their names."""
+        """The files of a video by their extension, or the arrays of a finished state or of a condition by their names.
+
+        A condition that arrays cannot hold has none.
+        """
         ...
 
     def put(self, arrays: dict[str, Any]) -> Any:
         """A reference to a finished state of these arrays, for replicas to read."""
+        ...
+
+    def condition(self, what: Text | Whole, arrays: dict[str, Any]) -> Any:
+        """A reference to the condition that was once made of `what`, of its arrays."""
+        ...
+
+    async def release(self, kind: str) -> None:
+        """End all replicas of a kind for good, also those that were to join: others get their room."""
         ...

@@ -4,12 +4,44 @@ This is the one place in the engine that asks where in a long video a candidate 
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 
-from raysearch.engine.protocol import Denoise, Finish, Look, Outputs, QueuePart, Start
+from raysearch.config.media import unchanged
+from raysearch.engine.protocol import Denoise, Encode, File, Finish, Look, Outputs, QueuePart, Start, Text, What, Whole
 from raysearch.recipe import long_video
-from raysearch.recipe.candidate import Candidate
+from raysearch.recipe.candidate import Candidate, Prompt, Sampler
 from raysearch.recipe.origins import Renoise, layout
 from raysearch.recipe.reward import Reward, met
+
+
+def picture(prompt: Prompt, s: Sampler) -> File | None:
+    """The first frame of a prompt, of the sampler's size."""
+    return None if prompt.image is None else File("image", prompt.image, (s.num_frames, s.height, s.width))
+
+
+def pictures(prompt: Prompt, s: Sampler) -> tuple[tuple[str, File], ...]:
+    """The frames that a prompt gives, of the sampler's size, by the arguments of a pipeline that take them."""
+    size = (s.num_frames, s.height, s.width)
+    given = {"image": prompt.image, "last_image": prompt.last}
+    return tuple((name, File("image", r, size)) for name, r in given.items() if r is not None)
+
+
+def conditions(prompt: Prompt, s: Sampler) -> list[What]:
+    """All that encoders make of a prompt for its videos, but for the frames that a chunk goes on from."""
+    captions = prompt.text, *prompt.later
+    if s.piped:
+        return [Whole(c, s, pictures(prompt, s)) for c in captions]
+    first = picture(prompt, s)
+    texts = [*captions, *([s.negative_prompt] if s.guided else [])]
+    return [*(Text(t, s.max_sequence_length) for t in texts), *([first] if first else [])]
+
+
+def encode(what: What) -> Encode:
+    """The request for a condition, with the bytes of its file."""
+    if isinstance(what, Whole):
+        read = ((name, replace(f, data=unchanged(f.recording))) for name, f in what.pictures)
+        return Encode(replace(what, pictures=tuple(read)))
+    return Encode(replace(what, data=unchanged(what.recording)) if isinstance(what, File) else what)
 
 
 def leg(x: Candidate, base: int | None, velocity: bool) -> Denoise:

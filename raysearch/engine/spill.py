@@ -1,10 +1,8 @@
 """The states of long videos' parts on disk, by identity: a run that was killed goes on from its last written part.
 
-The folder is a cache. A file is a digest of 16 bytes and a numpy .npz of numbers and arrays, which is read without
-pickle; a file whose digest does not fit its content is dropped.
+The folder is a cache: a file whose digest does not fit its content is dropped.
 """
 
-import io
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -12,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from raysearch.files import Folder
+from raysearch.files import Folder, own_content, sealed, unsealed
 from raysearch.recipe.candidate import Candidate
-from raysearch.recipe.digests import Digest, digest
+from raysearch.recipe.digests import Digest
 
 SPILL = "spill"  # the folder in a run's directory
 
@@ -41,12 +39,9 @@ class Spill:
 
     def write(self, x: Candidate, state: dict[str, Any], seconds: Sequence[float]) -> bool:
         """Write the state of `x`; False if the disk refuses. `seconds`: of `x` and of `long_video.unseen(x)`."""
-        buffer = io.BytesIO()
-        arrays = {f"of_{k}": np.frombuffer(v, np.uint8) if isinstance(v, bytes) else v for k, v in state.items()}
-        np.savez(buffer, allow_pickle=False, seconds=np.array(seconds), **arrays)
-        content = buffer.getvalue()
+        arrays = {k: np.frombuffer(v, np.uint8) if isinstance(v, bytes) else v for k, v in state.items()}
         try:
-            self._folder.write(_name(x.identity), digest(content) + content)
+            self._folder.write(_name(x.identity), sealed(x.identity, {"seconds": np.array(seconds), **arrays}))
         except OSError:  # the search goes on without the cache
             self.drop([x.identity])
             return False
@@ -54,17 +49,11 @@ class Spill:
 
     def read(self, x: Candidate) -> tuple[Any, int, list[float]] | None:
         """A reference to the state of `x`, its size in bytes and the seconds of `write`; None without a whole file."""
-        try:
-            found = self._file(x.identity).read_bytes()
-        except OSError:
-            found = b""
-        held, content = found[:16], found[16:]
-        if digest(content) != held:
+        state = unsealed(x.identity, own_content(self._file(x.identity)))
+        if state is None:
             self.drop([x.identity])
             return None
-        with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-            state = {k.removeprefix("of_"): arrays[k] for k in arrays.files if k != "seconds"}
-            seconds = arrays["seconds"].tolist()
+        seconds = state.pop("seconds").tolist()
         return self._put(state), sum(v.nbytes for v in state.values()), seconds
 
     def drop(self, identities: Iterable[Digest]) -> None:

@@ -20,7 +20,7 @@ from raysearch.engine.protocol import Fleet
 from raysearch.errors import BudgetExhausted, ConfigError, check
 from raysearch.files import source
 from raysearch.recipe.candidate import Candidate, Prompt, Sampler
-from raysearch.recipe.digests import canonical_json, digest
+from raysearch.recipe.digests import Digest, canonical_json, digest
 from raysearch.recipe.long_video import ALONE, Course
 from raysearch.recipe.origins import Recording
 from raysearch.recipe.reward import Reward, Score
@@ -107,9 +107,11 @@ class Plan:
     arms: tuple[ArmPlan, ...]
     details: dict[str, Any] = field(default_factory=dict)  # the backend's own: reward specs and the like
     images: str = "allowed"  # whether prompts may, must or must not have first frames
-    last_images: bool = False  # whether a prompt with a first frame may have a last one, too
     fps: int = 8  # of the model's videos
+    last_images: bool = False  # whether a prompt with a first frame may have a last one, too
     still: bool = False  # the model makes images: videos of one frame
+    # Of all that an embedding depends on besides its text: model, precision, device, versions; empty: none is kept.
+    encoding: Digest = b""
 
 
 @dataclass(frozen=True)

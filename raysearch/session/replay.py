@@ -30,6 +30,11 @@ class Past:
     spent: dict[str, int] = field(default_factory=dict)  # NFE that were really run
     lacking: dict[str, Outputs] = field(default_factory=dict)  # of finished searches: files that are not there
 
+    @property
+    def ended(self) -> set[str]:
+        """The finished searches that lack no file."""
+        return self.finished.keys() - self.lacking.keys()
+
 
 def answer_record(
     s: Search, xs: Sequence[Candidate], reward: Reward, scores: Sequence[Score], *, wall: float, spent: int
@@ -60,7 +65,7 @@ def read(folder: Path, plan: Plan, lacking: Callable[[str], Outputs]) -> Past:
     past = Past({r["search_id"]: _row(r) for r in search_records(folder) if r["status"] in FINISHED})
     wanted = {i: lacking(i) for i, row in past.finished.items() if row["winner"] is not None}
     past.lacking = {i: o for i, o in wanted.items() if o.asked}
-    arms = Counter(group_of(i) for i in past.finished if i not in past.lacking)
+    arms = Counter(group_of(i) for i in past.ended)
     rewards = {a.arm.name: a.asks for a in plan.arms}
     for r in journal.read(folder):
         if r["kind"] == "search" or arms[group_of(r["search"])] == len(plan.arms):

@@ -31,7 +31,7 @@ from raysearch.recipe.candidate import Candidate, Sampler
 from raysearch.recipe.reward import Reward, Score, score_key
 from raysearch.search.budget import Cost
 from raysearch.search.context import Context
-from raysearch.session import about, dataset, journal, replay, tables
+from raysearch.session import about, dataset, encoders, journal, replay, tables
 from raysearch.session.allocation import Allocation
 from raysearch.session.directory import (
     CONFIG,
@@ -90,6 +90,7 @@ class Session:
             prompts.check_images(self.prompts, self.plan.images, last=self.plan.last_images)
             for arm in self.plan.arms:
                 self._stops(arm.sampler)
+            self._embeddings = encoders.embeddings(config, self.plan, self._searches())
             texts = [e.prompt for e in self.prompts]
             self.costs = estimate(self.plan, texts, config.seeds, self.searches_per_arm, report)
             so_far: Sequence[Entry] = self.prompts
@@ -126,7 +127,7 @@ class Session:
             for row in self.past.finished.values():
                 self.progress.add(row)
             self.directory.flush()
-        self.progress.kept = len(self.past.finished)
+        self.progress.kept, self._ended = len(self.past.finished), self.past.ended
         self._whole: asyncio.Task[Any] | None = None  # the task of all searches
         self._allocations: dict[str, Allocation] = {}  # of the arms that have one
         self._ending = False  # one search's error ends the run, and cancels the others
@@ -202,21 +203,25 @@ class Session:
                 return
             if self.past.lacking:
                 self.report(f"files of {len(self.past.lacking)} finished searches are made again")
+            kept, left = self._embeddings, (s for s in self._searches() if s.id not in self._ended)
+            config, texts = encoders.needed(self.config, kept, left, self.report)
             async with (
-                self.backend.fleet(self.config, self.plan, self.report) as fleet,
+                self.backend.fleet(config, self.plan, self.report) as fleet,
                 Dispatcher.open(fleet.replicas) as dispatcher,
                 asyncio.TaskGroup() as tasks,
             ):
                 store = Store(int(self.config.fleet.store_gb * 1e9))
-                long = self.config.long.chunks > 1
-                spill = Spill(self.directory.folder, fleet.put) if long else None
-                engine = Engine(dispatcher, store, fleet.fetch, tasks, self.past.scores, spill)
+                spill = Spill(self.directory.folder, fleet.put) if self.config.long.chunks > 1 else None
+                kept = kept and replace(kept, put=fleet.condition)
+                engine = Engine(dispatcher, store, fleet.fetch, tasks, self.past.scores, spill, kept)
                 self.progress.engine, self.progress.dispatcher = engine, dispatcher
                 self.progress.started = self.clock()
                 live = asyncio.Semaphore(self.config.max_searches or max(2, self._alive_for(fleet.replicas)))
-                arrivals = tasks.create_task(self._welcome(fleet, dispatcher, live))
+                released = encoders.release(texts, engine, dispatcher, fleet, self.report)
+                beside = [tasks.create_task(w) for w in (self._welcome(fleet, dispatcher, live), released)]
                 await self._run_searches(engine, live)
-                arrivals.cancel()
+                for task in beside:
+                    task.cancel()
                 if spill is not None:
                     spill.close()
         finally:
@@ -260,7 +265,7 @@ class Session:
         arms: dict[str, int] = {}  # of a prompt and seed, not ended
         async with asyncio.TaskGroup() as tasks:
             for s in self._searches():
-                if s.id in self.past.finished and s.id not in self.past.lacking:
+                if s.id in self._ended:
                     over(s)
                     continue
                 await live.acquire()
@@ -269,7 +274,7 @@ class Session:
     def _interrupted(self, error: BaseException) -> bool:
         """True if an error ends the whole run, and not one search."""
         ended = self._ending or bool(self._whole and self._whole.cancelling())
-        return isinstance(error, FolderError) or (ended and not isinstance(error, Exception))
+        return isinstance(error, FolderError | NoReplica) or (ended and not isinstance(error, Exception))
 
     async def _search(self, s: Search, engine: Engine) -> None:
         """Run one search to its end, whatever that is, and record it.

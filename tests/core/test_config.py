@@ -25,7 +25,7 @@ MODEL = {"model": {"path": "x"}}
         ({"model": None}, "model: None is not allowed; it must be a mapping"),
         ({"model": {"path": 3}}, "model.path: 3 is not allowed; it must be of type str"),
         ({"model": {"path": "x", "dtype": "int8"}}, "model.dtype: 'int8' is not allowed; it must be one of float32, b"),
-        (MODEL | {1: 2}, "1: unknown key; allowed here: model, sampler"),
+        (MODEL | {1: 2}, "1: unknown key; allowed here: model, parts, sampler"),
         (MODEL | {"seeds": "0"}, "seeds: '0' is not allowed; it must be a list"),
         (MODEL | {"seeds": [0, -1]}, "seeds[1]: -1 is not allowed; it must be in 0..2^63-1"),
         (MODEL | {"seeds": []}, "seeds: [] is not allowed; it must be a list with 1 or more entries"),

@@ -4,7 +4,7 @@ import pytest
 
 from raysearch.engine.dispatcher import Dispatcher
 from raysearch.engine.protocol import Answer, Call, Encode, Encoded, Text
-from raysearch.errors import OutOfMemory, PoisonousItem, ReplicaDied, single
+from raysearch.errors import NoReplica, OutOfMemory, PoisonousItem, ReplicaDied, single
 from raysearch.testing import FakeReplica, run_virtual
 
 
@@ -339,3 +339,35 @@ def test_an_item_that_went_ahead_to_a_replica_that_dies_is_not_lost():
     poisoned, *others = dispatch([replica], named("poison"), named("a"), named("b"))
     assert isinstance(poisoned, PoisonousItem)
     assert all(isinstance(o, Answer) for o in others)
+
+
+def test_a_kind_is_retired_only_while_no_item_needs_it():
+    async def work():
+        async with Dispatcher.open([encoder(), encoder("f")]) as d, asyncio.TaskGroup() as tasks:
+            running = tasks.create_task(d.submit(CALL, age=0))
+            await asyncio.sleep(0.5)
+            early = d.retire("encoder")
+            assert isinstance(await running, Answer) and isinstance(await d.submit(CALL, age=0), Answer)
+            return early, d.retire("encoder"), dict(d.tally.slots), dict(d.tally.busy)
+
+    assert run_virtual(work()) == (False, True, {"encoder": 0}, {"encoder": 0})
+
+
+def test_what_restarts_or_joins_after_its_kind_was_retired_is_not_used():
+    slow, lost = encoder("slow", revives_after=50.0), encoder("lost", revives_after=None)
+    slow.gone = lost.gone = True
+
+    async def work():
+        async with Dispatcher.open([slow, lost, encoder("good")]) as d:
+            await asyncio.gather(*(d.submit(named(n), age=0) for n in ("x", "y", "z")))
+            assert d.retire("encoder")
+            d.join(late := encoder("late"))
+            await asyncio.sleep(100)
+            with pytest.raises(
+                NoReplica, match=r"^encode: no encoder is left: none was foreseen; fleet.encoders.cache"
+            ):
+                await d.submit(CALL, age=0)
+            return late.calls, d.tally.slots["encoder"], slow.gone
+
+    calls, slots, gone = run_virtual(work())
+    assert not calls and slots == 0 and gone

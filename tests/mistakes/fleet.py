@@ -1,10 +1,12 @@
 """Fleets that no cluster can be, and clusters that do not answer."""
 
 from mistakes import Mistake
+from mistakes.media import picture
 
 ADDRESS = "it must be host:port of a Ray head, as in 10.0.0.1:6379, or auto, or local"
 REPLICAS = "it must be in 1..1000, or {min: 1, max: 64} within these"
 SELECTOR = "it must be of the form a, !a, in(a, b) or !in(a, b)"
+FOLDER = "it must be true, false or a folder"
 WHOLE = "it must be a whole number, or below 1"
 
 
@@ -17,6 +19,13 @@ def silent(address: str) -> Mistake:
     """Nobody answers at this address."""
     line = f"fleet.address: no Ray cluster answers at '{address}' (unavailable: ...)"
     return Mistake(f"fleet.backend=ray fleet.address={address}", line, heavy=True)
+
+
+def released(what: str, *more: str) -> Mistake:
+    """Encoders cannot be released in a run with this, which `more` words ask for."""
+    allowed = f"it must be false with {what}, which are encoded while searches run"
+    line = f"fleet.encoders.release: True is not allowed; {allowed}"
+    return Mistake(["fleet.encoders.release=true", *more], line, files={"red.png": picture()}, heavy=True)
 
 
 TABLE = [
@@ -78,6 +87,25 @@ TABLE = [
         "fleet.scorers.labels.zone=a",
     ),
     Mistake("fleet.metrics=often", "fleet.metrics: 'often' is not allowed; it must be ..."),
+    # embeddings
+    refused("fleet.encoders.cache", "3", "3", FOLDER),
+    refused("fleet.encoders.cache", "''", "''", FOLDER),
+    Mistake(
+        "fleet.encoders.cache=config.yaml",
+        "fleet.encoders.cache: 'config.yaml' is not allowed; it must be a folder that can be written",
+        heavy=True,
+    ),
+    refused("fleet.encoders.release", "maybe", "'maybe'", "it must be ..."),
+    refused(
+        "fleet.encoders.release",
+        "true",
+        "True",
+        "it must be false with fleet.encoders.cache=false: what is lost could not be encoded again",
+        "fleet.encoders.cache=false",
+    ),
+    released("long.anew=true", "long.chunks=2"),
+    released("obstacles that are pictures or videos", "obstacles=[{image: red.png}]"),
+    released("first frames", "prompts=[{prompt: a red circle moving left, image: red.png}]"),
     # shards
     refused(
         "fleet.denoisers.shards",

@@ -346,7 +346,7 @@ def test_a_call_that_fails_leaves_no_error_that_ray_would_print(monkeypatch):
 
 
 def test_the_driver_pulls_no_latents(tiny, tmp_path, monkeypatch):
-    """Only winners' files are fetched: everything else stays a reference."""
+    """Only embeddings, for the disk, and winners' files are fetched: everything else stays a reference."""
     fetched = []
     plain = ray_fleet.RayFleet.fetch
 
@@ -357,7 +357,7 @@ def test_the_driver_pulls_no_latents(tiny, tmp_path, monkeypatch):
 
     monkeypatch.setattr(ray_fleet.RayFleet, "fetch", fetch)
     run(tiny, tmp_path / "run", arms=ARMS[1:2], fleet=on_ray())
-    assert fetched == [["mp4", "npy", "safetensors"]]
+    assert fetched == [["0", "tree"], ["0", "tree"], ["mp4", "npy", "safetensors"]]
     assert Path(tmp_path / "run" / "videos").is_dir()
 
 

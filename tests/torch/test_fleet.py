@@ -213,6 +213,39 @@ def test_a_gang_says_which_fault_of_a_follower_ended_it_and_does_not_try_again()
     run_virtual(work())
 
 
+@pytest.mark.parametrize("joining", [False, True])
+def test_one_that_is_released_while_it_starts_does_not_start_again_and_nothing_is_said(monkeypatch, joining):
+    removed = []
+    monkeypatch.setattr(ray_fleet, "remove_placement_group", removed.append)
+
+    async def work():
+        lines, actors = [], [Actor(), Actor(ready=1000), Actor()]
+        async with fleet(lines) as f:
+            r = replica(f, [[a] for a in (actors[1:] if joining else actors)])
+            other = replica(f, [[Actor()]], name="scorer-0")
+            other.kind = "scorer"
+            await other.ready()
+            f.tenants = [(r, "its group"), (other, "another group")]
+            if joining:
+                f.expect(r)
+            else:
+                await r.ready()
+                f.background(raises(r.restart()))
+            await asyncio.sleep(10)
+            await f.release("denoiser")
+            await asyncio.sleep(2000)
+            assert r.actors == [] and not f._serving["denoiser"] and f._serving["scorer"]
+            return lines, [a.killed for a in actors], [t for t, _ in f.tenants] == [other]
+
+    lines, killed, rest = run_virtual(work())
+    assert (lines, killed[1:], rest, removed) == ([], [True, False], True, ["its group"])
+
+
+async def raises(work):
+    with pytest.raises(ReplicaDied, match="denoiser-0 was released"):
+        await work
+
+
 def test_a_gang_that_is_closed_while_it_starts_leaves_no_actor():
     async def work():
         ranks = [Actor(lead=1000), Actor()]
