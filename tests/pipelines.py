@@ -49,6 +49,12 @@ class Kind:
         return folder
 
     @property
+    def pictures(self) -> dict[str, Image.Image]:
+        """Frames of the model's size, by the arguments that take them."""
+        size = (self.size, self.size)
+        return {name: picture(seed=i).resize(size) for i, name in enumerate(self.pictured)}
+
+    @property
     def blocks(self) -> dict[str, Any]:
         """The blocks `model` and `sampler` of a config, but for the path."""
         size = {"height": self.size, "width": self.size, "num_frames": self.num_frames}
@@ -127,11 +133,11 @@ def wan_parts(shift: float = 3.0) -> dict[str, Any]:
     return {"tokenizer": t.ByT5Tokenizer(), "text_encoder": t5(kind="UMT5"), "vae": wan_vae(), "scheduler": scheduler}
 
 
-def wan_two() -> Any:
-    second = wan_net()
+def wan_two(**config: Any) -> Any:
+    second = wan_net(**config)
     with torch.no_grad():
         second.proj_out.weight.mul_(0.5)
-    return d.WanPipeline(**wan_parts(), transformer=wan_net(), transformer_2=second, boundary_ratio=0.875)
+    return d.WanPipeline(**wan_parts(), transformer=wan_net(**config), transformer_2=second, boundary_ratio=0.875)
 
 
 def wan_two_pictured() -> Any:
@@ -149,11 +155,10 @@ def skyreels(kind: Any) -> Any:
     return kind(**wan_parts(8.0), transformer=wan_net(d.SkyReelsV2Transformer3DModel))
 
 
-def ltx(kind: Any = d.LTXPipeline) -> Any:
-    net = made(
-        d.LTXVideoTransformer3DModel, in_channels=8, out_channels=8, num_attention_heads=2, attention_head_dim=8,
-        cross_attention_dim=16, num_layers=1, caption_channels=16,
-    )  # fmt: skip
+def ltx(kind: Any = d.LTXPipeline, **config: Any) -> Any:
+    size = {"num_attention_heads": 2, "attention_head_dim": 8, "cross_attention_dim": 16, "num_layers": 1}
+    size |= {"in_channels": 8, "out_channels": 8, "caption_channels": 16}
+    net = made(d.LTXVideoTransformer3DModel, **size | config)
     vae = made(
         d.AutoencoderKLLTXVideo, latent_channels=8, block_out_channels=(8,) * 4, decoder_block_out_channels=(8,) * 4,
         layers_per_block=(1,) * 5, decoder_layers_per_block=(1,) * 5, decoder_inject_noise=(False,) * 5,

@@ -12,7 +12,9 @@ what it costs with real weights. Takes under ten minutes on one large GPU, and n
   that we accept is for exact mode. Memory is the peak that a rollout adds to the weights.
 * `same`: what is bit for bit the same, and how far apart the rest is, in standard deviations of the latent.
 * `decode`: a finished latent to uint8 frames.
-* `more`: what has no place in raysearch yet: regional torch.compile, and LTX-Video's transformer in its own pipeline.
+* `generic`: a pipeline that runs as it is (`sampler.name: own`), LTX-Video with a transformer of the real size, against
+  its own call. The autoencoder is small, since nothing is decoded.
+* `more`: what regional torch.compile gives to the pipeline, and how long all of it took.
 
 Where torch sees no GPU all of it runs on the CPU, for which smaller sizes must be given.
 """
@@ -34,16 +36,8 @@ import numpy as np
 import torch
 import transformers
 from bench import Report, json_option, paired, rollouts, search, spread, standing, stepwise
-from diffusers import (
-    AutoencoderKLWan,
-    FlowMatchEulerDiscreteScheduler,
-    LTXPipeline,
-    LTXVideoTransformer3DModel,
-    UniPCMultistepScheduler,
-    WanPipeline,
-    WanTransformer3DModel,
-)
-from transformers import ByT5Tokenizer, UMT5Config, UMT5EncoderModel
+from diffusers import LTXPipeline, WanPipeline, WanTransformer3DModel
+from gpu_models import DEVICE, saved, saved_ltx
 
 from actors.backend import Backend
 from actors.models import wan
@@ -52,15 +46,14 @@ from actors.models.weights import DTYPES
 from actors.workers.state import State
 from actors.workers.worker import Worker
 from raysearch.config import config as configuration
-from raysearch.engine.protocol import Denoise, Start, Text
+from raysearch.engine.protocol import Denoise, Start, Text, Whole
 from raysearch.recipe.candidate import Sampler
 from raysearch.recipe.origins import Noise
 
-PARTS = ("speed", "same", "decode", "compile", "ltx")
-AT_LEAST = 0.97
+PARTS = ("speed", "same", "decode", "generic", "compile")
+AT_LEAST, GENERIC_AT_LEAST = 0.97, 0.91
 TEXTS = ("a red circle moving left", "")
-CUDA = torch.cuda.is_available()
-DEVICE = "cuda" if CUDA else "cpu"
+CUDA = DEVICE == "cuda"
 
 
 def now() -> float:
@@ -84,23 +77,6 @@ class Peak:
     def __exit__(self, *error: object) -> None:
         if CUDA:
             self.text = f"{(torch.cuda.max_memory_allocated() - self._before) / 1e9:.2f}"
-
-
-def saved(folder: Path, args: argparse.Namespace) -> Path:
-    """A folder with a Wan pipeline of these sizes and random weights."""
-    torch.manual_seed(0)
-    with torch.device(DEVICE):
-        transformer = WanTransformer3DModel(
-            num_attention_heads=args.heads, ffn_dim=args.ffn, num_layers=args.layers, text_dim=args.text_width
-        )
-        size = {"d_model": args.text_width, "d_kv": 64, "num_heads": 2, "d_ff": 64, "num_layers": 1}
-        text = UMT5EncoderModel(UMT5Config(vocab_size=384, **size))
-        vae = AutoencoderKLWan(base_dim=args.vae_width)
-    transformer.to(DTYPES[args.dtype])
-    flow = {"prediction_type": "flow_prediction", "use_flow_sigmas": True, "flow_shift": 3.0}
-    parts = {"tokenizer": ByT5Tokenizer(), "text_encoder": text, "vae": vae, "transformer": transformer}
-    WanPipeline(**parts, scheduler=UniPCMultistepScheduler(**flow)).save_pretrained(folder)
-    return folder
 
 
 def config(folder: Path, args: argparse.Namespace, slots: int = 1, **sampler: Any) -> configuration.Config:
@@ -168,8 +144,12 @@ async def bench(folder: Path, args: argparse.Namespace, slots: int = 1, **sample
     c = config(folder, args, slots, **sampler)
     async with standing(Backend(), c) as (fleet, plan):
         encoder = next(r.worker for r in fleet.replicas if r.kind == "encoder")._worker
-        text, negative = (encoder.encode(Text(t, args.tokens), {}) for t in TEXTS)
-        yield Bench(c, plan, fleet, {"text": text, "negative": negative})
+        if plan.details["source"].runs_pipeline:
+            inputs = {"text": encoder.encode(Whole(TEXTS[0], plan.arms[0].sampler), {})}
+        else:
+            text, negative = (encoder.encode(Text(t, args.tokens), {}) for t in TEXTS)
+            inputs = {"text": text, "negative": negative}
+        yield Bench(c, plan, fleet, inputs)
     fleet.replicas.clear()
     freed()
 
@@ -299,6 +279,53 @@ async def decode(folder: Path, args: argparse.Namespace, report: Report) -> None
     report.table("decode", "one latent to frames | seconds: median, least, most | GB added | the same frames", rows)
 
 
+class RawLTX:
+    """LTX-Video's own pipeline, like `Raw`."""
+
+    def __init__(self, folder: Path, args: argparse.Namespace) -> None:
+        pipeline = LTXPipeline.from_pretrained(folder, dtype=DTYPES[args.dtype]).to(DEVICE)
+        pipeline.set_progress_bar_config(disable=True)
+        with torch.no_grad():
+            encoded = pipeline.encode_prompt(*TEXTS, max_sequence_length=args.tokens, device=torch.device(DEVICE))
+        names = ("prompt_embeds", "prompt_attention_mask", "negative_prompt_embeds", "negative_prompt_attention_mask")
+        call = dict(zip(names, encoded, strict=True))
+        call |= {"height": args.height, "width": args.width, "num_frames": args.frames, "output_type": "latent"}
+        self._made = partial(pipeline, **call, num_inference_steps=args.steps, guidance_scale=3.0)
+        self._steps = args.steps
+
+    def made(self) -> np.ndarray:
+        """The latent of the noise 0."""
+        return self._made(generator=torch.Generator().manual_seed(0)).frames.float().cpu().numpy()
+
+    async def timed(self) -> float:
+        """Seconds of a step."""
+        began = now()
+        self.made()
+        return (now() - began) / self._steps
+
+
+async def generic(scratch: Path, args: argparse.Namespace, report: Report) -> None:
+    sizes = dict(zip(("height", "width", "frames"), args.ltx_size, strict=True))
+    args = argparse.Namespace(**{**vars(args), **sizes, "tokens": min(args.tokens, 128)})
+    folder = saved_ltx(scratch / "ltx", args)
+    raw = RawLTX(folder, args)
+    with Peak() as peak:
+        alone = raw.made()
+    rows = []
+    memory = peak.text
+    for slots in args.slots:
+        async with bench(folder, args, slots, name="own", guidance_scale=3.0) as b:
+            with Peak() as peak:
+                off = compared("", b.made(slots)[0], alone, False)[-1]
+            ours, theirs = await paired(args.repeats, partial(b.timed, slots), raw.timed)
+            if not rows:
+                rows.append([*row("LTX-Video's pipeline", theirs, theirs, "", memory), ""])
+            at_least = f"{GENERIC_AT_LEAST:.2f}" if slots == 1 else ""
+            rows.append([*row(f"a denoiser, slots {slots}", ours, theirs, at_least, peak.text), off])
+    head = "what | ms a step | steps a second | of the pipeline's speed: median, least, most | at least | GB added"
+    report.table("generic", f"{head} | largest difference", rows)
+
+
 async def compiled(folder: Path, args: argparse.Namespace) -> list[list[str]]:
     eager, fast = Raw(folder, args), Raw(folder, args)
     fast.pipeline.transformer.compile_repeated_blocks()
@@ -316,33 +343,6 @@ async def compiled(folder: Path, args: argparse.Namespace) -> list[list[str]]:
     ]
 
 
-async def ltx(args: argparse.Namespace) -> list[list[str]]:
-    """LTX-Video 2B's transformer in its own pipeline."""
-    torch.manual_seed(0)
-    heads = args.ltx_heads
-    with torch.device(DEVICE):
-        model = LTXVideoTransformer3DModel(
-            num_attention_heads=heads, cross_attention_dim=64 * heads, num_layers=args.ltx_layers
-        )
-    model.to(DTYPES[args.dtype]).eval()
-    parts = {"vae": None, "text_encoder": None, "tokenizer": None}
-    pipeline = LTXPipeline(**parts, transformer=model, scheduler=FlowMatchEulerDiscreteScheduler())
-    pipeline.set_progress_bar_config(disable=True)
-    text = torch.randn(1, 128, 4096, device=DEVICE, dtype=DTYPES[args.dtype])
-    mask = torch.ones(1, 128, device=DEVICE)
-    call = {"prompt_embeds": text, "prompt_attention_mask": mask, "negative_prompt_embeds": torch.zeros_like(text)}
-    call |= {"negative_prompt_attention_mask": mask, "num_inference_steps": args.steps, "guidance_scale": 3.0}
-    call |= dict(zip(("height", "width", "num_frames"), args.ltx_size, strict=True))
-    seconds = []
-    for _ in range(args.repeats + 1):
-        began = now()
-        pipeline(**call, output_type="latent")
-        seconds.append((now() - began) / args.steps)
-    size = " x ".join(map(str, args.ltx_size))
-    what = f"LTX-Video's pipeline, {_billions(model)}, {size}, ms a step: median, least, most"
-    return [[what, spread(1000 * np.array(seconds[1:]), "{:.1f}")]]
-
-
 def _billions(model: torch.nn.Module) -> str:
     return f"{sum(p.numel() for p in model.parameters()) / 1e9:.2f}B parameters"
 
@@ -356,8 +356,9 @@ async def measure(folder: Path, args: argparse.Namespace, report: Report) -> Non
         if part.__name__ in args.parts:
             await part(folder, args, report)
             freed()
-    if "ltx" in args.parts:
-        more += await ltx(args)
+    if "generic" in args.parts:
+        await generic(folder.parent, args, report)
+        freed()
         freed()
     if "compile" in args.parts:
         more += await compiled(folder, args)

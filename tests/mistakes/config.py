@@ -2,7 +2,7 @@
 
 from mistakes import Mistake
 
-TOP = "allowed here: model, sampler, policy, rewards, prompts, ..."
+TOP = "allowed here: model, parts, sampler, policy, rewards, prompts, ..."
 
 
 def no(key: str, value: str, allowed: str, **more: object) -> Mistake:

@@ -11,7 +11,6 @@ import sys
 import time
 import urllib.request
 from concurrent.futures import Future
-from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +26,6 @@ from actors.backend import Backend
 from actors.cluster import fleet as ray_fleet
 from actors.cluster import head, metrics, placement
 from actors.cluster.actor import Actor
-from actors.cluster.placement import Node
 from actors.cluster.replica import RayReplica
 from actors.models.source import Source
 from actors.workers.worker import Worker
@@ -69,37 +67,6 @@ def test_ray_and_local_agree_bit_for_bit_with_one_and_two_denoisers(tiny, tmp_pa
         assert [r["winner"] for r in rows] == [r["winner"] for r in expected]
         assert all(np.array_equal(got[k], latents[k]) and np.array_equal(shown[k], frames[k]) for k in latents)
         assert all((tmp_path / str(i) / r["video"]).read_bytes()[4:8] == b"ftyp" for r in rows)
-
-
-@pytest.mark.parametrize(
-    ("nodes", "replicas", "gpus", "fits"),
-    [
-        ([(8, 2)], 4, 0.5, True),
-        ([(8, 2)], 5, 0.5, False),
-        ([(8, 2)], 2, 0.6, True),
-        ([(8, 2)], 3, 0.6, False),  # two thirds of a GPU are left, on two GPUs
-        ([(8, 1), (8, 1)], 1, 2, False),  # on no single node
-        ([(1, 8)], 3, 1, False),  # too few CPUs beside them
-    ],
-)
-def test_what_fits(tiny, nodes, replicas, gpus, fits):
-    pools = on_ray(denoisers={"replicas": replicas, "num_gpus": gpus, "num_cpus": 0.5}, encoders={"num_cpus": 0})
-    config = configuration.build({"model": {"path": str(tiny)}, "fleet": pools})
-    offer(config, nodes, None if fits else r"fleet\.(denoisers|scorers)")
-
-
-def offer(config, nodes, refusal):
-    """What the cluster check says to nodes of so many CPUs and GPUs each: nothing, or the refusal."""
-    offered = [Node({"CPU": cpu, "GPU": gpu, "object_store_memory": 4e9}) for cpu, gpu in nodes]
-    with pytest.raises(ConfigError, match=refusal) if refusal else nullcontext():
-        placement.check_cluster(config, offered)
-
-
-@pytest.mark.parametrize(("nodes", "fits"), [([(8, 2), (8, 2)], True), ([(8, 3)], False), ([(3, 4)], False)])
-def test_each_shard_has_the_resources_of_its_pool(tiny, nodes, fits):
-    denoisers = {"replicas": 2, "shards": 2, "num_gpus": 1, "num_cpus": 1}
-    config = configuration.build({"model": {"path": str(tiny)}, "fleet": on_ray(denoisers=denoisers)})
-    offer(config, nodes, None if fits else r"fleet\.denoisers: 2 replicas of 2 shards of 1 GPU and 1 CPU each")
 
 
 @pytest.mark.parametrize(

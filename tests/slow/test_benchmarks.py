@@ -114,10 +114,17 @@ def test_on_ray(name, arguments):
 def test_on_a_gpu_where_there_is_one():
     sizes = "--layers 1 --heads 1 --ffn 64 --text-width 32 --vae-width 8 --height 32 --width 32 --frames 5 --tokens 40"
     ltx = "--ltx-layers 1 --ltx-heads 1 --ltx-size 64 64 9"
-    parts = "--parts speed same decode ltx --slots 1 2 --steps 3 --repeats 1"  # compiling takes a minute
+    parts = "--parts speed same decode generic --slots 1 2 --steps 3 --repeats 1"  # compiling takes a minute
     lines = printed("benchmarks/gpu.py", f"{parts} {sizes} {ltx}").splitlines()
     assert all(" True " in line for line in lines if " the same bits " in line)
-    assert sum("of the pipeline's" in line or line.startswith("a ") for line in lines) == 6
+    assert sum("of the pipeline's" in line or line.startswith("a ") for line in lines) == 8
+
+
+def test_a_pipeline_as_it_is_against_its_own_call():
+    lines = printed("benchmarks/own_pipelines.py", "--kinds LTX FLUX --steps 4 --wan-steps 4 --repeats 1").splitlines()
+    held = [line.split() for line in lines if "Pipeline`" in line]
+    assert len(held) == 2 and all(words.count("yes") == 3 for words in held)
+    assert [line.split()[1:3] for line in lines if line.startswith(("best_of_n", "rgrp"))] == [["yes", "yes"]] * 2
 
 
 def test_in_virtual_time(printed_here):

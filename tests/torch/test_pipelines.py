@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-from pipelines import KINDS, picture
+from pipelines import KINDS
 from safetensors.torch import load_file
 
 import raysearch
@@ -37,19 +37,13 @@ def folder(kind, tmp_path_factory):
     return kind.save(tmp_path_factory.mktemp("pipeline"))
 
 
-def pictures(kind):
-    """Frames of the model's size, by the arguments that take them."""
-    size = (kind.size, kind.size)
-    return {name: picture(seed=i).resize(size) for i, name in enumerate(kind.pictured)}
-
-
 def config(kind, folder, tmp_path, **values):
     blocks = kind.blocks
     prompts = {"prompts": [PROMPT]}
     if kind.pictured:
-        for name, shown in pictures(kind).items():
+        for name, shown in kind.pictures.items():
             shown.save(tmp_path / f"{name}.png")
-        files = {name: f"{name}.png" for name in pictures(kind)}
+        files = {name: f"{name}.png" for name in kind.pictures}
         (tmp_path / "prompts.jsonl").write_text(json.dumps({"prompt": PROMPT, **files}) + "\n")
         prompts = {"prompts_file": str(tmp_path / "prompts.jsonl")}
     return {
@@ -61,7 +55,7 @@ def config(kind, folder, tmp_path, **values):
 
 def test_the_contract_holds(kind, folder, tmp_path):
     plan = Backend().prepare(c := configuration.build(config(kind, folder, tmp_path)), configuration.arms(c))
-    found = contract.measured(Source(folder), plan.arms[0].sampler, pictures(kind))
+    found = contract.measured(Source(folder), plan.arms[0].sampler, kind.pictures)
     assert found.holds, found
 
 
@@ -72,7 +66,7 @@ def test_an_encoder_loads_an_autoencoder_only_where_the_pipeline_encodes_with_it
         c = configuration.build(config(kind, folder, tmp_path))
         encoder = Conditioner(Source(folder))
         assert next(encoder._pipeline.vae.parameters()).is_meta
-        encoder(Backend().prepare(c, configuration.arms(c)).arms[0].sampler, PROMPT, pictures(kind))
+        encoder(Backend().prepare(c, configuration.arms(c)).arms[0].sampler, PROMPT, kind.pictures)
         assert next(encoder._pipeline.vae.parameters()).is_meta != wanted
 
 
@@ -101,7 +95,7 @@ def test_searches_agree_with_the_pipeline_and_with_full_slots(kind, folder, tmp_
     (shown,) = (tmp_path / "run1").rglob("*single.npy")
     own = pipeline(Source(folder), "whole")
     call = {"prompt": PROMPT, "height": kind.size, "width": kind.size, "num_inference_steps": 6, "output_type": "np"}
-    call |= pictures(kind)
+    call |= kind.pictures
     blocks = kind.blocks
     takes = type(own).__call__.__wrapped__.__code__.co_varnames
     more = {"guidance_scale": kind.guidance_scale, "guidance_scale_2": kind.scale_2, "num_frames": kind.num_frames,
@@ -177,3 +171,24 @@ def test_obstacles_push_a_pipeline_as_they_push_latents(tmp_path):
 
 def test_the_tested_classes_are_those_that_need_no_check():
     assert {type(kind.make()).__name__ for kind in KINDS.values()} == TESTED
+
+
+@pytest.mark.parametrize("name", ["Wan 2.2, two experts", "Wan 2.2 from an image"])
+def test_a_wan_pipeline_as_it_is_and_the_family_s_own_code_find_the_same(name, tmp_path):
+    kind, found = KINDS[name], {}
+    folder = kind.save(tmp_path / "model")
+    for sampler in ("own", "unipc"):
+        values = config(kind, folder, tmp_path, arms=ARMS, output={"latents": True}, run_dir=str(tmp_path / sampler))
+        values["sampler"] = {k: v for k, v in values["sampler"].items() if k != "call"} | {"name": sampler}
+        values["model"]["max_sequence_length"] = 64  # of the negative prompt and the caption, for the family
+        raysearch.run(values, report=lambda line: None)
+        rows = pq.read_table(tmp_path / sampler / "searches.parquet").to_pylist()
+        assert [r["reason"] for r in rows] == [""] * len(ARMS)
+        found[sampler] = {r["arm"]: r for r in rows}
+    for arm, row in found["own"].items():
+        other = found["unipc"][arm]
+        # A parent's name depends on the sampler's.
+        origins = [{k: v for k, v in json.loads(r["origin"]).items() if k != "parent"} for r in (row, other)]
+        assert origins[0] == origins[1] and row["nfe"] == other["nfe"]
+        latents = [load_file(tmp_path / s / "latents" / f"{row['search_id']}.safetensors") for s in found]
+        assert torch.equal(latents[0]["latents"], latents[1]["latents"])

@@ -45,6 +45,12 @@ def test_a_trainings_workers_fit_on_nodes(workers, line):
 
 
 GPU = {"num_gpus": 0.7}
+SHARDS = {"replicas": 2, "shards": 2, "num_gpus": 1, "num_cpus": 1}
+TWO_OF_TWO = r"fleet\.denoisers: 2 replicas of 2 shards of 1 GPU and 1 CPU each"
+
+
+def denoisers(replicas: int, gpus: float) -> dict[str, float]:
+    return {"replicas": replicas, "num_gpus": gpus, "num_cpus": 0.5}
 
 
 def test_a_scorer_that_shares_is_beside_the_first_shard_only():
@@ -123,6 +129,15 @@ def node(cpus: float, gpus: float = 0, gb: float = 1, kind: str = "", **labels: 
             "fleet.scorers: 1 replicas of 0.7 GPU",
         ),
         ({"denoisers": {"num_cpus": 2}, "encoders": {"labels": {"ray.io/zone": "in(a, b)"}}}, [node(3)], "ray.io/zone"),
+        ({"denoisers": denoisers(4, 0.5)}, [node(8, 2)], None),
+        ({"denoisers": denoisers(5, 0.5)}, [node(8, 2)], r"fleet\.denoisers"),
+        ({"denoisers": denoisers(2, 0.6)}, [node(8, 2)], None),
+        ({"denoisers": denoisers(3, 0.6)}, [node(8, 2)], r"fleet\.denoisers"),  # no GPU has 0.6 left
+        ({"denoisers": denoisers(1, 2)}, [node(8, 1), node(8, 1)], r"fleet\.denoisers"),  # on no single node
+        ({"denoisers": denoisers(3, 1)}, [node(1, 8)], r"fleet\.denoisers|fleet\.scorers"),  # too few CPUs beside them
+        ({"denoisers": SHARDS}, [node(8, 2), node(8, 2)], None),
+        ({"denoisers": SHARDS}, [node(8, 3)], TWO_OF_TWO),
+        ({"denoisers": SHARDS}, [node(3, 4)], TWO_OF_TWO),
     ],
 )
 def test_what_fits(fleet, nodes, line):

@@ -29,6 +29,8 @@ def rows(forward: Forward) -> int:
 
 def groups(forwards: Sequence[Forward]) -> list[list[int]]:
     """The indices of forwards that can be joined, in their order."""
+    if len(forwards) == 1:
+        return [[0]]
     found: list[tuple[Any, list[Any], list[int]]] = []
     for i, f in enumerate(forwards):
         kind, shared = _kind(f)

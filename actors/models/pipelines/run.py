@@ -124,7 +124,8 @@ class Run:
 
     def answer(self, output: Tree) -> None:
         """Give the waiting forward its output, and go on to the next forward or to the end of the leg."""
-        self._forwards.append(tree_map(_blank, output))
+        last = self.step >= self.until - 1  # no earlier step's shapes are kept
+        self._forwards.append(tree_map(_blank, output) if last else None)
         self._switch(output)
 
     def point(self) -> Point:
