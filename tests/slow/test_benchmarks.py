@@ -117,7 +117,7 @@ def test_on_a_gpu_where_there_is_one():
     parts = "--parts speed same decode generic --slots 1 2 --steps 3 --repeats 1"  # compiling takes a minute
     lines = printed("benchmarks/gpu.py", f"{parts} {sizes} {ltx}").splitlines()
     assert all(" True " in line for line in lines if " the same bits " in line)
-    assert sum("of the pipeline's" in line or line.startswith("a ") for line in lines) == 8
+    assert sum("of the pipeline's" in line or line.startswith("a ") for line in lines) == 9
 
 
 def test_a_pipeline_as_it_is_against_its_own_call():
