@@ -24,7 +24,7 @@ TABLE = [
     Mistake("arms=[]", "arms: [] is not allowed; it must be a list of at least one arm"),
     arm("3", "arms[0]: 3 is not allowed; it must be a mapping"),
     arm("null", "arms[0]: None is not allowed; it must be a mapping"),
-    arm("single", "arms[0]: 'single' is not allowed; it must be a mapping"),
+    arm("single", "arms[0]: 'single' is not allowed; it must be a mapping, such as {name: single}"),
     arm("{}", f"arms[0].name is missing: it must be {NAME}"),
     arm("{policy: {name: single}}", f"arms[0].name is missing: it must be {NAME}"),
     arm(

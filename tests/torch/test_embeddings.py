@@ -58,7 +58,7 @@ def test_what_a_file_cannot_hold_is_not_written(held):
 
 
 def test_a_picture_is_not_written():
-    assert plain(Conditions("a sampler", "a", {}, picture=object())) == {}
+    assert plain(Conditions("a sampler", "a", {}, {"image": object()})) == {}
 
 
 def test_a_second_run_loads_no_text_encoder_and_makes_the_same(tiny, tmp_path, monkeypatch):
