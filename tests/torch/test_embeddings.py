@@ -12,6 +12,7 @@ from actors import backend
 from actors.backend import Backend
 from actors.models.pipelines.state import Conditions, Packed
 from actors.models.pipelines.workers import Conditioner
+from actors.models.source import Source
 from actors.workers import worker
 from actors.workers.conditions import condition, plain
 from raysearch.config import config as configuration
@@ -110,7 +111,7 @@ def test_pipelines_conditions_do_not_depend_on_the_steps_and_come_back_if_they_a
     folder = kind.save(tmp_path / "pipeline")
     c = config(folder, **kind.blocks)
     plan = Backend().prepare(c, configuration.arms(c)).arms[0]
-    encoder = Conditioner(folder, dtype="float32", device="cpu")
+    encoder = Conditioner(Source(folder))
     made = {n: encoder(plan.at_steps(n), PROMPT) for n in (3, 6)}
     few, many = (made[n].encoded for n in (3, 6))
     kept = Embeddings(tmp_path, b"encoding")
