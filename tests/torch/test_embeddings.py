@@ -152,10 +152,11 @@ def test_a_pipelines_second_run_loads_no_encoder_even_for_drafts(tmp_path, monke
 
 def test_the_key_covers_model_precision_device_versions_and_code(tiny, monkeypatch):
     c = config(tiny)
-    model = backend.checked_model(c)
+    model = backend.checked_model(c, configuration.arms(c))
     found = {backend.encoding(c, model)}
     found.add(backend.encoding(config(tiny, model={"dtype": "bfloat16"}), model))
     found.add(backend.encoding(config(tiny, fleet={"encoders": {"num_gpus": 0.5}}), model))
+    found.add(backend.encoding(config(tiny, parts={"text_encoder": {"dtype": "bfloat16"}}), model))
     found.add(backend.encoding(c, replace(model, content=b"other weights")))
     assert backend.encoding(config(tiny, fleet={"denoisers": {"num_gpus": 1}}), model) in found
     installed = backend.installed
@@ -164,4 +165,4 @@ def test_the_key_covers_model_precision_device_versions_and_code(tiny, monkeypat
         found.add(backend.encoding(c, model))
     monkeypatch.setattr(backend, "files_digest", lambda files: b"other code")
     found.add(backend.encoding(c, model))
-    assert len(found) == 10
+    assert len(found) == 11
