@@ -208,7 +208,7 @@ TABLE = [
         edited("model_index.json", text_encoder=["transformers", "Trainer"]),
     ),
     broken(
-        f"sampler.name (arm single): 'unipc' {BAD} own with WanPipeline, which is run as it is",
+        f"model.path: 'm' {BAD} one whose boundary_ratio is a number in 0..1, and which has a transformer_2, or ...",
         edited("model_index.json", boundary_ratio=0.875),
     ),
     broken(
