@@ -117,20 +117,22 @@ def checked_model(config: Config, arms: Sequence[Arm]) -> Model:
         check_chunks(config, geometry, shape[2])
     content = source.content()
     if geometry.path == "own":
-        shape = geometry.trajectory(pipeline_sampler(config, config.sampler, content)).latent_shape
+        for s in (config.sampler, *(a.sampler for a in arms)):
+            geometry.check_call(s.call)
+        shape = geometry.trajectory(pipeline_sampler(config, config.sampler, source, content)).latent_shape
     return Model(source, geometry, shape, content)
 
 
 def texts_of(entries: Sequence[prompts.Entry], arms: Sequence[Arm]) -> dict[str, str]:
     """All texts that the text encoder reads, with their places in the config."""
     texts: dict[str, str] = {}
-    guided = any(arm.sampler.guidance_scale > 1 for arm in arms)
+    guided = any(arm.sampler.scale > 1 for arm in arms)
     for e in entries:
         texts |= dict.fromkeys((e.prompt.text, *e.prompt.later), e.place)
         if guided and e.negative_prompt is not None:
             texts[e.negative_prompt] = prompts.key(e, "negative_prompt")
     for arm in arms:
-        if arm.sampler.guidance_scale > 1:
+        if arm.sampler.scale > 1:
             texts[arm.sampler.negative_prompt] = f"sampler.negative_prompt (arm {arm.name})"
         shown = (b.text for b in arm.obstacles if isinstance(b, obstacles.Text))
         texts |= dict.fromkeys(shown, f"obstacles (arm {arm.name})")
@@ -253,7 +255,7 @@ def recipe_sampler(config: Config, s: SamplerConfig, source: Source, content: by
     one = "left out: this model has one guidance scale"
     check(s.guidance_scale_2 is None or geometry.experts == 2, "sampler.guidance_scale_2", s.guidance_scale_2, one)
     if path == "own":
-        return geometry.planned(pipeline_sampler(config, s, content))
+        return geometry.planned(pipeline_sampler(config, s, source, content))
     try:
         sigmas = solvers.grid(solvers.scheduler_config(folder), s.name, s.flow_shift, s.num_steps)
     except Exception as error:  # diffusers' errors for a wrong config have no common type
@@ -280,7 +282,7 @@ def plain_sampler(config: Config, s: SamplerConfig, content: bytes) -> Sampler:
         name=s.name,
         num_steps=s.num_steps,
         sigmas=(1.0,) * s.num_steps + (0.0,),
-        guidance_scale=s.guidance_scale,
+        guidance_scale=s.scale,
         negative_prompt=s.negative_prompt,
         height=m.height,
         width=m.width,
@@ -291,10 +293,10 @@ def plain_sampler(config: Config, s: SamplerConfig, content: bytes) -> Sampler:
     )
 
 
-def pipeline_sampler(config: Config, s: SamplerConfig, content: bytes) -> Sampler:
+def pipeline_sampler(config: Config, s: SamplerConfig, source: Source, content: bytes) -> Sampler:
     """The recipe's sampler of a whole pipeline, but for what is known of its grid."""
-    plain = plain_sampler(config, s, content)
-    return replace(plain, call=canonical_json(s.call))
+    scale = source.geometry.guidance_scale if s.guidance_scale is None else s.guidance_scale
+    return replace(plain_sampler(config, s, content), call=canonical_json(s.call), guidance_scale=scale)
 
 
 def sampler_at(config: Config, s: SamplerConfig, source: Source, content: bytes, num_steps: int) -> Sampler:

@@ -13,6 +13,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Coroutine, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn, TextIO, TypeVar
 
@@ -32,8 +33,16 @@ from raysearch.threads import announced
 
 T = TypeVar("T")
 CHECKING = "the config, the model and the rewards are being checked"
+MEASURING = "# the pipeline is loaded and measured: whole, in legs, in a batch, and by its own call"  # as COMPARING
 COMPARING = "# rules are being compared"  # a comment of what is printed then, which is YAML
 OURS = ("raysearch", "policies", "actors")
+
+
+def script() -> int:
+    """The installed command. Like `python -m raysearch` it finds a user's modules in the folder where it is started."""
+    with suppress(FileNotFoundError):  # a folder that was removed
+        sys.path.insert(0, str(Path.cwd()))
+    return main()
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -272,11 +281,11 @@ def check_model(
     """Measure on a small video whether a pipeline of diffusers can be searched, and print a config to start from."""
     size = {"height": height, "width": width}
     check_request(model, size, steps)
-    from actors.models.pipelines.report import report
+    with announced(MEASURING, print):
+        from actors.models.pipelines.report import report
 
-    text, holds = report(
-        model, device=device, dtype=dtype, size=size, num_frames=num_frames, num_steps=steps, call=call
-    )
+        asked: dict[str, Any] = {"size": size, "num_frames": num_frames, "num_steps": steps, "call": call}
+        text, holds = report(model, device=device, dtype=dtype, **asked)
     print(text, end="")
     return 0 if holds else 1
 

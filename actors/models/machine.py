@@ -37,7 +37,12 @@ def check_machine(parts: Mapping[str, PartConfig], found: Mapping[str, Part], fl
             check(regional, f"{block}.compile", True, f"false: {kind.__name__} names no blocks that repeat")
         for key, value, package in needed(p):
             there = importlib.util.find_spec(package) is not None
-            check(there, f"{block}.{key}", value, f"left out: {package} is not installed")
+            check(
+                there,
+                f"{block}.{key}",
+                value,
+                f"left out: {package} is not installed (pip install {package.replace('_', '-')})",
+            )
         check_devices(name, p, fleet)
 
 

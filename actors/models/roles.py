@@ -51,8 +51,13 @@ def footprint(source: Source, role: Role, *, offloaded: bool = True) -> Footprin
 
 def worded(found: Footprint) -> str:
     """A footprint in words."""
-    counted = f" ({found.parameters / 1e9:.3g} billion parameters)" if found.parameters else ""
-    return f"{found.gigabytes:.3g} GB of weights{counted}"
+    counted = f" ({_short(found.parameters)}parameters)" if found.parameters else ""
+    size = f"{found.gigabytes:.3g} GB" if found.bytes >= 1e8 else f"{found.bytes / 1e6:.3g} MB"
+    return f"{size} of weights{counted}"
+
+
+def _short(count: int) -> str:
+    return f"{count / 1e9:.3g} billion " if count >= 1e8 else f"{count / 1e6:.3g} million "
 
 
 def _of_part(source: Source, part: Part) -> Footprint:

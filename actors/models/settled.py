@@ -38,8 +38,8 @@ def settled(config: Config, say: Callable[[str], None]) -> Config:
         return config
     for arm in ways:
         s = arm.sampler
-        if s.guidance_scale <= 1:
-            scale = f"sampler.guidance_scale={s.guidance_scale:g} (arm {arm.name})"
+        if s.scale <= 1:
+            scale = f"sampler.guidance_scale={s.scale:g} (arm {arm.name})"
             keys = (prompts.key(e, "negative_prompt") for e in entries if e.negative_prompt)
             if key := "sampler.negative_prompt" if s.negative_prompt else next(keys, ""):
                 say(f"{key} has no effect with {scale}: only a scale above 1 is guidance")

@@ -90,7 +90,7 @@ def velocity(
     else:
         conditional = model.velocity(x, t, given.text, given.first)
         unconditional = model.velocity(x, t, given.negative, given.first)
-    return (unconditional + s.guidance_scale * (conditional - unconditional)).float()
+    return (unconditional + s.scale * (conditional - unconditional)).float()
 
 
 @torch.no_grad()
@@ -242,7 +242,7 @@ class Prfl:
         for i in np.flatnonzero(rng.random(n) < self.c.image_share):
             assert batch is not None
             texts[i], first[i] = str(batch["prompt"][i]), self.clean(batch["latent"][i : i + 1])[:, :, :1]
-        guided = self.c.sampler.guidance_scale > 1
+        guided = self.c.sampler.scale > 1
         negative = self.embed([self.c.sampler.negative_prompt]).expand(n, -1, -1) if guided else None
         return Conditions(self.embed(texts), negative, first)
 
@@ -366,7 +366,7 @@ def check_parts(c: PrflConfig) -> dict[str, bytes]:
     if not m.truncate:
         texts = dict.fromkeys(captions_of(c.dataset), "dataset") if c.dataset else {}
         texts |= dict.fromkeys(captions(c), "prompts")
-        if s.guidance_scale > 1:
+        if s.scale > 1:
             texts[s.negative_prompt] = "sampler.negative_prompt"
         check_lengths(source, texts, m.max_sequence_length, "model.")
     if c.lora.rank:

@@ -88,7 +88,7 @@ def load(path: Path, overrides: Sequence[str] = ()) -> PrflConfig:
         check(getattr(m, key) >= 1, f"model.{key}", getattr(m, key), "at least 1")
     check(s.name in ODE, "sampler.name", s.name, f"one of {', '.join(ODE)}")
     check(2 <= s.num_steps <= MOST_STEPS, "sampler.num_steps", s.num_steps, f"from 2 to {MOST_STEPS}")
-    check(isfinite(s.guidance_scale), "sampler.guidance_scale", s.guidance_scale, "a finite number")
+    check(isfinite(s.scale), "sampler.guidance_scale", s.guidance_scale, "a finite number")
     check(s.flow_shift is None or s.flow_shift > 0, "sampler.flow_shift", s.flow_shift, "above 0")
     check(s.eta is None, "sampler.eta", s.eta, "left out: the solver has no noise")
     check(isfinite(c.target), "target", c.target, "a finite number")

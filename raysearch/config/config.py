@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -64,7 +64,7 @@ class SamplerConfig:
 
     name: Literal[Ode, Sde, Vp, Own] = "unipc"
     num_steps: Annotated[int, Ge(1), Le(MOST_STEPS)] = 50
-    guidance_scale: float = 5.0
+    guidance_scale: float | None = None  # None: 5, or with name: own the pipeline's own
     flow_shift: Positive | None = None  # None: the model's own
     eta: Positive | None = None  # strength of the noise of a stochastic solver; None: its paper's
     interpolant: Literal["linear", "vp"] = "linear"  # the path along which score-sde steps
@@ -72,6 +72,16 @@ class SamplerConfig:
     guidance_scale_2: float | None = None  # of the second of two experts; None: guidance_scale
     call: dict[str, Any] = field(default_factory=dict)  # more arguments of a whole pipeline's call
     batched_guidance: bool = False  # both halves of guidance in one forward: faster on a GPU, not bit-exact
+
+    @property
+    def scale(self) -> float:
+        """The guidance scale of a model of latents."""
+        return 5.0 if self.guidance_scale is None else self.guidance_scale
+
+    @property
+    def settled(self) -> "SamplerConfig":
+        """The same sampler, with the guidance scale that a model of latents has."""
+        return self if self.name == "own" else replace(self, guidance_scale=self.scale)
 
 
 @dataclass(frozen=True)
@@ -205,6 +215,8 @@ def build(values: Any) -> Config:
     check(long.fifo is None or long.chunks > 1, "long.fifo", "given", "left out with long.chunks=1")
     check(config.collect is None or long.chunks == 1, "long.chunks", long.chunks, "1 with collect")
     found = arms(config)
+    if all(arm.sampler.name != "own" for arm in found):
+        config = replace(config, sampler=config.sampler.settled)
     names = [a.name for a in found]
     if config.baseline is not None and config.baseline not in names:
         shown = ", ".join(names[:MOST_NAMES]) + (f" and {len(names) - MOST_NAMES} more" if names[MOST_NAMES:] else "")
@@ -212,7 +224,7 @@ def build(values: Any) -> Config:
         raise ConfigError(f"baseline: no arm {config.baseline!r}{hint}; there are {shown}")
     for arm in found:
         sampler = arm.sampler
-        check_guidance(config.fleet.denoisers, arm.name, scale=sampler.guidance_scale, batched=sampler.batched_guidance)
+        check_guidance(config.fleet.denoisers, arm.name, scale=sampler.scale, batched=sampler.batched_guidance)
     return config
 
 
@@ -265,7 +277,7 @@ def _arm(config: Config, block: dict[str, Any]) -> Arm:
     policy = block.get("policy", config.policy)
     if "name" not in policy:
         policy = config.policy | policy
-    sampler = structured(SamplerConfig, vars(config.sampler) | block.get("sampler", {}), "sampler")
+    sampler = structured(SamplerConfig, vars(config.sampler) | block.get("sampler", {}), "sampler").settled
     if sampler.eta is not None:
         noisy = [k for k, eta in SDE.items() if eta is not None]
         check(sampler.name in noisy, "sampler.eta", sampler.eta, f"left out, or sampler.name one of {', '.join(noisy)}")

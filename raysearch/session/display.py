@@ -86,8 +86,10 @@ class Display:
 
 
 def summary(console: Console, s: Snapshot, run_dir: str) -> None:
-    """Print how a run ended: a table of its arms, and where the results are."""
+    """Print how a run ended: a table of its arms, the best winner, and where the results are."""
     _print_arms(console, s)
+    if s.best is not None:
+        say(console)(f"best reward: {s.best:.3f}, of {s.best_search}")
     say(console)(f"results: {run_dir}")
 
 
@@ -177,7 +179,7 @@ def _details(s: Snapshot, now: float) -> list[tuple[str, str]]:
     if s.left is not None:
         parts.append(("left", f"about {duration(s.left)}"))
     if s.best is not None:
-        parts.append(("best reward", f"{s.best:.3f}"))
+        parts.append(("best reward", f"{s.best:.3f}, of {s.best_search}"))
     if s.fleet is None:
         return parts
     f = s.fleet

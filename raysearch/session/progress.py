@@ -25,7 +25,8 @@ WINDOW = 300.0  # seconds over which rates are taken: a large model's item takes
 
 @dataclass
 class ArmTally:
-    """Running sums of one arm's searches. `judge` is the held-out one, if any, with its `components`.
+    """Running sums of one arm's searches. `judge` is the held-out one with its `components`; without one they are means
+    of the search's own reward.
 
     `apart` is True if no two captions share a noise; intervals then draw captions alone. `unlike` is True if the
     baseline is judged by another reward.
@@ -52,8 +53,8 @@ class ArmTally:
         self.budget += row["status"] == "budget"
         self.cost += Cost(row["nfe"], row["decodes"], row["reward_calls"], row["replica_seconds"])
         self.nfe_spent += row["nfe_spent"]
-        if self.components and row.get("reward_holdout") is not None:
-            values = [row[f"holdout_{c}"] for c in self.components]
+        if row.get("reward_holdout" if self.judge else "reward_search") is not None:
+            values = [row[f"holdout_{c}"] for c in self.components] if self.judge else [row["reward_search"]]
             self.judged.add(values, row["prompt"], None if self.apart else row["seed"])
 
     def status(self, gain: RunningMean | None) -> ArmStatus:
@@ -87,6 +88,7 @@ class Progress(Totals):
     engine: Engine | None = None
     dispatcher: Dispatcher | None = None
     best: float | None = None
+    best_search: str = ""
     kept: int = 0  # searches that an earlier run finished
     lacking: int = 0  # of these, searches whose files could not be made again
     _past: deque[tuple[float, np.ndarray]] = field(default_factory=deque)  # seconds elapsed, and counts so far
@@ -100,8 +102,8 @@ class Progress(Totals):
             seed = None if arm.apart else row["seed"]
             self.gains.add(row["arm"], group_of(row["search_id"]), value, row["prompt"], seed)
         reward = row["reward_search"]
-        if reward is not None:
-            self.best = reward if self.best is None else max(self.best, reward)
+        if reward is not None and (self.best is None or reward > self.best):
+            self.best, self.best_search = reward, row["search_id"]
 
     def snapshot(self, now: float, at: float, state: str | None = None, reason: str = "") -> Snapshot:
         """The run now, which is `now` by the clock of `started` and `at` in seconds since the epoch.
@@ -118,6 +120,7 @@ class Progress(Totals):
             elapsed=elapsed,
             left=left if state is None else None,
             best=self.best,
+            best_search=self.best_search,
             kept=self.kept,
             arms={name: a.status(self.gains.of.get(name)) for name, a in self.arms.items()},
             fleet=self._fleet(elapsed, self.engine, self.dispatcher) if self.engine and self.dispatcher else None,

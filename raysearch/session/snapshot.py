@@ -14,7 +14,8 @@ ENDED = ("finished", "interrupted", "broken", "killed")
 
 @dataclass(frozen=True)
 class ArmStatus:
-    """How far an arm has come. `components`, `means` and `intervals` are of the held-out judge, over winners.
+    """How far an arm has come. `components`, `means` and `intervals` are of the held-out judge, over winners; without
+    a judge they are of the search's reward.
 
     `gain` is that of the judged reward over the baseline's, paired by caption and seed.
     """
@@ -105,6 +106,7 @@ class Snapshot(Totals):
     kept: int  # finished by an earlier run
     arms: dict[str, ArmStatus]
     fleet: FleetStatus | None  # None before it is up
+    best_search: str = ""  # the id of the search of the best winner
     baseline: str = ""  # the arm over which gains are measured
 
     @property

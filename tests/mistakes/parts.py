@@ -63,11 +63,12 @@ TABLE = [
     heavy("parts.vae.compile=true", f"parts.vae.compile: True {BAD} false: AutoencoderKLWan names no blocks that ..."),
     heavy("parts.transformer.attention=flush", f"parts.transformer.attention: 'flush' {BAD} one of flash, ..."),
     heavy(
-        "parts.transformer.attention=sage", f"parts.transformer.attention: 'sage' {BAD} left out: sageattention is ..."
+        "parts.transformer.attention=sage",
+        f"parts.transformer.attention: 'sage' {BAD} left out: sageattention is not ...",
     ),
     heavy(
         ["parts.transformer.quantize={backend: torchao, kind: int8}"],
-        f"parts.transformer.quantize.backend: 'torchao' {BAD} left out: torchao is not installed",
+        f"parts.transformer.quantize.backend: 'torchao' {BAD} left out: torchao is not installed (pip install torchao)",
     ),
     heavy(
         "parts.transformer.offload=block",

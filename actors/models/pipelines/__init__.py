@@ -1,9 +1,11 @@
 """The family of all other diffusers pipelines: the unmodified pipeline, fast-forwarded to where a candidate stands."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
+from inspect import signature
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
@@ -14,6 +16,7 @@ from actors.models.pipelines.runs import Runs as Runs
 from actors.models.pipelines.workers import Conditioner as Conditioner
 from actors.models.pipelines.workers import Decoder as Decoder
 from raysearch.config.fleet import PoolConfig
+from raysearch.config.mistakes import nearest
 from raysearch.errors import ConfigError, check
 from raysearch.recipe.candidate import Sampler
 
@@ -61,6 +64,14 @@ class Geometry:
         return 2 if "guidance_scale_2" in self.takes else 1
 
     @property
+    def guidance_scale(self) -> float:
+        """The pipeline's own guidance scale: that of its guider, or the one that its call has by default."""
+        if guider := folders.parts(self.folder).get("guider"):
+            return float(guider.config["guidance_scale"])
+        found = signature(class_of(self.name).__call__).parameters.get("guidance_scale")
+        return float(found.default) if found and isinstance(found.default, int | float) else 1.0
+
+    @property
     def still(self) -> bool:
         """True for a pipeline that makes images, which are videos of one frame."""
         return not self.takes & set(FRAMES)
@@ -94,6 +105,12 @@ class Geometry:
     def frames(self, latent_frames: int) -> int:
         """The same number: pipelines have no long videos."""
         return latent_frames
+
+    def check_call(self, call: Mapping[str, Any]) -> None:
+        """Raises ConfigError for an argument that the pipeline's call does not take."""
+        for name in call:
+            hint = nearest(name, self.takes)
+            check(name in self.takes, f"sampler.call.{name}", call[name], f"left out: {self.name} has no {name}{hint}")
 
     def trajectory(self, sampler: Sampler) -> Trajectory:
         """The grid of a sampler, of which only the numbers of the config are known. Raises ConfigError."""

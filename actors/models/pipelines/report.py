@@ -46,7 +46,8 @@ def report(
     size = {**size, "num_frames": (1 if geometry.still else FEW) if num_frames is None else num_frames}
     geometry.check(**size)
     given: dict[str, Any] = {"call": canonical_json(call), **size}
-    asked = Sampler(b"", "own", num_steps, (1.0,) * num_steps + (0.0,), **given)
+    scale = geometry.guidance_scale
+    asked = Sampler(b"", "own", num_steps, (1.0,) * num_steps + (0.0,), scale, **given)
     found, sampler = geometry.trajectory(asked), geometry.planned(asked)
     source = Source(folder, dtype, device, own=True)
     holds = measured(source, sampler, geometry.blank(sampler))
@@ -60,15 +61,22 @@ def report(
         f"# {found.nfe_per_step} NFE a step; the scheduler is {kind}; noise levels {found.sigmas[0]:.3g} to "
         f"{found.sigmas[-2]:.3g} ({found.path}); a latent has shape {found.latent_shape}",
         *(f"# {kind}: {worded(footprint(source, role))}" for kind, role in WORKERS.items()),
-        "# it can be searched; a config to start from:" if holds.holds else "# it can not be searched",
+        "# it can be searched. A config to start from: set your size and steps, and write the reward"
+        if holds.holds
+        else "# it can not be searched",
     ]
-    start = {
+    gpus = {"num_gpus": 1 if device == "cuda" else 0}
+    start: dict[str, Any] = {
         "model": {"path": path, "dtype": dtype, **size},
-        "sampler": {"name": "own", "num_steps": num_steps, "call": call},
+        "sampler": {"name": "own", "num_steps": num_steps, "guidance_scale": scale, "call": call},
         "policy": {"name": "best_of_n", "n": 4},
+        "rewards": {"search": {"name": "my_module:MyReward"}},
+        "prompts": ["a cat"] if geometry.images == "refused" else None,
+        "prompts_file": None if geometry.images == "refused" else "prompts.jsonl",
+        "fleet": {kind: dict(gpus) for kind in ("denoisers", "scorers", "encoders")},
     }
-    config = OmegaConf.to_yaml(OmegaConf.create(start)) if holds.holds else ""
-    return "\n".join(lines) + "\n" + config, holds.holds
+    config = OmegaConf.to_yaml(OmegaConf.create({k: v for k, v in start.items() if v is not None}))
+    return "\n".join(lines) + "\n" + (config if holds.holds else ""), holds.holds
 
 
 def table(found: Found) -> list[str]:
