@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from actors.models import folder as folders
-from actors.models.machine import check_machine
+from actors.models.machine import check_machine, needed
 from actors.models.roles import WORKERS, footprint
 from actors.models.source import Source, check_lengths, opened
 from actors.rewards import RewardSpec, installed, reward
@@ -108,7 +108,7 @@ def checked_model(config: Config, arms: Sequence[Arm]) -> Model:
     """The configured model. Raises ConfigError for a size, shards or long videos that do not fit the model."""
     m, own = config.model, config.sampler.name == "own" or any(a.sampler.name == "own" for a in arms)
     source = replace(opened(m.path, variant=m.variant, parts=config.parts, own=own), dtype=m.dtype)
-    check_machine(config.parts, folders.parts(source.folder), config.fleet)
+    check_machine(source, folders.parts(source.folder), config.fleet)
     geometry = source.geometry
     geometry.check(num_frames=m.num_frames, height=m.height, width=m.width)
     geometry.check_shards(config.fleet.denoisers, num_frames=m.num_frames, height=m.height, width=m.width)
@@ -310,10 +310,10 @@ def encoding(config: Config, model: Model) -> Digest:
     It is of this process's libraries and code, also where a resumed run's candidates keep an earlier fingerprint.
     """
     code = Path(__file__).parent
-    files = [code / "workers" / "encoder.py", *(code / "models").rglob("*.py")]
+    files = [code / "workers" / "encoder.py", code / "workers" / "conditions.py", *(code / "models").rglob("*.py")]
     own = files_digest((str(f.relative_to(code)), f) for f in sorted(files))
     versions = (f"{p} {installed(p)}" for p in ("torch", "diffusers", "transformers", "tokenizers", "ftfy"))
-    parts = canonical_json({name: p.numerics for name, p in config.parts.items()})
+    parts = fingerprint(config, config.sampler) if config.parts else ""
     return digest(model.content, config.model.dtype, config.fleet.encoders.device, parts, own, *versions)
 
 
@@ -324,5 +324,6 @@ def fingerprint(config: Config, s: SamplerConfig) -> str:
     mode = "exact" if pool.slots == 1 and not s.batched_guidance else f"fast, batched guidance {s.batched_guidance}"
     shards = [f"{pool.shards} {pool.shard_mode} shards"] if pool.shards > 1 else []
     special = {name: numerics for name, p in config.parts.items() if (numerics := p.numerics)}
-    parts = [canonical_json(special)] if special else []
+    packages = sorted({package for p in config.parts.values() for _, _, package in needed(p)})
+    parts = [canonical_json(special), *(f"{p} {installed(p)}" for p in packages)] if special else []
     return ", ".join([config.model.dtype, pool.device, mode, *shards, *parts, *versions])

@@ -161,11 +161,14 @@ def sealed(key: Digest, arrays: Mapping[str, np.ndarray], *, compressed: bool = 
 
 
 def unsealed(key: Digest, found: bytes) -> dict[str, np.ndarray] | None:
-    """The arrays of a file's content, which is read without pickle; None unless the digest fits."""
+    """The arrays of a file's content, which is read without pickle; None unless the digest fits and there are some."""
     if digest(key, found[16:]) != found[:16]:
         return None
-    with np.load(io.BytesIO(found[16:]), allow_pickle=False) as arrays:
-        return {k.removeprefix("of_"): arrays[k] for k in arrays.files}
+    try:
+        with np.load(io.BytesIO(found[16:]), allow_pickle=False) as arrays:
+            return {k.removeprefix("of_"): arrays[k] for k in arrays.files}
+    except Exception:  # of numpy and of zip files: a digest can be made for anything
+        return None
 
 
 def own_content(file: Path) -> bytes:

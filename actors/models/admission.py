@@ -1,15 +1,18 @@
 """Which pipelines are searched: those of tested classes, and those that `raysearch check` has found to hold.
 
-What a check finds depends on the configs in a folder and not on its weights, so a digest of the configs stands for it.
+What a check finds depends on the configs in a folder and on the libraries, and not on weights: their digest stands for
+it.
 """
 
 from contextlib import suppress
+from importlib.metadata import version
 from pathlib import Path
 
 from actors.models import folder as folders
 from raysearch.config.cache import users
 from raysearch.errors import check
 from raysearch.files import files_digest
+from raysearch.recipe.digests import digest
 
 TESTED = frozenset(  # by tests/torch/test_pipelines.py, each as a toy of the real class
     f"{name}Pipeline"
@@ -45,5 +48,6 @@ def _remembered(folder: Path, key: str) -> bool:
 
 def _mark(folder: Path, key: str) -> Path:
     files = [folder / folders.INDEX, *(p.config_file for p in folders.parts(folder, key).values())]
-    digest = files_digest((str(f.relative_to(folder)), f) for f in sorted(files))
-    return users("checked") / digest.hex()
+    found = files_digest((str(f.relative_to(folder)), f) for f in sorted(files))
+    versions = (f"{package} {version(package)}" for package in ("raysearch", "diffusers", "transformers", "torch"))
+    return users("checked") / digest(found, *versions).hex()

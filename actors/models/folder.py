@@ -19,6 +19,7 @@ from typing import Any
 from actors.models import header
 from raysearch.errors import ConfigError, check
 from raysearch.files import chunks, files_digest
+from raysearch.recipe.digests import digest
 
 INDEX = "model_index.json"
 CONFIGS = {  # how the name of a class without weights ends, and which file describes such a part
@@ -261,8 +262,9 @@ def content(
     Raises ConfigError for weights that are NaN or infinite.
     """
     files = [folder / INDEX, *(f for p in parts(folder, key, bare).values() for f in p.loaded(variant))]
-    named = [*((str(f.relative_to(folder)), f) for f in sorted(files)), *sorted((more or {}).items())]
-    return files_digest(named, partial(finite_chunks, key=key))
+    own = files_digest(((str(f.relative_to(folder)), f) for f in sorted(files)), partial(finite_chunks, key=key))
+    others = [files_digest([(name, f)], partial(finite_chunks, key=name)) for name, f in sorted((more or {}).items())]
+    return digest(own, *others) if others else own
 
 
 def finite_chunks(file: Path, key: str) -> Iterator[bytes]:

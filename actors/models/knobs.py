@@ -68,9 +68,13 @@ def adapt(net: Any, p: PartConfig, pipeline: str) -> None:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # peft's, of a second adapter
-                net.load_lora_adapter(**_adapter(getattr(diffusers, pipeline), path), adapter_name=f"lora{i}")
-            if f"lora{i}" not in getattr(net, "peft_config", {}):
-                raise ValueError("it has no weights for this net")
+                found = _adapter(getattr(diffusers, pipeline), path)
+                state, prefix = found["pretrained_model_name_or_path_or_dict"], found["prefix"]
+                given = sum("alpha" not in key and key.startswith(prefix or "") for key in state)
+                net.load_lora_adapter(**found, adapter_name=f"lora{i}")
+            taken = sum(f".lora{i}." in name for name, _ in net.named_parameters())
+            if not taken or taken != given:
+                raise ValueError(f"of its {given} weights for this net {taken} fit")
         except Exception as error:  # of diffusers, peft and safetensors
             why = f"the adapter {str(path)!r} does not fit {type(net).__name__}: {told(error)}"
             raise ConfigError(f"parts: {why}") from error

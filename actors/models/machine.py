@@ -9,6 +9,8 @@ from diffusers.models.attention_dispatch import AttentionBackendName
 
 from actors.models.folder import Part
 from actors.models.knobs import AUTOENCODERS
+from actors.models.roles import DECODING
+from actors.models.source import Source
 from actors.models.weights import class_of
 from raysearch.config.fleet import FleetConfig
 from raysearch.config.parts import DENOISING, PartConfig
@@ -18,16 +20,20 @@ ATTENTION = {"flash": "flash_attn", "_flash_3": "flash_attn_interface", "sage": 
 NETS = ("attention", "compile", "storage", "file", "lora")  # what only nets of diffusers have
 
 
-def check_machine(parts: Mapping[str, PartConfig], found: Mapping[str, Part], fleet: FleetConfig) -> None:
+def check_machine(source: Source, found: Mapping[str, Part], fleet: FleetConfig) -> None:
     """Raises ConfigError for a part that the model has not, and for what this machine or the fleet cannot do.
 
     `found` are the model's parts by name.
     """
+    parts, piped = source.parts, source.runs_pipeline
     weigh = {name: part for name, part in found.items() if part.weighs}
     for name, p in parts.items():
         block, given = f"parts.{name}", p.given
         check(name in weigh, "parts", name, f"one of {', '.join(weigh)}, the parts of this model with weights")
         kind = class_of(weigh[name])
+        alone = not piped or name in DECODING or p.dtype in (None, source.dtype)
+        allowed = f"left out, or {source.dtype}: only autoencoders of a pipeline that runs as it is have their own"
+        check(alone, f"{block}.dtype", p.dtype, allowed)
         for key in (k for k in NETS if k in given and not issubclass(kind, diffusers.ModelMixin)):
             check(False, f"{block}.{key}", given[key], f"left out: {kind.__name__} is no net of diffusers")
         for key, method in AUTOENCODERS.items():
@@ -50,9 +56,8 @@ def check_devices(name: str, p: PartConfig, fleet: FleetConfig) -> None:
     """Raises ConfigError for what the pools cannot do that load a part of this name."""
     block, d = f"parts.{name}", fleet.denoisers
     denoises = name.startswith(DENOISING)
-    pools = {"denoisers": d} if denoises else {"encoders": fleet.encoders, "scorers": fleet.scorers}
-    most = max(pool.num_gpus for pool in pools.values())
-    where = " or ".join(f"fleet.{k}.num_gpus" for k in pools)
+    kind = "denoisers" if denoises else "scorers" if name in DECODING else "encoders"
+    most, where = getattr(fleet, kind).num_gpus, f"fleet.{kind}.num_gpus"
     check(p.offload is None or most > 0, f"{block}.offload", p.offload, f"left out with {where}=0: it is on the CPU")
     on_gpu = p.quantize is None or p.quantize.backend != "bitsandbytes" or most > 0
     check(on_gpu, f"{block}.quantize.backend", "bitsandbytes", f"torchao with {where}=0: bitsandbytes needs a GPU")

@@ -80,9 +80,9 @@ def check_folder(folder: Path, key: str) -> None:
     check(known, key, str(folder), fits)
     fits = "one whose transformer takes latents, or latents, a mask and the first frame's latents"
     check(g.in_channels in (g.z_dim, 2 * g.z_dim + g.temporal), key, str(folder), fits)
-    if g.experts == 2:
-        one, two = (Geometry.sizes(parts[name].config) for name in ("transformer", "transformer_2"))
-        check(one == two, key, str(folder), f"one whose transformers take the same: {one} is not {two}")
+    for size in ("in_channels", "out_channels", "patch_size", "text_dim", "image_dim") if g.experts == 2 else ():
+        one, two = (parts[name].config.get(size) for name in ("transformer", "transformer_2"))
+        check(one == two, key, str(folder), f"one whose transformers have the same {size}, not {one} and {two}")
     if g.sees_image:
         both = {"image_encoder", "image_processor"} <= parts.keys()
         check(both, key, str(folder), f"one whose {folders.INDEX} names image_encoder and image_processor")
@@ -148,6 +148,7 @@ class Transformer:
         self.model = source.net("transformer")
         ratio = index(source.folder).get("boundary_ratio")
         self._second = None if ratio is None else source.net("transformer_2")
+        self._second_dtype = DTYPES[source.dtype_of("transformer_2")]
         trained = folders.parts(source.folder)["scheduler"].config.get("num_train_timesteps", 1000)
         self._boundary = 0.0 if ratio is None else ratio * trained
         self.expand_timesteps = bool(index(source.folder).get("expand_timesteps", False))
@@ -172,7 +173,8 @@ class Transformer:
         self, latents: torch.Tensor, timesteps: torch.Tensor, text: torch.Tensor, conditions: Sequence[Condition]
     ) -> torch.Tensor:
         """The velocities of `__call__`, with gradient."""
-        net = self._second if self._second is not None and self.expert(timesteps[0]) else self.model
+        second = self._second if self._second is not None and self.expert(timesteps[0]) else None
+        net, dtype = (self.model, self.dtype) if second is None else (second, self._second_dtype)
         clean = [clean_frames(c) for c in conditions]
         if self.expand_timesteps or timesteps.ndim == 2 or any(clean):
             timesteps = per_token(timesteps, latents, self._patch, clean)
@@ -182,12 +184,12 @@ class Transformer:
         if seen:
             latents = torch.cat([latents, seen[0]], 1)
         return net(
-            hidden_states=latents.to(self.dtype),
+            hidden_states=latents.to(dtype),
             timestep=timesteps,
-            encoder_hidden_states=text,
-            encoder_hidden_states_image=seen[1].to(self.dtype) if len(seen) > 1 else None,
+            encoder_hidden_states=text.to(dtype),
+            encoder_hidden_states_image=seen[1].to(dtype) if len(seen) > 1 else None,
             return_dict=False,
-        )[0]  # type: ignore[no-any-return]
+        )[0].to(self.dtype)  # type: ignore[no-any-return]
 
 
 def per_token(

@@ -49,7 +49,16 @@ def _of_file(kind: Any, part: Part, file: Path, **options: Any) -> Any:
     """A net with the config of a part, and the weights of a single file. Raises ConfigError if they do not fit."""
     at = {"config": str(part.path.parent), "subfolder": part.path.name, "local_files_only": True}
     try:
-        return kind.from_single_file(str(file), **at, **options)
+        net = kind.from_single_file(str(file), **at, **options)
+        for name, weight in net.named_parameters():
+            plain = weight
+            if getattr(weight, "quant_type", None) is not None:
+                from diffusers.quantizers.gguf.utils import dequantize_gguf_tensor  # needs gguf
+
+                plain = dequantize_gguf_tensor(weight)
+            if plain.is_floating_point() and not bool(plain.isfinite().all()):
+                raise ValueError(f"it has NaN or inf in {name}")
+        return net
     except Exception as error:  # of diffusers and of the file's format
         raise ConfigError(f"parts.{part.path.name}.file: {str(file)!r} is no {part.kind}: {told(error)}") from error
 

@@ -7,7 +7,9 @@ from typing import Annotated, Any, Literal
 
 from annotated_types import Ge
 
+from raysearch.config.media import is_file
 from raysearch.config.numbers import Dtype
+from raysearch.config.rows import path_of
 from raysearch.errors import check
 
 KINDS = {  # of numbers, which a library has for weights
@@ -65,7 +67,7 @@ class PartConfig:
     def files(self) -> dict[str, Path]:
         """The files that are read besides the folder's, by their keys."""
         named = {"file": self.file, **{f"lora[{i}].path": a.path for i, a in enumerate(self.lora)}}
-        return {key: Path(name).expanduser() for key, name in named.items() if name is not None}
+        return {key: path_of(name) for key, name in named.items() if name is not None}
 
     @property
     def packed(self) -> str | None:
@@ -80,7 +82,7 @@ def check_parts(parts: Mapping[str, PartConfig]) -> None:
         block = f"parts.{name}"
         for key, path in p.files.items():
             ends = (".gguf", ".safetensors") if key == "file" else (".safetensors",)
-            fits = path.is_file() and path.suffix in ends
+            fits = is_file(path) and path.suffix in ends
             check(fits, f"{block}.{key}", str(path), f"an existing file that ends in {' or '.join(ends)}")
         denoises = name.startswith(DENOISING)
         for key in p.files:

@@ -50,7 +50,10 @@ class Embeddings:
     def read(self, what: What) -> Any:
         """A reference to the embedding of a text; None without a whole file."""
         arrays = self.arrays(what)
-        return self.put(what, arrays) if arrays and self.put else None
+        try:
+            return self.put(what, arrays) if arrays and self.put else None
+        except (LookupError, TypeError, ValueError, RecursionError):  # arrays that no encoder has made
+            return None
 
     def write(self, what: What, arrays: Mapping[str, Any]) -> None:
         """Write the arrays of an answer, unless there are none; what the disk refuses is missing."""

@@ -42,6 +42,8 @@ class ArmTally:
     budget: int = 0
     cost: Cost = field(default_factory=Cost)
     nfe_spent: int = 0
+    rewards: float = 0.0  # the sum of the search's own, where nobody else judges
+    rewarded: int = 0
     judged: RunningMean = field(default_factory=RunningMean)
 
     def add(self, row: dict[str, Any]) -> None:
@@ -53,9 +55,11 @@ class ArmTally:
         self.budget += row["status"] == "budget"
         self.cost += Cost(row["nfe"], row["decodes"], row["reward_calls"], row["replica_seconds"])
         self.nfe_spent += row["nfe_spent"]
-        if row.get("reward_holdout" if self.judge else "reward_search") is not None:
-            values = [row[f"holdout_{c}"] for c in self.components] if self.judge else [row["reward_search"]]
+        if self.judge and row.get("reward_holdout") is not None:
+            values = [row[f"holdout_{c}"] for c in self.components]
             self.judged.add(values, row["prompt"], None if self.apart else row["seed"])
+        if not self.judge and row["reward_search"] is not None:
+            self.rewarded, self.rewards = self.rewarded + 1, self.rewards + row["reward_search"]
 
     def status(self, gain: RunningMean | None) -> ArmStatus:
         """The sums so far, as plain values; `gain` is over the baseline, None for the baseline itself."""
@@ -66,7 +70,7 @@ class ArmTally:
             self.budget,
             self.judge,
             self.components,
-            tuple(self.judged.mean.tolist()),
+            tuple(self.judged.mean.tolist()) or ((self.rewards / self.rewarded,) if self.rewarded else ()),
             tuple(self.judged.half.tolist()),
             self.cost.nfe,
             self.nfe_spent,

@@ -45,10 +45,12 @@ def test_a_pickled_recipe_comes_back_as_itself():
         noise(prompt=Prompt("another")),
         noise(prompt=replace(PROMPT, image=Recording("a.png", b"1", still=True))),
         noise(prompt=replace(PROMPT, image=Recording("a.png", b"1", still=True, fit="pad"))),
+        noise(prompt=replace(PROMPT, last=Recording("a.png", b"1", still=True))),
         noise(sampler=replace(SAMPLER, model=b"other weights")),
         noise(sampler=replace(SAMPLER, negative_prompt="blurry")),
         noise(sampler=replace(SAMPLER, fingerprint="float16")),
         noise(sampler=replace(SAMPLER, guidance_scale=2.0)),
+        noise(sampler=replace(SAMPLER, guidance_scale_2=2.0)),
     ],
 )
 def test_lineage_is_blind_to_prompt_and_sampler_and_identity_is_not(other):

@@ -88,6 +88,7 @@ def dangling(folder: Path) -> None:
 
 FIRST = ["prompts=null", "prompts_file=p.jsonl"]
 ENTRY = json.dumps({"prompt": "a", "image": "a.png"})
+LAST = json.dumps({"prompt": "a", "image": "a.png", "last_image": "a.png"})
 # A TIFF that says each of its pixels has 2,048 samples, of which Pillow logs a line.
 SAMPLES = picture("tiff").replace(b"\x15\1\3\0\1\0\0\0\3", b"\x15\1\3\0\1\0\0\0\0\x08")
 PNG, MP4, GIF = picture(), clip(), animation(4)
@@ -186,6 +187,17 @@ TABLE = [
         "p.jsonl line 1: image: 'a.png' is not allowed; it must be left out with this model",
         files={"p.jsonl": ENTRY, "a.png": PNG},
         heavy=True,
+    ),
+    Mistake(
+        FIRST,
+        "p.jsonl line 1: last_image: 'a.png' is not allowed; it must be left out: pipelines whose call takes a ...",
+        files={"p.jsonl": LAST, "a.png": PNG},
+        heavy=True,
+    ),
+    Mistake(
+        FIRST,
+        "p.jsonl line 1: last_image: 'b.png' is not allowed; it must be an existing image file",
+        files={"p.jsonl": LAST.replace('"last_image": "a', '"last_image": "b'), "a.png": PNG},
     ),
     # How fast a video plays.
     Mistake("output.fps=0", f"output.fps: 0 {RATES}"),

@@ -17,6 +17,7 @@ import raysearch
 from actors.backend import Backend
 from actors.models import wan
 from actors.models.pipelines.parts import pipeline
+from actors.models.roles import footprint
 from actors.models.source import Source
 from raysearch.config import config as configuration
 from raysearch.config.parts import LoraConfig, PartConfig
@@ -82,6 +83,16 @@ def test_an_adapter_of_another_net_is_said_to_be_one(folder, tmp_path):
     save_file({"transformer.nowhere.lora_A.weight": torch.zeros(2, 4)}, tmp_path / "other.safetensors")
     asked = PartConfig(lora=[LoraConfig(str(tmp_path / "other.safetensors"))])
     with pytest.raises(ConfigError, match=r"other.safetensors' does not fit WanTransformer3DModel"):
+        Source(folder, parts={"transformer": asked}).net("transformer")
+
+
+@pytest.mark.parametrize("change", [lambda k: k.replace("to_v", "to_vv"), lambda k: k.replace("blocks.0", "blocks.9")])
+def test_an_adapter_that_fits_in_part_is_refused(change, folder, tmp_path):
+    own = KIND.make()
+    file = adapter(tmp_path / "a.safetensors", WanPipeline, own.transformer, ["to_q", "to_v"], seed=1)
+    save_file({change(k): v for k, v in load_file(file).items()}, tmp_path / "b.safetensors")
+    asked = PartConfig(lora=[LoraConfig(str(tmp_path / "b.safetensors"))])
+    with pytest.raises(ConfigError, match=r"b.safetensors' does not fit WanTransformer3DModel: .*of its 16 weights"):
         Source(folder, parts={"transformer": asked}).net("transformer")
 
 
@@ -205,3 +216,33 @@ def test_the_pipeline_that_is_run_as_it_is_has_the_same_adapters(folder, tmp_pat
     parts = {"transformer": PartConfig(lora=[LoraConfig(str(file))])}
     nets = [pipeline(replace(Source(folder), parts=parts, own=o), "denoiser").transformer for o in (True, False)]
     assert torch.equal(*map(output, nets))
+
+
+@pytest.mark.filterwarnings("ignore:invalid value encountered in cast")  # gguf's own, of NaN
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_file_with_nan_is_refused_in_one_line(packed, folder, tmp_path):
+    state = Source(folder).net("transformer").state_dict()
+    wide = next(k for k, v in state.items() if v.ndim == 2 and v.shape[1] % 32 == 0)
+    state[wide if packed else "scale_shift_table"].view(-1)[0] = float("nan")
+    asked = PartConfig(file=str(as_gguf(tmp_path / "n.gguf", state)))
+    with pytest.raises(ConfigError, match=r"parts.transformer.file: .*n.gguf' is no Wan.*NaN or inf"):
+        Source(folder, parts={"transformer": asked}).net("transformer")
+
+
+def test_experts_may_compute_in_other_numbers_than_one_another(folder, tmp_path):
+    for name in ("transformer", "transformer_2"):
+        out = raysearch.run(
+            config(folder, parts={name: {"dtype": "bfloat16"}}, run_dir=str(tmp_path / name)), report=lambda line: None
+        )
+        assert [r["reason"] for r in out.searches.to_pylist()] == [""]
+
+
+def test_what_weights_take_follows_from_how_they_are_stored(folder):
+    whole = footprint(Source(folder), "denoiser")
+    kept = {"transformer": PartConfig(storage="float8_e4m3fn"), "transformer_2": PartConfig(dtype="bfloat16")}
+    half = footprint(Source(folder, parts=kept), "denoiser")
+    assert half.parameters == whole.parameters and whole.bytes == 4 * whole.parameters
+    assert half.bytes == (1 + 2) * whole.parameters / 2
+    away = footprint(Source(folder, parts={"transformer": PartConfig(offload="block")}), "denoiser", offloaded=False)
+    assert away.bytes == whole.bytes / 2
+    assert footprint(Source(folder), "encoder").parameters + footprint(Source(folder), "decoder").parameters > 0

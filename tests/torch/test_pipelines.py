@@ -16,6 +16,7 @@ from actors.models.admission import TESTED
 from actors.models.pipelines import Conditioner, Runs, contract
 from actors.models.pipelines.call import arguments
 from actors.models.pipelines.parts import pipeline
+from actors.models.pipelines.shell import recording
 from actors.models.source import Source
 from raysearch.config import config as configuration
 from raysearch.engine.protocol import Denoise, Start
@@ -192,3 +193,49 @@ def test_a_wan_pipeline_as_it_is_and_the_family_s_own_code_find_the_same(name, t
         assert origins[0] == origins[1] and row["nfe"] == other["nfe"]
         latents = [load_file(tmp_path / s / "latents" / f"{row['search_id']}.safetensors") for s in found]
         assert torch.equal(latents[0]["latents"], latents[1]["latents"])
+
+
+def test_an_error_of_torch_in_a_pipelines_own_code_is_the_legs_alone(tmp_path, monkeypatch):
+    """Torch walks over the stack for its errors, so the pipeline needs a stack of its own."""
+    kind = KINDS["LTX"]
+    source = Source(kind.save(tmp_path / "m"))
+    c = configuration.build(config(kind, source.folder, tmp_path))
+    sampler = Backend().prepare(c, configuration.arms(c)).arms[0].sampler
+    runs, text = Runs(source), {"text": Conditioner(source)(sampler, PROMPT)}
+
+    def step(self, *args, **kwargs):
+        return torch.zeros(4) + torch.zeros(8)
+
+    good, bad = (runs.admit(Denoise(sampler, b"", 0, 2, False, Start(Noise(s, 0), s)), text) for s in (1, 2))
+    monkeypatch.setattr(type(runs._pipeline.scheduler), "step", step)
+    recording.cache_clear()
+    leg = ended(runs, Denoise(sampler, b"", 0, 2, False, Start(Noise(3, 0), 3)), text)
+    with pytest.raises(RuntimeError, match="must match the size"):
+        leg.to_state()
+    monkeypatch.undo()
+    recording.cache_clear()
+    bad.abandon()
+    with torch.no_grad():
+        while not good.finished:
+            runs.advance([good])
+    assert good.to_state().step == 2
+
+
+def test_rows_of_two_experts_are_never_one_batch(tmp_path):
+    """Candidates on both sides of the boundary, in four slots: what they are alone."""
+    kind, found = KINDS["Wan 2.2, two experts"], {}
+    folder = kind.save(tmp_path / "m")
+    arms = [{"name": "paths", "policy": {"name": "paths", "n": 2, "m": 2, "start": 2, "forward": 1, "backward": 3}},
+            {"name": "best_of_n", "policy": {"name": "best_of_n", "n": 3}}]  # fmt: skip
+    for slots in (1, 4):
+        to = {"arms": arms, "output": {"latents": True}, "run_dir": str(tmp_path / f"{slots}"), "seeds": [1, 2]}
+        values = config(kind, folder, tmp_path, **to)
+        values["sampler"] = {k: v for k, v in values["sampler"].items() if k != "call"} | {"name": "unipc"}
+        values["model"]["max_sequence_length"] = 64
+        fleet = {"backend": "local", "denoisers": {"slots": slots}}
+        raysearch.run({**values, "fleet": fleet}, report=lambda line: None)
+        files = sorted((tmp_path / f"{slots}").rglob("*.safetensors"))
+        found[slots] = {f.name: load_file(f)["latents"] for f in files}
+    assert len(found[1]) == 4
+    for name, latent in found[1].items():
+        torch.testing.assert_close(found[4][name], latent, atol=1e-4, rtol=1e-4)

@@ -13,10 +13,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
-import greenlet
 import torch
 from torch.utils._pytree import tree_map
 
+from actors.models.pipelines.coroutine import Coroutine
 from actors.models.pipelines.estimate import x0_estimate
 
 Tree: TypeAlias = Any  # tensors in tuples, lists, dicts and diffusers' outputs
@@ -106,8 +106,7 @@ class Run:
         self._outputs: list[torch.Tensor] = []
         self._estimates: list[Tree] = []
         self._calls = 0  # of schedulers in this step
-        self._main = greenlet.getcurrent()
-        self._greenlet = greenlet.greenlet(lambda: pipeline(self)(**call, generator=generator))
+        self._pipeline = Coroutine(lambda: pipeline(self)(**call, generator=generator))
         self.output: Any = None
         self.waiting: Forward | None = None
         self._switch(None)
@@ -149,17 +148,15 @@ class Run:
 
     def abandon(self) -> None:
         """End the pipeline's call where it stands."""
-        if not self._greenlet.dead:
-            self._greenlet.throw()
+        self._pipeline.abandon()
 
     def _switch(self, value: Any) -> None:
-        self._main = greenlet.getcurrent()
-        found = self._greenlet.switch(value) if self._greenlet else self._greenlet.switch()
+        found = self._pipeline.resume(value)
         if isinstance(found, Forward):
             self.waiting = found
             return
         self.waiting = None
-        if self._greenlet.dead:
+        if self._pipeline.done:
             self.output = found
             self._close()
         if not self._outputs:
@@ -172,14 +169,14 @@ class Run:
         """The output of a denoising net, for which the run stops unless the candidate is past this step."""
         self._begin()
         if self.step > self.until or (self.step == self.until and not self.estimate):
-            self._main.switch(None)  # the leg ends here, and the pipeline is never resumed
+            self._pipeline.give(None)  # the leg ends here, and the pipeline is never resumed
         known = self.base is not None and self.step == self.enter and self.base.outputs is not None
         if self.step < self.enter or known:
             i = len(self._forwards)
             shape = self._shapes[min(i, len(self._shapes) - 1)]
             self._forwards.append(shape)
             return tree_map(lambda b: b.zeros(self.device) if isinstance(b, Blank) else b, shape)
-        return self._main.switch(Forward(part, args, kwargs))
+        return self._pipeline.give(Forward(part, args, kwargs))
 
     def _begin(self) -> None:
         """A forward begins, of a new step if the schedulers have stepped."""
