@@ -71,6 +71,8 @@ class Backend:
         else:
             check_devices(config)
         tell_memory(config, model.source, self._report)
+        for name, given in ((name, p.given) for name, p in config.parts.items() if p.given):
+            self._report(f"parts.{name}: {', '.join(k if v is True else f'{k} {v}' for k, v in given.items())}")
         caption = entries[0].prompt.caption(0)
         details = {
             "source": model.source,

@@ -31,9 +31,6 @@ def settled(config: Config, say: Callable[[str], None]) -> Config:
         config.model.path, variant=config.model.variant, bare=[k for k, p in config.parts.items() if p.file], own=own
     )
     source = Source(folder, config.model.dtype, variant=config.model.variant, parts=config.parts, own=own)
-    for name, part in config.parts.items():
-        if given := part.given:
-            say(f"parts.{name}: {', '.join(k if v is True else f'{k} {v}' for k, v in given.items())}")
     tell_memory(source, say)
     if source.runs_pipeline:
         check_admitted(folder, unchecked=config.model.unchecked)

@@ -53,6 +53,13 @@ TABLE = [
         f"parts.transformer.gpu: 1 {BAD} 0 with offload",
     ),
     # -- what takes the model and this machine
+    heavy(
+        "parts.transformer.dtype=bfloat16 sampler.name=own",
+        f"parts.transformer.dtype: 'bfloat16' {BAD} left out, or float32: only autoencoders of a pipeline that ...",
+    ),
+    heavy(
+        "sampler.call.nosuch=1 sampler.name=own", f"sampler.call.nosuch: 1 {BAD} left out: WanPipeline has no nosuch"
+    ),
     heavy("parts.unet.compile=true", f"parts: 'unet' {BAD} one of text_encoder, transformer, vae, the parts of ..."),
     heavy("parts.scheduler.dtype=float32", f"parts: 'scheduler' {BAD} one of text_encoder, transformer, vae, ..."),
     heavy(
