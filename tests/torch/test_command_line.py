@@ -1,5 +1,6 @@
 """A user's mistake is one clear line and exit code 2, before any model loads; nothing is lost or overwritten."""
 
+import importlib.util
 import io
 import json
 import os
@@ -73,11 +74,17 @@ def test_version(capsys):
     assert (end.value.code, capsys.readouterr().out) == (0, f"raysearch {raysearch.__version__}\n")
 
 
-def test_an_installed_checkout_has_the_command():
+def test_an_installed_checkout_has_the_command_and_it_finds_modules_where_it_is_started(tmp_path, monkeypatch, capsys):
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     script = EntryPoint("raysearch", project["scripts"]["raysearch"], "console_scripts")
-    assert script.load() is main
     assert project["version"] == raysearch.__version__
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setattr(sys, "argv", ["raysearch", "policies"])
+    (tmp_path / "mine_alone.py").write_text("")
+    assert script.load()() == 0
+    assert "best_of_n(" in capsys.readouterr().out
+    assert importlib.util.find_spec("mine_alone") is not None
 
 
 def test_the_printed_config_is_the_same_with_all_defaults(config, capsys):
