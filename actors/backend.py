@@ -14,10 +14,9 @@ from typing import Any
 
 import torch
 
-from actors.models import folder as folders
 from actors.models.machine import check_machine, needed
 from actors.models.roles import WORKERS, footprint
-from actors.models.source import Source, check_lengths, opened
+from actors.models.source import Source, check_lengths, configured, opened
 from actors.rewards import RewardSpec, installed, reward
 from actors.sampling import solvers
 from raysearch.config import obstacles, prompts
@@ -70,7 +69,7 @@ class Backend:
             connect(config, self._report)
         else:
             check_devices(config)
-        tell_memory(config, model.source, self._report)
+        warn_of_memory(config, model.source, self._report)
         for name, given in ((name, p.given) for name, p in config.parts.items() if p.given):
             self._report(f"parts.{name}: {', '.join(k if v is True else f'{k} {v}' for k, v in given.items())}")
         caption = entries[0].prompt.caption(0)
@@ -108,9 +107,8 @@ class Backend:
 
 def checked_model(config: Config, arms: Sequence[Arm]) -> Model:
     """The configured model. Raises ConfigError for a size, shards or long videos that do not fit the model."""
-    m, own = config.model, config.sampler.name == "own" or any(a.sampler.name == "own" for a in arms)
-    source = replace(opened(m.path, variant=m.variant, parts=config.parts, own=own), dtype=m.dtype)
-    check_machine(source, folders.parts(source.folder), config.fleet)
+    m, source = config.model, opened(configured(config, arms))
+    check_machine(source, config.fleet)
     geometry = source.geometry
     geometry.check(num_frames=m.num_frames, height=m.height, width=m.width)
     geometry.check_shards(config.fleet.denoisers, num_frames=m.num_frames, height=m.height, width=m.width)
@@ -233,7 +231,7 @@ def check_devices(config: Config) -> None:
         check(not gpus or torch.cuda.is_available(), f"fleet.{kind}.num_gpus", gpus, "0: torch sees no GPU here")
 
 
-def tell_memory(config: Config, source: Source, report: Callable[[str], None]) -> None:
+def warn_of_memory(config: Config, source: Source, report: Callable[[str], None]) -> None:
     """Say where the weights of a kind of worker do not fit its share of this machine's GPU."""
     if not torch.cuda.is_available():
         return
@@ -315,8 +313,9 @@ def encoding(config: Config, model: Model) -> Digest:
     files = [code / "workers" / "encoder.py", code / "workers" / "conditions.py", *(code / "models").rglob("*.py")]
     own = files_digest((str(f.relative_to(code)), f) for f in sorted(files))
     versions = (f"{p} {installed(p)}" for p in ("torch", "diffusers", "transformers", "tokenizers", "ftfy"))
-    parts = fingerprint(config, config.sampler) if config.parts else ""
-    return digest(model.content, config.model.dtype, config.fleet.encoders.device, parts, own, *versions)
+    return digest(
+        model.content, config.model.dtype, config.fleet.encoders.device, ", ".join(special(config)), own, *versions
+    )
 
 
 def fingerprint(config: Config, s: SamplerConfig) -> str:
@@ -325,7 +324,11 @@ def fingerprint(config: Config, s: SamplerConfig) -> str:
     versions = [f"{p} {installed(p)}" for p in ("torch", "diffusers", "transformers")]
     mode = "exact" if pool.slots == 1 and not s.batched_guidance else f"fast, batched guidance {s.batched_guidance}"
     shards = [f"{pool.shards} {pool.shard_mode} shards"] if pool.shards > 1 else []
-    special = {name: numerics for name, p in config.parts.items() if (numerics := p.numerics)}
+    return ", ".join([config.model.dtype, pool.device, mode, *shards, *special(config), *versions])
+
+
+def special(config: Config) -> list[str]:
+    """What single parts of the model are asked for that may change bits, and the libraries that do it, in words."""
+    asked = {name: numerics for name, p in config.parts.items() if (numerics := p.numerics)}
     packages = sorted({package for p in config.parts.values() for _, _, package in needed(p)})
-    parts = [canonical_json(special), *(f"{p} {installed(p)}" for p in packages)] if special else []
-    return ", ".join([config.model.dtype, pool.device, mode, *shards, *parts, *versions])
+    return [canonical_json(asked), *(f"{p} {installed(p)}" for p in packages)] if asked else []

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import psutil
 import pyarrow.parquet as pq
+import ray
 
 from actors.backend import Backend
 from actors.cluster import fleet as ray_fleet
@@ -19,6 +20,17 @@ from raysearch.config import config as configuration
 from raysearch.session.session import Session
 
 ROOT = Path(__file__).parents[1]
+
+
+@contextmanager
+def here(*, num_cpus: int, num_gpus: int = 0):
+    """A Ray in this process, whose workers can import the tests' modules."""
+    ray.shutdown()  # another module's
+    path = {"PYTHONPATH": os.pathsep.join((str(ROOT), str(ROOT / "tests")))}
+    quiet = {"include_dashboard": False, "logging_level": "ERROR", "log_to_driver": False}
+    ray.init(num_cpus=num_cpus, num_gpus=num_gpus, **quiet, runtime_env={"env_vars": path})
+    yield
+    ray.shutdown()
 
 
 RAY = str(Path(sys.executable).with_name("ray"))

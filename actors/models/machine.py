@@ -1,13 +1,12 @@
 """What the config's block `parts` asks of this machine, of the model and of the fleet, checked before a model loads."""
 
 import importlib.util
-from collections.abc import Mapping
 from typing import Any
 
 import diffusers
 from diffusers.models.attention_dispatch import AttentionBackendName
 
-from actors.models.folder import Part
+from actors.models import folder as folders
 from actors.models.knobs import AUTOENCODERS
 from actors.models.roles import DECODING
 from actors.models.source import Source
@@ -20,14 +19,11 @@ ATTENTION = {"flash": "flash_attn", "_flash_3": "flash_attn_interface", "sage": 
 NETS = ("attention", "compile", "storage", "file", "lora")  # what only nets of diffusers have
 
 
-def check_machine(source: Source, found: Mapping[str, Part], fleet: FleetConfig) -> None:
-    """Raises ConfigError for a part that the model has not, and for what this machine or the fleet cannot do.
-
-    `found` are the model's parts by name.
-    """
-    parts, piped = source.parts, source.runs_pipeline
-    weigh = {name: part for name, part in found.items() if part.weighs}
-    for name, p in parts.items():
+def check_machine(source: Source, fleet: FleetConfig) -> None:
+    """Raises ConfigError for a part that the model has not, and for what this machine or the fleet cannot do."""
+    piped = source.runs_pipeline
+    weigh = {name: part for name, part in folders.parts(source.folder).items() if part.weighs}
+    for name, p in source.parts.items():
         block, given = f"parts.{name}", p.given
         check(name in weigh, "parts", name, f"one of {', '.join(weigh)}, the parts of this model with weights")
         kind = class_of(weigh[name])
@@ -43,12 +39,8 @@ def check_machine(source: Source, found: Mapping[str, Part], fleet: FleetConfig)
             check(regional, f"{block}.compile", True, f"false: {kind.__name__} names no blocks that repeat")
         for key, value, package in needed(p):
             there = importlib.util.find_spec(package) is not None
-            check(
-                there,
-                f"{block}.{key}",
-                value,
-                f"left out: {package} is not installed (pip install {package.replace('_', '-')})",
-            )
+            missing = f"left out: {package} is not installed (pip install {package.replace('_', '-')})"
+            check(there, f"{block}.{key}", value, missing)
         check_devices(name, p, fleet)
 
 

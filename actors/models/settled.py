@@ -8,7 +8,7 @@ from actors import models
 from actors.models import folder as folders
 from actors.models.admission import check_admitted
 from actors.models.roles import WORKERS, footprint, worded
-from actors.models.source import Source
+from actors.models.source import Source, configured
 from raysearch.config import prompts
 from raysearch.config.config import Arm, Config, SamplerConfig, arms
 from raysearch.config.obstacles import Classifier, Text
@@ -26,11 +26,8 @@ def settled(config: Config, say: Callable[[str], None]) -> Config:
     """
     entries = prompts.load(config)
     ways = arms(config)
-    own = any(arm.sampler.name == "own" for arm in ways)
-    folder = models.found(
-        config.model.path, variant=config.model.variant, bare=[k for k, p in config.parts.items() if p.file], own=own
-    )
-    source = Source(folder, config.model.dtype, variant=config.model.variant, parts=config.parts, own=own)
+    source = configured(config, ways)
+    folder = source.folder
     tell_memory(source, say)
     if source.runs_pipeline:
         check_admitted(folder, unchecked=config.model.unchecked)

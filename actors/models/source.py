@@ -1,13 +1,14 @@
 """Where a model's parts come from, and how one worker loads them."""
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from actors import models
 from actors.models import folder as folders
+from raysearch.config.config import Arm, Config, run_own
 from raysearch.config.parts import PartConfig
 from raysearch.errors import check, plain
 
@@ -70,20 +71,31 @@ class Source:
         return weights.loaded(self, name)
 
 
-def opened(
+def located(
     path: str,
     key: str = "model.path",
+    *,
+    dtype: str = "float32",
     variant: str | None = None,
     parts: Mapping[str, PartConfig] | None = None,
-    *,
     own: bool = False,
 ) -> Source:
-    """The source of a model that can be run: its weights fit their classes, too. Raises ConfigError.
+    """The source of a model, checked as far as that takes no torch. Raises ConfigError, which names `key`.
 
     `path` is a folder or a hub id; the other arguments are the fields of a `Source`.
     """
-    source = Source(Path(), variant=variant, parts=parts or {}, own=own)
-    source = replace(source, folder=models.found(path, key, variant, source.bare, own=own))
+    source = Source(Path(), dtype, variant=variant, parts=parts or {}, own=own)
+    return replace(source, folder=models.found(path, key, variant, source.bare, own=own))
+
+
+def configured(config: Config, ways: Sequence[Arm]) -> Source:
+    """The source of a config's model, which these arms are to search; as `located`."""
+    m = config.model
+    return located(m.path, dtype=m.dtype, variant=m.variant, parts=config.parts, own=run_own(ways))
+
+
+def opened(source: Source, key: str = "model.path") -> Source:
+    """The same source of a model that can be run: its weights fit their classes, too. Raises ConfigError."""
     from actors.models import weights
 
     weights.check_fit(source, key)

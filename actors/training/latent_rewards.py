@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from actors.models import folder as folders
-from actors.models.source import check_lengths, opened
+from actors.models.source import check_lengths, located, opened
 from actors.rewards import latent_reward, pavrm
 from actors.training import distributed, losses
 from actors.training.attention import use_fast_attention
@@ -64,7 +64,7 @@ class Trainee:
 
 def of_pavrm(c: TrainConfig, *, model: str, blocks: int = 8, heads: int = 8) -> Trainee:
     """An untrained PAVRM over the first blocks of a model, which embeds captions by the model's own text encoder."""
-    source = opened(model, "reward.model")
+    source = opened(located(model, "reward.model"), "reward.model")
     image_to_video = source.geometry.image_to_video
     check(not image_to_video, "reward.model", model, "a model whose transformer takes latents alone")
     net = pavrm.of_model(source.folder, blocks=blocks, heads=heads, components=c.components)
@@ -92,7 +92,7 @@ def start_of_pavrm(c: TrainConfig, *, model: str, blocks: int = 8, heads: int = 
 
     Raises ConfigError where the model does not fit.
     """
-    source = opened(model, "reward.model")
+    source = opened(located(model, "reward.model"), "reward.model")
     folder = source.folder
     check_lengths(source, dict.fromkeys(captions_of(c.dataset), "dataset"), c.max_sequence_length)
     return (pavrm.check_model(folder, blocks, heads)["in_channels"], None, None, None), folders.content(

@@ -30,7 +30,7 @@ from actors.models import wan
 from actors.models.condition import Condition, with_clean_frames
 from actors.models.folder import content, parts
 from actors.models.settled import shift_of
-from actors.models.source import check_lengths, opened
+from actors.models.source import check_lengths, located, opened
 from actors.rewards import pavrm, weights_of
 from actors.sampling.solvers import Solver, State, grid, scheduler, scheduler_config
 from actors.training import distributed
@@ -161,7 +161,7 @@ class Prfl:
         wrap: Callable[[nn.Module], nn.Module] = lambda net: net,
     ) -> None:
         self.c, self.device, self.rank = c, device, rank
-        source = replace(opened(c.model.path, variant=c.model.variant), device=str(device))
+        source = replace(opened(located(c.model.path, variant=c.model.variant)), device=str(device))
         self.folder = folder = source.folder
         self.model = wan.Transformer(source)
         self.net: WanTransformer3DModel = self.model.model
@@ -343,7 +343,7 @@ def check_parts(c: PrflConfig) -> dict[str, bytes]:
     Raises ConfigError where model, reward, dataset and adapters do not fit together.
     """
     m, s = c.model, c.sampler
-    source = opened(m.path, variant=m.variant)
+    source = opened(located(m.path, variant=m.variant))
     folder = source.folder
     shift_of(folder, given=s.flow_shift is not None)
     check(source.family is wan, "model.path", m.path, "a Wan model")

@@ -215,7 +215,7 @@ def build(values: Any) -> Config:
     check(long.fifo is None or long.chunks > 1, "long.fifo", "given", "left out with long.chunks=1")
     check(config.collect is None or long.chunks == 1, "long.chunks", long.chunks, "1 with collect")
     found = arms(config)
-    if all(arm.sampler.name != "own" for arm in found):
+    if not run_own(found):
         config = replace(config, sampler=config.sampler.settled)
     names = [a.name for a in found]
     if config.baseline is not None and config.baseline not in names:
@@ -252,6 +252,11 @@ def arms(config: Config) -> list[Arm]:
     names = [a.name for a in found]
     check(len(set(names)) == len(names), "arms", names, "differently named")
     return found
+
+
+def run_own(found: Sequence[Arm]) -> bool:
+    """True if arms run a whole pipeline as it is: then all of them must."""
+    return any(arm.sampler.name == "own" for arm in found)
 
 
 def baseline(config: Config, found: Sequence[Arm]) -> Arm:

@@ -149,10 +149,10 @@ class Session:
         return dataset.stops(sampler.sigmas, self.config.collect.levels) if self.config.collect else []
 
     def _tally(self, judge: Reward | None, unlike: bool) -> ArmTally:
-        apart = self._apart and len({e.prompt.title for e in self.prompts}) > 1
         if judge is None:
-            return ArmTally(self.searches_per_arm, components=("reward",), apart=apart)
+            return ArmTally(self.searches_per_arm, components=("reward",))
         name = judge.key.rpartition("-")[0] or judge.key
+        apart = self._apart and len({e.prompt.title for e in self.prompts}) > 1
         return ArmTally(self.searches_per_arm, name, judge.components, apart, unlike)
 
     @property

@@ -13,6 +13,7 @@ import urllib.request
 from concurrent.futures import Future
 from pathlib import Path
 
+import clusters
 import numpy as np
 import pytest
 import ray
@@ -40,18 +41,8 @@ from raysearch.testing import run_virtual
 
 @pytest.fixture(scope="module", autouse=True)
 def cluster():
-    ray.shutdown()  # another module's
-    environment = {"env_vars": {"PYTHONPATH": os.pathsep.join((str(ROOT), str(ROOT / "tests")))}}
-    ray.init(
-        num_cpus=4,
-        num_gpus=2,
-        include_dashboard=False,
-        logging_level="ERROR",
-        log_to_driver=False,
-        runtime_env=environment,
-    )
-    yield
-    ray.shutdown()
+    with clusters.here(num_cpus=4, num_gpus=2):
+        yield
 
 
 def on_ray(**pools) -> dict:

@@ -1,14 +1,14 @@
 """Encoders that end while a run goes on, on real Ray: their room goes to replicas that wait for it."""
 
 import asyncio
-import os
 
+import clusters
 import numpy as np
 import psutil
 import pyarrow.parquet as pq
 import pytest
 import ray
-from clusters import PATIENCE, ROOT, before_each_call
+from clusters import PATIENCE, before_each_call
 from runs import ARMS, PROMPT, config
 from runs import run as run_local
 from safetensors.numpy import load_file
@@ -23,18 +23,8 @@ RELEASED = "encoders are released: every text is encoded"
 
 @pytest.fixture(scope="module", autouse=True)
 def cluster():
-    ray.shutdown()  # another module's
-    path = {"PYTHONPATH": os.pathsep.join((str(ROOT), str(ROOT / "tests")))}
-    ray.init(
-        num_cpus=3,
-        num_gpus=0,
-        include_dashboard=False,
-        logging_level="ERROR",
-        log_to_driver=False,
-        runtime_env={"env_vars": path},
-    )
-    yield
-    ray.shutdown()
+    with clusters.here(num_cpus=3):
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from transformers import CLIPVisionModel, UMT5EncoderModel, UMT5ForConditionalGe
 import raysearch
 from actors.models import folder as folders
 from actors.models import weights
-from actors.models.source import Source, opened
+from actors.models.source import Source, located, opened
 from raysearch.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]
@@ -28,7 +28,7 @@ def copied(folder: Path, to: Path) -> Path:
 
 
 def part(folder: Path, name: str, variant: str | None = None) -> dict[str, torch.Tensor]:
-    opened(str(folder), variant=variant)
+    opened(located(str(folder), variant=variant))
     return Source(folder, variant=variant).net(name).state_dict()
 
 
@@ -48,7 +48,7 @@ def test_weights_of_a_variant_alone(tiny, tmp_path):
     kind = weights.class_of(folders.parts(m)["transformer"])
     kind.from_pretrained(tiny / "transformer").save_pretrained(m / "transformer", variant="fp16", max_shard_size="9KB")
     with pytest.raises(ConfigError, match=r"model\.variant: None is not allowed; it must be fp16"):
-        opened(str(m))
+        opened(located(str(m)))
     for name in ("vae", "text_encoder", "transformer"):
         assert same(part(m, name, "fp16"), part(tiny, name))
 
@@ -65,11 +65,11 @@ def test_pickled_weights_are_read_as_tensors_alone(tiny, tmp_path):
     broken["proj_out.bias"][0] = float("nan")
     torch.save(broken, m / "transformer" / "diffusion_pytorch_model.bin")
     with pytest.raises(ConfigError, match=r"proj_out\.bias has others"):
-        opened(str(m))
+        opened(located(str(m)))
     ran = tmp_path / "ran"
     torch.save(Code(str(ran)), m / "transformer" / "diffusion_pytorch_model.bin")
     with pytest.raises(ConfigError, match="is no WanTransformer3DModel"):
-        opened(str(m))
+        opened(located(str(m)))
     assert not ran.exists()
 
 

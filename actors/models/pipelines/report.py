@@ -1,5 +1,6 @@
 """What `raysearch check` prints of a pipeline: whether it can be searched, what was found, a config to start from."""
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -9,7 +10,7 @@ from actors.models.admission import admit
 from actors.models.pipelines import Geometry
 from actors.models.pipelines.contract import Found, measured
 from actors.models.roles import WORKERS, footprint, worded
-from actors.models.source import Source, opened
+from actors.models.source import located, opened
 from raysearch.errors import check
 from raysearch.recipe.candidate import Sampler
 from raysearch.recipe.digests import canonical_json
@@ -41,18 +42,17 @@ def report(
     few; `call` are more arguments of the pipeline's call.
     """
     check(device == "cpu" or torch.cuda.is_available(), "--device", device, "cpu: torch sees no GPU here")
-    folder = opened(path, "MODEL", own=True).folder
-    geometry = Geometry.of(folder)
+    source = replace(opened(located(path, "MODEL", dtype=dtype, own=True), "MODEL"), device=device)
+    geometry = Geometry.of(source.folder)
     size = {**size, "num_frames": (1 if geometry.still else FEW) if num_frames is None else num_frames}
     geometry.check(**size)
     given: dict[str, Any] = {"call": canonical_json(call), **size}
     scale = geometry.guidance_scale
     asked = Sampler(b"", "own", num_steps, (1.0,) * num_steps + (0.0,), scale, **given)
     found, sampler = geometry.trajectory(asked), geometry.planned(asked)
-    source = Source(folder, dtype, device, own=True)
     holds = measured(source, sampler, geometry.blank(sampler))
     if holds.holds:
-        admit(folder, "MODEL")
+        admit(source.folder, "MODEL")
     kind = "stochastic" if found.stochastic else "deterministic"
     lines = [
         f"# {geometry.name}, {size['num_frames']} x {size['height']} x {size['width']}, {num_steps} steps, {dtype} on "
