@@ -34,6 +34,7 @@ from raysearch.threads import announced
 T = TypeVar("T")
 CHECKING = "the config, the model and the rewards are being checked"
 MEASURING = "# the pipeline is loaded and measured: whole, in legs, in a batch, and by its own call"  # as COMPARING
+CONVERTING = "the weights are being converted"
 COMPARING = "# rules are being compared"  # a comment of what is printed then, which is YAML
 OURS = ("raysearch", "policies", "actors")
 
@@ -153,6 +154,13 @@ def parser() -> argparse.ArgumentParser:
     checked.add_argument("--num-frames", type=int, metavar="N", help="(default 9, or 1 of a pipeline of images)")
     more = "more arguments of the pipeline's call, a JSON object"
     checked.add_argument("--call", type=mapping, default={}, metavar="JSON", help=more)
+    converted = add("reward", convert_reward, "convert the published weights of a reward")
+    converted.add_argument("action", choices=("convert",), help="what to do")
+    converted.add_argument("name", metavar="NAME", help="the reward's name in configs")
+    converted.add_argument("source", type=Path, metavar="SOURCE", help="what upstream publishes: a file or a folder")
+    converted.add_argument("out", type=Path, metavar="OUT", help="the folder to write, which must not exist")
+    upstream = "the folder of the model that upstream started from, where the reward's guide asks for it"
+    converted.add_argument("--base", type=Path, metavar="FOLDER", help=upstream)
     add("policies", list_policies, "the policies that ship, with their arguments")
     add("schema", print_schema, "the JSON schema of a config, with which an editor completes and checks its keys")
     return whole
@@ -288,6 +296,16 @@ def check_model(
         text, holds = report(model, device=device, dtype=dtype, **asked)
     print(text, end="")
     return 0 if holds else 1
+
+
+def convert_reward(action: str, name: str, source: Path, out: Path, base: Path | None) -> int:
+    """Write a reward's published weights as the folder that the reward loads; actors/rewards/README.md has the rest."""
+    with announced(CONVERTING, print):
+        from actors.rewards.convert import convert
+
+        line = convert(name, source, out, base)
+    print(line)
+    return 0
 
 
 def list_policies() -> int:
