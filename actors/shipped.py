@@ -21,6 +21,8 @@ REWARDS = {
     "latent": "actors.rewards.latent_reward:LatentReward",
     "pavrm": "actors.rewards.pavrm:Pavrm",
     "consistency": "actors.rewards.consistency:Consistency",
+    "videoalign": "actors.rewards.videoalign:VideoAlign",
+    "hps3": "actors.rewards.hps3:Hps3",
     "near": "actors.rewards.near:Near",
     "repulsion": "actors.rewards.repulsion:Repulsion",
     "distance": "actors.rewards.repulsion:Distance",

@@ -4,6 +4,8 @@ A reward's module has a converter if it has a function `convert(source, out, *, 
 mostly pickles. They are read as tensors alone, so no code in them is run, and written as safetensors.
 """
 
+import ast
+import hashlib
 import inspect
 import json
 import os
@@ -83,6 +85,31 @@ def json_of(path: Path, key: str = "--base") -> dict[str, Any]:
         raise ConfigError.of(key, str(path), "a JSON file") from error
     check(isinstance(found, dict), key, str(path), "a JSON file with an object")
     return found
+
+
+def literals(path: Path, *names: str, sha256: str) -> str:
+    """The texts that a Python file gives to `names`, joined; no code of the file is run.
+
+    Raises ConfigError unless the text has this sha256: a model gives other scores to a prompt that differs by a space.
+    """
+    try:
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, SyntaxError) as error:
+        raise ConfigError.of("SOURCE", str(path), "a Python file") from error
+    given = {
+        target.id: statement.value.value  # type: ignore[attr-defined]
+        for statement in tree.body
+        if isinstance(statement, ast.Assign) and isinstance(getattr(statement.value, "value", None), str)
+        for target in statement.targets
+        if isinstance(target, ast.Name)
+    }
+    for name in names:
+        check(name in given, "SOURCE", str(path), f"a file that gives a text to {name}")
+    text = "".join(given[name] for name in names)
+    found = hashlib.sha256(text.encode()).hexdigest()
+    allowed = f"the file whose {' + '.join(names)} has sha256 {sha256}, and not {found}"
+    check(found == sha256, "SOURCE", str(path), allowed)
+    return text
 
 
 def written(

@@ -100,3 +100,10 @@ def test_weights_with_nan_are_not_written(user):
     with pytest.raises(ConfigError, match="SOURCE: 'w' is not allowed; it must be a tensor of finite numbers"):
         convert(user / "nan.pth", user / "out")
     assert not (user / "out").exists()
+
+
+def test_a_reward_with_nothing_to_convert_says_which_have(user, capsys):
+    assert command("consistency", user / "model.pth", user / "out") == 2
+    named = capsys.readouterr().err.split("a reward with a converter: ")[1].strip().split(", ")
+    assert {"videoalign", "hps3"} <= set(named)
+    assert not {"vqa", "near", "consistency"} & set(named)
