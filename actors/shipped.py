@@ -22,6 +22,7 @@ REWARDS = {
     "pavrm": "actors.rewards.pavrm:Pavrm",
     "consistency": "actors.rewards.consistency:Consistency",
     "videoalign": "actors.rewards.videoalign:VideoAlign",
+    "vqa": "actors.rewards.vqa:Vqa",
     "hps3": "actors.rewards.hps3:Hps3",
     "near": "actors.rewards.near:Near",
     "repulsion": "actors.rewards.repulsion:Repulsion",

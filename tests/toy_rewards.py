@@ -13,7 +13,15 @@ import torch
 from safetensors.torch import save_file
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from torch import nn
-from transformers import PreTrainedTokenizerFast, Qwen2VLConfig, Qwen2VLForConditionalGeneration
+from transformers import (
+    PreTrainedTokenizerFast,
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLForConditionalGeneration,
+    Qwen2VLConfig,
+    Qwen2VLForConditionalGeneration,
+    Qwen3VLConfig,
+    Qwen3VLForConditionalGeneration,
+)
 
 from actors.rewards import View
 
@@ -28,7 +36,8 @@ TEXT = {
 }  # fmt: skip
 ROPE = {"rope_type": "default", "mrope_section": [1, 1, 2], "rope_theta": 10000.0}
 VISION = {"depth": 2, "embed_dim": 32, "hidden_size": 32, "num_heads": 4, "mlp_ratio": 2}
-WORDS = ("Yes", "No", "yes", "no", "ĠYes", "ĠNo")  # Ġ is a space
+ANSWERS = ("Yes", "yes", "ĠYes"), ("No", "no", "ĠNo")  # Ġ is a space
+WORDS = (*ANSWERS[0], *ANSWERS[1])
 
 
 def tokenizer(folder: Path, *marks: str, words: Sequence[str] = WORDS) -> PreTrainedTokenizerFast:
@@ -37,9 +46,10 @@ def tokenizer(folder: Path, *marks: str, words: Sequence[str] = WORDS) -> PreTra
     merges = []
     for word in words:
         for end in range(2, len(word) + 1):
-            if word[:end] not in vocabulary:
-                vocabulary[word[:end]] = len(vocabulary)
-                merges.append((word[: end - 1], word[end - 1]))
+            pair = (word[: end - 1], word[end - 1]) if word[0] != "Ġ" else ("Ġ", word[1:])
+            if "".join(pair) not in vocabulary:
+                vocabulary["".join(pair)] = len(vocabulary)
+                merges.append(pair)
     made = Tokenizer(models.BPE(vocabulary, merges))
     made.pre_tokenizer, made.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
     made.add_special_tokens([AddedToken(t, special=True) for t in (*SPECIAL, *marks)])
@@ -62,7 +72,10 @@ def old_names(net: Qwen2VLForConditionalGeneration) -> dict[str, torch.Tensor]:
 
 def net(vocabulary: int, seed: int = 0) -> Qwen2VLForConditionalGeneration:
     torch.manual_seed(seed)
-    made = Qwen2VLForConditionalGeneration(config(vocabulary)).eval()
+    return lively(Qwen2VLForConditionalGeneration(config(vocabulary)).eval())
+
+
+def lively(made: nn.Module) -> nn.Module:
     for value in made.parameters():  # transformers' own are so small that no score would depend on them
         nn.init.normal_(value, std=0.2) if value.ndim > 1 else nn.init.normal_(value, mean=0.5, std=0.2)
     return made
@@ -119,3 +132,40 @@ def hps3(source: Path) -> dict[str, torch.Tensor]:
     texts = f"INSTRUCTION = {INSTRUCTION!r}\nprompt_with_special_token = {ASKED!r}\nraise SystemExit\n"
     (source / "data_collator_qwen.py").write_text(texts)
     return state
+
+
+def qwen(folder: Path, kind: str) -> nn.Module:
+    """Saves a whole Qwen-VL folder, of the model_type `kind`, and returns the model."""
+    size = len(tokenizer(folder))
+    words = dict(zip(("image_token_id", "video_token_id"), range(size - 2, size), strict=True))
+    words |= dict(zip(("vision_start_token_id", "vision_end_token_id"), range(size - 4, size - 2), strict=True))
+    text = {**TEXT, "rope_parameters": ROPE, "vocab_size": size}
+    shape, build = {
+        "qwen2_vl": (Qwen2VLConfig(text_config=text, vision_config=VISION, **words), Qwen2VLForConditionalGeneration),
+        "qwen2_5_vl": (
+            Qwen2_5_VLConfig(
+                text_config=text,
+                vision_config={
+                    "depth": 2, "hidden_size": 32, "out_hidden_size": 32, "num_heads": 4, "intermediate_size": 48,
+                    "fullatt_block_indexes": [1], "tokens_per_second": 2,
+                },
+                **words,
+            ),
+            Qwen2_5_VLForConditionalGeneration,
+        ),
+        "qwen3_vl": (
+            Qwen3VLConfig(
+                text_config={**text, "head_dim": 8},
+                vision_config={
+                    "depth": 2, "hidden_size": 32, "out_hidden_size": 32, "num_heads": 4, "intermediate_size": 48,
+                    "deepstack_visual_indexes": [0, 1], "num_position_embeddings": 16,
+                },
+                **words,
+            ),
+            Qwen3VLForConditionalGeneration,
+        ),
+    }[kind]  # fmt: skip
+    torch.manual_seed(4)
+    made = lively(build(shape).eval())
+    made.save_pretrained(folder)
+    return made
