@@ -97,9 +97,3 @@ def fill(weights: dict[str, torch.Tensor], folder: Path, key: str = "folder") ->
             found = file.get_tensor(name)
             check(bool(found.isfinite().all()), key, str(folder), f"one of finite weights: {name} has NaN or inf")
             value.copy_(found)
-
-
-def located(folder: str, *, key: str, patterns: list[str]) -> Path:
-    """Stub until the foundation."""
-    check(Path(folder).is_dir(), key, folder, "an existing folder")
-    return Path(folder)

@@ -22,6 +22,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, Qwen2VLConfig, 
 from transformers.initialization import no_init_weights
 
 from actors.rewards import checkpoint, convert
+from actors.rewards.backbones import shared
 from raysearch.errors import ConfigError, check, told
 
 CLIP = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))  # mean and deviation of channels
@@ -141,18 +142,18 @@ class Grader(nn.Module):
             self.rm_head = head(self.qwen.config.text_config.hidden_size)
 
     def forward(
-        self, ids: torch.Tensor, seen: torch.Tensor, patches: torch.Tensor, grid: torch.Tensor, at: torch.Tensor
+        self, ids: torch.Tensor, visual: torch.Tensor, patches: torch.Tensor, grid: torch.Tensor, at: torch.Tensor
     ) -> torch.Tensor:
         """Grades at the tokens `at`, (B, len(at), K), for ids (B, L) of texts that differ in what is seen alone.
 
-        `seen` (L,) marks the visual tokens, and `patches` and `grid` are those of all texts. VideoReward and HPSv3 were
-        trained on embeddings without position ids, so positions are `flat`.
+        `visual` (L,) marks the visual tokens, and `patches` and `grid` are those of all texts. Positions are `flat`:
+        VideoReward and HPSv3 were trained on embeddings without position ids.
         """
         device = self.qwen.device
-        ids, seen, patches, grid, at = (t.to(device) for t in (ids, seen, patches, grid, at))
+        ids, visual, patches, grid, at = (t.to(device) for t in (ids, visual, patches, grid, at))
         x = self.qwen.get_input_embeddings()(ids)
         look = self.qwen.visual(patches.to(x.dtype), grid_thw=grid).pooler_output
-        x[:, seen] = look.to(x.dtype).view(len(ids), -1, x.shape[-1])
+        x[:, visual] = look.to(x.dtype).view(len(ids), -1, x.shape[-1])
         h = self.qwen.language_model(inputs_embeds=x, position_ids=flat(x), use_cache=False).last_hidden_state
         return self.rm_head(h[:, at].float())
 
@@ -229,10 +230,17 @@ def ids_of(words: PreTrainedTokenizerBase, tokens: Sequence[str], folder: Path, 
 
 
 def grader(folder: Path, architecture: str, head: Callable[[int], nn.Module], dtype: str) -> Grader:
-    """The Grader of a converted folder, in evaluation mode, with its weights in `dtype`. Raises ConfigError."""
-    net = bare_grader(folder, architecture, head, dtype)
-    checkpoint.fill(net.state_dict(), folder)
-    return net.eval().requires_grad_(False)
+    """The Grader of a converted folder, in evaluation mode, with its weights in `dtype`. Raises ConfigError.
+
+    Rewards of one process share it.
+    """
+
+    def build() -> Grader:
+        net = bare_grader(folder, architecture, head, dtype)
+        checkpoint.fill(net.state_dict(), folder)
+        return net.eval().requires_grad_(False)
+
+    return shared((architecture, folder.resolve(), dtype), build)
 
 
 def bare_grader(folder: Path, architecture: str, head: Callable[[int], nn.Module], dtype: str) -> Grader:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 import torch
-from annotated_types import Ge
+from annotated_types import Ge, Len
 from transformers import (
     Qwen2_5_VLForConditionalGeneration,
     Qwen2VLForConditionalGeneration,
@@ -19,16 +19,21 @@ from transformers import (
 
 from actors.models.weights import quiet
 from actors.rewards import checkpoint, convert, qwen_vl
+from actors.rewards.backbones import shared
+from raysearch.config.binding import Such
 from raysearch.config.numbers import Count, Dtype
 from raysearch.errors import ConfigError, check, plain, told
 
 if TYPE_CHECKING:
     from actors.rewards import View
 
+ARCHITECTURE = "vqa"
 QUESTIONS = {"vqa": 'Does this video show "{}"? Please answer yes or no.'}
 ANSWERS = {"yes": ("Yes", "yes", "YES"), "no": ("No", "no", "NO")}  # each with and without a space before it
 LEAST = 128  # tokens' worth of pixels of a frame, as transformers' processors of videos have it
 PATTERNS = ["config.json", "*.safetensors", "*.safetensors.index.json", "tokenizer*", "vocab.json", "merges.txt"]
+Question = Annotated[str, Such("a question, with {} in the caption's place", lambda text: bool(text.strip()))]
+Questions = Annotated[dict[str, Question], Len(1)]
 
 
 @dataclass(frozen=True)
@@ -71,12 +76,8 @@ class Vqa:
         pixels: int,
         dtype: Dtype,
     ) -> tuple[str, ...]:
-        """The components. Raises ConfigError for questions without one."""
-        asked = QUESTIONS if questions is None else questions
-        check(bool(asked), "questions", asked, "a mapping of at least one component to a question")
-        for name, question in asked.items():
-            check(bool(question.strip()), f"questions.{name}", question, "a question, with {} in the caption's place")
-        return tuple(asked)
+        """A component for each question."""
+        return tuple(QUESTIONS if questions is None else questions)
 
     @staticmethod
     def files(
@@ -112,7 +113,7 @@ class Vqa:
         self,
         *,
         folder: str,
-        questions: dict[str, str] | None = None,
+        questions: Questions | None = None,
         normalise: Literal["none", "yes_no"] = "none",
         frames: Annotated[int, Ge(2)] = 8,
         pixels: Count = 768 * 28 * 28,
@@ -122,7 +123,8 @@ class Vqa:
         self.components = tuple(self.questions)
         self.kind = kind_of(where := located(folder))
         self.words = Words(where)
-        self.net = loaded(where, self.kind, dtype)
+        key = (ARCHITECTURE, where.resolve(), dtype)
+        self.net = shared(key, lambda: loaded(where, self.kind, dtype))
         self.patching = qwen_vl.Patching.of(self.net.config.vision_config, self.kind.values)
         self.normalise, self.frames, self.pixels = normalise, frames, pixels
 

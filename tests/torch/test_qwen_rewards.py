@@ -11,8 +11,7 @@ import toy_rewards as toys
 from safetensors.torch import load_file, save_file
 from transformers import Qwen2VLImageProcessorPil, Qwen2VLModel
 
-from actors import rewards
-from actors.rewards import qwen_vl, videoalign
+from actors.rewards import View, planning, qwen_vl, videoalign
 from raysearch.__main__ import main
 from raysearch.errors import ConfigError
 
@@ -49,7 +48,7 @@ def cut(pixels: np.ndarray) -> np.ndarray:
     return np.stack(rows)
 
 
-def by_hand(folder: Path, state: dict[str, torch.Tensor], view: rewards.View, indices: list[int]) -> np.ndarray:
+def by_hand(folder: Path, state: dict[str, torch.Tensor], view: View, indices: list[int]) -> np.ndarray:
     """VQ, MQ and TA of frames that need no resizing: adapters beside their layers, and no positions given."""
     plain = {k.removeprefix("base_model.model."): v for k, v in state.items()}
     old = {k.replace(".base_layer.", "."): v for k, v in plain.items() if ".lora_" not in k}
@@ -307,7 +306,7 @@ def test_a_broken_converted_folder_is_one_line(made, tmp_path, breaks, line):
     breaks(folder)
     block = {"name": "videoalign", "folder": str(folder)}
     with pytest.raises(ConfigError) as raised:
-        rewards.reward("rewards.search", block, {}, (), (1, 16, 5, 4, 4))
+        planning.reward("rewards.search", block, {}, (), (1, 16, 5, 4, 4))
     said = str(raised.value)
     assert line in said
     assert "\n" not in said

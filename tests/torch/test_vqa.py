@@ -11,8 +11,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer
 from transformers.models.qwen3_vl.processing_qwen3_vl import Qwen3VLProcessor
 
-from actors import rewards
-from actors.rewards import qwen_vl, vqa
+from actors.rewards import View, planning, qwen_vl, vqa
 from raysearch.errors import ConfigError
 
 KINDS = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
@@ -31,7 +30,7 @@ def graded(folders):
     return vqa.Vqa(folder=str(folders["qwen2_vl"][0]), dtype="float32")
 
 
-def whole(folder, net, kind: str, view: rewards.View) -> torch.Tensor:
+def whole(folder, net, kind: str, view: View) -> torch.Tensor:
     """The probabilities of the first token of an answer: one call of the model, which finds its own positions."""
     indices = [0, 2, 5, 7, 9, 11, 14, 16]
     stamped = kind == "qwen3_vl"
@@ -134,19 +133,31 @@ def test_a_row_depends_on_its_view_alone(graded):
         graded([toys.view("a <|video_pad|>")])
 
 
-def named(**arguments):
-    return vqa.Vqa.named(
-        **{"folder": "", "normalise": "none", "frames": 8, "pixels": 1, "dtype": "float32"} | arguments
-    )
+@pytest.mark.parametrize(
+    ("block", "line"),
+    [
+        ({"questions": {}}, "rewards.search.questions: {} is not allowed"),
+        ({"questions": {"a": " "}}, "rewards.search.questions.a: ' ' is not allowed; it must be a question, with {}"),
+        ({"questions": {"origin": "Is it?"}}, "no component called 'origin'"),
+        ({"normalise": "softmax"}, "rewards.search.normalise: 'softmax' is not allowed"),
+        ({"frames": 1}, "rewards.search.frames: 1 is not allowed"),
+        ({"weights": {"sharp": 2}}, "rewards.search.weights: 'sharp' is not allowed; it must be one of vqa"),
+    ],
+)
+def test_mistakes_in_a_block_are_one_line_before_anything_is_loaded(folders, block, line):
+    block = {"name": "vqa", "folder": str(folders["qwen2_vl"][0]), **block}
+    with pytest.raises(ConfigError) as raised:
+        planning.reward("rewards.search", block, {}, (), (1, 16, 5, 4, 4))
+    assert line in str(raised.value)
 
 
-def test_components_are_known_before_anything_is_loaded():
-    assert named(questions=None) == ("vqa",)
-    assert named(questions={"a": "Is it?", "b": "{}?"}) == ("a", "b")
-    with pytest.raises(ConfigError, match=r"questions: \{\} is not allowed; it must be a mapping"):
-        named(questions={})
-    with pytest.raises(ConfigError, match=r"questions\.a: ' ' is not allowed; it must be a question"):
-        named(questions={"a": " "})
+def test_a_block_gives_components_their_weights_and_the_model_is_shared(folders):
+    block = {"name": "vqa", "folder": str(folders["qwen2_vl"][0]), "dtype": "float32"}
+    block |= {"questions": {"sharp": "Is it sharp?", "seen": "Does it show {}?"}, "weights": {"seen": 2}}
+    found = planning.reward("rewards.search", block, {}, (), (1, 16, 5, 4, 4))
+    assert (found.components, found.weights) == (("sharp", "seen"), (1.0, 2.0))
+    first, second = (vqa.Vqa(folder=block["folder"], frames=n, dtype="float32") for n in (4, 8))
+    assert first.net is second.net
 
 
 def without_a_number(folder) -> None:
