@@ -82,9 +82,11 @@ def lively(made: nn.Module) -> nn.Module:
 
 
 def base(folder: Path) -> Path:
-    """The folder of a Qwen2-VL, whose vocabulary has no marks: a config and a tokenizer."""
+    """The folder of a Qwen2-VL, whose vocabulary has no marks: a tokenizer, and a config as flat as the hub's is."""
     size = len(tokenizer(folder))
-    config(size).save_pretrained(folder)
+    rope = {"rope_theta": 10000.0, "rope_scaling": {"type": "mrope", "mrope_section": [1, 1, 2]}}
+    flat = {"model_type": "qwen2_vl", **TEXT, **rope, "vocab_size": size, "vision_config": VISION}
+    (folder / "config.json").write_text(json.dumps(flat))
     return folder
 
 

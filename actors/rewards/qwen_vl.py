@@ -206,10 +206,8 @@ def located(folder: str) -> Path:
 
 def files(folder: Path) -> list[Path]:
     """The files that are read of a Grader's folder."""
-    words = folder / "tokenizer"
-    return [folder / name for name in (*checkpoint.FILES, "template.txt")] + (
-        sorted(words.iterdir()) if words.is_dir() else [words]
-    )
+    words = sorted(file for file in (folder / "tokenizer").glob("*") if file.is_file())
+    return [*(folder / name for name in (*checkpoint.FILES, "template.txt")), *words]
 
 
 def tokenizer(folder: Path, key: str = "folder") -> PreTrainedTokenizerBase:

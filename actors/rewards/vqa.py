@@ -91,7 +91,7 @@ class Vqa:
     ) -> list[Path]:
         """The config, the weights and the tokenizer."""
         where = located(folder)
-        return sorted({file for pattern in PATTERNS for file in where.glob(pattern)})
+        return sorted({file for pattern in PATTERNS for file in where.glob(pattern) if file.is_file()})
 
     @staticmethod
     def fits(

@@ -297,6 +297,7 @@ def without_a_number(folder: Path) -> None:
         (lambda f: (f / "tokenizer" / "tokenizer.json").write_text("{"), "a folder with a tokenizer"),
         (lambda f: (f / "config.json").write_text("{}"), "a reward of architecture 'videoalign'"),
         (lambda f: (f / "config.json").write_text(json.dumps({"architecture": "videoalign"})), "describes no"),
+        (lambda f: shutil.rmtree(f / "tokenizer"), "a folder with a tokenizer"),
         (shutil.rmtree, "an existing folder"),
         (without_a_number, "rm_head.weight"),
     ],
