@@ -5,7 +5,7 @@ from mistakes.arms import REWARDS
 
 
 def ensemble(more: str, line: str, of: str = "{name: pixel}, {name: verifier}") -> Mistake:
-    """A config that searches by an ensemble; what its block says besides its members, and the line about a key of it."""
+    """A config that searches by an ensemble of members `of`; `more` is what else its block says."""
     block = f"{{name: ensemble, of: [{of}]{f', {more}' if more else ''}}}"
     return Mistake([f"rewards.search={block}"], f"rewards.search.{line}", heavy=True)
 
@@ -29,7 +29,7 @@ TABLE = [
     ensemble(
         "", "of: [{'name': 'pixel'}] is not allowed; it must be a list of at least two rewards", of="{name: pixel}"
     ),
-    ensemble("normalise: mean", "normalise: 'mean' is not allowed; it must be 'none', 'zscore' or 'rank'"),
+    ensemble("normalise: mean", "normalise: 'mean' is not allowed; it must be one of none, zscore, rank"),
     ensemble("normalise: zscore", "calibration: None is not allowed; it must be the folder of a run"),
     ensemble("calibration: run", "calibration: 'run' is not allowed; it must be left out unless normalise is zscore"),
     ensemble(
@@ -89,7 +89,7 @@ TABLE = [
     # parts of videos
     Mistake(
         ["rewards.search={name: pixel, first_latent_frames: 4}"],
-        "rewards.search.first_latent_frames: 4 is not allowed; it must be a whole number in 1..3, the latent frames of ...",
+        "rewards.search.first_latent_frames: 4 is not allowed; it must be a whole number in 1..3, the latent ...",
         heavy=True,
     ),
     Mistake(
