@@ -25,7 +25,7 @@ def installed(package: str) -> str:
 
 
 def gigabytes_of(specs: Sequence[RewardSpec]) -> float:
-    """The size of the rewards' files of weights, in units of 10^9 bytes; a file that several rewards read counts once."""
+    """The size of the rewards' files of weights, in units of 10^9 bytes; a file that several read counts once."""
     read = {f for s in specs for f in files(find(s.name), s.arguments) if f.suffix == ".safetensors"}
     return sum(f.stat().st_size for f in read) / 1e9
 
