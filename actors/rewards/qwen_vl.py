@@ -173,18 +173,18 @@ def graded_state(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 class Reader:
     """Texts of a template as token ids, with the places of visual and of special tokens."""
 
-    def __init__(self, folder: Path, token: str, marks: Sequence[str], key: str = "folder") -> None:
+    def __init__(self, folder: Path, token: str, marks: Sequence[str]) -> None:
         """`folder` has tokenizer/ and template.txt. Raises ConfigError unless both know the special tokens `marks`."""
-        self.tokenizer = tokenizer(folder / "tokenizer", key)
+        self.tokenizer = tokenizer(folder / "tokenizer")
         self.visual = token
-        self.ids = dict(zip((token, *marks), ids_of(self.tokenizer, (token, *marks), folder, key), strict=True))
+        self.ids = dict(zip((token, *marks), ids_of(self.tokenizer, (token, *marks), folder), strict=True))
         self.marks = tuple(marks)
         try:
             self.template = (folder / "template.txt").read_bytes().decode()
         except (OSError, ValueError) as error:
-            raise ConfigError.of(key, str(folder), "a folder with template.txt, a text") from error
+            raise ConfigError.of("folder", str(folder), "a folder with template.txt, a text") from error
         for part in (PROMPT, *marks):
-            check(self.template.count(part) == 1, key, str(folder), f"a folder whose template.txt has one {part}")
+            check(self.template.count(part) == 1, "folder", str(folder), f"a folder whose template.txt has one {part}")
 
     def __call__(self, caption: str, n: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Ids (L,) of the text after n visual tokens; where these are (L,); and the indices of the special tokens.
@@ -270,12 +270,14 @@ def write_grader(
 
     `words` is the folder of the tokenizer, which must know the tokens `visual` and `marks`. Raises ConfigError.
     """
-    ids_of(tokenizer(words, "SOURCE"), (visual, *marks), words, "SOURCE")
+    ids = ids_of(tokenizer(words, "SOURCE"), (visual, *marks), words, "SOURCE")
     found = graded_state(state)
+    size = len(found.get("qwen.language_model.embed_tokens.weight", ()))
+    check(max(ids) < size, "SOURCE", max(ids), f"a token that the weights know, of which there are {size}")
     config = convert.json_of(convert.part(base, "config.json", "--base"))
     with checkpoint.described(base, "Qwen2-VL", "--base"):
         whole = Qwen2VLConfig.from_dict(config)
-        whole.text_config.vocab_size = len(found.get("qwen.language_model.embed_tokens.weight", ()))
+        whole.text_config.vocab_size = size
         with torch.device("meta"):
             wanted = Grader(whole.to_dict(), head, torch.float32).state_dict()
     for name in sorted(wanted.keys() | found.keys()):

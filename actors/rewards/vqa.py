@@ -222,7 +222,7 @@ def loaded(folder: Path, kind: Kind, dtype: str) -> Any:
         )
     except Exception as error:  # of many types, for files that are missing or broken
         raise ConfigError.of("folder", str(folder), f"a folder of a Qwen-VL: {told(error)[:200]}") from error
-    wrong = sorted(str(name) for kind_of_mistake in notes.values() for name in kind_of_mistake)
+    wrong = sorted(str(name) for names in notes.values() for name in names)
     check(not wrong, "folder", str(folder), f"one whose weights fit its config: {plain(', '.join(wrong), 200)}")
     for name, value in net.state_dict().items():
         check(bool(value.isfinite().all()), "folder", str(folder), f"one of finite weights: {name} has NaN or inf")
