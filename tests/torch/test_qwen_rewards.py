@@ -254,7 +254,10 @@ def test_a_wrong_checkpoint_is_one_line(made, tmp_path, monkeypatch, capsys, cha
         (lambda s: (s / "prompt_template.py").write_text("x ="), "a Python file"),
         (lambda s: (s / "model_config.json").write_text("{}"), "has lora_alpha and lora_r"),
         (lambda s: (s / "checkpoint-11352" / "model.pth").unlink(), "a folder with checkpoint-11352/model.pth"),
-        (lambda s: toys.tokenizer(s / "checkpoint-11352" / "tokenizer", *"ab", *toys.MARKS), "weights know, of which"),
+        (
+            lambda s: toys.tokenizer(s / "checkpoint-11352" / "tokenizer", "<|a|>", *toys.MARKS),
+            "weights know, of which",
+        ),
         (lambda s: toys.tokenizer(s / "checkpoint-11352" / "tokenizer"), "has the token <|VQ_reward|>"),
     ],
 )
