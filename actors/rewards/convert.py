@@ -75,6 +75,14 @@ def tensors(path: Path) -> dict[str, torch.Tensor]:
         raise ConfigError.of("SOURCE", str(path), f"a safetensors file: {told(error)[:200]}") from error
 
 
+def same_shapes(wanted: Mapping[str, torch.Tensor], found: Mapping[str, torch.Tensor], source: Path, what: str) -> None:
+    """Raises ConfigError unless names and shapes of the tensors of `source` are those `wanted`, the net's `what`."""
+    for name in sorted(wanted.keys() | found.keys()):
+        shapes = [tuple(state[name].shape) if name in state else checkpoint.NONE for state in (wanted, found)]
+        allowed = f"{what}: {name} must be {shapes[0]}, there is {shapes[1]}"
+        check(shapes[0] == shapes[1], "SOURCE", str(source), allowed)
+
+
 def json_of(path: Path, key: str = "--base") -> dict[str, Any]:
     """The object of a JSON file. Raises ConfigError."""
     try:
