@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from transformers import CLIPConfig, CLIPModel
 
+from actors.models.weights import quiet
 from actors.rewards import pictures
 from actors.rewards.clip import TOKENIZER, ClipReward
 from actors.rewards.convert import json_of, part, pickled, same_shapes, written
@@ -68,10 +69,11 @@ def convert(source: Path, out: Path, *, base: Path | None = None) -> None:
     config = json_of(part(base, "config.json", "--base"))
     kind = config.get("model_type")
     check(kind == "clip", "--base", str(base), f"a folder of a model of type clip, not {kind}")
+    quiet()
     found = renamed(pickled(source))
     try:
         with torch.device("meta"):
-            wanted = CLIPModel(CLIPConfig(**config)).state_dict()
+            wanted = CLIPModel(CLIPConfig.from_dict(config)).state_dict()
     except Exception as error:
         raise ConfigError(f"--base: {base / 'config.json'} describes no CLIPModel: {told(error)}") from error
     same_shapes(wanted, found, source, f"weights that fit {base / 'config.json'}")
