@@ -47,11 +47,10 @@ def clip_config(tokens: int, *, length: int = 12) -> CLIPConfig:
 
 
 def lively(net: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
-    """The net with weights so large that each of them moves what it computes."""
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for _, value in sorted(net.named_parameters()):
-            value.add_(0.3 * torch.randn(value.shape, generator=generator))
+    """The net with weights so large that each of them moves what it computes, and CLIP's own scale of cosines."""
+    net.load_state_dict(randoms({k: tuple(v.shape) for k, v in net.state_dict().items()}, seed))
+    if hasattr(net, "logit_scale"):
+        net.logit_scale.data.fill_(2.6592)
     return net.eval()
 
 

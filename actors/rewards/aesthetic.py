@@ -29,6 +29,7 @@ class Aesthetic(pictures.Pictured):
 
     components: tuple[str, ...] = ("aesthetic", "aesthetic_min")
     weights: ClassVar[dict[str, float]] = {"aesthetic": 1.0, "aesthetic_min": 0.0}
+    converted: ClassVar[str] = "head"  # the argument that takes what the converter writes
 
     def __init__(self, *, folder: str, head: Path, frames: Count = 8, dtype: clip.Dtype = "float32") -> None:
         path = _located(folder)

@@ -1,7 +1,8 @@
 """`raysearch reward convert`: a reward's published weights, written once as the folder that the reward loads.
 
-A reward's module has a converter if it has a function `convert(source, out, *, base=None)`. Published weights are
-mostly pickles. They are read as tensors alone, so no code in them is run, and written as safetensors.
+A reward's module has a converter if it has a function `convert(source, out, *, base=None)`. The folder becomes the
+reward's argument `folder`, or the argument that the class names as `converted`. Published weights are mostly pickles.
+They are read as tensors alone, so no code in them is run, and written as safetensors.
 """
 
 import inspect
@@ -35,8 +36,9 @@ def convert(name: str, source: Path, out: Path, base: Path | None = None) -> str
     check(not os.path.lexists(out), "OUT", str(out), "a folder that does not exist yet")
     check(base is None or base.is_dir(), "--base", str(base), "an existing folder")
     converter(source, out, base=base)
+    argument = getattr(find(name), "converted", "folder")
     size = sum(file.stat().st_size for file in out.rglob("*") if file.is_file())
-    return f"wrote {out}, {size / 1e6:,.1f} MB; in a config: {{name: {name}, folder: {out}}}"
+    return f"wrote {out}, {size / 1e6:,.1f} MB; in a config: {{name: {name}, {argument}: {out}}}"
 
 
 def _converter(build: Callable[..., Any]) -> Callable[..., None] | None:

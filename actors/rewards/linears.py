@@ -24,7 +24,8 @@ def chain(widths: Sequence[Any]) -> nn.Sequential:
 def chained(state: Mapping[str, torch.Tensor], source: Path) -> tuple[list[int], dict[str, torch.Tensor]]:
     """The widths of a chain, and its tensors by the names of `chain`, from a state dict of upstream's.
 
-    There the numbers of layers count dropouts, too, and a single layer may have none. Raises ConfigError.
+    There the numbers of layers count dropouts, too, and a single layer may have none. Raises ConfigError, also where
+    numbers leave room for an activation beside a dropout.
     """
     layers: dict[int, dict[str, torch.Tensor]] = {}
     for name, value in state.items():
@@ -33,6 +34,8 @@ def chained(state: Mapping[str, torch.Tensor], source: Path) -> tuple[list[int],
         assert found is not None
         layers.setdefault(int(found[1] or 0), {})[found[2]] = value
     ordered = [layers[number] for number in sorted(layers)]
+    near = all(b - a <= 2 for a, b in pairwise(sorted(layers)))
+    check(near, "SOURCE", str(source), f"a head without activations: its layers have the numbers {sorted(layers)}")
     whole = all({k: v.ndim for k, v in layer.items()} == {"weight": 2, "bias": 1} for layer in ordered)
     check(whole and bool(ordered), "SOURCE", str(source), "a file of linear layers, each with a weight and a bias")
     widths = [ordered[0]["weight"].shape[1], *(len(layer["weight"]) for layer in ordered)]

@@ -10,9 +10,10 @@ import toy_images as toy
 from safetensors.torch import load_file, save_file
 from transformers import CLIPImageProcessorPil, CLIPModel, SiglipImageProcessorPil, SiglipModel
 
-from actors.rewards import aesthetic, reward
+from actors.rewards import aesthetic
 from actors.rewards.aesthetic import Aesthetic
 from actors.rewards.clipscore import ClipScore
+from actors.rewards.planning import reward
 from raysearch.__main__ import main
 from raysearch.errors import ConfigError
 
@@ -81,17 +82,18 @@ def test_a_row_depends_on_its_view_alone(siglip, tmp_path):
         ("scoring_head", [0, 2, 4, 6, 8], [1152, 1024, 128, 64, 16, 1]),  # V2.5
         ("layers", [0, 2, 4, 6, 7], [768, 1024, 128, 64, 16, 1]),  # LAION's improved one, and TRL's
         ("", [0], [768, 1]),  # LAION's linear one: weight and bias alone
-        ("layers", [0, 2, 10], [16, 8, 4, 1]),  # numbers are no texts
+        ("layers", [8, 9, 10], [16, 8, 4, 1]),  # numbers are no texts
     ],
 )
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
-def test_heads_are_converted_from_the_names_of_each_publication(tmp_path, stem, numbers, widths, suffix):
+def test_heads_are_converted_from_the_names_of_each_publication(tmp_path, capsys, stem, numbers, widths, suffix):
     state = toy.randoms(toy.head_shapes(stem, numbers, widths))
     if not stem:
         state = {k.split(".")[-1]: v for k, v in state.items()}
     source = tmp_path / f"head{suffix}"
     (torch.save if suffix == ".pth" else save_file)(state, source)
     assert main(["reward", "convert", "aesthetic", str(source), str(tmp_path / "head")]) == 0
+    assert f"in a config: {{name: aesthetic, head: {tmp_path / 'head'}}}" in capsys.readouterr().out
     head = aesthetic._head(tmp_path / "head")
     found = load_file(tmp_path / "head" / "model.safetensors")
     assert [net.in_features for net in head] == widths[:-1]
@@ -105,6 +107,8 @@ def test_heads_are_converted_from_the_names_of_each_publication(tmp_path, stem, 
     ("said", "state"),
     [
         ("a file of linear layers alone: it has mean", {"0.weight": (1, 4), "0.bias": (1,), "mean": (4,)}),
+        ("without activations: its layers have the numbers [0, 3]",
+         {"0.weight": (2, 4), "0.bias": (2,), "3.weight": (1, 2), "3.bias": (1,)}),
         ("each with a weight and a bias", {"0.weight": (1, 4)}),
         ("each with a weight and a bias", {"0.weight": (1, 4, 1), "0.bias": (1,)}),
         ("the last gives 1: [4, 2]", {"0.weight": (2, 4), "0.bias": (2,)}),

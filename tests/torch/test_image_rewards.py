@@ -11,10 +11,11 @@ from PIL import Image
 from torch.nn import functional as F
 from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPTokenizer, SiglipImageProcessorPil
 
-from actors.rewards import pictures, reward
+from actors.rewards import pictures
 from actors.rewards.clipscore import ClipScore
 from actors.rewards.hps import Hps
 from actors.rewards.pickscore import PickScore
+from actors.rewards.planning import reward
 from raysearch.__main__ import main
 from raysearch.errors import ConfigError
 

@@ -9,8 +9,9 @@ import toy_images as toy
 from torch.nn import functional as F
 from transformers import BertTokenizer, CLIPImageProcessorPil
 
-from actors.rewards import imagereward, reward
+from actors.rewards import imagereward
 from actors.rewards.imagereward import ImageReward
+from actors.rewards.planning import reward
 from raysearch.__main__ import main
 from raysearch.errors import ConfigError
 
