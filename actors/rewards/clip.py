@@ -28,16 +28,10 @@ class Clip:
     """A CLIPModel with its tokenizer. Two of the same folder and type share their weights."""
 
     def __init__(self, folder: str, tokenizer: str | None, dtype: Dtype) -> None:
-        path, spelling = folders(folder, tokenizer)
-        self.model = backbone(CLIPModel, path, dtype)
-        text = self.model.config.text_config
-        self.side, self.length = self.model.config.vision_config.image_size, text.max_position_embeddings
-        self._spell = pretrained(CLIPTokenizer, spelling)
-        key, where = ("folder", folder) if tokenizer is None else ("tokenizer", tokenizer)
-        fits = f"one of at most {text.vocab_size} tokens: there are {len(self._spell)}"
-        check(len(self._spell) <= text.vocab_size, key, where, fits)
-        fits = f"one whose captions end with the model's token {text.eos_token_id}, not {self._spell.eos_token_id}"
-        check(text.eos_token_id in (LEGACY, self._spell.eos_token_id), key, where, fits)
+        self.model = backbone(CLIPModel, folders(folder, tokenizer)[0], dtype)
+        config = self.model.config
+        self.side, self.length = config.vision_config.image_size, config.text_config.max_position_embeddings
+        self._spell = speller(folder, tokenizer, config.text_config)
 
     def cosines(self, prompt: str, pixels: torch.Tensor) -> torch.Tensor:
         """The cosine of a caption, cut to the model's length, and each image (T, 3, side, side): float32 (T,)."""
@@ -92,13 +86,28 @@ def folders(folder: str, tokenizer: str | None) -> tuple[Path, Path]:
 def files(folder: str, tokenizer: str | None) -> list[Path]:
     """The files on which a reward over CLIP depends. Raises ConfigError, before weights load, for what does not fit."""
     path, spelling = folders(folder, tokenizer)
-    fitting(CLIPModel, path, "clip")
-    found = [spelling / name for name in TOKENIZER if (spelling / name).is_file()]
-    names = {file.name for file in found}
-    whole = "tokenizer.json" in names or {"vocab.json", "merges.txt"} <= names
+    net = fitting(CLIPModel, path, "clip")
+    speller(folder, tokenizer, net.config.text_config)
+    found = [place / name for place, names in ((path, FILES), (spelling, TOKENIZER)) for name in names]
+    return [*filter(Path.is_file, found), Path(__file__), Path(pictures.__file__)]
+
+
+def speller(folder: str, tokenizer: str | None, config: Any) -> Any:
+    """The tokenizer of a model whose text_config is `config`. Raises ConfigError for a missing or a foreign one."""
     key, where = ("folder", folder) if tokenizer is None else ("tokenizer", tokenizer)
+    path = folders(folder, tokenizer)[1]
+    names = {name for name in TOKENIZER if (path / name).is_file()}
+    whole = "tokenizer.json" in names or {"vocab.json", "merges.txt"} <= names
     check(whole, key, where, "a folder with CLIP's tokenizer: tokenizer.json, or vocab.json and merges.txt")
-    return [*(path / name for name in FILES), *found, Path(__file__), Path(pictures.__file__)]
+    try:
+        found = pretrained(CLIPTokenizer, path)
+    except Exception as error:  # of tokenizers and of transformers
+        raise ConfigError.of(key, where, f"a folder whose tokenizer can be read: {told(error)}") from error
+    tokens, end = config.vocab_size, config.eos_token_id
+    check(len(found) <= tokens, key, where, f"one of at most {tokens} tokens, as the model has: there are {len(found)}")
+    fits = f"one whose captions end with the model's token {end}, not {found.eos_token_id}"
+    check(end in (LEGACY, found.eos_token_id), key, where, fits)
+    return found
 
 
 def kind_of(folder: Path, kinds: Sequence[str], key: str = "folder") -> str:

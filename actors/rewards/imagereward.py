@@ -17,7 +17,7 @@ from actors.rewards.clip import Dtype
 from actors.rewards.convert import pickled, same_shapes, written
 from actors.rewards.linears import chain, chained
 from raysearch.config.numbers import Count
-from raysearch.errors import check
+from raysearch.errors import ConfigError, check, told
 
 KIND = "imagereward"
 TOKENIZER = ["vocab.txt", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"]
@@ -75,9 +75,7 @@ class ImageReward(pictures.Pictured):
 
         self.frames = frames
         self.net: Net = shared((KIND, str(path.resolve()), dtype), build)
-        self._spell = pretrained(BertTokenizer, path)
-        most = self.net.text.config.vocab_size
-        check(len(self._spell) <= most, "folder", folder, f"one of at most {most} tokens: there are {len(self._spell)}")
+        self._spell = _speller(path, self.net)
 
     @staticmethod
     def files(*, folder: str, frames: int, dtype: Dtype) -> list[Path]:
@@ -86,10 +84,9 @@ class ImageReward(pictures.Pictured):
         with torch.device("meta"):
             net = _described(path)
         checkpoint.compare(net.state_dict(), path)
-        spelling = [path / name for name in TOKENIZER if (path / name).is_file()]
-        whole = {"vocab.txt", "tokenizer.json"} & {file.name for file in spelling}
-        check(bool(whole), "folder", folder, "a folder with BERT's tokenizer: vocab.txt or tokenizer.json")
-        return [*(path / name for name in checkpoint.FILES), *spelling, Path(pictures.__file__)]
+        _speller(path, net)
+        found = [path / name for name in (*checkpoint.FILES, *TOKENIZER)]
+        return [*filter(Path.is_file, found), Path(pictures.__file__)]
 
     def to(self, device: str) -> None:
         """Moves the net to a device."""
@@ -112,6 +109,19 @@ def _described(folder: Path) -> Net:
     config = checkpoint.config_of(folder, KIND)
     with checkpoint.described(folder, "ImageReward"):
         return Net(**config)
+
+
+def _speller(folder: Path, net: Net) -> Any:
+    """The tokenizer in a folder. Raises ConfigError for a missing or a foreign one."""
+    spelt = any((folder / name).is_file() for name in ("vocab.txt", "tokenizer.json"))
+    check(spelt, "folder", str(folder), "a folder with BERT's tokenizer: vocab.txt or tokenizer.json")
+    try:
+        found = pretrained(BertTokenizer, folder)
+    except Exception as error:  # of tokenizers and of transformers
+        raise ConfigError.of("folder", str(folder), f"a folder whose tokenizer can be read: {told(error)}") from error
+    most = net.text.config.vocab_size
+    check(len(found) <= most, "folder", str(folder), f"one of at most {most} tokens: there are {len(found)}")
+    return found
 
 
 def convert(source: Path, out: Path, *, base: Path | None = None) -> None:

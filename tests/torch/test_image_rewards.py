@@ -287,6 +287,20 @@ def prepared(folder: Path, **more):
     return reward("rewards.search", {"name": "pickscore", "folder": str(folder), **more}, {}, (), (1, 8, 5, 8, 8))
 
 
+def other_text(folder: Path, **values) -> Path:
+    config = json.loads((folder / "config.json").read_text())
+    return toy.edited(folder, text_config=config["text_config"] | values)
+
+
+def other_end(folder: Path) -> None:
+    other_text(folder, eos_token_id=7)
+
+
+def few_tokens(folder: Path) -> None:
+    name = "text_model.embeddings.token_embedding.weight"
+    toy.damaged(other_text(folder, vocab_size=5, bos_token_id=3, eos_token_id=4, pad_token_id=4), name, lambda x: x[:5])
+
+
 @pytest.mark.parametrize(
     ("said", "damage"),
     [
@@ -294,6 +308,9 @@ def prepared(folder: Path, **more):
         ("a folder with config.json", lambda f: (f / "config.json").unlink()),
         ("a folder with model.safetensors", lambda f: (f / "model.safetensors").unlink()),
         ("a folder with CLIP's tokenizer", lambda f: (f / "tokenizer.json").unlink()),
+        ("whose tokenizer can be read: ", lambda f: (f / "tokenizer.json").write_text("{")),
+        ("one of at most 5 tokens, as the model has: there are 192", few_tokens),
+        ("whose captions end with the model's token 7, not 191", other_end),
         ("whose model.safetensors can be read", lambda f: (f / "model.safetensors").write_text("version https://git")),
         ("all weights of a CLIPModel: visual_projection.weight is missing",
          lambda f: toy.damaged(f, "visual_projection.weight", lambda x: None)),
@@ -312,13 +329,8 @@ def test_folders_that_do_not_fit_are_refused_before_weights_load(tmp_path, said,
     assert str(error.value).startswith("rewards.search") and "\n" not in str(error.value)
 
 
-def test_nan_and_foreign_tokenizers_are_refused_when_weights_load(tmp_path):
+def test_weights_that_are_not_finite_are_refused_when_they_load(tmp_path):
     folder = toy.clip_folder(tmp_path / "clip")
-    few = toy.clip_folder(tmp_path / "few")
-    config = json.loads((few / "config.json").read_text())
-    toy.edited(few, text_config=config["text_config"] | {"eos_token_id": 7})
-    with pytest.raises(ConfigError, match=r"folder: .* whose captions end with the model's token 7, not 191"):
-        PickScore(folder=str(few))
     toy.damaged(folder, "text_projection.weight", lambda x: x.fill_(torch.inf))
     with pytest.raises(ConfigError, match=r"folder: .* one of finite weights: text_projection.weight has NaN or inf"):
         PickScore(folder=str(folder))

@@ -165,7 +165,7 @@ def test_published_sizes_are_read_from_the_tensors():
          lambda s: s.update({"blip.visual_encoder.blocks.1.attn.proj.weight": torch.zeros(31, 32)})),
         ("a file of linear layers, each with a weight and a bias", lambda s: s.pop("mlp.layers.4.bias")),
         ("of which each takes what the one before gives",
-         lambda s: [s.pop(f"mlp.layers.4.{k}") for k in ("weight", "bias")]),
+         lambda s: s.update({"mlp.layers.4.weight": torch.zeros(8, 11)})),
         ("NaN", lambda s: s["mlp.layers.7.bias"].fill_(torch.nan)),
     ],
 )  # fmt: skip
@@ -193,6 +193,7 @@ def test_checkpoints_that_do_not_fit_are_refused(tmp_path, capsys, said, change)
         ("head.0.bias must be (20,), there is (19,)", lambda f: toy.damaged(f, "head.0.bias", lambda x: x[:19])),
         ("NaN", lambda f: toy.damaged(f, "head.0.bias", lambda x: x.fill_(torch.nan))),
         ("a folder with model.safetensors", lambda f: (f / "model.safetensors").unlink()),
+        ("whose tokenizer can be read: ", lambda f: (f / "tokenizer.json").write_text("{")),
         ("a folder with BERT's tokenizer", lambda f: [(f / n).unlink(missing_ok=True) for n in imagereward.TOKENIZER]),
     ],
 )  # fmt: skip
