@@ -90,7 +90,7 @@ def renamed(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
             tower = "vision_model" if block["visual"] else "text_model"
             stem, kind, layer = block["stem"], block["kind"], f"{tower}.encoder.layers.{block['layer']}"
             if stem == "attn.in_proj":  # the query's, the key's and the value's weights in one tensor
-                parts = zip("qkv", value.chunk(3), strict=True)
+                parts = zip("qkv", value.tensor_split(3), strict=True)
                 found |= {f"{layer}.self_attn.{p}_proj.{kind}": v.clone() for p, v in parts}
             else:
                 found[f"{layer}.{BLOCK.get(stem, stem)}.{kind}"] = value
