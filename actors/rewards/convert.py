@@ -1,7 +1,8 @@
 """`raysearch reward convert`: a reward's published weights, written once as the folder that the reward loads.
 
-A reward's module has a converter if it has a function `convert(source, out, *, base=None)`. Published weights are
-mostly pickles. They are read as tensors alone, so no code in them is run, and written as safetensors.
+A reward's module has a converter if it has a function `convert(source, out, *, base=None)`. The folder becomes the
+reward's argument `folder`, or the argument that the class names as `converted`. Published weights are mostly pickles.
+They are read as tensors alone, so no code in them is run, and written as safetensors.
 """
 
 import ast
@@ -37,8 +38,9 @@ def convert(name: str, source: Path, out: Path, base: Path | None = None) -> str
     check(not os.path.lexists(out), "OUT", str(out), "a folder that does not exist yet")
     check(base is None or base.is_dir(), "--base", str(base), "an existing folder")
     converter(source, out, base=base)
+    argument = getattr(find(name), "converted", "folder")
     size = sum(file.stat().st_size for file in out.rglob("*") if file.is_file())
-    return f"wrote {out}, {size / 1e6:,.1f} MB; in a config: {{name: {name}, folder: {out}}}"
+    return f"wrote {out}, {size / 1e6:,.1f} MB; in a config: {{name: {name}, {argument}: {out}}}"
 
 
 def _converter(build: Callable[..., Any]) -> Callable[..., None] | None:
@@ -75,6 +77,14 @@ def tensors(path: Path) -> dict[str, torch.Tensor]:
         return load_file(path)
     except Exception as error:
         raise ConfigError.of("SOURCE", str(path), f"a safetensors file: {told(error)[:200]}") from error
+
+
+def same_shapes(wanted: Mapping[str, torch.Tensor], found: Mapping[str, torch.Tensor], source: Path, what: str) -> None:
+    """Raises ConfigError unless names and shapes of the tensors of `source` are those `wanted`, the net's `what`."""
+    for name in sorted(wanted.keys() | found.keys()):
+        shapes = [tuple(state[name].shape) if name in state else checkpoint.NONE for state in (wanted, found)]
+        allowed = f"{what}: {name} must be {shapes[0]}, there is {shapes[1]}"
+        check(shapes[0] == shapes[1], "SOURCE", str(source), allowed)
 
 
 def json_of(path: Path, key: str = "--base") -> dict[str, Any]:
