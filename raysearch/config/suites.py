@@ -111,8 +111,8 @@ def _t2v_compbench(suite: SuiteConfig) -> Found:
 
 def _evalcrafter(suite: SuiteConfig) -> Found:
     for i, (place, prompt) in enumerate(lines(*_file(suite))):
-        # A line of other suites' files, which are JSON, would be a prompt.
-        check(prompt[0] not in "[{", place, prompt, "a prompt, as the lines of prompt700.txt are")
+        # The files of other suites are JSON, of which every line would be a prompt.
+        check(i > 0 or prompt[0] not in "[{", place, prompt, "a prompt, as the lines of prompt700.txt are")
         yield place, [], {"prompt": prompt, "number": i}
 
 
