@@ -171,7 +171,7 @@ class Config:
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
     policy: dict[str, Any] = field(default_factory=lambda: dict(PLAIN))
     rewards: RewardsConfig = field(default_factory=RewardsConfig)
-    prompts: list[Any] | None = None
+    prompts: list[Any] | dict[str, Any] | None = None  # a mapping is a benchmark's: see raysearch.config.suites
     prompts_file: str | None = None
     prompts_column: str | None = None  # the column of a prompts_file that holds the prompts; None: prompt
     seeds: Seeds = field(default_factory=lambda: [0])
