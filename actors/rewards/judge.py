@@ -158,9 +158,9 @@ class Judge:
         found = []
         for first, second in (seen, seen[::-1]):
             content = [_text("The first video:"), *first, _text("The second video:"), *second, _text("\n".join(text))]
-            found.append(self._asked(self._request(content) | _structured("comparison", schema), preference_of, 1))
+            found.append(self._asked(self._request(content) | _structured("comparison", schema), lead_of, 1))
         ((one,), paid), ((other,), more) = found
-        return [(one + 1 - other) / 2], paid + more
+        return [(1 + (one - other) / 2) / 2], paid + more  # the mean of (1 + one) / 2 and of (1 - other) / 2
 
     def _asked(self, body: dict[str, Any], read: Numbers, n: int) -> tuple[list[float], int]:
         """The `n` numbers of an answer, and the tokens paid for."""
@@ -228,14 +228,14 @@ def scores_of(answer: Any, *, names: Sequence[str]) -> list[float]:
     return [float(found[name]) for name in names]
 
 
-def preference_of(answer: Any) -> list[float]:
-    """The probability that the video that was shown first is the better one, as a list of one. Raises Mistaken."""
+def lead_of(answer: Any) -> list[float]:
+    """By how much the video that was shown first leads, from -1 to 1, as a list of one. Raises Mistaken."""
     found = _object(answer, ("better", "confidence"))
     if found["better"] not in CHOICES:
         raise Mistaken(f"has better: {plain(repr(found['better']), 100)}, which is none of {', '.join(CHOICES)}")
     _check_number(found["confidence"], "confidence", 1)
     sign = {"first": 1, "second": -1, "tie": 0}[found["better"]]
-    return [(1 + sign * found["confidence"]) / 2]
+    return [float(sign * found["confidence"])]
 
 
 def yes_of(answer: Any) -> float:
