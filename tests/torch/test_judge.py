@@ -91,7 +91,7 @@ def test_frames_at_equal_distances():
 def test_frames_are_shrunk_and_never_enlarged(side, size):
     rng = np.random.default_rng(0)
     (found,) = judge_server.frames(image(jpeg(rng.integers(0, 256, (30, 50, 3), np.uint8), 90, side)))
-    assert found.shape == (height, width, 3)
+    assert found.shape == (*size, 3)
 
 
 def image(file):
