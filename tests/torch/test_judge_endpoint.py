@@ -155,7 +155,7 @@ def test_what_is_no_answer(answer, said):
 def test_many_threads_ask_at_once():
     body = [BODY | {"model": str(i)} for i in range(64)]
     with serving(answer=lambda body: completion(body["model"]), faults=[429, None, "dropped", 500] * 8) as server:
-        client, found = Endpoint(server.url, wait=lambda _: None), {}
+        client, found = Endpoint(server.url, wait=lambda _: None, attempts=40), {}
 
         def ask(share):
             for i in share:
