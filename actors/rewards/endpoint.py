@@ -120,14 +120,21 @@ class Endpoint:
                 self._wait(max(asked_for, pause(content, attempt)))
         raise RewardError(f"{self.url} gave no answer in {self._attempts} attempts, in the last of which {said}")
 
+    def check_key(self) -> None:
+        """Raises ConfigError where the environment of this process has no API key, and one is needed."""
+        try:
+            self._secret()
+        except RewardError as error:
+            raise ConfigError(str(error)) from None
+
     def _secret(self) -> str:
         """The API key; empty if the endpoint wants none. Raises RewardError where the variable has none."""
         if self._variable is None:
             return ""
         secret = os.environ.get(self._variable, "").strip()
         if not secret.isascii() or not secret.isprintable() or not secret:  # no error of httpx must show it
-            where = f"the environment variable {self._variable}, as scorers see it,"
-            raise RewardError(f"key: {where} {'holds no API key' if secret else 'is not set'}")
+            wrong = "holds no API key" if secret else "is not set"
+            raise RewardError(f"key: the environment variable {self._variable} {wrong} where this scorer runs")
         return secret
 
     def _post(self, content: bytes, secret: str) -> Reply:

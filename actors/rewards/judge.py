@@ -11,19 +11,17 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from annotated_types import Interval
 from PIL import Image
 
+from actors.rewards import Answer, View
 from actors.rewards.endpoint import Endpoint, Mistaken, check_address, first_choice, text_of
 from actors.rewards.judgements import Judgements
 from raysearch.config.numbers import Count, Positive
 from raysearch.errors import RewardError, check, plain
-
-if TYPE_CHECKING:
-    from actors.rewards import Answer, View
 
 CRITERIA = {
     "alignment": "everything that the caption names is there, looks as it says and moves as it says, and nothing else",
@@ -80,6 +78,7 @@ class Judge:
         self.asked = asked(mode, criteria, questions)
         self.components = tuple(self.asked)
         self.endpoint = Endpoint(url, key=key, timeout=timeout, attempts=attempts)
+        self.endpoint.check_key()
         self._kept = Judgements.opened(cache)
         self._mode, self._model, self._more = mode, model, dict(body or {})
         self._frames, self._send, self._side, self._quality = frames, send, side, quality
@@ -106,24 +105,21 @@ class Judge:
         check_address(url, key)
         return tuple(asked(mode, criteria, questions))
 
-    def __call__(self, views: "Sequence[View]") -> "Answer":
+    def __call__(self, views: Sequence[View]) -> Answer:
         """Scores (len(views), len(components)), and the tokens paid for each view: 0 for what the cache answers."""
-        return self._answer([self._scored(view) for view in views])
+        found = [self._scored(view) for view in views]
+        return Answer([scores for scores, _ in found], [tokens for _, tokens in found])
 
-    def compare(self, pairs: "Sequence[tuple[View, View]]") -> "Answer":
+    def compare(self, pairs: Sequence[tuple[View, View]]) -> Answer:
         """How much the first of each pair is preferred, from 0 to 1; both are videos of the first one's caption.
 
         Each pair is asked about in both orders, and the mean of both answers is returned, so a judge that always takes
         the video in one place says 0.5.
         """
-        return self._answer([self._compared(a, b) for a, b in pairs])
+        found = [self._compared(a, b) for a, b in pairs]
+        return Answer([p for p, _ in found], [tokens for _, tokens in found])
 
-    def _answer(self, found: list[tuple[list[float], int]]) -> "Answer":
-        from actors.rewards import Answer
-
-        return Answer([scores for scores, _ in found], [tokens for _, tokens in found])
-
-    def _scored(self, view: "View") -> tuple[list[float], int]:
+    def _scored(self, view: View) -> tuple[list[float], int]:
         shown = self._shown(view)
         wanted = self._wanted(view)
         if self._mode == "rubric":
@@ -144,8 +140,8 @@ class Judge:
             found.append(self._asked(self._request(content) | more, lambda answer: [yes_of(answer)], 1))
         return [numbers[0] for numbers, _ in found], sum(tokens for _, tokens in found)
 
-    def _compared(self, a: "View", b: "View") -> tuple[list[float], int]:
-        """The probability that `a` is better, in a list, and the tokens paid for."""
+    def _compared(self, a: View, b: View) -> tuple[float, int]:
+        """The probability that `a` is better, and the tokens paid for."""
         seen = self._shown(a), self._shown(b)
         text = [
             f"The caption of both videos is: {a.prompt}",
@@ -160,7 +156,7 @@ class Judge:
             content = [_text("The first video:"), *first, _text("The second video:"), *second, _text("\n".join(text))]
             found.append(self._asked(self._request(content) | _structured("comparison", schema), lead_of, 1))
         ((one,), paid), ((other,), more) = found
-        return [(1 + (one - other) / 2) / 2], paid + more  # the mean of (1 + one) / 2 and of (1 - other) / 2
+        return (1 + (one - other) / 2) / 2, paid + more  # the mean of (1 + one) / 2 and of (1 - other) / 2
 
     def _asked(self, body: dict[str, Any], read: Numbers, n: int) -> tuple[list[float], int]:
         """The `n` numbers of an answer, and the tokens paid for."""
@@ -172,14 +168,14 @@ class Judge:
         self._kept.write(key, numbers)
         return numbers, tokens
 
-    def _wanted(self, view: "View") -> dict[str, str]:
+    def _wanted(self, view: View) -> dict[str, str]:
         """What is asked about a view, by component."""
         return {name: what.replace("{prompt}", view.prompt) for name, what in self.asked.items()}
 
     def _request(self, content: list[dict[str, Any]]) -> dict[str, Any]:
         return {"model": self._model, "messages": [{"role": "user", "content": content}], "temperature": 0}
 
-    def _shown(self, view: "View") -> list[dict[str, Any]]:
+    def _shown(self, view: View) -> list[dict[str, Any]]:
         """The parts of a message that show a view: its frames, and when they are."""
         if view.frames is None or not len(view.frames):
             raise ValueError("the judge needs frames: uint8 (frames >= 1, H, W, 3)")

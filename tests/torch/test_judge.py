@@ -224,7 +224,7 @@ def comparing(answer, *pairs, **arguments):
 def test_both_orders_are_asked():
     dark, bright = view(51, 51), view(204, 204)
     found, server = comparing(judge_server.computed, (dark, bright), (bright, dark), (dark, dark))
-    assert np.allclose(shares(found).ravel(), [0.2, 0.8, 0.5], atol=0.005)
+    assert np.allclose(found.scores, [0.2, 0.8, 0.5], atol=0.005)
     assert found.tokens == [2 * TOKENS, 0, TOKENS]  # the second pair is the first in the other order
     shown = [
         [f.mean().round() for part in judge_server.parts(b) for f in judge_server.frames(part)] for b in server.bodies
@@ -239,14 +239,14 @@ def test_both_orders_are_asked():
 def test_a_judge_that_prefers_a_place_says_one_half(place, confidence):
     said = json.dumps({"better": place, "confidence": confidence})
     found, _ = comparing(lambda body: completion(said), (view(1), view(2)))
-    assert shares(found).tolist() == [[0.5]]
+    assert found.scores == [0.5]
 
 
 def test_the_mean_of_both_orders_by_hand():
     """First 0.8 certain of the first, which is 0.9; then, in the other order, 0.2 certain of it in the second place."""
     said = iter([{"better": "first", "confidence": 0.8}, {"better": "second", "confidence": 0.2}])
     found, _ = comparing(lambda body: completion(json.dumps(next(said))), (view(1), view(2)))
-    assert shares(found).tolist() == [[pytest.approx((0.9 + 0.6) / 2)]]
+    assert found.scores == [pytest.approx((0.9 + 0.6) / 2)]
 
 
 NO_COMPARISON = [
@@ -274,7 +274,7 @@ def test_a_comparison_by_hand(better, expected):
 
 def test_questions_compare_too():
     found, server = comparing(judge_server.computed, (view(0), view(255)), mode="yes")
-    assert np.allclose(shares(found), [[0.0]], atol=0.005)
+    assert np.allclose(found.scores, [0.0], atol=0.005)
     assert f'- yes: Does this video show "{CAPTION}"?' in judge_server.text(server.bodies[0])
 
 
@@ -382,6 +382,12 @@ def test_components_are_those_of_the_arguments():
         arguments = bind(Judge, GIVEN | given, "r")
         assert Judge.named(**arguments) == Judge(**arguments).components
     assert Judge.named(**bind(Judge, GIVEN, "r")) == Judge.components == ("alignment", "quality", "motion")
+
+
+def test_a_variable_that_is_not_set_is_found_when_a_scorer_starts(monkeypatch):
+    monkeypatch.delenv("JUDGE_KEY", raising=False)
+    with pytest.raises(ConfigError, match="key: the environment variable JUDGE_KEY is not set where this scorer runs"):
+        Judge(**GIVEN, key="JUDGE_KEY")
 
 
 def test_a_folder_that_cannot_be_written(tmp_path):
