@@ -3,6 +3,8 @@
 import asyncio
 import itertools
 import json
+import pickle
+from types import SimpleNamespace
 
 import judge_server
 import numpy as np
@@ -12,6 +14,7 @@ import runs
 from judge_server import TOKENS, completion, serving
 
 from actors.backend import Backend
+from actors.rewards import endpoint
 from raysearch import __main__ as command_line
 from raysearch.session.session import Session
 
@@ -24,6 +27,10 @@ def environment(monkeypatch):
     for name in ("no_proxy", "NO_PROXY"):
         monkeypatch.setenv(name, "*")
     monkeypatch.setenv("JUDGE_KEY", SECRET)
+    monkeypatch.setattr(endpoint, "LONGEST_S", 0.0)  # nobody waits
+
+
+GONE = SimpleNamespace(url="http://localhost:1/v1")
 
 
 def judge(server, **arguments):
@@ -39,6 +46,13 @@ def finished(folder, run_dir, **given):
     """The rows of searches and of candidates of a run."""
     asyncio.run(Session(runs.config(folder, **values(**given)), Backend(), run_dir=run_dir).run())
     return [pq.read_table(run_dir / f"{name}.parquet").to_pylist() for name in ("searches", "candidates")]
+
+
+def test_workers_are_sent_no_key(tiny, tmp_path):
+    session = Session(runs.config(tiny, **values(rewards={"search": judge(GONE)})), Backend(), run_dir=tmp_path / "run")
+    sent = pickle.dumps((session.plan.details["rewards"], session.config))
+    assert b"JUDGE_KEY" in sent and SECRET.encode() not in sent
+    session.journal.close()
 
 
 def holding(folder):
