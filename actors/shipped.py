@@ -33,6 +33,7 @@ REWARDS = {
     "near": "actors.rewards.near:Near",
     "repulsion": "actors.rewards.repulsion:Repulsion",
     "distance": "actors.rewards.repulsion:Distance",
+    "judge": "actors.rewards.judge:Judge",
     "ensemble": "actors.rewards.ensemble:Ensemble",
 }
 OWN = ("name", "weights", "weight", "label", "first_latent_frames")  # keys of a block that no constructor has
@@ -101,7 +102,10 @@ def _wrong_names(names: Any) -> str:
 
 def components_of(build: Any, arguments: dict[str, Any], key: str) -> tuple[tuple[str, ...], dict[str, float]]:
     """The components and the default weights of a reward with these arguments. Raises ConfigError."""
-    names = build.named(**arguments) if hasattr(build, "named") else build.components
+    try:
+        names = build.named(**arguments) if hasattr(build, "named") else build.components
+    except ConfigError as error:
+        raise ConfigError(f"{key}.{error}") from error
     if wrong := _wrong_names(names):
         raise refused(f"{key}.name", build.__qualname__, build, wrong)
     weights = build.weighed(**arguments) if hasattr(build, "weighed") else getattr(build, "weights", {})
