@@ -26,6 +26,7 @@ from raysearch.config import config as configuration
 from raysearch.config.config import Config
 from raysearch.config.policies import find_policy, policy_names
 from raysearch.errors import ConfigError, RaysearchError, plain, single
+from raysearch.export import command as exports
 from raysearch.session import dataset, display, status
 from raysearch.session.directory import chosen, goes_on
 from raysearch.sweep import grid
@@ -153,6 +154,7 @@ def parser() -> argparse.ArgumentParser:
     checked.add_argument("--num-frames", type=int, metavar="N", help="(default 9, or 1 of a pipeline of images)")
     more = "more arguments of the pipeline's call, a JSON object"
     checked.add_argument("--call", type=mapping, default={}, metavar="JSON", help=more)
+    exports.export_arguments(add("export", export_run, "videos in the layout of a benchmark, and more"))
     add("policies", list_policies, "the policies that ship, with their arguments")
     add("schema", print_schema, "the JSON schema of a config, with which an editor completes and checks its keys")
     return whole
@@ -288,6 +290,14 @@ def check_model(
         text, holds = report(model, device=device, dtype=dtype, **asked)
     print(text, end="")
     return 0 if holds else 1
+
+
+def export_run(run_dir: Path, to: Sequence[str], arm: str | None, pattern: str | None, partial: bool) -> int:
+    """Bring a run's videos into the layout of a benchmark suite, or of a pattern of your own."""
+    what, where, _ = exports.split(to)
+    assert where is not None
+    exports.to_files(run_dir, what, where, arm=arm, pattern=pattern, partial=partial, say=print)
+    return 0
 
 
 def list_policies() -> int:
