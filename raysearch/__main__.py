@@ -27,6 +27,7 @@ from raysearch.config.config import Config
 from raysearch.config.policies import find_policy, policy_names
 from raysearch.errors import ConfigError, RaysearchError, plain, single
 from raysearch.export import command as exports
+from raysearch.export import render
 from raysearch.session import dataset, display, status
 from raysearch.session.directory import chosen, goes_on
 from raysearch.sweep import grid
@@ -155,6 +156,7 @@ def parser() -> argparse.ArgumentParser:
     more = "more arguments of the pipeline's call, a JSON object"
     checked.add_argument("--call", type=mapping, default={}, metavar="JSON", help=more)
     exports.export_arguments(add("export", export_run, "videos in the layout of a benchmark, and more"))
+    exports.render_arguments(add("render", render_candidates, "make any candidate of a run again, as a video"))
     add("policies", list_policies, "the policies that ship, with their arguments")
     add("schema", print_schema, "the JSON schema of a config, with which an editor completes and checks its keys")
     return whole
@@ -298,6 +300,34 @@ def export_run(run_dir: Path, to: Sequence[str], arm: str | None, pattern: str |
     assert where is not None
     exports.to_files(run_dir, what, where, arm=arm, pattern=pattern, partial=partial, say=print)
     return 0
+
+
+def render_candidates(
+    run_dir: Path,
+    candidate: str | None,
+    top: int | None,
+    arm: str | None,
+    by: str,
+    to: Path | None,
+    latents: bool,
+    overrides: Sequence[str],
+) -> int:
+    """Make candidates of a run again from their recipes, denoise them to the end, and write their videos."""
+    picks = exports.picked(run_dir, candidate, top, arm, by)
+    return rendered(run_dir, picks, to or run_dir / render.FOLDER, overrides, latents=latents)
+
+
+def rendered(
+    run_dir: Path, picks: Sequence[render.Pick], where: Path, overrides: Sequence[str], *, latents: bool
+) -> int:
+    """Write candidates' videos to a folder and return the exit code. Raises ConfigError, KeyboardInterrupt."""
+    with announced(CHECKING, print):
+        from actors.backend import Backend
+
+        backend = Backend(print)
+        recipes = render.recipes(run_dir, picks, backend, overrides)
+    failed = asyncio.run(ended_by_sigterm(render.render(recipes, backend, where, latents=latents)))
+    return 3 if failed or len(recipes.found) < len({p.candidate for p in picks}) else 0
 
 
 def list_policies() -> int:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from raysearch.errors import ConfigError, check
-from raysearch.export import suites
+from raysearch.export import render, suites
 from raysearch.export.links import fresh, link
 from raysearch.files import Folder
 from raysearch.parquet import run_table
@@ -26,6 +26,27 @@ def export_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--arm", metavar="NAME", help="of this arm alone")
     parser.add_argument("--pattern", metavar="PATH", help="with --to files, such as '{arm}/{prompt:.60}-{seed}.mp4'")
     parser.add_argument("--partial", action="store_true", help="export what is there, though videos are missing")
+
+
+def render_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `raysearch render`."""
+    parser.add_argument("run_dir", type=Path, metavar="RUN_DIR", help="the folder of a run")
+    which = parser.add_mutually_exclusive_group(required=True)
+    which.add_argument("--candidate", metavar="ID", help="its id in candidates.parquet, or how that begins")
+    which.add_argument("--top", type=int, metavar="K", help="the K candidates with the highest rewards")
+    parser.add_argument("--arm", metavar="NAME", help="with --top, of this arm alone")
+    parser.add_argument("--by", default="reward", metavar="COLUMN", help="with --top (default reward)")
+    parser.add_argument("--to", type=Path, metavar="DIR", help=f"where videos go (default RUN_DIR/{render.FOLDER})")
+    parser.add_argument("--latents", action="store_true", help="write the latents, too")
+    parser.add_argument("overrides", nargs="*", default=[], metavar="key=value", help="such as fleet.backend=local")
+
+
+def picked(run_dir: Path, candidate: str | None, top: int | None, arm: str | None, by: str) -> list[render.Pick]:
+    """The candidates that `raysearch render` is asked for. Raises ConfigError."""
+    if candidate is not None:
+        return [render.named(run_dir, candidate)]
+    assert top is not None
+    return render.highest(run_dir, top, arm=arm, by=by)
 
 
 def split(to: Sequence[str]) -> tuple[str, Path | None, list[str]]:
