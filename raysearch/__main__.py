@@ -155,7 +155,7 @@ def parser() -> argparse.ArgumentParser:
     checked.add_argument("--num-frames", type=int, metavar="N", help="(default 9, or 1 of a pipeline of images)")
     more = "more arguments of the pipeline's call, a JSON object"
     checked.add_argument("--call", type=mapping, default={}, metavar="JSON", help=more)
-    exports.export_arguments(add("export", export_run, "videos in the layout of a benchmark, and more"))
+    exports.export_arguments(add("export", export_run, "bring a run's videos to a benchmark suite or a training"))
     exports.render_arguments(add("render", render_candidates, "make any candidate of a run again, as a video"))
     add("policies", list_policies, "the policies that ship, with their arguments")
     add("schema", print_schema, "the JSON schema of a config, with which an editor completes and checks its keys")
@@ -294,12 +294,9 @@ def check_model(
     return 0 if holds else 1
 
 
-def export_run(run_dir: Path, to: Sequence[str], arm: str | None, pattern: str | None, partial: bool) -> int:
-    """Bring a run's videos into the layout of a benchmark suite, or of a pattern of your own."""
-    what, where, _ = exports.split(to)
-    assert where is not None
-    exports.to_files(run_dir, what, where, arm=arm, pattern=pattern, partial=partial, say=print)
-    return 0
+def export_run(run_dir: Path, asked: exports.Asked, overrides: Sequence[str]) -> int:
+    """Bring what a run has made to where others read it: benchmark suites, trainings on preferences."""
+    return exports.export(run_dir, asked, overrides, rendered, print)
 
 
 def render_candidates(

@@ -2,12 +2,13 @@
 
 import argparse
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from raysearch.errors import ConfigError, check
-from raysearch.export import render, suites
-from raysearch.export.links import fresh, link
+from raysearch.export import preference, render, suites
+from raysearch.export.links import check_new, fresh, link
 from raysearch.files import Folder
 from raysearch.parquet import run_table
 from raysearch.session import status
@@ -18,14 +19,58 @@ COLUMNS = ("search_id", "arm", "prompt", "seed", "policy", "status", "video")
 SEARCHED = "searches chose these videos: scores of them are of searched videos, and of a plain model only in arms of "
 
 
+class Rendered(Protocol):
+    """Writes the videos of candidates to a folder, and returns the exit code."""
+
+    def __call__(
+        self, run_dir: Path, picks: Sequence[render.Pick], where: Path, overrides: Sequence[str], *, latents: bool
+    ) -> int:
+        """Raises ConfigError."""
+        ...
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What `raysearch export` is asked for, by the names of its options."""
+
+    to: Sequence[str] = ()
+    arm: str | None = None
+    pattern: str | None = None
+    partial: bool = False
+    by: str | None = None
+    margin: float | None = None
+    no_files: bool = False
+    latents: bool = False
+
+
+class _Into(argparse.Action):
+    """Keeps what an option says in `asked`."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option: str | None = None
+    ) -> None:
+        said: dict[str, Any] = {self.dest: True if self.nargs == 0 else values}
+        namespace.asked = replace(namespace.asked, **said)
+
+
 def export_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `raysearch export`."""
     parser.add_argument("run_dir", type=Path, metavar="RUN_DIR", help="the folder of a run")
     what = f"{', '.join(FOLDERS)}, each with the folder to make"
-    parser.add_argument("--to", nargs="+", required=True, metavar=("WHAT", "DIR"), help=what)
-    parser.add_argument("--arm", metavar="NAME", help="of this arm alone")
-    parser.add_argument("--pattern", metavar="PATH", help="with --to files, such as '{arm}/{prompt:.60}-{seed}.mp4'")
-    parser.add_argument("--partial", action="store_true", help="export what is there, though videos are missing")
+    own: dict[str, dict[str, Any]] = {
+        "--to": {"nargs": "+", "required": True, "metavar": ("WHAT", "DIR"), "help": what},
+        "--arm": {"metavar": "NAME", "help": "of this arm alone"},
+        "--pattern": {"metavar": "PATH", "help": f"of {FILES}: such as '{{arm}}/{{prompt:.60}}-{{seed}}.mp4'"},
+        "--partial": {"nargs": 0, "help": "of suites and files: what is there, though videos are missing"},
+        "--by": {"metavar": "COLUMN", "help": f"of {PREFERENCE}: what is compared (default reward)"},
+        "--margin": {"type": float, "metavar": "X", "help": f"of {PREFERENCE}: the least difference (default 0)"},
+        "--no-files": {"nargs": 0, "help": f"of {PREFERENCE}: the table alone"},
+        "--latents": {"nargs": 0, "help": f"of {PREFERENCE}: the latents, too"},
+    }
+    for name, options in own.items():
+        parser.add_argument(name, action=_Into, default=argparse.SUPPRESS, **options)
+    parser.add_argument("overrides", nargs="*", default=[], metavar="key=value", help="such as fleet.backend=local")
+    parser.set_defaults(asked=Asked())
 
 
 def render_arguments(parser: argparse.ArgumentParser) -> None:
@@ -49,15 +94,54 @@ def picked(run_dir: Path, candidate: str | None, top: int | None, arm: str | Non
     return render.highest(run_dir, top, arm=arm, by=by)
 
 
-def split(to: Sequence[str]) -> tuple[str, Path | None, list[str]]:
-    """What --to names, the folder if that takes one, and the overrides that came after them. Raises ConfigError."""
+def export(
+    run_dir: Path, asked: Asked, overrides: Sequence[str], rendered: Rendered, say: Callable[[str], None]
+) -> int:
+    """Do what an export asks for, and return the exit code. Raises ConfigError.
+
+    `rendered` writes candidates' videos to a folder, and takes the overrides.
+    """
+    what, where, more = split(asked.to)
+    if what == PREFERENCE:
+        return _to_preference(run_dir, where, asked, [*overrides, *more], rendered, say)
+    check(not [*overrides, *more], "an override", [*overrides, *more], f"left out but with --to {PREFERENCE}")
+    to_files(run_dir, what, where, asked, say)
+    return 0
+
+
+def split(to: Sequence[str]) -> tuple[str, Path, list[str]]:
+    """What --to names, the folder to make, and the overrides that came after it. Raises ConfigError."""
     what, *rest = to
     check(what in FOLDERS, "--to", what, f"one of {', '.join(FOLDERS)}")
-    where = Path(rest.pop(0)) if rest else None
-    check(where is not None, "--to", what, f"followed by the folder to make: --to {what} DIR")
-    for other in rest:
+    check(len(rest) > 0, "--to", what, f"followed by the folder to make: --to {what} DIR")
+    for other in rest[1:]:
         check("=" in other, "--to", other, "left out, or an override of the form key=value")
-    return what, where, rest
+    return what, Path(rest[0]), rest[1:]
+
+
+def _to_preference(
+    run_dir: Path, where: Path, asked: Asked, overrides: Sequence[str], rendered: Rendered, say: Callable[[str], None]
+) -> int:
+    _check_unused(asked, "pattern", "partial")
+    check_new(where)
+    by = asked.by or "reward"
+    pairs = preference.pairs(run_dir, by=by, margin=asked.margin or 0.0, arm=asked.arm)
+    code = 0
+    missing = [] if asked.no_files else preference.lacking(run_dir, pairs, latents=asked.latents)
+    if missing:
+        code = rendered(run_dir, missing, run_dir / render.FOLDER, overrides, latents=asked.latents)
+    n = preference.write(run_dir, where, pairs, by=by, files=not asked.no_files, latents=asked.latents)
+    say(
+        f"{n} pairs in {where}"
+        + (f"; {len(pairs) - n} are left out, of which no files could be made" * (n < len(pairs)))
+    )
+    return code
+
+
+def _check_unused(asked: Asked, *options: str) -> None:
+    for name in options:
+        given = getattr(asked, name)
+        check(given == getattr(Asked, name), f"--{name.replace('_', '-')}", given, f"left out with --to {asked.to[0]}")
 
 
 def searches(run_dir: Path, columns: Sequence[str], arm: str | None) -> list[dict[str, Any]]:
@@ -69,20 +153,13 @@ def searches(run_dir: Path, columns: Sequence[str], arm: str | None) -> list[dic
     return [r for r in rows if arm in (None, r["arm"])]
 
 
-def to_files(
-    run_dir: Path,
-    what: str,
-    where: Path,
-    *,
-    arm: str | None,
-    pattern: str | None,
-    partial: bool,
-    say: Callable[[str], None],
-) -> None:
+def to_files(run_dir: Path, what: str, where: Path, asked: Asked, say: Callable[[str], None]) -> None:
     """Link the winners' videos in the layout of a suite, or by a pattern, into a new folder. Raises ConfigError."""
+    pattern, partial = asked.pattern, asked.partial
+    _check_unused(asked, "by", "margin", "no_files", "latents")
     check((pattern is not None) == (what == FILES), "--pattern", pattern, "given with --to files, and with no other")
     layout = suites.SUITES[what] if pattern is None else suites.of_pattern(pattern)
-    rows = searches(run_dir, COLUMNS, arm)
+    rows = searches(run_dir, COLUMNS, asked.arm)
     if not partial:
         _check_ended(run_dir)
     places = suites.placed(rows, layout, partial=partial)

@@ -12,27 +12,39 @@ from raysearch.errors import ConfigError, check
 APART = (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP)  # of a link: another file system, or one without
 
 
+def check_new(where: Path) -> tuple[Path, Path]:
+    """The absolute path of a new or empty folder, and of the one that is filled in its place.
+
+    Raises ConfigError if the first is not new or empty, or the second is there.
+    """
+    try:
+        where = Path(os.path.abspath(where.expanduser()))
+        partial = where.with_name(f"{where.name}.partial")
+        new = not os.path.lexists(where) or (where.is_dir() and not where.is_symlink() and not any(where.iterdir()))
+    except (OSError, RuntimeError) as error:
+        raise ConfigError.of("DIR", str(where), f"a folder that can be made ({error})") from error
+    check(new, "DIR", str(where), "a new or empty folder: nothing is overwritten")
+    left = not os.path.lexists(partial)
+    check(left, "DIR", str(where), f"one without {str(partial)!r} beside it, which a killed export has left")
+    return where, partial
+
+
 @contextmanager
 def fresh(where: Path) -> Iterator[Path]:
     """A folder to fill, which becomes `where` when the context ends without an error, and is deleted with one.
 
     Raises ConfigError unless `where` is new or an empty folder, and where the disk refuses.
     """
+    where, partial = check_new(where)
+    made = False
     try:
-        where = Path(os.path.abspath(where.expanduser()))
-        partial = where.with_name(f"{where.name}.partial")
-        new = not os.path.lexists(where) or (where.is_dir() and not where.is_symlink() and not any(where.iterdir()))
-        check(new, "DIR", str(where), "a new or empty folder: nothing is overwritten")
-        left = not os.path.lexists(partial)
-        check(left, "DIR", str(where), f"one without {str(partial)!r} beside it, which a killed export has left")
         partial.mkdir(parents=True)
-    except (OSError, RuntimeError) as error:
-        raise ConfigError.of("DIR", str(where), f"a folder that can be made ({error})") from error
-    try:
+        made = True
         yield partial
         partial.rename(where)
     except BaseException as error:
-        shutil.rmtree(partial, ignore_errors=True)
+        if made:
+            shutil.rmtree(partial, ignore_errors=True)
         if isinstance(error, OSError):
             said = f"a folder that can be filled ({error.strerror or error}); nothing is left of it"
             raise ConfigError.of("DIR", str(where), said) from error

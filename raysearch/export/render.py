@@ -37,7 +37,7 @@ from raysearch.session.plan import Backend, Plan, Search, content_of, outputs, r
 FREE = ("fleet", "output")  # the keys that a render may have otherwise than its run
 FOLDER = "rendered"
 SEARCHED = ("search_id", "arm", "winner", "trials", "status")
-SCORED = ("search_id", "candidate", "part", "sigma", "trajectory", "by", "reward")
+CANDIDATES = ("search_id", "candidate", "part", "sigma", "trajectory", "by", "reward")
 
 Say = Callable[[str], None]
 
@@ -75,7 +75,7 @@ def highest(run_dir: Path, k: int, *, arm: str | None = None, by: str = "reward"
     check(arm is None or arm in names, "--arm", arm, f"one of {', '.join(names)}")
     last: dict[tuple[str, str], dict[str, Any]] = {}
     parts: dict[str, int] = {}
-    for r in _scored(run_dir, by):
+    for r in scored(run_dir, by):
         if arm in (None, arms.get(r["search_id"])) and r[by] is not None:
             parts[r["search_id"]] = max(parts.get(r["search_id"], 0), r["part"])
             before = last.get((r["search_id"], r["trajectory"]))
@@ -90,9 +90,9 @@ def highest(run_dir: Path, k: int, *, arm: str | None = None, by: str = "reward"
     return list(found.values())[:k]
 
 
-def _scored(run_dir: Path, by: str) -> list[dict[str, Any]]:
+def scored(run_dir: Path, by: str) -> list[dict[str, Any]]:
     """The rows of candidates.parquet, where `by` is a column of finite numbers. Raises ConfigError."""
-    table = run_table(run_dir, "candidates.parquet", SCORED, more=True)
+    table = run_table(run_dir, "candidates.parquet", CANDIDATES, more=True)
     numbers = [f.name for f in table.schema if str(f.type) == "double"]
     check(by in numbers, "--by", by, f"one of {', '.join(numbers)}")
     values = np.array(table[by].drop_null())

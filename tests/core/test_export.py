@@ -34,8 +34,7 @@ def made(path: Path, rows: list[dict]) -> Path:
 
 def exported(run_dir: Path, what: str, where: Path, **more) -> tuple[dict[str, bytes], list[str]]:
     said: list[str] = []
-    given = {"arm": None, "pattern": None, "partial": False} | more
-    command.to_files(run_dir, what, where, **given, say=said.append)
+    command.to_files(run_dir, what, where, command.Asked([what], **more), said.append)
     return tree(where), said
 
 

@@ -128,3 +128,20 @@ def test_two_candidates_of_one_beginning_are_asked_apart(run_dir):
     common = next(a[0] for a in ids if any(b[0] == a[0] for b in ids if b != a))
     with pytest.raises(ConfigError, match="how one id begins: so do"):
         render.named(run_dir, common)
+
+
+def test_pairs_for_training_have_videos_and_latents_of_both_sides(run_dir, tmp_path, capsys):
+    copy, out = tmp_path / "run", tmp_path / "pairs"
+    shutil.copytree(run_dir, copy)
+    assert main(["export", str(copy), "--to", "preference", str(out), "--latents", "--margin", "1e-9"]) == 0
+    assert f"2 pairs in {out}" in capsys.readouterr().out
+    rows = pq.read_table(out / "preference.parquet").to_pylist()
+    assert len(rows) == 2
+    for r in rows:
+        assert r["chosen_bright"] + r["chosen_moves"] == pytest.approx(r["chosen_reward"])
+        assert r["margin"] == r["chosen_reward"] - r["rejected_reward"] > 0
+        clips = [decoded(out / r[f"{side}_video"]) for side in ("chosen", "rejected")]
+        latents = [load_file(out / r[f"{side}_latents"])["latents"] for side in ("chosen", "rejected")]
+        assert (clips[0] != clips[1]).any() and (latents[0] != latents[1]).any()
+    assert main(["export", str(copy), "--to", "preference", str(out)]) == 2
+    assert "overwritten" in capsys.readouterr().err
