@@ -27,7 +27,7 @@ from raysearch.config.config import Config
 from raysearch.config.policies import find_policy, policy_names
 from raysearch.errors import ConfigError, RaysearchError, plain, single
 from raysearch.export import command as exports
-from raysearch.export import render
+from raysearch.export import render, trackers
 from raysearch.session import dataset, display, status
 from raysearch.session.directory import chosen, goes_on
 from raysearch.sweep import grid
@@ -214,6 +214,7 @@ def searched(config: Config, run_dir: Path) -> int:
         config = settled(config, say)
         shipped.check_rewards(configuration.arms(config))
         goes_on(run_dir, config, config.resume)
+        tracked = trackers.sinks(config, run_dir)
         # torch and diffusers take seconds to import, and a mistake in the config should not wait for them.
         from actors.backend import Backend
         from raysearch.session.session import Session
@@ -226,7 +227,7 @@ def searched(config: Config, run_dir: Path) -> int:
     say(f"{session.progress.total} searches{kept}, about {in_all} NFE before sharing; starting the fleet")
     try:
         with display.Display(console) as screen:
-            asyncio.run(ended_by_sigterm(session.run([screen.sink])))
+            asyncio.run(ended_by_sigterm(session.run([screen.sink, *tracked])))
     except (asyncio.CancelledError, KeyboardInterrupt):
         say(f"to go on, give the same command again with run_dir={run_dir} resume=require")
         raise KeyboardInterrupt from None
@@ -295,7 +296,7 @@ def check_model(
 
 
 def export_run(run_dir: Path, asked: exports.Asked, overrides: Sequence[str]) -> int:
-    """Bring what a run has made to where others read it: benchmark suites, trainings on preferences."""
+    """Bring what a run has made to where others read it: benchmark suites, trainings on preferences, trackers."""
     return exports.export(run_dir, asked, overrides, rendered, print)
 
 

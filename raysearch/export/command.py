@@ -6,8 +6,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
+from raysearch.config.binding import structured
+from raysearch.config.track import LIBRARIES, TrackConfig, check_track
 from raysearch.errors import ConfigError, check
-from raysearch.export import preference, render, suites
+from raysearch.export import preference, render, suites, trackers
 from raysearch.export.links import check_new, fresh, link
 from raysearch.files import Folder
 from raysearch.parquet import run_table
@@ -15,6 +17,7 @@ from raysearch.session import status
 
 FILES, PREFERENCE = "files", "preference"
 FOLDERS = (*suites.SUITES, FILES, PREFERENCE)  # exports that take a DIR
+OF_TRACKERS = ("project", "dir", "url", "no_videos")
 COLUMNS = ("search_id", "arm", "prompt", "seed", "policy", "status", "video")
 SEARCHED = "searches chose these videos: scores of them are of searched videos, and of a plain model only in arms of "
 
@@ -41,6 +44,10 @@ class Asked:
     margin: float | None = None
     no_files: bool = False
     latents: bool = False
+    project: str = TrackConfig.project
+    dir: str | None = None
+    url: str | None = None
+    no_videos: bool = False
 
 
 class _Into(argparse.Action):
@@ -56,7 +63,7 @@ class _Into(argparse.Action):
 def export_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `raysearch export`."""
     parser.add_argument("run_dir", type=Path, metavar="RUN_DIR", help="the folder of a run")
-    what = f"{', '.join(FOLDERS)}, each with the folder to make"
+    what = f"{', '.join(FOLDERS)}, each with the folder to make; or {', '.join(LIBRARIES)}"
     own: dict[str, dict[str, Any]] = {
         "--to": {"nargs": "+", "required": True, "metavar": ("WHAT", "DIR"), "help": what},
         "--arm": {"metavar": "NAME", "help": "of this arm alone"},
@@ -66,6 +73,10 @@ def export_arguments(parser: argparse.ArgumentParser) -> None:
         "--margin": {"type": float, "metavar": "X", "help": f"of {PREFERENCE}: the least difference (default 0)"},
         "--no-files": {"nargs": 0, "help": f"of {PREFERENCE}: the table alone"},
         "--latents": {"nargs": 0, "help": f"of {PREFERENCE}: the latents, too"},
+        "--project": {"metavar": "NAME", "help": f"of trackers (default {TrackConfig.project})"},
+        "--dir": {"metavar": "DIR", "help": "of wandb and tensorboard: where their files go"},
+        "--url": {"metavar": "URL", "help": "of wandb, mlflow and trackio: the server"},
+        "--no-videos": {"nargs": 0, "help": "of trackers: numbers and the table alone"},
     }
     for name, options in own.items():
         parser.add_argument(name, action=_Into, default=argparse.SUPPRESS, **options)
@@ -102,27 +113,37 @@ def export(
     `rendered` writes candidates' videos to a folder, and takes the overrides.
     """
     what, where, more = split(asked.to)
-    if what == PREFERENCE:
+    if what == PREFERENCE and where:
         return _to_preference(run_dir, where, asked, [*overrides, *more], rendered, say)
     check(not [*overrides, *more], "an override", [*overrides, *more], f"left out but with --to {PREFERENCE}")
-    to_files(run_dir, what, where, asked, say)
+    if where:
+        to_files(run_dir, what, where, asked, say)
+        return 0
+    _check_unused(asked, "arm", "pattern", "partial", "by", "margin", "no_files", "latents")
+    values = {"to": what, "project": asked.project, "dir": asked.dir, "url": asked.url, "videos": not asked.no_videos}
+    track = structured(TrackConfig, values, "track")
+    check_track(track)
+    say(f"{trackers.export(run_dir, track)} searches are new to {what}")
     return 0
 
 
-def split(to: Sequence[str]) -> tuple[str, Path, list[str]]:
-    """What --to names, the folder to make, and the overrides that came after it. Raises ConfigError."""
+def split(to: Sequence[str]) -> tuple[str, Path | None, list[str]]:
+    """What --to names, the folder to make if it is none of trackers, and overrides after these. Raises ConfigError."""
     what, *rest = to
-    check(what in FOLDERS, "--to", what, f"one of {', '.join(FOLDERS)}")
-    check(len(rest) > 0, "--to", what, f"followed by the folder to make: --to {what} DIR")
-    for other in rest[1:]:
+    check(what in (*FOLDERS, *LIBRARIES), "--to", what, f"one of {', '.join((*FOLDERS, *LIBRARIES))}")
+    where = None
+    if what in FOLDERS:
+        check(len(rest) > 0, "--to", what, f"followed by the folder to make: --to {what} DIR")
+        where = Path(rest.pop(0))
+    for other in rest:
         check("=" in other, "--to", other, "left out, or an override of the form key=value")
-    return what, Path(rest[0]), rest[1:]
+    return what, where, rest
 
 
 def _to_preference(
     run_dir: Path, where: Path, asked: Asked, overrides: Sequence[str], rendered: Rendered, say: Callable[[str], None]
 ) -> int:
-    _check_unused(asked, "pattern", "partial")
+    _check_unused(asked, "pattern", "partial", *OF_TRACKERS)
     check_new(where)
     by = asked.by or "reward"
     pairs = preference.pairs(run_dir, by=by, margin=asked.margin or 0.0, arm=asked.arm)
@@ -156,7 +177,7 @@ def searches(run_dir: Path, columns: Sequence[str], arm: str | None) -> list[dic
 def to_files(run_dir: Path, what: str, where: Path, asked: Asked, say: Callable[[str], None]) -> None:
     """Link the winners' videos in the layout of a suite, or by a pattern, into a new folder. Raises ConfigError."""
     pattern, partial = asked.pattern, asked.partial
-    _check_unused(asked, "by", "margin", "no_files", "latents")
+    _check_unused(asked, "by", "margin", "no_files", "latents", *OF_TRACKERS)
     check((pattern is not None) == (what == FILES), "--pattern", pattern, "given with --to files, and with no other")
     layout = suites.SUITES[what] if pattern is None else suites.of_pattern(pattern)
     rows = searches(run_dir, COLUMNS, asked.arm)

@@ -51,17 +51,20 @@ def fresh(where: Path) -> Iterator[Path]:
         raise
 
 
-def link(run_dir: Path, file: str, target: Path) -> bool:
-    """Give a file of a run another path; True if that took a copy. Raises ConfigError for what is no file of the run.
-
-    Nothing but folders and plain files may be on the way from `run_dir` to the file.
-    """
+def file_in(run_dir: Path, file: str) -> Path:
+    """A file of a run. Raises ConfigError unless nothing but folders and a plain file is on the way to it."""
     name = Path(file)
     source = run_dir / name
     inside = bool(name.parts) and not name.is_absolute() and ".." not in name.parts
     way = [run_dir.joinpath(*name.parts[: i + 1]) for i in range(len(name.parts))]
     plain = inside and source.is_file() and not any(p.is_symlink() for p in way)
     check(plain, "RUN_DIR", str(source), "a file of the run, and no link")
+    return source
+
+
+def link(run_dir: Path, file: str, target: Path) -> bool:
+    """Give a file of a run another path; True if that took a copy. Raises ConfigError for what is none of its files."""
+    source = file_in(run_dir, file)
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
         os.link(source, target, follow_symlinks=False)
