@@ -27,7 +27,7 @@ from raysearch.engine.store import Store
 from raysearch.errors import ConfigError, FolderError, NoReplica, single, told
 from raysearch.recipe import long_video
 from raysearch.recipe.candidate import Candidate, Sampler
-from raysearch.recipe.reward import Reward, Score
+from raysearch.recipe.reward import Question, Reward, Score
 from raysearch.search.budget import Cost
 from raysearch.search.context import Context
 from raysearch.session import about, dataset, encoders, journal, replay, tables
@@ -282,7 +282,7 @@ class Session:
         """
         spent, calls = Spent(s.age, self.past.spent.get(s.id, 0), group_of(s.id)), 0
 
-        async def answer(xs: Sequence[Candidate], reward: Reward) -> list[Score]:
+        async def answer(xs: Sequence[Question], reward: Reward) -> list[Score]:
             nonlocal calls
             wall = ctx.meter.asked_at
             scores = await engine.score(xs, reward, spent)
