@@ -9,9 +9,10 @@ import pytest
 from runs import ARMS, SIZE, decoded
 from safetensors.numpy import load_file
 
+import raysearch
 from raysearch.__main__ import main
 from raysearch.errors import ConfigError
-from raysearch.export import render
+from raysearch.export import libraries, render
 
 
 @pytest.fixture(scope="module")
@@ -145,3 +146,45 @@ def test_pairs_for_training_have_videos_and_latents_of_both_sides(run_dir, tmp_p
         assert (clips[0] != clips[1]).any() and (latents[0] != latents[1]).any()
     assert main(["export", str(copy), "--to", "preference", str(out)]) == 2
     assert "overwritten" in capsys.readouterr().err
+
+
+def test_exports_from_the_command_line(run_dir, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert main(["export", str(run_dir), "--to", "files", str(out), "--pattern", "{arm}/{index}-{seed}.mp4"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == f"6 videos in {out}" and "searches chose these videos" in lines[1]
+    assert sorted(str(p.relative_to(out)) for p in out.rglob("*.mp4"))[:1] == ["bon/0-0.mp4"]
+    for arguments, said in [
+        (["--to", "files", str(tmp_path / "a")], "--pattern"),
+        (["--to", "vbench", str(tmp_path / "a")], "tag dimension"),
+        (["--to", "vbench"], "--to vbench DIR"),
+        (["--to", "vbench", str(tmp_path / "a"), "fleet.backend=local"], "left out but with --to preference"),
+        (["--to", "mlflow", "--dir", "x"], "track.dir"),
+        (["--to", "preference", str(tmp_path / "a"), "--margin", "much"], "--margin"),
+        ([], "--to"),
+    ]:
+        assert main(["export", str(run_dir), *arguments]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert said in line
+
+
+def test_a_run_has_its_tracker_told(tiny, tmp_path, monkeypatch):
+    """From the command line and from Python."""
+    values = {
+        "model": {"path": str(tiny), **SIZE},
+        "sampler": {"num_steps": 2},
+        "rewards": {"search": {"name": "tiny:Brightness"}},
+        "prompts": ["a red circle moving left"],
+        "fleet": {"backend": "local"},
+        "track": {"to": "tensorboard"},
+    }
+    (tmp_path / "config.yaml").write_text(json.dumps(values))
+    assert main(["run", str(tmp_path / "config.yaml"), f"run_dir={tmp_path / 'one'}"]) == 0
+    raysearch.run(values | {"run_dir": str(tmp_path / "two")}, report=str)
+    for name in ("one", "two"):
+        (told,) = (tmp_path / name / "tracked").glob("tensorboard-*.txt")
+        assert told.read_text() == "-\n000000-s0-single\n"
+        assert b"videos/single" in next((tmp_path / name / "tensorboard").iterdir()).read_bytes()
+    monkeypatch.setattr(libraries, "find_spec", lambda name: None)
+    assert main(["run", str(tmp_path / "config.yaml"), f"run_dir={tmp_path / 'three'}"]) == 2
+    assert not (tmp_path / "three").exists()
