@@ -319,6 +319,7 @@ def rendered(
     run_dir: Path, picks: Sequence[render.Pick], where: Path, overrides: Sequence[str], *, latents: bool
 ) -> int:
     """Write candidates' videos to a folder and return the exit code. Raises ConfigError, KeyboardInterrupt."""
+    render.config_of(run_dir, overrides)  # a mistake in overrides should not wait for torch
     with announced(CHECKING, print):
         from actors.backend import Backend
 

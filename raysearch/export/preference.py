@@ -51,13 +51,13 @@ def pairs(run_dir: Path, *, by: str = "reward", margin: float = 0.0, arm: str | 
     Of equals the earlier row counts. Raises ConfigError, also if there is no pair.
     """
     check(margin >= 0, "--margin", margin, "at least 0")  # NaN is not
-    Folder(run_dir.expanduser()).check()
     rows = run_table(run_dir, "searches.parquet", (*SEARCHED, "prompt", "seed")).to_pylist()
+    Folder(run_dir.expanduser()).check()
     searches = {r["search_id"]: r for r in rows if arm in (None, r["arm"])}
     arms = list(dict.fromkeys(r["arm"] for r in rows))
     check(arm is None or arm in arms, "--arm", arm, f"one of {', '.join(arms)}")
     if arm is None and len(arms) > 1:
-        judges = [a.rewards.search for a in configuration.arms(config_of(run_dir.expanduser(), ())[0])]
+        judges = [a.rewards.search for a in configuration.arms(config_of(run_dir, ())[0])]
         alike = all(j == judges[0] for j in judges)
         check(alike, "--arm", arm, f"one of {', '.join(arms)}: the arms do not have the same rewards.search")
     groups: dict[str, dict[str, Row]] = defaultdict(dict)

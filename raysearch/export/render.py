@@ -116,9 +116,10 @@ def config_of(run_dir: Path, overrides: Sequence[str]) -> tuple[Config, Config]:
         key = o.partition("=")[0]
         allowed = f"left out: a render has its run's config, but for {' and '.join(f'{k}.*' for k in FREE)}"
         check(key.partition(".")[0] in FREE, key, o.partition("=")[2], allowed)
+    run_dir = run_dir.expanduser()
+    check((run_dir / CONFIG).is_file(), "RUN_DIR", str(run_dir), f"the folder of a run, with {CONFIG}")
     values = [read(run_dir / CONFIG, given, Config, resolve=False) for given in ((), overrides)]
-    begun, now = (configuration.build(v) for v in values)
-    return begun, now
+    return configuration.build(values[0]), configuration.build(values[1])
 
 
 def recipes(
@@ -129,7 +130,6 @@ def recipes(
     Raises ConfigError if the model, the rewards or the like have changed since the run began, or nothing is found.
     """
     run_dir = run_dir.expanduser()
-    check((run_dir / CONFIG).is_file(), "RUN_DIR", str(run_dir), f"the folder of a run, with {CONFIG}")
     Folder(run_dir).check()
     begun, config = config_of(run_dir, overrides)
     entries = prompts.load(config)

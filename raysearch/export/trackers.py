@@ -122,6 +122,7 @@ def export(run_dir: Path, track: TrackConfig) -> int:
 
     Raises ConfigError, and RaysearchError where the tracker's library fails.
     """
+    run_table(run_dir, TABLE, ("search_id",))  # what is no run's folder is left as it is
     Folder(run_dir.expanduser()).check()
     tracking = Tracking(run_dir, track)
     try:

@@ -150,10 +150,13 @@ def test_pairs_for_training_have_videos_and_latents_of_both_sides(run_dir, tmp_p
 
 def test_exports_from_the_command_line(run_dir, tmp_path, capsys):
     out = tmp_path / "out"
-    assert main(["export", str(run_dir), "--to", "files", str(out), "--pattern", "{arm}/{index}-{seed}.mp4"]) == 0
+    assert (
+        main(["export", str(run_dir), "--to", "files", str(out), "--pattern", "{arm}/{prompt:.5}-{index}-{seed}.mp4"])
+        == 0
+    )
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == f"6 videos in {out}" and "searches chose these videos" in lines[1]
-    assert sorted(str(p.relative_to(out)) for p in out.rglob("*.mp4"))[:1] == ["bon/0-0.mp4"]
+    assert sorted(str(p.relative_to(out)) for p in out.rglob("*.mp4"))[:1] == ["bon/a pri-0-0.mp4"]
     for arguments, said in [
         (["--to", "files", str(tmp_path / "a")], "--pattern"),
         (["--to", "vbench", str(tmp_path / "a")], "tag dimension"),
