@@ -1,7 +1,6 @@
 """A run's searches in the real trackers, offline and in a folder of the test's: what was told is read back."""
 
 import json
-import os
 import struct
 from importlib.machinery import ModuleSpec
 from pathlib import Path
@@ -77,7 +76,7 @@ def read_wandb(tmp_path: Path, run_dir: Path):
     from wandb.proto import wandb_internal_pb2
 
     steps, media, tables = [], [], []
-    for file in sorted((tmp_path / "wandb" / "wandb").glob("offline-run-*/*.wandb"), key=os.path.getmtime):
+    for file in sorted((tmp_path / "wandb" / "wandb").glob("*offline-run-*/*.wandb")):
         for data in records(file.read_bytes()):
             record = wandb_internal_pb2.Record.FromString(data)
             if record.WhichOneof("record_type") == "history":
@@ -179,6 +178,8 @@ def test_searches_are_told_once_and_new_ones_go_on_in_the_same_run(tmp_path, to)
         for (step, numbers), (at, means) in zip(steps, expected(rows), strict=True):
             assert step == at and "replica_seconds" in " ".join(numbers)
             assert {k: numbers[k] for k in means} == pytest.approx(means)
+        for folder in (tmp_path / "wandb" / "wandb").glob("offline-run-*"):
+            folder.rename(folder.with_name(f"first-{folder.name}"))  # named by the second, in which others may begin
         if not again:
             assert trackers.export(run_dir, track(to, tmp_path)) == 0
             continue
