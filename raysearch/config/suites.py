@@ -43,8 +43,8 @@ DIMENSIONS = {
         *("interaction", "numeracy"),
     ),
 }
-SAMPLES = {"vbench": 5, "vbench2": 3}  # of a prompt; the other suites judge one
-MORE_SAMPLES = {"temporal_flickering": 25, "Diversity": 20}
+SAMPLES: dict[str, int] = {"vbench": 5, "vbench2": 3, "t2v-compbench": 1, "evalcrafter": 1, "phygenbench": 1}
+MORE = {"vbench": {"temporal_flickering": 25}, "vbench2": {"Diversity": 20}}  # samples, by dimension
 
 
 @dataclass(frozen=True)
@@ -72,8 +72,8 @@ def rows(given: Mapping[str, Any]) -> Iterator[Row]:
     for place, dimensions, values in READERS[suite.suite](suite):
         served = [d for d in dimensions if suite.dimensions is None or d in suite.dimensions]
         if served or not allowed:
-            usual = SAMPLES.get(suite.suite, 1)
-            n = max((MORE_SAMPLES.get(d, usual) for d in served), default=usual)
+            usual, more = SAMPLES[suite.suite], MORE.get(suite.suite, {})
+            n = max((more.get(d, usual) for d in served), default=usual)
             yield place, {**values, **({"n": n} if suite.samples else {})}
 
 

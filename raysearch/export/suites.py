@@ -15,6 +15,7 @@ from pathlib import Path
 from string import Formatter
 from typing import Any
 
+from raysearch.config.suites import MORE, SAMPLES
 from raysearch.errors import ConfigError, check, plain
 from raysearch.session.tables import FINISHED
 
@@ -53,11 +54,11 @@ class Layout:
 
 
 SUITES = {
-    "vbench": Layout("{arm}/{prompt}-{index}.mp4", 5, {"temporal_flickering": 25}),
-    "vbench2": Layout("{arm}/{dimension}/{prompt:.180}-{index}.mp4", 3, {"Diversity": 20}),
-    "t2v-compbench": Layout("{arm}/{category}/{number:04}.mp4", 1),
-    "evalcrafter": Layout("{arm}/{number:04}.mp4", 1),
-    "phygenbench": Layout("{arm}/output_video_{number}.mp4", 1, first=1),
+    "vbench": Layout("{arm}/{prompt}-{index}.mp4", SAMPLES["vbench"], MORE["vbench"]),
+    "vbench2": Layout("{arm}/{dimension}/{prompt:.180}-{index}.mp4", SAMPLES["vbench2"], MORE["vbench2"]),
+    "t2v-compbench": Layout("{arm}/{category}/{number:04}.mp4", SAMPLES["t2v-compbench"]),
+    "evalcrafter": Layout("{arm}/{number:04}.mp4", SAMPLES["evalcrafter"]),
+    "phygenbench": Layout("{arm}/output_video_{number}.mp4", SAMPLES["phygenbench"], first=1),
 }
 
 
