@@ -3,7 +3,7 @@
 from mistakes import Mistake
 
 POLICIES = "there are beam, best_of_n, bfs, ..., or module:function"
-REWARDS = "there are verifier, pixel, latent, pavrm, consistency, near, repulsion, distance, or module:Class"
+REWARDS = "there are verifier, pixel, latent, ..., or module:Class"
 NAME = "a name of 1 to 64 letters, digits and . _ + -"
 
 
