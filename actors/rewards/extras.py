@@ -7,7 +7,7 @@ from raysearch.errors import ConfigError
 
 
 def library(module: str, *, extra: str) -> ModuleType:
-    """The module of an optional library. Raises ConfigError, which says how to install the library, if it is missing."""
+    """The module of an optional library. Raises ConfigError, with how to install the library, if it is missing."""
     try:
         return importlib.import_module(module)
     except ImportError as error:

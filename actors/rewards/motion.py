@@ -6,6 +6,7 @@ motion smoothness; so the two have VBench's form and units, and not VBench's num
 """
 
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
@@ -52,7 +53,7 @@ class Flicker:
         for view in views:
             assert view.frames is not None
             check_frames(len(view.frames), 2)
-            rows.append([1 - np.mean([apart(a, b) for a, b in zip(view.frames, view.frames[1:], strict=False)])])
+            rows.append([1 - np.mean([apart(a, b) for a, b in pairwise(view.frames)])])
         return np.array(rows, dtype=np.float64).reshape(len(rows), 1)
 
 
@@ -111,7 +112,7 @@ class Motion:
         check(max(height, width) >= SMALLEST, "model.height and width", f"{height} x {width}", allowed)
         grey = [self._grey(frame) for frame in frames]
         found = []
-        for a, b in zip(grey, grey[1:], strict=False):
+        for a, b in pairwise(grey):
             lengths = np.linalg.norm(self._flow.calc(a, b, None), axis=-1).ravel()
             found.append(np.sort(lengths)[-max(1, int(LARGEST * lengths.size)) :].mean(dtype=np.float64))
         return np.array(found) * 256 / min(height, width)

@@ -75,7 +75,7 @@ class Ocr:
     needs: Literal["latent", "estimate", "frames"] = "frames"
 
     def __init__(self, *, frames: Annotated[int, Such("at least 1", lambda n: n >= 1)] = 4) -> None:
-        params = {f"{part}.model_path": str(file) for part, file in weights().items()}
+        params: dict[str, object] = {f"{part}.model_path": str(file) for part, file in weights().items()}
         params |= {"Global.log_level": "critical"}
         params |= {"EngineConfig.onnxruntime.intra_op_num_threads": torch.get_num_threads()}
         self.frames = frames

@@ -158,7 +158,7 @@ def test_views_that_are_too_short_or_too_small_are_refused(motion):
         motion([view(greys(0, 0))])
     with pytest.raises(ConfigError, match="num_frames: 3 is not allowed; it must be at least 4"):
         motion([view(greys(0, 0, 0), fps=24)])
-    with pytest.raises(ConfigError, match="height and width: '11 x 11' is not allowed; .* a side of 12 pixels"):
+    with pytest.raises(ConfigError, match=r"height and width: '11 x 11' is not allowed; .* a side of 12 pixels"):
         motion([view(greys(0, 0, 0, size=11))])
     motion([view(greys(0, 0, 0, size=12))])
 
