@@ -23,6 +23,7 @@ REWARDS = {
     "consistency": "actors.rewards.consistency:Consistency",
     "flicker": "actors.rewards.motion:Flicker",
     "motion": "actors.rewards.motion:Motion",
+    "vbench_consistency": "actors.rewards.vbench:VBenchConsistency",
     "ocr": "actors.rewards.ocr:Ocr",
     "near": "actors.rewards.near:Near",
     "repulsion": "actors.rewards.repulsion:Repulsion",

@@ -8,13 +8,13 @@ nothing is downloaded.
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
 
 from actors.rewards.extras import library
-from raysearch.config.binding import Such
+from raysearch.config.numbers import Count
 from raysearch.errors import check
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ class Ocr:
     components: tuple[str, ...] = ("text",)
     needs: Literal["latent", "estimate", "frames"] = "frames"
 
-    def __init__(self, *, frames: Annotated[int, Such("at least 1", lambda n: n >= 1)] = 4) -> None:
+    def __init__(self, *, frames: Count = 4) -> None:
         params: dict[str, object] = {f"{part}.model_path": str(file) for part, file in weights().items()}
         params |= {"Global.log_level": "critical"}
         params |= {"EngineConfig.onnxruntime.intra_op_num_threads": torch.get_num_threads()}
