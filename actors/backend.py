@@ -17,7 +17,8 @@ import torch
 from actors.models.machine import check_machine, needed
 from actors.models.roles import WORKERS, footprint
 from actors.models.source import Source, check_lengths, configured, opened
-from actors.rewards import RewardSpec, installed, reward
+from actors.rewards import RewardSpec
+from actors.rewards.planning import installed, reward
 from actors.sampling import solvers
 from raysearch.config import obstacles, prompts
 from raysearch.config.config import ODE, SDE, SINGLE, VP, Arm, Config, SamplerConfig
@@ -172,14 +173,26 @@ def plan_arm(arm: Arm, config: Config, begun: Config, model: Model, specs: dict[
     def judge(name: str, block: dict[str, Any] | None) -> Reward | None:
         if block is None:
             return None
-        return reward(f"rewards.{name}", block, specs, points, model.shape, model.geometry.text_dim)
+        return reward(f"rewards.{name}", block, specs, points, model.shape, model.geometry.text_dim, name)
 
     found = {name: judge(name, block) for name, block in vars(arm.rewards).items()}
     clip = 0 if sampler.piped else model.shape[2]
     check_queue(config.long, arm, {k: found[k] for k in ("search", "early")}, model.geometry.per_frame, clip)
     course = config.long.course(sampler.sigmas, clip)
+    for name, r in found.items():
+        check_reach(f"rewards.{name}", r, sampler, config.long, specs)
     judges = found["search"], found["final"], found["holdout"]
-    return ArmPlan(arm, sampler, *judges, at_steps, obstacles, course, found["early"])
+    return ArmPlan(arm, sampler, *judges, at_steps, obstacles, course, found["early"], found["compare"])
+
+
+def check_reach(key: str, r: Reward | None, sampler: Sampler, long: Long, specs: dict[str, RewardSpec]) -> None:
+    """Raises ConfigError where a reward reads what this model's scorers cannot give."""
+    if r is None:
+        return
+    part = next((f for k in r.keys if (f := specs[k].first) is not None), None)
+    own = "left out: a whole pipeline decodes whole videos"
+    check(part is None or not sampler.piped, f"{key}.first_latent_frames", part, own)
+    check(not r.pairwise or long.chunks == 1, "long.chunks", long.chunks, f"1 with a {key} that compares")
 
 
 def plan_obstacles(

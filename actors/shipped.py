@@ -2,7 +2,8 @@
 
 import importlib
 import inspect
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from raysearch.config.binding import bind
@@ -28,7 +29,9 @@ REWARDS = {
     "near": "actors.rewards.near:Near",
     "repulsion": "actors.rewards.repulsion:Repulsion",
     "distance": "actors.rewards.repulsion:Distance",
+    "ensemble": "actors.rewards.ensemble:Ensemble",
 }
+OWN = ("name", "weights", "weight", "label", "first_latent_frames")  # keys of a block that no constructor has
 
 
 def target(name: Any, key: str) -> tuple[str, str]:
@@ -51,7 +54,7 @@ def find(name: Any, key: str = "reward") -> Callable[..., Any]:
         raise refused(key, name, found, wrong)
     check_signature(found, key, name, taken=0, form="__init__(self, *, ...)")
     check_signature(found.__call__, key, name, taken=2, form="__call__(self, views)")
-    if taken := {"name", "weights"} & set(inspect.signature(found).parameters):
+    if taken := set(OWN) & set(inspect.signature(found).parameters):
         raise refused(key, name, found, f"without a parameter `{min(taken)}`: that key is the config's own")
     return found  # type: ignore[no-any-return]
 
@@ -67,6 +70,17 @@ def _wrong(found: Any) -> str:
     if (needs := getattr(found, "needs", None)) not in NEEDS:
         return f"a class whose `needs` is one of {', '.join(NEEDS)}, and not {needs!r}"
     names = getattr(found, "components", None)
+    if wrong := _wrong_names(names):
+        return wrong
+    try:
+        weights_of("`weights`", getattr(found, "weights", {}), names or ())
+    except ConfigError as error:
+        return f"a class whose weights are right: {error}"
+    return ""
+
+
+def _wrong_names(names: Any) -> str:
+    """What is wrong with the names of components; empty if nothing is."""
     if not isinstance(names, tuple) or not names:
         example = f"({names!r},)" if isinstance(names, str) else '("sharp",)'
         return f"a class whose `components` is a tuple of names such as {example}, and not {plain(repr(names))}"
@@ -78,11 +92,40 @@ def _wrong(found: Any) -> str:
         if c in CANDIDATES or f"{c}_chunks" in names:
             column = c if c in CANDIDATES else f"{c}_chunks"
             return f"a class with no component called {column!r}, which is a column of its own"
-    try:
-        weights_of("`weights`", getattr(found, "weights", {}), names)
-    except ConfigError as error:
-        return f"a class whose weights are right: {error}"
     return ""
+
+
+def components_of(build: Any, arguments: dict[str, Any], key: str) -> tuple[tuple[str, ...], dict[str, float]]:
+    """The components and the default weights of a reward with these arguments. Raises ConfigError."""
+    names = build.named(**arguments) if hasattr(build, "named") else build.components
+    if wrong := _wrong_names(names):
+        raise refused(f"{key}.name", build.__qualname__, build, wrong)
+    weights = build.weighed(**arguments) if hasattr(build, "weighed") else getattr(build, "weights", {})
+    return names, weights_of(f"{key}.weights", dict(weights), names)
+
+
+def first_of(block: dict[str, Any], shape: Sequence[int], needs: str, key: str) -> int | None:
+    """The first latent frames whose frames a reward reads, as its block says; None: all. Raises ConfigError.
+
+    `shape` is that of a latent, (1, C, T, H, W), and `needs` what the reward reads.
+    """
+    first = block.get("first_latent_frames")
+    if first is None:
+        return None
+    at = f"{key}.first_latent_frames"
+    check(needs == "frames", at, first, "left out: this reward reads no frames")
+    fits = isinstance(first, int) and not isinstance(first, bool) and 1 <= first <= shape[2]
+    check(fits, at, first, f"a whole number in 1..{shape[2]}, the latent frames of a clip")
+    return int(first)
+
+
+def label(key: str, block: dict[str, Any]) -> str:
+    """The label of a member of an ensemble: its own, or its name. Raises ConfigError."""
+    own = block.get("label")
+    found = str(block.get("name", "")).rpartition(":")[2] if own is None else own
+    fits = isinstance(found, str) and re.fullmatch(r"\w{1,40}", found) is not None
+    check(fits, f"{key}.label", found, "a name of 1 to 40 letters, digits and _")
+    return str(found)
 
 
 def weights_of(key: str, given: Any, components: Sequence[str]) -> dict[str, float]:
@@ -96,7 +139,21 @@ def weights_of(key: str, given: Any, components: Sequence[str]) -> dict[str, flo
 
 def arguments_of(build: Callable[..., Any], block: dict[str, Any], key: str) -> dict[str, Any]:
     """The arguments of a reward's constructor, complete, from a block of the config at `key`. Raises ConfigError."""
-    return bind(build, {k: v for k, v in block.items() if k not in ("name", "weights")}, key)
+    return bind(build, {k: v for k, v in block.items() if k not in OWN}, key)
+
+
+def _members(blocks: dict[str, dict[str, Any]]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Each block of a reward with its place in the config, and those of ensembles' members."""
+    for key, block in blocks.items():
+        yield key, block
+        of = block.get("of") if block.get("name") == "ensemble" else None
+        if of is not None:
+            fits = isinstance(of, list) and all(isinstance(member, dict) for member in of)
+            check(fits, f"{key}.of", of, "a list of rewards, each a mapping with a name")
+            for i, member in enumerate(of):
+                for own in ("label", "weight"):
+                    check(block.get(own) is None, f"{key}.{own}", block.get(own), "a key of the ensemble's members")
+                yield f"{key}.of[{i}]", member
 
 
 def check_rewards(arms: Sequence[Arm]) -> None:
@@ -109,7 +166,7 @@ def check_rewards(arms: Sequence[Arm]) -> None:
         for i, obstacle in enumerate(arm.obstacles):
             if isinstance(obstacle, Classifier):
                 blocks[f"obstacles[{i}].reward"] = obstacle.reward
-        for key, block in blocks.items():
+        for key, block in _members(blocks):
             name = block.get("name")
             target(name, f"{key}.name")
             if name not in REWARDS:

@@ -303,10 +303,9 @@ def list_policies() -> int:
 
 def print_schema() -> int:
     """Print the JSON schema of what run, sweep and collect read; takes the seconds in which torch is imported."""
-    from actors.rewards import find
     from raysearch.config.schema import json_schema
 
-    print(json.dumps(json_schema({name: find(name) for name in shipped.REWARDS}), indent=2))
+    print(json.dumps(json_schema({name: shipped.find(name) for name in shipped.REWARDS}), indent=2))
     return 0
 
 

@@ -22,6 +22,7 @@ from raysearch.config.config import Arm, Config
 from raysearch.engine.protocol import (
     Answer,
     Call,
+    Compare,
     Components,
     Denoise,
     Denoised,
@@ -54,6 +55,7 @@ Inputs: TypeAlias = Mapping[str, Any]
 
 CLIP = 5  # latent frames of a fake video
 GLIMPSE = "glimpse"  # an early reward, which is ten times the quality
+DUEL = "duel"  # a reward that compares: it prefers the higher quality, surely if that is twice the other's
 
 
 # -- virtual time ----------------------------------------------------------------------------------------------------
@@ -180,6 +182,10 @@ class FakeReplica:
                 return await self._score(request, inputs)
             case Finish():
                 return await self._finish(request, inputs)
+            case Compare():
+                await asyncio.sleep(self.seconds)
+                x, y = (latent.quality for latent in series(inputs, "state"))
+                return Answer(Scored(({DUEL: (min(max(x / (x + y) * 3 - 1, 0.0), 1.0),)},), 2, self.seconds))
             case Encode():
                 await asyncio.sleep(self.seconds)
                 return Answer(Encoded(), _condition(request, inputs))
@@ -337,6 +343,7 @@ class FakeBackend:
                     barriers(a.obstacles, at_steps(a.sampler.num_steps), lambda key, block: reward, config.model),
                     config.long.course(at_steps(a.sampler.num_steps).sigmas, CLIP),
                     Reward(GLIMPSE, b"glimpse", (GLIMPSE,), (1.0,), "latent") if a.rewards.early else None,
+                    Reward(DUEL, b"duel", (DUEL,), (1.0,), "frames", pairwise=True) if a.rewards.compare else None,
                 )
                 for a in arms
             ),

@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
@@ -12,15 +13,16 @@ T = TypeVar("T")
 
 
 class Lane:
-    """One thread that runs calls one after the other.
+    """A thread that runs calls one after the other, or several threads that share the calls out.
 
     The process can end while a call goes on; it waits for the threads of a ThreadPoolExecutor.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, threads: int = 1) -> None:
         self._calls: SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None] = SimpleQueue()
-        self._thread = threading.Thread(target=self._work, name=name, daemon=True)
-        self._thread.start()
+        self._threads = [threading.Thread(target=self._work, name=name, daemon=True) for _ in range(threads)]
+        for thread in self._threads:
+            thread.start()
 
     def submit(self, call: Callable[[], T]) -> "Future[T]":
         """Queue a call and return at once; the future resolves to what it returns or raises."""
@@ -30,8 +32,11 @@ class Lane:
 
     def close(self, patience: float | None = None) -> None:
         """Wait until the calls are done, for so many seconds at most."""
-        self._calls.put(None)
-        self._thread.join(patience)
+        for _ in self._threads:
+            self._calls.put(None)
+        end = None if patience is None else time.monotonic() + patience
+        for thread in self._threads:
+            thread.join(None if end is None else max(end - time.monotonic(), 0.0))
 
     def _work(self) -> None:
         while (queued := self._calls.get()) is not None:

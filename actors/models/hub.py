@@ -1,7 +1,7 @@
 """Models of the Hugging Face hub, by their id: fetched once, then found in the local cache."""
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from actors.models import folder as folders
@@ -21,19 +21,21 @@ def fetched(path: str, key: str, bare: Collection[str] = ()) -> Path:
 
     Of the parts that are `bare` only the configs are fetched.
     """
+    folder = snapshot(path, key, [folders.INDEX])
+    wanted = [f"{name}/*{'.json' if part.bare else ''}" for name, part in folders.parts(folder, key, bare).items()]
+    return snapshot(path, key, [folders.INDEX, *wanted])
+
+
+def snapshot(path: str, key: str, patterns: Sequence[str]) -> Path:
+    """The folder, in the cache, of those files of a hub id that fit one of the patterns. Raises ConfigError."""
     import huggingface_hub
 
     name, _, revision = path.partition("@")
-
-    def fetch(patterns: list[str]) -> Path:
-        try:
-            return Path(huggingface_hub.snapshot_download(name, revision=revision or None, allow_patterns=patterns))
-        except Exception as error:  # of the hub's own types, of httpx and of the system
-            raise ConfigError(f"{key}: {path!r} is no folder here, and {reason(name, revision, error)}") from error
-
-    folder = fetch([folders.INDEX])
-    wanted = [f"{name}/*{'.json' if part.bare else ''}" for name, part in folders.parts(folder, key, bare).items()]
-    return fetch([folders.INDEX, *wanted])
+    try:
+        found = huggingface_hub.snapshot_download(name, revision=revision or None, allow_patterns=list(patterns))
+    except Exception as error:  # of the hub's own types, of httpx and of the system
+        raise ConfigError(f"{key}: {path!r} is no folder here, and {reason(name, revision, error)}") from error
+    return Path(found)
 
 
 def reason(name: str, revision: str, error: Exception) -> str:

@@ -5,7 +5,7 @@ names the config's key for the folder.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save as dump
 
+from actors.models import hub
 from raysearch.errors import ConfigError, check
 
 FILES = ("config.json", "model.safetensors")
@@ -29,6 +30,18 @@ def save(
     state = {k: v.half() if half and v.is_floating_point() else v for k, v in weights.items()}
     (folder / FILES[0]).write_text(json.dumps({"architecture": architecture, **config}, indent=2) + "\n")
     (folder / FILES[1]).write_bytes(dump({k: v.contiguous() for k, v in state.items()}))
+
+
+def located(folder: str, key: str = "folder", patterns: Sequence[str] = ()) -> Path:
+    """The folder of a reward's weights: a local one, or that of a hub id, of which files of `patterns` are fetched.
+
+    Raises ConfigError.
+    """
+    if not hub.is_id(folder):
+        path = Path(folder).expanduser()
+        check(path.is_dir(), key, folder, "an existing folder, or a hub id: org/name or org/name@revision")
+        return path
+    return hub.snapshot(folder, key, patterns)
 
 
 def config_of(folder: Path, architecture: str | None, key: str = "folder") -> dict[str, Any]:

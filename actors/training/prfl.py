@@ -31,8 +31,9 @@ from actors.models.condition import Condition, with_clean_frames
 from actors.models.folder import content, parts
 from actors.models.settled import shift_of
 from actors.models.source import check_lengths, located, opened
-from actors.rewards import pavrm, weights_of
+from actors.rewards import pavrm
 from actors.sampling.solvers import Solver, State, grid, scheduler, scheduler_config
+from actors.shipped import weights_of
 from actors.training import distributed
 from actors.training.attention import use_fast_attention
 from actors.training.config import captions_of, check_rows, content_of

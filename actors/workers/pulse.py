@@ -1,5 +1,6 @@
-"""How long a worker's compute thread has been at one step or call, by which a fleet tells slow from stuck."""
+"""How long a worker's compute threads have been at one step or call, by which a fleet tells slow from stuck."""
 
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,26 +14,26 @@ def limit(timeout: float, beats: int) -> float:
 
 
 class Pulse:
-    """Times the current step or call of a compute thread; other threads may read at any moment."""
+    """Times the current step or call of each compute thread; other threads may read at any moment."""
 
     def __init__(self) -> None:
         self.beats = 0  # steps and calls that are done
-        self._began: float | None = None
+        self._began: dict[int, float] = {}  # by thread
 
     @contextmanager
     def beat(self) -> Iterator[None]:
         """Enter this context around each step or call, on the compute thread."""
-        self._began = time.monotonic()
+        thread = threading.get_ident()
+        self._began[thread] = time.monotonic()
         try:
             yield
         finally:
-            self._began = None
+            del self._began[thread]
             self.beats += 1
 
     def busy(self) -> float:
-        """Seconds since the current step or call began; 0 if the thread is idle."""
-        began = self._began
-        return 0.0 if began is None else time.monotonic() - began
+        """Seconds since the oldest step or call that goes on began; 0 if all threads are idle."""
+        return max((time.monotonic() - began for began in tuple(self._began.values())), default=0.0)
 
     def left(self, timeout: float) -> float:
         """Seconds until the current step or call counts as hung, with fleet.timeout_s; all of them if idle."""

@@ -4,19 +4,21 @@ import io
 import time
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
+from threading import RLock
 from typing import Any
 
 import numpy as np
 import torch
 from safetensors.torch import save as save_safetensors
 
-from actors import rewards
 from actors.models.source import Source
-from actors.rewards import RewardSpec
+from actors.rewards import RewardSpec, View, answers, building, earlier
 from actors.sampling import potential
 from actors.workers import video
 from actors.workers.state import State, finished
-from raysearch.engine.protocol import Components, Finish, Look, Scored, series
+from raysearch.engine.protocol import Compare, Components, Finish, Look, Scored, series
 from raysearch.recipe.long_video import Link
 from raysearch.session.dataset import rollout
 
@@ -26,50 +28,84 @@ SEEN = 2**30  # bytes: the frames of finished chunks that a scorer remembers
 class Scorer:
     """The autoencoder of a model, and the rewards of `specs`, each under its key."""
 
-    def __init__(self, source: Source, specs: Sequence[RewardSpec], trial: rewards.View | None = None) -> None:
+    def __init__(self, source: Source, specs: Sequence[RewardSpec], trial: View | None = None) -> None:
         """Rewards are tried on the view `trial`, if one is given. Raises ConfigError for one that fails."""
         torch.set_num_threads(1)
         family = source.family
-        self._names = {s.key: s.name for s in specs}
-        self._rewards = {s.key: rewards.built(s, source.device, trial) for s in specs}  # first: they may be mistaken
+        self._specs = {s.key: s for s in specs}
+        self._rewards = {s.key: building.built(s, source.device, trial) for s in specs}  # first: they may be mistaken
         self._decoder = family.Decoder(source) if hasattr(family, "Decoder") else None
         self._autoencoder: Any = None if self._decoder else family.Autoencoder(source)
         self._geometry = source.geometry
         self._seen: OrderedDict[str, np.ndarray] = OrderedDict()
+        self._alone = RLock()  # held while this scorer computes: only rewards that wait are called side by side
 
-    def run(self, request: Look | Finish, inputs: Mapping[str, Any]) -> tuple[Scored, dict[str, bytes] | None]:
-        """The reply to a request, and the files of a finished video by extension."""
-        return self.look(request, inputs) if isinstance(request, Look) else self.finish(request, inputs)
+    def run(
+        self, request: Look | Compare | Finish, inputs: Mapping[str, Any]
+    ) -> tuple[Scored, dict[str, bytes] | None]:
+        """The reply to a request, and the files of a finished video by extension. Several threads may call it."""
+        match request:
+            case Look():
+                return self.look(request, inputs), None
+            case Compare():
+                return self.compare(request, inputs), None
+            case Finish():
+                # The decoder remembers the chunk before, so nothing else may be decoded between two chunks.
+                with self._alone if len(request.captions) > 1 else nullcontext():
+                    return self.finish(request, inputs)
 
-    def look(self, request: Look, inputs: Mapping[str, Any]) -> tuple[Scored, None]:
+    def look(self, request: Look, inputs: Mapping[str, Any]) -> Scored:
         """The rewards of a candidate at its own step, from its noisy latent, its x0 prediction, or frames of that."""
         began = time.perf_counter()
-        state: State = inputs["state 0"]
-        (link,), (caption,) = request.links, request.captions
+        with self._alone:
+            view = self._view(request, inputs["state 0"], request.sigma, inputs)
+        found, tokens = self._scores(request.rewards, view)
+        return Scored((found,), int(view.frames is not None), time.perf_counter() - began, tokens)
+
+    def compare(self, request: Compare, inputs: Mapping[str, Any]) -> Scored:
+        """How much the first of two candidates is preferred by rewards that compare."""
+        began = time.perf_counter()
+        states, found, tokens = series(inputs, "state"), dict[str, tuple[float, ...]](), 0
+        with self._alone:
+            first, second = (self._view(request, s, at, inputs) for s, at in zip(states, request.sigmas, strict=True))
+        for key in request.rewards:
+            with self._turn(key):
+                views = self._part(key, first), self._part(key, second)
+                rows, paid = answers.preferences(self._specs[key].name, self._rewards[key], [views])
+            found[key], tokens = rows[0], tokens + paid
+        decodes = sum(view.frames is not None for view in (first, second))
+        return Scored((found,), decodes, time.perf_counter() - began, tokens)
+
+    def _view(self, request: Look | Compare, state: State, sigma: float, inputs: Mapping[str, Any]) -> View:
+        """What the rewards of a request read of a candidate at a noise level."""
         asked = [self._rewards[k] for k in request.rewards]
         needs = {r.needs for r in asked}
-        x0 = state.x0(request.sigma) if needs - {"latent"} else None
+        link, named = (request.links[0], request.earlier) if isinstance(request, Look) else (None, {})
+        x0 = state.x0(sigma) if needs - {"latent"} else None
         frames = None
         if x0 is not None and "frames" in needs and self._decoder is not None:
             frames = self._decoder.frames(state, inputs["text 0"])
         elif x0 is not None and "frames" in needs:
-            frames = self._clip(x0, link, inputs.get("before"))
-        read = {name for r in asked for name in rewards.earlier(r)}
-        earlier = {k: self._recalled(key, inputs[k]) for k, key in request.earlier.items() if k in read}
-        view = rewards.View(
-            caption,
-            request.sigma,
-            state.noisy(),
-            x0,
-            frames,
-            self._obstacles(request, inputs),
-            _tensor(inputs.get("text 0")),
-            state.clean_frames,
+            whole = x0.shape[2]
+            most = max(self._specs[k].first or whole for k in request.rewards if self._rewards[k].needs == "frames")
+            frames = self._clip(x0[:, :, :most], whole, link, inputs.get("before"))
+        read = {name for r in asked for name in earlier(r)}
+        before = {k: self._recalled(key, inputs[k]) for k, key in named.items() if k in read}
+        return View(
+            prompt=request.captions[0],
+            sigma=sigma,
+            latent=state.noisy(),
+            estimate=x0,
+            frames=frames,
+            obstacles=self._obstacles(request, inputs) if isinstance(request, Look) else (),
+            text=_tensor(inputs.get("text 0")),
+            first=state.clean_frames,
+            before=before.get("before"),
+            opening=before.get("opening"),
             fps=self._geometry.fps,
-            **earlier,
+            num_frames=self._length(state.latent.shape[2], frames),
+            tags=request.tags,
         )
-        found = self._scores(request.rewards, view)
-        return Scored((found,), int(frames is not None), time.perf_counter() - began), None
 
     def finish(self, request: Finish, inputs: Mapping[str, Any]) -> tuple[Scored, dict[str, bytes]]:
         """The rewards of a finished video's chunks, and the video's files by extension.
@@ -77,7 +113,7 @@ class Scorer:
         The reply's seconds leave out the rewards. Chunks are decoded one after the other, and only the frames of the
         first, the previous and the current chunk are in memory, unless a file of all frames is asked for.
         """
-        began, judging = time.perf_counter(), 0.0
+        began, judging, tokens = time.perf_counter(), 0.0, 0
         outputs, n = request.outputs, len(request.captions)
         states: list[State] = series(inputs, "state")
         texts = series(inputs, "text") or [None] * n
@@ -92,19 +128,22 @@ class Scorer:
         opening: np.ndarray | None = None
         chunks = zip(latents, clean, texts, request.captions, request.links, strict=True)
         for latent, clean_frames, text, caption, link in chunks:
-            if self._decoder is not None:
-                clip = new = self._decoder.frames(states[0], text)
-            else:
-                clip, new = self._next(latent, link, before)
+            with self._alone:
+                if self._decoder is not None:
+                    clip = new = self._decoder.frames(states[0], text)
+                else:
+                    clip, new = self._next(latent, link, before)
             if file is not None:
                 file.add(new)
             if outputs.npy:
                 shown.append(new)
             start = time.perf_counter()
-            beside = (obstacles, _tensor(text), clean_frames, before, opening)
-            view = rewards.View(caption, 0.0, latent, latent, clip, *beside, fps=self._geometry.fps)
-            scores.append(self._scores(request.rewards, view))
-            judging += time.perf_counter() - start
+            beside = (obstacles, _tensor(text), clean_frames, before, opening, self._geometry.fps)
+            length = self._length(latent.shape[2], clip)
+            view = View(caption, 0.0, latent, latent, clip, *beside, length, request.tags)
+            rewards, paid = self._scores(request.rewards, view)
+            scores.append(rewards)
+            tokens, judging = tokens + paid, judging + time.perf_counter() - start
             before, opening = clip, clip if opening is None else opening
         files = {}
         if file is not None:
@@ -122,7 +161,7 @@ class Scorer:
             way: list[State] = series(inputs, "kept")
             found = torch.cat([state.noisy() for state in way]).numpy()
             files["arrow"] = rollout(found, states[-1].latent[0], list(request.kept), first=way[0].clean_frames > 0)
-        return Scored(tuple(scores), n, time.perf_counter() - began - judging), files
+        return Scored(tuple(scores), n, time.perf_counter() - began - judging, tokens), files
 
     def _next(
         self, latent: torch.Tensor, link: Link | None, before: np.ndarray | None
@@ -139,15 +178,15 @@ class Scorer:
         new = self._autoencoder.decode_part(latent[:, :, link.prefix :], fresh=False)
         return np.concatenate([before[-self._geometry.frames(link.prefix) :], new]), new
 
-    def _clip(self, latent: torch.Tensor, link: Link | None, before: State | None) -> np.ndarray:
-        """The frames, uint8 (T, H, W, 3), of an x0 prediction of a chunk.
+    def _clip(self, latent: torch.Tensor, whole: int, link: Link | None, before: State | None) -> np.ndarray:
+        """The frames, uint8 (T, H, W, 3), of an x0 prediction of a chunk, or of the first of its `whole` latent frames.
 
         A chunk that goes on from latents is decoded together with those of the chunk `before`.
         """
         if link is None or link.anew:
             return self._autoencoder.decode(latent)  # type: ignore[no-any-return]
         assert before is not None
-        earlier = torch.tensor(before.latent)[:, :, : latent.shape[2] - link.prefix]
+        earlier = torch.tensor(before.latent)[:, :, : whole - link.prefix]
         frames = self._autoencoder.decode(torch.cat([earlier, latent], 2))
         return frames[-self._geometry.frames(latent.shape[2]) :]  # type: ignore[no-any-return]
 
@@ -166,8 +205,31 @@ class Scorer:
     def _obstacles(self, request: Look | Finish, inputs: Mapping[str, Any]) -> tuple[potential.Points, ...]:
         return potential.group(request.obstacles, [finished(p) for p in series(inputs, "point")])
 
-    def _scores(self, keys: Sequence[str], view: rewards.View) -> Components:
-        return {k: rewards.scores(self._names[k], self._rewards[k], [view])[0] for k in keys}
+    def _scores(self, keys: Sequence[str], view: View) -> tuple[Components, int]:
+        """The rewards of a view, and the tokens that they paid for."""
+        found, tokens = dict[str, tuple[float, ...]](), 0
+        for key in keys:
+            with self._turn(key):
+                rows, paid = answers.scores(self._specs[key].name, self._rewards[key], [self._part(key, view)])
+            found[key], tokens = rows[0], tokens + paid
+        return found, tokens
+
+    def _turn(self, key: str) -> AbstractContextManager[Any]:
+        """The context in which a reward is called: alone, unless it waits."""
+        return nullcontext() if getattr(self._rewards[key], "waits", False) else self._alone
+
+    def _part(self, key: str, view: View) -> View:
+        """The view with no more frames than a reward reads."""
+        first = self._specs[key].first
+        if first is None or view.frames is None:
+            return view
+        return replace(view, frames=view.frames[: self._geometry.frames(first)])
+
+    def _length(self, latent_frames: int, frames: np.ndarray | None) -> int:
+        """The frames of a whole clip; 0 of a pipeline's, before they are decoded."""
+        if self._decoder is None:
+            return int(self._geometry.frames(latent_frames))
+        return 0 if frames is None else len(frames)
 
 
 def _tensor(text: Any) -> torch.Tensor | None:

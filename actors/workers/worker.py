@@ -8,9 +8,9 @@ from typing import Any
 
 from torch.distributed import Store  # type: ignore[attr-defined]
 
-from actors import rewards
 from actors.models.source import Source
 from actors.models.weights import quiet
+from actors.rewards import building
 from actors.workers import memory
 from actors.workers.denoiser import Denoiser
 from actors.workers.encoder import Encoder
@@ -33,7 +33,7 @@ def build(kind: str, config: Config, plan: Plan, gang: Gang | None = None) -> De
         return Denoiser(source, slots=pool.slots, gang=gang)
     if kind == "scorer":
         long, facts = config.long.chunks > 1, plan.details
-        trial = rewards.made_up(source.geometry, config.model, facts["shape"], facts["caption"], long=long)
+        trial = building.made_up(source.geometry, config.model, facts["shape"], facts["caption"], long=long)
         return Scorer(source, facts["rewards"], trial)
     return Encoder(source)
 
@@ -45,11 +45,14 @@ def shard(config: Config, plan: Plan, place: Place, store: Store | None = None) 
 
 
 class Worker:
-    """A denoiser, scorer or encoder and its one compute thread, whose `pulse` can be read from any thread."""
+    """A denoiser, scorer or encoder and its compute thread, whose `pulse` can be read from any thread.
+
+    A scorer has a thread for each slot, so that rewards that wait for others are called side by side.
+    """
 
     def __init__(self, kind: str, config: Config, plan: Plan, gang: Gang | None = None) -> None:
         self._worker = build(kind, config, plan, gang)
-        self._lane = Lane(kind)
+        self._lane = Lane(kind, config.fleet.scorers.slots if kind == "scorer" else 1)
         self.pulse = self._worker.pulse if isinstance(self._worker, Denoiser) else Pulse()
 
     def submit(self, item: int, request: Request, inputs: Mapping[str, Any]) -> "Future[Any]":

@@ -95,14 +95,28 @@ class Budget:
     total_replica_seconds: Positive | None = None
 
 
+def _rewards(block: Any) -> bool:
+    return block is None or isinstance(block, dict) or (isinstance(block, list) and all(map(_rewards, block)))
+
+
+RewardBlock = Annotated[Any, Such("a mapping with the name of a reward, or a list of such mappings", _rewards)]
+
+
 @dataclass(frozen=True)
 class RewardsConfig:
-    """Each a mapping: name, the reward's arguments, and `weights` of its components."""
+    """Each a mapping: name, the reward's arguments, and `weights` of its components; or a list of such mappings."""
 
-    search: dict[str, Any] | None = None
-    early: dict[str, Any] | None = None  # for a policy's looks on the way
-    final: dict[str, Any] | None = None
-    holdout: dict[str, Any] | None = None
+    search: RewardBlock = None
+    early: RewardBlock = None  # for a policy's looks on the way
+    compare: RewardBlock = None  # for a policy that compares candidates
+    final: RewardBlock = None
+    holdout: RewardBlock = None
+
+    @property
+    def named(self) -> "RewardsConfig":
+        """The same rewards, where a list is an ensemble by name."""
+        lists = {k: {"name": "ensemble", "of": v} for k, v in vars(self).items() if isinstance(v, list)}
+        return replace(self, **lists)
 
 
 @dataclass(frozen=True)
@@ -289,7 +303,7 @@ def _arm(config: Config, block: dict[str, Any]) -> Arm:
     fits = sampler.interpolant == "linear" or sampler.name == "score-sde"
     check(fits, "sampler.interpolant", sampler.interpolant, f"linear with sampler.name={sampler.name}")
     budget = structured(Budget, vars(config.budget) | block.get("budget", {}), "budget")
-    rewards = structured(RewardsConfig, vars(config.rewards) | block.get("rewards", {}), "rewards")
+    rewards = structured(RewardsConfig, vars(config.rewards) | block.get("rewards", {}), "rewards").named
     avoided = obstacles.checked(block.get("obstacles", config.obstacles), config.model)
     search, arguments = load_policy(policy)
     found = str(policy["name"]), arguments, search

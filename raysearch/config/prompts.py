@@ -14,7 +14,7 @@ they are columns, and every other column is a tag, which searches.parquet has un
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from itertools import count, islice
 from pathlib import Path
@@ -43,8 +43,12 @@ class Entry:
     negative_prompt: str | None = None
     seed: int | None = None
     n: int | None = None
-    tags: Mapping[str, str | None] = field(default_factory=dict)
     place: str = "prompts"  # where it is written
+
+    @property
+    def tags(self) -> Mapping[str, str | None]:
+        """The columns that the search's row repeats."""
+        return self.prompt.tags
 
     @cached_property
     def identity(self) -> Digest:
@@ -180,8 +184,8 @@ def _entry(place: str, values: dict[str, Any], column: str, folder: Path | None,
     check(n != 0, key(at, "n"), n, f"a whole number in 1..{MOST}")
     tags = {f"tag_{k}": _tag(key(at, k), v) for k, v in values.items() if k not in (column, *FRAMES, "seed", "n")}
     first, last = (_frame(values.get(name), folder, key(at, name), model) for name in FRAMES)
-    prompt = Prompt(text, first, tuple(later), last)
-    return Entry(prompt, negative, seed, n, tags, place)
+    prompt = Prompt(text, first, tuple(later), last, tags)
+    return Entry(prompt, negative, seed, n, place)
 
 
 def _frame(image: Any, folder: Path | None, where: str, model: ModelConfig) -> Recording | None:

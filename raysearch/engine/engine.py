@@ -18,6 +18,7 @@ from raysearch.engine.embeddings import Embeddings
 from raysearch.engine.protocol import (
     Answer,
     Call,
+    Compare,
     Components,
     Denoise,
     File,
@@ -38,7 +39,7 @@ from raysearch.recipe import long_video
 from raysearch.recipe.candidate import Candidate, Sampler, denoise
 from raysearch.recipe.digests import Digest, digest
 from raysearch.recipe.origins import Extend, Recording, points
-from raysearch.recipe.reward import Reward, Score, met, score_key
+from raysearch.recipe.reward import Question, Reward, Score, met, score_key, seen
 
 ATTEMPTS = 8  # at making something whose inputs keep getting lost
 IN_FLIGHT = 8  # candidates of one call that are worked on at a time, for each slot: no slot waits, and little is held
@@ -81,13 +82,14 @@ class Finished:
     """A winner's video: the rewards of each chunk by their key, and files by their extension.
 
     An ordinary video has one chunk. `making` are the replica-seconds of each part's trajectory, `decoding` those of
-    decoding the whole video.
+    decoding the whole video. `tokens` are those that the rewards paid for.
     """
 
     rewards: tuple[dict[str, tuple[float, ...]], ...]
     files: dict[str, bytes]
     making: tuple[float, ...]
     decoding: float
+    tokens: int = 0
 
     def by_chunk(self, key: str) -> list[tuple[float, ...]]:
         """The values of each component of a reward, chunk by chunk."""
@@ -137,14 +139,14 @@ class Engine:
 
     # -- rewards ---------------------------------------------------------------------------------------------------
 
-    async def score(self, xs: Sequence[Candidate], reward: Reward, spent: Spent) -> list[Score]:
-        """The scores of `xs` by a reward, in order; the first answer to a question stands."""
-        for x in xs:
+    async def score(self, xs: Sequence[Question], reward: Reward, spent: Spent) -> list[Score]:
+        """The answers of a reward about `xs`, in order; the first answer to a question stands."""
+        for x in (c for question in xs for c in seen(question)):
             self.store.watch(x)
         at_a_time = min(len(xs), IN_FLIGHT * max(1, sum(self._dispatcher.tally.slots.values())))
         return await gather((self._score(x, reward, spent) for x in xs), at_a_time)
 
-    async def _score(self, x: Candidate, reward: Reward, spent: Spent) -> Score:
+    async def _score(self, x: Question, reward: Reward, spent: Spent) -> Score:
         key = score_key(x.identity, reward)
         known = self._recorded.get(key) or self._scores.recall(key)
         if known is None:
@@ -152,12 +154,13 @@ class Engine:
             self._scores.keep(key, known, spent.group)
         return known
 
-    async def _measure(self, x: Candidate, reward: Reward, spent: Spent) -> Score:
+    async def _measure(self, x: Question, reward: Reward, spent: Spent) -> Score:
         request, also = requests.look(x, reward)
-        (entry,), answer, (found,) = await self._view(request, (x,), [reward], spent, also)
+        (entry, *_), answer, (found,) = await self._view(request, seen(x), [reward], spent, also)
         self.score_pace.add(1, answer.reply.seconds)
-        seconds = tuple(self._making.get(c.trajectory, 0.0) for c in long_video.unseen(x))
-        return Score(found[reward.key], entry.seconds, answer.reply.seconds, seconds)
+        first, *others = seen(x)
+        earlier = tuple(self._making.get(c.trajectory, 0.0) for c in others or long_video.unseen(first))
+        return Score(found[reward.key], entry.seconds, answer.reply.seconds, earlier, answer.reply.tokens)
 
     async def finish(
         self, x: Candidate, rewards: Sequence[Reward], outputs: Outputs, spent: Spent, kept: Sequence[Candidate] = ()
@@ -176,23 +179,23 @@ class Engine:
             except (InputLost, ReplicaDied):  # the files were lost with their node; the latents may be there still
                 continue
             making = tuple(self._making.get(c.trajectory, 0.0) for c in parts)
-            return Finished(tuple(found), files, making, answer.reply.seconds)
+            return Finished(tuple(found), files, making, answer.reply.seconds, answer.reply.tokens)
         raise InputLost(f"the files of {x} were lost {ATTEMPTS} times")
 
     async def _view(
         self,
-        request: Look | Finish,
+        request: Look | Compare | Finish,
         xs: Sequence[Candidate],
         rewards: Sequence[Reward],
         spent: Spent,
         also: Mapping[str, Candidate],
     ) -> tuple[list[Entry], Answer, list[Components]]:
-        """Make `xs`, the parts of one video, and `also`, and have a scorer look at them: rewards under each caption.
+        """Make `xs`, the parts of one video or a pair, and `also`, and have a scorer look: rewards under each caption.
 
         The scorer looks again if an input got lost on the way, and another scorer does if the first one saw NaN.
         """
         obstacles = points(met(rewards))
-        velocity = isinstance(request, Look) and any(r.needs_velocity for r in rewards)
+        velocity = not isinstance(request, Finish) and any(r.needs_velocity for r in rewards)
         reads, sampler = any(r.text for r in rewards), xs[0].sampler
         doubted = ""
         for _ in range(ATTEMPTS):
@@ -213,9 +216,9 @@ class Engine:
                 self._lost((*xs, *also.values(), *obstacles))
                 continue
             self.decodes += answer.reply.decodes
-            self.rewards_computed += len(rewards) * len(request.captions)
-            scores = answer.reply.rewards
-            if not doubted and not all(isfinite(c) for s in scores for r in rewards for c in s[r.key]):
+            self.rewards_computed += len(request.rewards) * len(request.captions)
+            scores = [{r.key: tuple(c for k in r.keys for c in s[k]) for r in rewards} for s in answer.reply.rewards]
+            if not doubted and not all(isfinite(c) for s in scores for found in s.values() for c in found):
                 doubted = answer.place
                 continue
             return entries, answer, [{r.key: _components(s[r.key], r) for r in rewards} for s in scores]

@@ -63,7 +63,7 @@ class Look:
     """Rewards of a candidate at its own point, at noise level `sigma`, under its caption.
 
     `links` says how its chunk goes on from the one before it; `earlier` names the finished chunks that the inputs of
-    the same names hold.
+    the same names hold. `tags` are what is known of the prompt besides.
 
     Inputs: `state 0`; `text 0` (a condition, if a reward reads it); `point 0` .. (of the obstacles of the layout);
     `before` and `opening` (states).
@@ -76,6 +76,21 @@ class Look:
     sigma: float
     obstacles: Layout = ()
     earlier: Mapping[str, str] = field(default_factory=dict)
+    tags: Mapping[str, str | None] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Compare:
+    """Rewards that compare two candidates of one caption, each at its own point, at these noise levels.
+
+    Inputs: `state 0` and `state 1`.
+    """
+
+    kind: ClassVar[str] = "scorer"
+    rewards: tuple[str, ...]
+    captions: tuple[str]
+    sigmas: tuple[float, float]
+    tags: Mapping[str, str | None] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -114,6 +129,7 @@ class Finish:
     outputs: Outputs
     obstacles: Layout = ()
     kept: tuple[tuple[int, float], ...] = ()
+    tags: Mapping[str, str | None] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -168,7 +184,7 @@ class Encode:
     what: What
 
 
-Request: TypeAlias = Denoise | Look | Finish | Encode
+Request: TypeAlias = Denoise | Look | Compare | Finish | Encode
 
 # -- replies ---------------------------------------------------------------------------------------------------------
 
@@ -184,11 +200,15 @@ class Denoised:
 
 @dataclass(frozen=True)
 class Scored:
-    """Rewards under each caption, decodes, and replica-seconds without judging; the answer refers to files, if any."""
+    """Rewards under each caption, decodes, replica-seconds without judging, and tokens that the rewards paid for.
+
+    The answer refers to files, if any.
+    """
 
     rewards: tuple[Components, ...]
     decodes: int
     seconds: float
+    tokens: int = 0
 
 
 @dataclass(frozen=True)

@@ -7,11 +7,24 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from raysearch.config.media import unchanged
-from raysearch.engine.protocol import Denoise, Encode, File, Finish, Look, Outputs, QueuePart, Start, Text, What, Whole
+from raysearch.engine.protocol import (
+    Compare,
+    Denoise,
+    Encode,
+    File,
+    Finish,
+    Look,
+    Outputs,
+    QueuePart,
+    Start,
+    Text,
+    What,
+    Whole,
+)
 from raysearch.recipe import long_video
 from raysearch.recipe.candidate import Candidate, Prompt, Sampler
 from raysearch.recipe.origins import Renoise, layout
-from raysearch.recipe.reward import Reward, met
+from raysearch.recipe.reward import Pair, Question, Reward, met
 
 
 def picture(prompt: Prompt, s: Sampler) -> File | None:
@@ -63,17 +76,21 @@ def leg(x: Candidate, base: int | None, velocity: bool) -> Denoise:
     )
 
 
-def look(x: Candidate, reward: Reward) -> tuple[Look, dict[str, Candidate]]:
+def look(x: Question, reward: Reward) -> tuple[Look | Compare, dict[str, Candidate]]:
     """The look at `x` for a reward, and the finished parts that are read besides, by their names."""
+    if isinstance(x, Pair):
+        sigmas = x.first.sigma, x.second.sigma
+        return Compare(reward.keys, (x.first.prompt.text,), sigmas, x.first.prompt.tags), {}
     earlier = {"before": long_video.before(x), "opening": long_video.opening(x) if reward.earlier else None}
     also = {name: c for name, c in earlier.items() if c is not None}
     request = Look(
-        rewards=(reward.key,),
+        rewards=reward.keys,
         captions=(long_video.caption(x),),
         links=(long_video.link(x),),
         obstacles=layout(reward.obstacles),
         sigma=x.sigma,
         earlier={name: c.id for name, c in also.items()},
+        tags=x.prompt.tags,
     )
     return request, also
 
@@ -81,10 +98,11 @@ def look(x: Candidate, reward: Reward) -> tuple[Look, dict[str, Candidate]]:
 def finish(x: Candidate, rewards: Sequence[Reward], outputs: Outputs, kept: Sequence[Candidate]) -> Finish:
     """The finish of the finished `x`, with the latents `kept` on its way in a file."""
     return Finish(
-        rewards=tuple(r.key for r in rewards),
+        rewards=tuple(dict.fromkeys(k for r in rewards for k in r.keys)),
         captions=tuple(x.prompt.caption(i) for i in range(long_video.chunk(x) + 1)),
         links=long_video.links(x),
         obstacles=layout(met(rewards)),
         outputs=outputs,
         kept=tuple((c.step, c.sigma) for c in kept),
+        tags=x.prompt.tags,
     )

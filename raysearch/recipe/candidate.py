@@ -8,8 +8,8 @@ or arm: it keys noise, so that every prompt and arm sees common random numbers. 
 what is stored.
 """
 
-from collections.abc import Iterator
-from dataclasses import astuple, dataclass, fields, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import astuple, dataclass, field, fields, replace
 from functools import cached_property
 from typing import Any
 from weakref import WeakValueDictionary
@@ -31,6 +31,7 @@ class Prompt:
     image: Recording | None = None
     later: tuple[str, ...] = ()
     last: Recording | None = None
+    tags: Mapping[str, str | None] = field(default_factory=dict, compare=False)  # what is known of it besides
 
     @cached_property
     def identity(self) -> Digest:

@@ -15,18 +15,19 @@ from raysearch.recipe.candidate import Candidate, denoise
 from raysearch.recipe.digests import Digest, digest
 from raysearch.recipe.long_video import ALONE, Course
 from raysearch.recipe.origins import Obstacle, Recording
-from raysearch.recipe.reward import Reward
+from raysearch.recipe.reward import Question, Reward, seen
 from raysearch.search.history import Asked
 
 
 @dataclass(frozen=True)
 class Cost:
-    """NFE (transformer evaluations; guidance counts twice), VAE decodes, reward calls, and seconds of replicas."""
+    """NFE (transformer evaluations; guidance counts twice), decodes, reward calls, replica-seconds, tokens paid for."""
 
     nfe: int = 0
     decodes: int = 0
     reward_calls: int = 0
     replica_seconds: float = 0.0
+    tokens: int = 0
 
     def __add__(self, other: "Cost") -> "Cost":
         return Cost(
@@ -34,6 +35,7 @@ class Cost:
             self.decodes + other.decodes,
             self.reward_calls + other.reward_calls,
             self.replica_seconds + other.replica_seconds,
+            self.tokens + other.tokens,
         )
 
 
@@ -50,7 +52,7 @@ class Ledger:
         self._scored: set[Digest] = set()
         self._undo: list[Callable[[], object]] | None = None  # of a trial, what takes its changes back
 
-    def asked(self, x: Candidate, by: Reward | None = None) -> bool:
+    def asked(self, x: Question, by: Reward | None = None) -> bool:
         """True if the search has asked for the score of `x` by its own reward, or by another."""
         return _asking(x, by) in self._scored
 
@@ -71,8 +73,8 @@ class Ledger:
         if self._undo is not None:
             self._undo.append(change)
 
-    def score(self, xs: Iterable[Candidate], by: Reward | None = None) -> Cost:
-        """Charge for scoring `xs`, in order, by the search's reward or another; what was asked for before is free."""
+    def score(self, xs: Iterable[Question], by: Reward | None = None) -> Cost:
+        """Charge for answering `xs`, in order, by the search's reward or another; what was asked for before is free."""
         look = self if by is None else by
         total = Cost()
         for x in xs:
@@ -80,8 +82,10 @@ class Ledger:
             if asking not in self._scored:
                 self._scored.add(asking)
                 self.when_undone(partial(self._scored.discard, asking))
-                nfe = self._make(x, look.needs_velocity) + self._meet([p for o in look.obstacles for p in o.points])
-                total += Cost(nfe, int(look.decodes), 1)
+                about = seen(x)
+                nfe = sum(self._make(c, look.needs_velocity) for c in about)
+                nfe += self._meet([p for o in look.obstacles for p in o.points])
+                total += Cost(nfe, look.decodes * len(about), 1)
         return total
 
     def finish(self, x: Candidate) -> Cost:
@@ -144,7 +148,7 @@ class Ledger:
         return how.needs_velocity or self._stops.get(parent.trajectory, {}).get(parent.step, False)
 
 
-def _asking(x: Candidate, by: Reward | None) -> Digest:
+def _asking(x: Question, by: Reward | None) -> Digest:
     return x.identity if by is None else digest(x.identity, by.identity)
 
 
@@ -172,6 +176,10 @@ class Meter:
         """Seconds since the search began, those of its earlier run included."""
         return self._clock() - self._start
 
+    def charge_tokens(self, tokens: int) -> None:
+        """Charge the tokens that a reward paid for."""
+        self.charged += Cost(tokens=tokens)
+
     def charge_seconds(self, x: Candidate, making: float, rest: float) -> None:
         """Charge replica-seconds: of `making`, the trajectory of `x`, what is not charged yet; and `rest` whole."""
         before = self._making.get(x.trajectory, 0.0)
@@ -188,9 +196,9 @@ class Meter:
             heappush(self._returnable, (-self.ledger.remaining(row.candidate), next(self._order), row))
 
     def admit(
-        self, xs: list[Candidate], best: Callable[[], Sequence[Candidate]], by: Reward | None = None
+        self, xs: Sequence[Question], best: Callable[[], Sequence[Candidate]], by: Reward | None = None
     ) -> str | None:
-        """Charge for scoring `xs`; or say which budget does not allow it, and charge nothing.
+        """Charge for answering `xs`; or say which budget does not allow it, and charge nothing.
 
         The cost of finishing the dearest of what the search could then return is held back: of the rows held, of `xs`
         in the latest part, and of `best`, what the search would return now, as it stands and as it would be rendered.
@@ -206,8 +214,9 @@ class Meter:
             return None
         with self.ledger.trial() as keep:
             cost = self.ledger.score(xs, by)
-            latest = max(x.part for x in xs)
-            returned = [x for x in best() if x.part >= latest] + [x for x in xs if x.part == latest]
+            about = [c for x in xs for c in seen(x)]
+            latest = max(x.part for x in about)
+            returned = [x for x in best() if x.part >= latest] + [x for x in about if x.part == latest]
             reserve = max(*(self.ledger.remaining(x) for x in returned), self._reserve(latest))
             if self.charged.nfe + cost.nfe + reserve > b.nfe:
                 return f"budget.nfe={b.nfe}"

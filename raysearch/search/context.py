@@ -1,4 +1,4 @@
-"""What a policy sees: verbs that make recipes, which are pure and instant, and `score`, the one effect.
+"""What a policy sees: verbs that make recipes, which are pure and instant, and two effects, `score` and `compare`.
 
 A policy is a coroutine `search(ctx, *, ...) -> Candidate`. It touches only `ctx` and `ctx.rng`, hence the same seed
 gives the same winner whatever the fleet, the order of completion, or what was already made for others.
@@ -32,7 +32,7 @@ from raysearch.recipe.origins import (
     layout,
     points,
 )
-from raysearch.recipe.reward import Reward, Score
+from raysearch.recipe.reward import Pair, Question, Reward, Score, seen
 from raysearch.search.budget import Cost, Meter
 from raysearch.search.history import History
 from raysearch.search.obstacles import Barrier
@@ -49,7 +49,7 @@ class Solver:
 
 
 class Context:
-    """One search's verbs. `answer` is the world: it scores candidates and records the scores."""
+    """One search's verbs. `answer` is the world: it answers questions about candidates and records the answers."""
 
     def __init__(
         self,
@@ -59,8 +59,9 @@ class Context:
         *,
         reward: Reward | None,
         early: Reward | None = None,
+        judge: Reward | None = None,
         meter: Meter,
-        answer: Callable[[Sequence[Candidate], Reward], Awaitable[list[Score]]],
+        answer: Callable[[Sequence[Question], Reward], Awaitable[list[Score]]],
         rng_key: tuple[object, ...],
         history: History | None = None,
         scope: str = "",
@@ -70,13 +71,15 @@ class Context:
         long: Course = ALONE,
         turn: Callable[[Candidate], Awaitable[bool]] | None = None,
     ) -> None:
-        """`turn` waits until an allocator has chosen the search again; it returns False if none ever will.
+        """`reward`, `early` and `judge` are rewards.search, rewards.early and rewards.compare.
+
+        `turn` waits until an allocator has chosen the search again; it returns False if none ever will.
 
         It is given the candidate that the search would be charged for finishing if it ended now.
         """
         self.prompt, self.sampler, self.seed = prompt, sampler, seed
         self.history = History() if history is None else history
-        self._rewards = {"search": reward, "early": early}
+        self._rewards, self._judge = {"search": reward, "early": early}, judge
         self.meter, self._answer = meter, answer
         self._rng_key, self._scope = rng_key, scope
         self._at_steps, self._commit = at_steps, commit
@@ -272,7 +275,7 @@ class Context:
         within._begin()
         return within
 
-    # -- the one effect: questions about candidates ----------------------------------------------------------------
+    # -- the effects: questions about candidates ----------------------------------------------------------------
 
     async def score(self, xs: Sequence[Candidate], *, by: Literal["search", "early"] = "search") -> np.ndarray:
         """The weighted reward of each candidate at its own point, float64, (len(xs),).
@@ -288,10 +291,31 @@ class Context:
             name = "pavrm" if early else "verifier"
             raise ConfigError(f"rewards.{by} is missing: the policy asks for it; say rewards.{by}.name={name}")
         scores = await self._ask(xs, reward, reward if early else None)
-        totals = [reward.total(s.components) for s in scores]
+        totals = reward.totals([s.components for s in scores])
         for x, total, s in zip(xs, totals, scores, strict=True):
             self.meter.hold(self.history.add(x, total, s, early=early))
         return np.array(totals)
+
+    async def compare(self, xs: Sequence[Candidate], ys: Sequence[Candidate]) -> np.ndarray:
+        """How much each of `xs` is preferred to its opposite number in `ys`, float64 in [0, 1], (len(xs),).
+
+        It is 0.5 for equals. A rewards.compare that does not compare prefers the higher reward. Charged and refused as
+        a score is; not in the history.
+        """
+        pairs = list(zip(xs, ys, strict=True))
+        if not pairs:
+            return np.zeros(0)
+        if (judge := self._judge) is None:
+            raise ConfigError("rewards.compare is missing: the policy asks for it; say rewards.compare.name=judge")
+        if not judge.pairwise:
+            by = None if judge == self._rewards["search"] else judge
+            scores = await self._ask([x for pair in pairs for x in pair], judge, by)
+            r = np.array(judge.totals([s.components for s in scores])).reshape(-1, 2)
+            return np.asarray(0.5 + 0.5 * np.sign(r[:, 0] - r[:, 1]))
+        turned = [y.identity < x.identity for x, y in pairs]
+        asked = [Pair(y, x) if turn else Pair(x, y) for (x, y), turn in zip(pairs, turned, strict=True)]  # one question
+        p = np.array([s.components[0] for s in await self._ask(asked, judge, judge)])
+        return np.where(turned, 1 - p, p)
 
     async def trials(self, at_most: int) -> int:
         """How many trials may begin now: `at_most`, unless an allocator shares a total budget out; 0 ends the search.
@@ -331,7 +355,7 @@ class Context:
                 d[:, i] = [b.away(s.components) for s in await self._ask(xs, b.distance, b.distance)]
         return d
 
-    async def _ask(self, xs: list[Candidate], reward: Reward, by: Reward | None) -> list[Score]:
+    async def _ask(self, xs: Sequence[Question], reward: Reward, by: Reward | None) -> list[Score]:
         fresh = {x.identity for x in xs if not self.meter.ledger.asked(x, by)}
         over = self.meter.admit(xs, lambda: (self.best, self._rendered(self.best)), by)
         if over is not None:
@@ -344,9 +368,11 @@ class Context:
             self._pending, self.history.pending = self._pending - 1, self.history.pending - 1
         for x, s in zip(xs, scores, strict=True):
             if x.identity in fresh:
-                self.meter.charge_seconds(x, s.making, s.scoring)
-                for before, seconds in zip(long_video.unseen(x), s.earlier, strict=False):  # a dry run knows no seconds
-                    self.meter.charge_seconds(before, seconds, 0.0)
+                first, *others = seen(x)
+                self.meter.charge_seconds(first, s.making, s.scoring)
+                for c, seconds in zip(others or long_video.unseen(first), s.earlier, strict=False):
+                    self.meter.charge_seconds(c, seconds, 0.0)  # a dry run knows none
+                self.meter.charge_tokens(s.tokens)
                 fresh.discard(x.identity)
         return scores
 

@@ -4,7 +4,7 @@
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from concurrent.futures import wait
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field, replace
@@ -23,7 +23,7 @@ from raysearch.recipe.candidate import Candidate, Prompt, Sampler
 from raysearch.recipe.digests import Digest, canonical_json, digest
 from raysearch.recipe.long_video import ALONE, Course
 from raysearch.recipe.origins import Recording
-from raysearch.recipe.reward import Reward, Score
+from raysearch.recipe.reward import Question, Reward, Score
 from raysearch.search.budget import Cost, Ledger, Meter
 from raysearch.search.context import Context
 from raysearch.search.obstacles import Barrier
@@ -59,7 +59,7 @@ class Backend(Protocol):
 
 @dataclass(frozen=True)
 class ArmPlan:
-    """An arm as the backend prepared it. The search sees `reward` and `early`; the others judge its winner."""
+    """An arm as the backend prepared it. The search sees `reward`, `early` and `compare`; others judge its winner."""
 
     arm: Arm
     sampler: Sampler
@@ -70,6 +70,7 @@ class ArmPlan:
     obstacles: tuple[Barrier, ...] = ()
     long: Course = ALONE
     early: Reward | None = None
+    compare: Reward | None = None
 
     def avoiding(self, negative_prompt: str | None) -> "ArmPlan":
         """The arm for a prompt with a negative prompt of its own; the same arm for None."""
@@ -91,8 +92,9 @@ class ArmPlan:
 
     @property
     def asks(self) -> list[Reward]:
-        """The rewards that the search can ask for: its own two, and the obstacles' distances. The order is recorded."""
-        return [*(r for r in (self.reward, self.early) if r), *(b.distance for b in self.obstacles)]
+        """The rewards that the search can ask for, the obstacles' distances among them. The order is recorded."""
+        own = (r for r in (self.reward, self.early) if r)
+        return [*own, *(b.distance for b in self.obstacles), *([self.compare] if self.compare else [])]
 
     @property
     def judges(self) -> list[tuple[str, Reward]]:
@@ -123,7 +125,6 @@ class Search:
     prompt: Prompt
     seed: int
     plan: ArmPlan
-    tags: Mapping[str, str | None] = field(default_factory=dict)  # which searches.parquet has of it besides
 
 
 def content_of(plan: Plan, entries: Sequence[Entry | Prompt]) -> bytes:
@@ -133,7 +134,8 @@ def content_of(plan: Plan, entries: Sequence[Entry | Prompt]) -> bytes:
         "prompts": digest(*(e.identity for e in entries)).hex(),
         "the model's weights": digest(*(replace(a.sampler, fingerprint="").identity for a in plan.arms)).hex(),
         "the rewards": digest(
-            *(_reward_content(r) if r else None for a in plan.arms for r in (a.reward, a.early, a.final, a.holdout))
+            *(_reward_content(r) if r else None for a in plan.arms for r in (a.reward, a.early, a.final, a.holdout)),
+            *(_reward_content(a.compare) for a in plan.arms if a.compare),
         ).hex(),
         "the policies": digest(*(source(f) for a in plan.arms for f in (a.arm.search, a.arm.allocate) if f)).hex(),
         "the obstacles": digest(*(c for a in plan.arms for b in a.obstacles for c in _obstacle_content(b))).hex(),
@@ -143,7 +145,8 @@ def content_of(plan: Plan, entries: Sequence[Entry | Prompt]) -> bytes:
 
 def _reward_content(r: Reward) -> object:
     # A reward with obstacles has no weights, and its identity would include how their videos are made.
-    return r.key if r.obstacles else r.identity
+    own = r.key if r.obstacles else r.identity
+    return digest(own, *(s for scale in r.blend.scales for s in scale)) if r.blend else own
 
 
 def _obstacle_content(b: Barrier) -> list[object]:
@@ -163,7 +166,7 @@ def searches(plan: Plan, entries: Sequence[Entry], seeds: Sequence[int], *, apar
     for i, e in enumerate(entries):
         arms = [arm.avoiding(e.negative_prompt) for arm in plan.arms]
         for seed, arm in product((s + i * stride for s in e.seeds(seeds)), arms):
-            yield Search(next(ages), f"{i:06d}-s{seed}-{arm.arm.name}", e.prompt, seed, arm, e.tags)
+            yield Search(next(ages), f"{i:06d}-s{seed}-{arm.arm.name}", e.prompt, seed, arm)
 
 
 def check_kept(so_far: Iterable[Search], wanted: Iterable[Search], seeds: Sequence[int]) -> None:
@@ -187,7 +190,7 @@ def arm_of(search_id: str) -> str:
 
 def context(
     s: Search,
-    answer: Callable[[Sequence[Candidate], Reward], Awaitable[list[Score]]],
+    answer: Callable[[Sequence[Question], Reward], Awaitable[list[Score]]],
     clock: Callable[[], float],
     walls: Sequence[float] = (),
     gate: Gate | None = None,
@@ -206,6 +209,7 @@ def context(
         s.seed,
         reward=reward,
         early=s.plan.early,
+        judge=s.plan.compare,
         meter=Meter(arm.budget, ledger, clock, walls),
         answer=answer,
         rng_key=(s.prompt.identity, arm.policy, canonical_json(seeding(arm.search, arm.arguments))),
@@ -293,13 +297,16 @@ def estimate(
 def _dry_run(s: Search, n: int) -> Cost:
     """The cost of a search whose rewards are made up."""
     arm, asked, budget = s.plan, count(1), s.plan.arm.budget
+    most = 0  # candidates of one question
     if budget.nfe is not None and budget.nfe < arm.rollout:
         raise ConfigError.of("budget.nfe", budget.nfe, f"at least {arm.rollout}, the NFE of one video")
     if arm.arm.allocate is not None:
         check(arm.reward is not None, "rewards.search", None, f"given with an allocation (arm {arm.arm.name})")
         check_first(arm.arm, n, arm.rollout)
 
-    async def answer(xs: Sequence[Candidate], reward: Reward) -> list[Score]:
+    async def answer(xs: Sequence[Question], reward: Reward) -> list[Score]:
+        nonlocal most
+        most = max(most, len(xs) * (reward is arm.reward))
         if next(asked) > MOST_QUESTIONS:
             raise ConfigError(f"it asks more than {MOST_QUESTIONS} questions, and a search must end")
         return [Score(tuple(x.identity[i % 16] / 256 for i in range(len(reward.components)))) for x in xs]
@@ -311,5 +318,8 @@ def _dry_run(s: Search, n: int) -> Cost:
         return ctx.charged + ctx.meter.ledger.finish(winner)
 
     cost = judged(f"policy {arm.arm.policy} (arm {arm.arm.name})", arm.arm.search, lambda: asyncio.run(dry()))
+    if arm.reward and arm.reward.blend and arm.reward.blend.ranks:
+        allowed = f"none or zscore: {arm.arm.policy} scores its candidates one at a time, and one alone has no rank"
+        check(most != 1, "rewards.search.normalise", "rank", allowed)
     nfe = cost.nfe if budget.total_nfe is None else budget.total_nfe // n
     return Cost(nfe, cost.decodes * nfe // cost.nfe, cost.reward_calls * nfe // cost.nfe)

@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from raysearch.engine.protocol import Outputs
-from raysearch.recipe.candidate import Candidate
 from raysearch.recipe.digests import Digest
-from raysearch.recipe.reward import Reward, Score, score_key
+from raysearch.recipe.reward import Question, Reward, Score, score_key
 from raysearch.session import journal
 from raysearch.session.plan import Plan, Search, arm_of, group_of
 from raysearch.session.tables import FINISHED, search_records
@@ -37,9 +36,9 @@ class Past:
 
 
 def answer_record(
-    s: Search, xs: Sequence[Candidate], reward: Reward, scores: Sequence[Score], *, wall: float, spent: int
+    s: Search, xs: Sequence[Question], reward: Reward, scores: Sequence[Score], *, wall: float, spent: int
 ) -> dict[str, Any]:
-    """The journal's record of one question: `xs` were scored `wall` seconds into the search, at `spent` NFE in all.
+    """The journal's record of questions `xs`, which were asked `wall` seconds into the search, at `spent` NFE in all.
 
     Several rewards may have one key, such as the distances to obstacles, so their place in `ArmPlan.asks` is recorded.
     """
@@ -51,6 +50,7 @@ def answer_record(
         "asked": [x.id for x in xs],
         "components": [list(a.components) for a in scores],
         "seconds": [[a.making, a.scoring, *a.earlier] for a in scores],
+        **({"tokens": [a.tokens for a in scores]} if any(a.tokens for a in scores) else {}),
         "wall": wall,
         "spent": spent,
     }
@@ -77,9 +77,10 @@ def read(folder: Path, plan: Plan, lacking: Callable[[str], Outputs]) -> Past:
         past.calls[search_id] += 1
         past.spent[search_id] = r["spent"]
         reward = rewards[arm_of(search_id)][r["place"]]
-        for asked, components, seconds in zip(r["asked"], r["components"], r["seconds"], strict=True):
+        tokens = r.get("tokens", [0] * len(r["asked"]))
+        for asked, components, seconds, n in zip(r["asked"], r["components"], r["seconds"], tokens, strict=True):
             making, scoring, *earlier = seconds
-            score = Score(tuple(components), making, scoring, tuple(earlier))
+            score = Score(tuple(components), making, scoring, tuple(earlier), n)
             past.scores.setdefault(score_key(bytes.fromhex(asked), reward), score)
     return past
 

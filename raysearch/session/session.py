@@ -28,7 +28,7 @@ from raysearch.engine.store import Store
 from raysearch.errors import ConfigError, FolderError, NoReplica, single, told
 from raysearch.recipe import long_video
 from raysearch.recipe.candidate import Candidate, Sampler
-from raysearch.recipe.reward import Reward, Score, score_key
+from raysearch.recipe.reward import Question, Reward, Score, score_key
 from raysearch.search.budget import Cost
 from raysearch.search.context import Context
 from raysearch.session import about, dataset, encoders, journal, replay, tables
@@ -283,7 +283,7 @@ class Session:
         """
         spent, calls = Spent(s.age, self.past.spent.get(s.id, 0), group_of(s.id)), 0
 
-        async def answer(xs: Sequence[Candidate], reward: Reward) -> list[Score]:
+        async def answer(xs: Sequence[Question], reward: Reward) -> list[Score]:
             nonlocal calls
             wall = ctx.meter.asked_at
             scores = await engine.score(xs, reward, spent)
@@ -316,7 +316,7 @@ class Session:
     async def _restore(self, s: Search, engine: Engine) -> None:
         """Make the files that a finished search lacks; its policy is answered from the journal, and its row stays."""
 
-        async def answer(xs: Sequence[Candidate], reward: Reward) -> list[Score]:
+        async def answer(xs: Sequence[Question], reward: Reward) -> list[Score]:
             return [self.past.scores[score_key(x.identity, reward)] for x in xs]
 
         spent = Spent(s.age, group=group_of(s.id))

@@ -42,6 +42,8 @@ SEARCHES: dict[str, pa.DataType] = {
     "reward_calls": pa.int64(),
     "trials": pa.int64(),
     "nfe_spent": pa.int64(),
+    "tokens": pa.int64(),
+    "judge_tokens": pa.int64(),
     "replica_seconds": pa.float64(),
     "wall_seconds": pa.float64(),
     "video": pa.string(),
@@ -103,11 +105,13 @@ def search_row(s: Search, ctx: Context, end: Outcome, *, nfe_spent: int, video: 
         "reward_calls": charged.reward_calls,
         "trials": max(ctx.history.trials, 1),
         "nfe_spent": nfe_spent,
+        "tokens": charged.tokens,
+        "judge_tokens": end.finished.tokens if end.finished else 0,
         "replica_seconds": charged.replica_seconds,
         "wall_seconds": ctx.meter.wall_seconds,
         "video": video,
     }
-    row |= s.tags
+    row |= s.prompt.tags
     if end.finished is None:
         return row
     for k, reward in s.plan.judges:

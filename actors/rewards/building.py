@@ -1,0 +1,65 @@
+"""Builds rewards in a scorer, and tries each once on a made-up view, so that a mistake shows before a search starts."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from actors.rewards import Reward, RewardSpec, View, answers, earlier
+from actors.shipped import find
+from raysearch.config.config import ModelConfig
+from raysearch.config.foreign import blamed
+from raysearch.errors import ConfigError, RewardError
+
+
+@contextmanager
+def under(key: str, build: Callable[..., Reward]) -> Iterator[None]:
+    """What is raised within this context by the code of a reward's class is a ConfigError that names `key`."""
+    try:
+        yield
+    except ConfigError as error:
+        raise ConfigError(f"{key}.{error}") from error
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
+        raise ConfigError(f"{key}: {blamed(error, build)}") from error
+
+
+def made_up(geometry: Any, model: ModelConfig, shape: tuple[int, ...], caption: str, *, long: bool) -> View:
+    """A view of a finished video of the run's shape and caption, of which only the content is made up: noise.
+
+    `geometry` is the model's, and `shape` that of a latent; in a `long` video there are earlier frames, too.
+    """
+    rng, size = np.random.default_rng(0), {k: getattr(model, k) for k in ("num_frames", "height", "width")}
+
+    def noise(*shape: int) -> torch.Tensor:
+        return torch.from_numpy(rng.standard_normal(shape, np.float32))
+
+    latent, point = noise(*shape), noise(*shape)
+    frames = rng.integers(0, 256, geometry.video_shape(**size), np.uint8)
+    text = noise(1, model.max_sequence_length, geometry.text_dim or 1)
+    earlier = {"before": frames, "opening": frames} if long else {}
+    beside = ((("latent", (point,)),), text)
+    return View(caption, 0.0, latent, latent, frames, *beside, fps=geometry.fps, num_frames=len(frames), **earlier)
+
+
+def built(spec: RewardSpec, device: str, trial: View | None = None) -> Reward:
+    """A reward on its device, tried once on what it reads of a view if one is given. Raises ConfigError."""
+    build = find(spec.name, f"{spec.where}.name")
+    with under(spec.where, build):
+        made = build(**spec.arguments)
+        if hasattr(made, "to"):
+            made.to(device)
+    if trial is not None and not getattr(made, "waits", False):  # which may cost money
+        read = {"estimate": made.needs != "latent", "frames": made.needs == "frames"}
+        read |= {"text": hasattr(made, "reads_text"), "obstacles": hasattr(made, "meets_obstacles")}
+        read |= {k: k in earlier(made) for k in ("before", "opening")}
+        unread = {k: getattr(View, k) for k, asked in read.items() if not asked}
+        try:
+            answers.scores(spec.name, made, [replace(trial, **unread)])
+        except RewardError as error:
+            raise ConfigError(f"{spec.where}.name: {error}") from error
+    return made

@@ -1,0 +1,82 @@
+"""The rewards of a config as recipes see them, checked before anything is loaded."""
+
+import importlib.metadata
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+from actors.models.folder import finite_chunks
+from actors.rewards import RewardSpec, files
+from actors.rewards.building import under
+from actors.rewards.ensemble import Ensemble, ensemble
+from actors.shipped import arguments_of, components_of, find, first_of, weights_of
+from raysearch.errors import check
+from raysearch.files import content_digest, source
+from raysearch.recipe import reward as recipes
+from raysearch.recipe.digests import canonical_json, digest
+from raysearch.recipe.origins import Obstacle
+
+
+@cache
+def installed(package: str) -> str:
+    """The version of an installed package, which takes milliseconds to read."""
+    return importlib.metadata.version(package)
+
+
+def reward(
+    key: str,
+    block: dict[str, Any],
+    specs: dict[str, RewardSpec],
+    obstacles: tuple[Obstacle, ...],
+    shape: tuple[int, ...],
+    text_dim: int | None = None,
+    role: str = "",
+) -> recipes.Reward:
+    """The reward of a config block, checked, as recipes see it; `role` is its key in `rewards`. Raises ConfigError.
+
+    `key` is the block's place in the config; `obstacles` are those of the arm; `shape` is a latent's, (1, C, T, H, W);
+    `text_dim` is the width D of captions' embeddings. What a scorer needs to build the reward is added to `specs`.
+    """
+    name = block.get("name")
+    if name == "ensemble":
+        made = Ensemble(**arguments_of(Ensemble, block, key))
+        check(block.get("weights") is None, f"{key}.weights", block.get("weights"), "a key of the ensemble's members")
+        check(role != "compare", f"{key}.name", name, "a reward that compares, or one reward")
+        alone = role in ("final", "holdout", "")
+        return ensemble(key, made, lambda at, of: reward(at, of, specs, obstacles, shape, text_dim), alone=alone)
+    for own in ("label", "weight"):
+        check(own not in block, f"{key}.{own}", block.get(own), "a key of an ensemble's members")
+    build = find(name, f"{key}.name")
+    arguments = arguments_of(build, block, key)
+    components, default = components_of(build, arguments, key)
+    weights = dict.fromkeys(components, 1.0) | default
+    if block.get("weights") is not None:
+        weights |= weights_of(f"{key}.weights", block["weights"], components)
+    with under(key, build):
+        content = files(build, arguments)
+    for file in content:
+        check(file.exists(), key, str(file), "an existing file")
+    # A file counts by its content, not by its path: every job has the checkout in another folder.
+    by_content = {k: content_digest([v]).hex() if isinstance(v, Path) else v for k, v in arguments.items()}
+    needs = build.needs  # type: ignore[attr-defined]
+    first = first_of(block, shape, needs, key)
+    part = {} if first is None else {"first_latent_frames": first}
+    spec_key = f"{name}-{digest(canonical_json(by_content | part)).hex()[:8]}"
+    specs[spec_key] = RewardSpec(spec_key, str(name), arguments, key, first)
+    found = content_digest(content, partial(finite_chunks, key=key))
+    if (fits := getattr(build, "fits", None)) is not None:
+        with under(key, build):
+            fits(shape, text_dim, **arguments)
+    identity = digest(spec_key, found, source(build), installed("torch"))
+    if not getattr(build, "meets_obstacles", False):
+        obstacles = ()
+    else:
+        check(bool(obstacles), f"{key}.name", name, "given together with obstacles: a text, an image or a video")
+        with under(key, build):
+            build(**arguments)  # cheap to build, and its constructor checks the arguments
+        identity = digest(identity, *(o.identity for o in obstacles))
+    totals = tuple(weights[c] for c in components)
+    text, earlier = (bool(getattr(build, k, False)) for k in ("reads_text", "reads_earlier"))
+    if role == "compare" and hasattr(build, "compare"):
+        return recipes.Reward(spec_key, digest("compare", identity), ("preferred",), (1.0,), needs, pairwise=True)
+    return recipes.Reward(spec_key, identity, components, totals, needs, obstacles, text, earlier)
