@@ -1,6 +1,7 @@
 """Features of vision transformers in a local folder, by transformers' own classes: DINO, DINOv2 and CLIP."""
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from transformers import AutoConfig, AutoModel
 
 from actors.features import unit
 from actors.models.weights import pretrained, quiet
+from actors.rewards.backbones import shared
 from raysearch.errors import ConfigError, check
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, for a folder without its own
@@ -29,11 +31,7 @@ class _Vision:
 
     def __init__(self, path: Path | None, key: str = "path") -> None:
         assert path is not None
-        quiet()
-        self._model, loading = pretrained(AutoModel, path, use_safetensors=True, output_loading_info=True)
-        missing = sorted(k for k in loading["missing_keys"] if "pooler" not in k)  # its output is not used
-        check(not missing, key, str(path), f"a folder whose weights are whole; these are missing: {missing[:3]}")
-        self._model.eval().requires_grad_(False)
+        self._model = shared(("features", path.resolve()), partial(_loaded, path, key))
         given = path / "preprocessor_config.json"
         how: dict[str, Any] = json.loads(given.read_text()) if given.exists() else {}
         self._mean, self._std = map(how.get, ("image_mean", "image_std"), self.normal)
@@ -93,10 +91,19 @@ class _Vision:
         raise NotImplementedError
 
 
+def _loaded(path: Path, key: str) -> Any:
+    """The model of a folder. Raises ConfigError if weights are missing."""
+    quiet()
+    model, loading = pretrained(AutoModel, path, use_safetensors=True, output_loading_info=True)
+    missing = sorted(k for k in loading["missing_keys"] if "pooler" not in k)  # its output is not used
+    check(not missing, key, str(path), f"a folder whose weights are whole; these are missing: {missing[:3]}")
+    return model.eval().requires_grad_(False)
+
+
 class Dino(_Vision):
     """The class token's last state (DINO 2104.14294, DINOv2 2304.07193), as in VBench's subject consistency."""
 
-    kinds = ("vit", "dinov2")
+    kinds: tuple[str, ...] = ("vit", "dinov2")
 
     def _embed(self, x: torch.Tensor) -> torch.Tensor:
         return self._model(x).last_hidden_state[:, 0]  # type: ignore[no-any-return]
@@ -105,7 +112,7 @@ class Dino(_Vision):
 class Clip(_Vision):
     """CLIP's image embedding (2103.00020), as in VBench's background consistency."""
 
-    kinds = ("clip",)
+    kinds: tuple[str, ...] = ("clip",)
 
     def _embed(self, x: torch.Tensor) -> torch.Tensor:
         return self._model.get_image_features(pixel_values=x).pooler_output  # type: ignore[no-any-return]

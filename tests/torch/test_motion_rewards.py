@@ -6,8 +6,9 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from actors.rewards import View, reward
+from actors.rewards import View
 from actors.rewards.motion import Flicker, Motion
+from actors.rewards.planning import reward
 from raysearch.__main__ import main
 from raysearch.errors import ConfigError
 

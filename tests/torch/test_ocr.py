@@ -9,8 +9,9 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image, ImageDraw, ImageFont
 
-from actors.rewards import View, reward
+from actors.rewards import View
 from actors.rewards.ocr import WEIGHTS, Ocr, likeness, quoted
+from actors.rewards.planning import reward
 from raysearch.__main__ import main
 from raysearch.errors import ConfigError
 

@@ -11,7 +11,8 @@ from safetensors.torch import load_file, save_file
 from transformers import CLIPConfig, CLIPModel, ViTConfig, ViTModel
 
 from actors import features
-from actors.rewards import View, reward
+from actors.rewards import View
+from actors.rewards.planning import reward
 from actors.rewards.vbench import CLIP, Background, Subject, VBenchConsistency, consistency
 from raysearch.__main__ import main
 from raysearch.errors import ConfigError
@@ -154,6 +155,11 @@ def test_a_still_video_scores_1_and_rows_are_apart(dino, clip):
     assert both([]).shape == (0, 2)
     long = noise(40, 16, 16, seed=3)  # more than a batch
     np.testing.assert_allclose(Subject(dino)(long)[-1:], Subject(dino)(long[-1:]), atol=1e-5)
+
+
+def test_two_rewards_share_a_folders_model(dino, clip):
+    one, other = VBenchConsistency(dino=str(dino), clip=str(clip)), VBenchConsistency(dino=str(dino), clip=None)
+    assert one._features["subject"]._model is other._features["subject"]._model
 
 
 def planned(**block):
