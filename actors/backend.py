@@ -18,7 +18,7 @@ from actors.models.machine import check_machine, needed
 from actors.models.roles import WORKERS, footprint
 from actors.models.source import Source, check_lengths, configured, opened
 from actors.rewards import RewardSpec
-from actors.rewards.planning import installed, reward
+from actors.rewards.planning import gigabytes_of, installed, reward
 from actors.sampling import solvers
 from raysearch.config import obstacles, prompts
 from raysearch.config.config import ODE, SDE, SINGLE, VP, Arm, Config, SamplerConfig
@@ -70,7 +70,7 @@ class Backend:
             connect(config, self._report)
         else:
             check_devices(config)
-        warn_of_memory(config, model.source, self._report)
+        warn_of_memory(config, model.source, tuple(specs.values()), self._report)
         for name, given in ((name, p.given) for name, p in config.parts.items() if p.given):
             self._report(f"parts.{name}: {', '.join(k if v is True else f'{k} {v}' for k, v in given.items())}")
         caption = entries[0].prompt.caption(0)
@@ -244,14 +244,15 @@ def check_devices(config: Config) -> None:
         check(not gpus or torch.cuda.is_available(), f"fleet.{kind}.num_gpus", gpus, "0: torch sees no GPU here")
 
 
-def warn_of_memory(config: Config, source: Source, report: Callable[[str], None]) -> None:
-    """Say where the weights of a kind of worker do not fit its share of this machine's GPU."""
+def warn_of_memory(config: Config, source: Source, specs: Sequence[RewardSpec], report: Callable[[str], None]) -> None:
+    """Say where the weights of a kind of worker, of its rewards too, do not fit its share of this machine's GPU."""
     if not torch.cuda.is_available():
         return
     whole = torch.cuda.get_device_properties(0).total_memory / 1e9
     for kind, role in WORKERS.items():
         pool: PoolConfig = getattr(config.fleet, f"{kind}s")
         has, needs = whole * pool.num_gpus * pool.shards, footprint(source, role, offloaded=False).gigabytes
+        needs += gigabytes_of(specs) if kind == "scorer" else 0.0
         if 0 < has < needs:
             report(f"a {kind} has {needs:.3g} GB of weights, and {has:.3g} GB where GPUs are such as the one here")
 

@@ -57,7 +57,7 @@ def ensemble(key: str, made: Ensemble, plan: Plan, *, alone: bool) -> Reward:
 
     `alone` is True if the reward scores winners one by one, which then have no ranks. Raises ConfigError.
     """
-    check(len(made.of) > 1, f"{key}.of", made.of, "a list of at least two rewards")
+    check(len(made.of) > 1, f"{key}.of", list(made.of), "a list of at least two rewards")
     ranks, least = made.normalise == "rank", made.combine == "min"
     check(not (ranks and alone), f"{key}.normalise", "rank", "none or zscore: winners are judged one by one")
     given, needed = made.calibration, made.normalise == "zscore"
@@ -110,7 +110,7 @@ def _scales(key: str, run_dir: Path, members: Sequence[Reward]) -> list[tuple[fl
     try:
         Folder(run_dir).check(["candidates.parquet"])
         table = pq.read_table(run_dir / "candidates.parquet")
-    except (OSError, pa.ArrowException) as error:
+    except (ConfigError, OSError, pa.ArrowException) as error:
         raise ConfigError.of(key, str(run_dir), "the folder of a run, with its candidates.parquet") from error
     for c in columns:
         allowed = f"a run with a column {c}: its rewards.search is this ensemble with normalise: none"

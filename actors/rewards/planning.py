@@ -1,6 +1,7 @@
 """The rewards of a config as recipes see them, checked before anything is loaded."""
 
 import importlib.metadata
+from collections.abc import Sequence
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,12 @@ from raysearch.recipe.origins import Obstacle
 def installed(package: str) -> str:
     """The version of an installed package, which takes milliseconds to read."""
     return importlib.metadata.version(package)
+
+
+def gigabytes_of(specs: Sequence[RewardSpec]) -> float:
+    """The size of the rewards' files of weights, in units of 10^9 bytes; a file that several rewards read counts once."""
+    read = {f for s in specs for f in files(find(s.name), s.arguments) if f.suffix == ".safetensors"}
+    return sum(f.stat().st_size for f in read) / 1e9
 
 
 def reward(

@@ -99,7 +99,7 @@ def _rewards(block: Any) -> bool:
     return block is None or isinstance(block, dict) or (isinstance(block, list) and all(map(_rewards, block)))
 
 
-RewardBlock = Annotated[Any, Such("a mapping with the name of a reward, or a list of such mappings", _rewards)]
+RewardBlock = Annotated[Any, Such("a mapping such as {name: pixel}, or a list of such mappings", _rewards)]
 
 
 @dataclass(frozen=True)

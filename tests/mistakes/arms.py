@@ -1,9 +1,10 @@
 """Arms, policies and rewards by name, and obstacles."""
 
+from actors.shipped import REWARDS as SHIPPED
 from mistakes import Mistake
 
 POLICIES = "there are beam, best_of_n, bfs, ..., or module:function"
-REWARDS = "there are verifier, pixel, latent, ..., or module:Class"
+REWARDS = f"there are {', '.join(SHIPPED)}, or module:Class"
 NAME = "a name of 1 to 64 letters, digits and . _ + -"
 
 
@@ -56,7 +57,7 @@ TABLE = [
     arm("{name: a, rewards: {serch: {}}}", "arms[0] (a): rewards.serch: unknown key (did you mean 'search'?); ..."),
     arm(
         "{name: a, rewards: {search: near}}",
-        "arms[0] (a): rewards.search: 'near' is not allowed; it must be a mapping, ...",
+        "arms[0] (a): rewards.search: 'near' is not allowed; it must be a mapping such as {name: pixel}, or ...",
     ),
     arm("{name: a, obstacles: 5}", "arms[0].obstacles: 5 is not allowed; it must be a list, ..."),
     arm(

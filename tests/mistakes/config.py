@@ -27,7 +27,7 @@ TABLE = [
     Mistake(
         "budget.seconds=5", "budget.seconds: unknown key (did you mean ...?); allowed here: nfe, replica_seconds, ..."
     ),
-    Mistake("rewards.judge.name=near", "rewards.judge: unknown key; allowed here: search, early, final, holdout"),
+    Mistake("rewards.judge.name=near", "rewards.judge: unknown key; allowed here: search, early, compare, ..."),
     Mistake("output.video=true", "output.video: unknown key (did you mean 'videos'?); allowed here: videos, ..."),
     Mistake("long.chunk=2", "long.chunk: unknown key (did you mean 'chunks'?); allowed here: ..."),
     Mistake("fleet.workers=3", "fleet.workers: unknown key...; allowed here: backend, address, ..."),
@@ -54,8 +54,10 @@ TABLE = [
     no("policy", "5", "a mapping"),
     Mistake("policy=[single]", "policy: ['single'] is not allowed; it must be a mapping"),
     Mistake("policy=single policy.n=3", "policy: 'single' is not allowed; it must be a mapping"),
-    Mistake("rewards.search=near", "rewards.search: 'near' is not allowed; it must be a mapping, such as {name: near}"),
-    no("rewards.final", "7", "a mapping"),
+    Mistake(
+        "rewards.search=near", "rewards.search: 'near' is not allowed; it must be a mapping such as {name: pixel}, ..."
+    ),
+    no("rewards.final", "7", "a mapping such as {name: pixel}, or a list of such mappings"),
     no("fleet.denoisers", "2", "a mapping"),
     Mistake("fleet.denoisers.labels=[a]", "fleet.denoisers.labels: ['a'] is not allowed; it must be a mapping"),
     no("fleet.scorers.labels", "3", "a mapping"),

@@ -11,8 +11,9 @@ from transformers import CLIPConfig, CLIPModel, Dinov2Config, Dinov2Model, ViTCo
 
 from actors import features
 from actors.features.efficientnet import EfficientNetLite0
-from actors.rewards import View, reward
+from actors.rewards import View
 from actors.rewards.consistency import Consistency
+from actors.rewards.planning import reward
 from actors.tiny import world
 from actors.tiny.features import World
 from raysearch.errors import ConfigError

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import Qwen2Tokenizer, Qwen2VLConfig, Qwen2VLForConditionalGeneration, Qwen2VLModel
 
-from actors.rewards import View, find
+from actors.rewards import View
 from actors.rewards.latent_reward import (
     LatentReward,
     LatentRewardConfig,
@@ -22,6 +22,7 @@ from actors.rewards.latent_reward import (
     sinusoid,
     weights,
 )
+from actors.shipped import find
 from raysearch.errors import ConfigError
 
 ONE, TWO = "a red circle moving left", "a red circle moving left and a blue square moving up"

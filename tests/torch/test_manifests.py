@@ -14,8 +14,7 @@ from packaging.requirements import Requirement
 from ray._private.runtime_env.packaging import create_package, get_uri_for_directory
 from ray.autoscaler._private.util import prepare_config, validate_config
 
-from actors import rewards
-from actors.rewards import pixel
+from actors.rewards import pixel, planning
 from raysearch import __main__ as command_line
 from raysearch.config import config as configuration
 
@@ -190,7 +189,7 @@ def test_a_run_leaves_the_package_as_it_was(tmp_path):
 def test_a_reward_is_the_same_wherever_the_checkout_lies(tmp_path):
     def found(folder: Path):
         block = {"name": "pixel", "folder": str(folder)}
-        reward = rewards.reward("rewards.search", block, {}, (), (1, 8, 5, 8, 8))
+        reward = planning.reward("rewards.search", block, {}, (), (1, 8, 5, 8, 8))
         return reward.key, reward.identity
 
     here = found(pixel.ASSETS)

@@ -14,7 +14,8 @@ from torch import distributed
 from torch.nn.parallel import DistributedDataParallel
 
 from actors.models import wan
-from actors.rewards import View, find, pavrm
+from actors.rewards import View, pavrm
+from actors.shipped import find
 from raysearch.errors import ConfigError
 
 

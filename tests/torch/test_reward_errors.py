@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from actors import rewards
-from actors.rewards import View
+from actors.rewards import View, answers
 from raysearch.errors import RewardError
 
 ANSWERS = {
@@ -61,7 +60,7 @@ class Answers:
 
 
 def scored(answer):
-    return rewards.scores("mine:Reward", Answers(answer), [View("a", 0.0)])
+    return answers.scores("mine:Reward", Answers(answer), [View("a", 0.0)])[0]
 
 
 @pytest.mark.parametrize("kind", ANSWERS)

@@ -9,7 +9,8 @@ from diffusers import AutoencoderKLWan
 
 from actors.models.source import Source
 from actors.models.wan import TextEncoder
-from actors.rewards import View, find
+from actors.rewards import View
+from actors.shipped import find
 from actors.tiny import world
 from actors.tiny.corruptions import swap
 from actors.tiny.training.latent_backbone import encode

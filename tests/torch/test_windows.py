@@ -3,7 +3,8 @@
 import numpy as np
 import torch
 
-from actors.rewards import View, find
+from actors.rewards import View
+from actors.shipped import find
 from actors.tiny import world
 from actors.tiny.training import long
 

@@ -1,0 +1,155 @@
+"""Runs with ensembles, comparisons, parts of videos, and rewards that wait, on the toy-sized Wan pipeline."""
+
+import threading
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import runs
+import tiny
+
+from actors.rewards import Answer, View, answers
+from raysearch.errors import ConfigError, RewardError
+
+SEEN: list[View] = []  # by Watcher, in this process
+
+
+class Watcher:
+    """A reward that keeps its views."""
+
+    components = ("length",)
+    needs = "frames"
+
+    def __call__(self, views):
+        SEEN.extend(views)
+        return [[len(v.frames)] for v in views]
+
+
+class Together:
+    """A reward that answers when two threads have called it, and pays three tokens a view; it compares, too."""
+
+    components = ("met",)
+    needs = "frames"
+    waits = True
+    met = threading.Barrier(2)
+
+    def __call__(self, views):
+        self.met.wait(60)
+        return Answer([[v.frames.mean()] for v in views], [3] * len(views))
+
+    def compare(self, pairs):
+        return Answer([float(x.frames.mean() > y.frames.mean()) for x, y in pairs], [5] * len(pairs))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tiny.save_pipeline(tmp_path_factory.mktemp("model") / "wan")
+
+
+BON = {"policy": {"name": "best_of_n", "n": 4}}
+MEMBERS = [{"name": "tiny:Brightness", "weights": {"moves": 0}}, {"name": "tiny:Redness", "label": "red", "weight": 2}]
+
+
+def candidates(run_dir):
+    return pq.read_table(run_dir / "candidates.parquet").to_pylist()
+
+
+def test_an_ensemble_is_a_sum_with_a_column_for_each_component(folder, tmp_path):
+    rows, *_ = runs.run(folder, tmp_path / "run", rewards={"search": MEMBERS, "holdout": MEMBERS}, **BON)
+    found = candidates(tmp_path / "run")
+    assert len(found) == 4
+    for c in found:
+        assert c["reward"] == pytest.approx(c["Brightness_bright"] + 2 * c["red"])
+    (row,) = rows
+    assert (row["decodes"], row["reward_calls"]) == (5, 4)  # both members read the same frames
+    assert row["reward_holdout"] == pytest.approx(row["holdout_Brightness_bright"] + 2 * row["holdout_red"])
+    assert row["reward_search"] == pytest.approx(max(c["reward"] for c in found))
+    assert row["tokens"] == row["judge_tokens"] == 0
+
+
+def test_a_calibration_run_gives_means_and_deviations(folder, tmp_path):
+    many = {"policy": {"name": "best_of_n", "n": 8}}
+    runs.run(folder, tmp_path / "first", rewards={"search": MEMBERS}, **many)
+    block = {"name": "ensemble", "of": MEMBERS, "normalise": "zscore", "calibration": str(tmp_path / "first")}
+    runs.run(folder, tmp_path / "second", rewards={"search": block}, **many)
+    before, after = candidates(tmp_path / "first"), candidates(tmp_path / "second")
+    bright, red = (np.array([c[k] for c in before]) for k in ("Brightness_bright", "red"))
+    expected = (bright - bright.mean()) / bright.std() + 2 * (red - red.mean()) / red.std()
+    assert np.allclose([c["reward"] for c in after], expected)
+    least = block | {"combine": "min", "of": [{k: v for k, v in m.items() if k != "weight"} for m in MEMBERS]}
+    runs.run(folder, tmp_path / "third", rewards={"search": least}, **many)
+    expected = np.minimum((bright - bright.mean()) / bright.std(), (red - red.mean()) / red.std())
+    assert np.allclose([c["reward"] for c in candidates(tmp_path / "third")], expected)
+    wrong = [{"name": "tiny:Redness", "label": "other"}, *MEMBERS]
+    with pytest.raises(ConfigError, match=r"a run with a column other_red"):
+        runs.run(folder, tmp_path / "no", rewards={"search": block | {"of": wrong}}, **many)
+
+
+def test_ranks_choose_by_order_alone(folder, tmp_path):
+    block = {"name": "ensemble", "of": MEMBERS, "normalise": "rank"}
+    (row,), *_ = runs.run(folder, tmp_path / "run", rewards={"search": block}, **BON)
+    found = candidates(tmp_path / "run")
+    ranks = [np.argsort(np.argsort([c[k] for c in found])) / 3 for k in ("Brightness_bright", "red")]
+    assert np.allclose([c["reward"] for c in found], ranks[0] + 2 * ranks[1])
+    assert row["winner"] == found[int(np.argmax(ranks[0] + 2 * ranks[1]))]["candidate"]
+
+
+@pytest.mark.parametrize("first", [1, 2, 3])
+def test_a_part_of_a_video_is_the_beginning_of_the_whole(folder, tmp_path, first):
+    def seen(name, **block):
+        SEEN.clear()
+        search = {"name": "test_ensembles:Watcher", **block}
+        given = {"policy": {"name": "halving", "n": 2, "schedule": [4]}, "rewards": {"search": search}}
+        prompts = [{"prompt": "a red circle", "kind": "simple"}]
+        runs.run(folder, tmp_path / name, prompts=prompts, **given)
+        return SEEN[1:]  # after the trial
+
+    whole, part = seen("whole"), seen("part", first_latent_frames=first)
+    assert len(whole) == len(part) > 0
+    for a, b in zip(whole, part, strict=True):
+        assert len(b.frames) == 1 + 4 * (first - 1) and b.num_frames == len(a.frames) == 9
+        assert np.array_equal(b.frames, a.frames[: len(b.frames)])  # bit for bit: the decoder is causal
+        assert b.tags == {"tag_kind": "simple"}
+
+
+def test_a_reward_that_waits_is_called_by_several_threads_and_pays(folder, tmp_path):
+    together = {"name": "test_ensembles:Together"}
+    fleet = {"scorers": {"slots": 2}}
+    (row,), *_ = runs.run(folder, tmp_path / "run", rewards={"search": together}, fleet=fleet, **BON)
+    assert (row["tokens"], row["judge_tokens"]) == (12, 0)
+    assert row["winner"] == max(candidates(tmp_path / "run"), key=lambda c: c["met"])["candidate"]
+
+
+async def duel(ctx):
+    """A policy: the better of two videos."""
+    x, y = ctx.denoise(ctx.noise(2))
+    (p,) = await ctx.compare([x], [y])
+    return x if p > 0.5 else y
+
+
+def test_a_comparison_reads_the_frames_of_both(folder, tmp_path):
+    policy, together = {"name": "test_ensembles:duel"}, {"name": "test_ensembles:Together"}
+    search = {"name": "tiny:Brightness", "weights": {"moves": 0}}
+    (row,), *_ = runs.run(folder, tmp_path / "run", policy=policy, rewards={"compare": together, "search": None})
+    (best,), *_ = runs.run(folder, tmp_path / "best", policy={"name": "best_of_n", "n": 2}, rewards={"search": search})
+    assert row["winner"] == best["winner"]
+    assert (row["reward_calls"], row["decodes"], row["tokens"]) == (1, 3, 5)
+
+
+@pytest.mark.parametrize(
+    ("answer", "line"),
+    [
+        ([1.5], r"it prefers the first of a pair by 1\.5, and not by a number in \[0, 1\]"),
+        ([float("nan")], "it prefers the first of a pair by nan"),
+        ([], "and not 1 x 1"),
+        (["a"], "'<=' not supported"),
+        (None, "'NoneType'"),
+    ],
+)
+def test_a_wrong_preference_is_an_error(answer, line):
+    class Wrong(Watcher):
+        def compare(self, pairs):
+            return answer
+
+    with pytest.raises(RewardError, match=line):
+        answers.preferences("wrong", Wrong(), [(View("a", 0.0), View("a", 0.0))])
