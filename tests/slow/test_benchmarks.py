@@ -232,6 +232,34 @@ def test_gains_have_intervals_and_say_what_they_lack(tmp_path, printed_here, cap
         printed_here("benchmarks/gains.py", f"{tmp_path} --components holdout_VQ")
 
 
+def test_what_winners_gain_and_lose_in_each_grade(tmp_path, printed_here, capsys):
+    grades = {"single": (0.5, 0.4, 0.3, 0), "harms": (0.4, 0.5, 0.1, 0), "helps": (0.6, 0.6, 0.6, 1)}
+    rows = [
+        {"arm": arm, "prompt": p, "seed": s, "replica_seconds": 1.0}
+        | {f"holdout_{c}": v + 0.1 * s for c, v in zip(("VQ", "MQ", "TA"), values[:3], strict=True)}
+        | {"holdout_success": float(values[3])}
+        for arm, values in grades.items()
+        for s, p in enumerate("abc")
+        if (arm, p) != ("helps", "c")  # so that this caption does not count
+    ]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "searches.parquet")
+    lines = printed_here("benchmarks/hacking.py", f"{tmp_path} --json {tmp_path / 'a.json'}").splitlines()
+    assert lines[0] == "2 captions, 2 pairs of caption and seed; differences are from single"
+    assert [tuple(line.split()) for line in lines[2:]] == [
+        ("helps", "1.00", "+0.100", "+0.200", "+0.300", "+1.000"),
+        ("single", "0.00", "+0.000", "+0.000", "+0.000", "+0.000"),
+        ("harms", "0.00", "-0.100", "+0.100", "-0.200", "+0.000"),
+    ]
+    assert list(json.loads((tmp_path / "a.json").read_text())["tables"]) == ["arms"]
+    for arguments, line in (
+        (tmp_path / "none", "holds no searches.parquet"),
+        (f"{tmp_path} --single one", "and not one"),
+    ):
+        with pytest.raises(SystemExit):
+            printed_here("benchmarks/hacking.py", str(arguments))
+        assert line in capsys.readouterr().err
+
+
 def test_what_the_arms_of_a_sweep_gain(tmp_path, printed_here):
     rows = [
         {"curve": arm[:3], "arm": arm, "measure": m, "budget": 30.0 * k, "replica_seconds": 1.0 * k, "mean": 0.25 * k}
