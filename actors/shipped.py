@@ -22,6 +22,14 @@ REWARDS = {
     "latent": "actors.rewards.latent_reward:LatentReward",
     "pavrm": "actors.rewards.pavrm:Pavrm",
     "consistency": "actors.rewards.consistency:Consistency",
+    "videoalign": "actors.rewards.videoalign:VideoAlign",
+    "vqa": "actors.rewards.vqa:Vqa",
+    "hps3": "actors.rewards.hps3:Hps3",
+    "pickscore": "actors.rewards.pickscore:PickScore",
+    "clipscore": "actors.rewards.clipscore:ClipScore",
+    "hps": "actors.rewards.hps:Hps",
+    "imagereward": "actors.rewards.imagereward:ImageReward",
+    "aesthetic": "actors.rewards.aesthetic:Aesthetic",
     "flicker": "actors.rewards.motion:Flicker",
     "motion": "actors.rewards.motion:Motion",
     "vbench_consistency": "actors.rewards.vbench:VBenchConsistency",
@@ -29,6 +37,7 @@ REWARDS = {
     "near": "actors.rewards.near:Near",
     "repulsion": "actors.rewards.repulsion:Repulsion",
     "distance": "actors.rewards.repulsion:Distance",
+    "judge": "actors.rewards.judge:Judge",
     "ensemble": "actors.rewards.ensemble:Ensemble",
 }
 OWN = ("name", "weights", "weight", "label", "first_latent_frames")  # keys of a block that no constructor has
@@ -97,7 +106,10 @@ def _wrong_names(names: Any) -> str:
 
 def components_of(build: Any, arguments: dict[str, Any], key: str) -> tuple[tuple[str, ...], dict[str, float]]:
     """The components and the default weights of a reward with these arguments. Raises ConfigError."""
-    names = build.named(**arguments) if hasattr(build, "named") else build.components
+    try:
+        names = build.named(**arguments) if hasattr(build, "named") else build.components
+    except ConfigError as error:
+        raise ConfigError(f"{key}.{error}") from error
     if wrong := _wrong_names(names):
         raise refused(f"{key}.name", build.__qualname__, build, wrong)
     weights = build.weighed(**arguments) if hasattr(build, "weighed") else getattr(build, "weights", {})

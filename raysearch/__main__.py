@@ -26,6 +26,8 @@ from raysearch.config import config as configuration
 from raysearch.config.config import Config
 from raysearch.config.policies import find_policy, policy_names
 from raysearch.errors import ConfigError, RaysearchError, plain, single
+from raysearch.export import command as exports
+from raysearch.export import render, trackers
 from raysearch.session import dataset, display, status
 from raysearch.session.directory import chosen, goes_on
 from raysearch.sweep import grid
@@ -34,6 +36,7 @@ from raysearch.threads import announced
 T = TypeVar("T")
 CHECKING = "the config, the model and the rewards are being checked"
 MEASURING = "# the pipeline is loaded and measured: whole, in legs, in a batch, and by its own call"  # as COMPARING
+CONVERTING = "the weights are being converted"
 COMPARING = "# rules are being compared"  # a comment of what is printed then, which is YAML
 OURS = ("raysearch", "policies", "actors")
 
@@ -153,6 +156,15 @@ def parser() -> argparse.ArgumentParser:
     checked.add_argument("--num-frames", type=int, metavar="N", help="(default 9, or 1 of a pipeline of images)")
     more = "more arguments of the pipeline's call, a JSON object"
     checked.add_argument("--call", type=mapping, default={}, metavar="JSON", help=more)
+    converted = add("reward", convert_reward, "convert the published weights of a reward")
+    converted.add_argument("action", choices=("convert",), help="what to do")
+    converted.add_argument("name", metavar="NAME", help="the reward's name in configs")
+    converted.add_argument("source", type=Path, metavar="SOURCE", help="what upstream publishes: a file or a folder")
+    converted.add_argument("out", type=Path, metavar="OUT", help="the folder to write, which must not exist")
+    upstream = "the folder of the model that upstream started from, where the reward's guide asks for it"
+    converted.add_argument("--base", type=Path, metavar="FOLDER", help=upstream)
+    exports.export_arguments(add("export", export_run, "bring a run's videos to a benchmark suite or a training"))
+    exports.render_arguments(add("render", render_candidates, "make any candidate of a run again, as a video"))
     add("policies", list_policies, "the policies that ship, with their arguments")
     add("schema", print_schema, "the JSON schema of a config, with which an editor completes and checks its keys")
     return whole
@@ -210,6 +222,7 @@ def searched(config: Config, run_dir: Path) -> int:
         config = settled(config, say)
         shipped.check_rewards(configuration.arms(config))
         goes_on(run_dir, config, config.resume)
+        tracked = trackers.sinks(config, run_dir)
         # torch and diffusers take seconds to import, and a mistake in the config should not wait for them.
         from actors.backend import Backend
         from raysearch.session.session import Session
@@ -222,7 +235,7 @@ def searched(config: Config, run_dir: Path) -> int:
     say(f"{session.progress.total} searches{kept}, about {in_all} NFE before sharing; starting the fleet")
     try:
         with display.Display(console) as screen:
-            asyncio.run(ended_by_sigterm(session.run([screen.sink])))
+            asyncio.run(ended_by_sigterm(session.run([screen.sink, *tracked])))
     except (asyncio.CancelledError, KeyboardInterrupt):
         say(f"to go on, give the same command again with run_dir={run_dir} resume=require")
         raise KeyboardInterrupt from None
@@ -288,6 +301,50 @@ def check_model(
         text, holds = report(model, device=device, dtype=dtype, **asked)
     print(text, end="")
     return 0 if holds else 1
+
+
+def convert_reward(action: str, name: str, source: Path, out: Path, base: Path | None) -> int:
+    """Write a reward's published weights as the folder that the reward loads; actors/rewards/README.md has the rest."""
+    with announced(CONVERTING, print):
+        from actors.rewards.convert import convert
+
+        line = convert(name, source, out, base)
+    print(line)
+    return 0
+
+
+def export_run(run_dir: Path, asked: exports.Asked, overrides: Sequence[str]) -> int:
+    """Bring what a run has made to where others read it: benchmark suites, trainings on preferences, trackers."""
+    return exports.export(run_dir, asked, overrides, rendered, print)
+
+
+def render_candidates(
+    run_dir: Path,
+    candidate: str | None,
+    top: int | None,
+    arm: str | None,
+    by: str,
+    to: Path | None,
+    latents: bool,
+    overrides: Sequence[str],
+) -> int:
+    """Make candidates of a run again from their recipes, denoise them to the end, and write their videos."""
+    picks = exports.picked(run_dir, candidate, top, arm, by)
+    return rendered(run_dir, picks, to or run_dir / render.FOLDER, overrides, latents=latents)
+
+
+def rendered(
+    run_dir: Path, picks: Sequence[render.Pick], where: Path, overrides: Sequence[str], *, latents: bool
+) -> int:
+    """Write candidates' videos to a folder and return the exit code. Raises ConfigError, KeyboardInterrupt."""
+    render.config_of(run_dir, overrides)  # a mistake in overrides should not wait for torch
+    with announced(CHECKING, print):
+        from actors.backend import Backend
+
+        backend = Backend(print)
+        recipes = render.recipes(run_dir, picks, backend, overrides)
+    failed = asyncio.run(ended_by_sigterm(render.render(recipes, backend, where, latents=latents)))
+    return 3 if failed or len(recipes.found) < len({p.candidate for p in picks}) else 0
 
 
 def list_policies() -> int:

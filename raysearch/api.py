@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 from raysearch.config import config as configuration
 from raysearch.config.policies import find_policy
 from raysearch.errors import ConfigError, check
+from raysearch.export import trackers
 from raysearch.session.directory import chosen
 from raysearch.threads import in_its_own_loop
 
@@ -64,6 +65,7 @@ def run(
     from raysearch.session.session import Session
 
     path = chosen(loaded.run_dir, loaded.resume, name)
+    tracked = trackers.sinks(loaded, path)
     session = Session(settled(loaded, report), Backend(report), run_dir=path, report=report)
-    in_its_own_loop(session.run([]))
+    in_its_own_loop(session.run(tracked))
     return Result(path)

@@ -2,12 +2,14 @@
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from raysearch.errors import ConfigError, check
 from raysearch.files import Folder
 
 GROUP = 2_000  # rows of a Parquet file that are read or written at a time
@@ -114,3 +116,18 @@ def write_table(folder: Folder, name: str, rows: pa.Table) -> None:
     """Write a Parquet file that is there whole or not at all. Raises FolderError."""
     with folder.file(name) as file:
         pq.write_table(rows, file, row_group_size=GROUP)
+
+
+def run_table(run_dir: Path, name: str, columns: Sequence[str], *, more: bool = False) -> pa.Table:
+    """Columns of a run's table, with `more` all others too. Raises ConfigError without the table or one of them."""
+    try:
+        file = run_dir.expanduser() / name
+        allowed = "the folder of a run, with searches.parquet and candidates.parquet"
+        check(file.is_file(), "RUN_DIR", str(run_dir), allowed)
+        lacking = [c for c in columns if c not in pq.read_schema(file).names]
+        allowed = f"the folder of a run of this version of raysearch: its {name} lacks {', '.join(lacking)}"
+        check(not lacking, "RUN_DIR", str(run_dir), allowed)
+        return pq.read_table(file, columns=None if more else list(columns))
+    except (OSError, RuntimeError, pa.ArrowException) as error:
+        said = str(error).splitlines()[0]
+        raise ConfigError.of("RUN_DIR", str(run_dir), f"a folder whose {name} can be read ({said})") from error

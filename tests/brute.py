@@ -9,7 +9,7 @@ from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
-from exact import Numpy, closeness
+from exact import Numpy, closeness, preference
 
 from raysearch.recipe.digests import digest
 
@@ -57,6 +57,43 @@ def paths(world, rng, *, n, m, start, forward, backward):
         tried = [world.to(world.renoise(p, up), t) for p in kept for _ in range(m)]
         kept = sorted(tried, key=lambda p: -score(world, p))[:n]
     return kept[0].x
+
+
+def duel(world: Numpy, p, q) -> float:
+    return preference(end(world, p), end(world, q))
+
+
+def tournament(world, rng, *, n, batch, keep, games, rivals, k):
+    points, elo, finalists = [], [], []
+
+    def game(i, j):
+        p = duel(world, points[i], points[j])
+        weight = 0.7 + 0.3 * (abs(p - 0.5) >= 1 / 6) + 0.2 * (abs(p - 0.5) >= 1 / 3)
+        wins, chance = p > 0.5, 10 ** (elo[i] / 400) / (10 ** (elo[i] / 400) + 10 ** (elo[j] / 400))
+        elo[i] += k * weight * (wins - chance)
+        elo[j] -= k * weight * (wins - chance)
+
+    def half(of, by):
+        return sorted(sorted(of, key=by, reverse=True)[: max(int(len(of) * keep), 2)])
+
+    for begin in range(0, n, batch):
+        young = list(range(begin, min(begin + batch, n)))
+        points += [world.to(world.noise(), world.T) for _ in young]
+        elo += [1500] * len(young)
+        young = half(young, [end(world, p) for p in points].__getitem__)
+        pairs = [(i, j) for i in young for j in young if i < j]
+        first = sorted(rng.choice(len(pairs), size=min(int(len(young) * games), len(pairs)), replace=False).tolist())
+        for m in first:
+            game(*pairs[m])
+        young = half(young, elo.__getitem__)
+        for m, (i, j) in enumerate(pairs):
+            if m not in first and i in young and j in young:
+                game(i, j)
+        champion = max(young, key=elo.__getitem__)
+        for old in sorted(finalists, key=elo.__getitem__, reverse=True)[:rivals]:
+            game(champion, old)
+        finalists += young
+    return points[max(finalists, key=elo.__getitem__)].x
 
 
 def spread_out(world, p, copies, back):

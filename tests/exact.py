@@ -1,7 +1,7 @@
 """Policies on the exact mixture, in milliseconds: a context that interprets recipes directly, and its numpy twin.
 
 `Interpreter` answers scores by making each candidate from its recipe with the real solvers, with no engine between.
-Its rewards.early is how close the noisy latent itself is to the goal.
+Its rewards.early is how close the noisy latent itself is to the goal, and its rewards.compare prefers the closer video.
 `Numpy` is for brute-force versions of algorithms: arrays, Euler steps and kernels written from the formulas; of the
 recipes it knows only which key each noise has.
 """
@@ -31,7 +31,7 @@ from raysearch.recipe.origins import (
     Renoise,
     grouped,
 )
-from raysearch.recipe.reward import Reward, Score
+from raysearch.recipe.reward import Pair, Question, Reward, Score
 from raysearch.search.context import Context
 from raysearch.search.obstacles import Barrier
 
@@ -46,6 +46,11 @@ GOAL = np.array([1.2, 0.4])
 def closeness(x0: np.ndarray) -> float:
     """The reward: minus the distance to a point off the modes."""
     return -float(np.linalg.norm(x0 - GOAL))
+
+
+def preference(first: float, second: float) -> float:
+    """The probability that a judge prefers the first of two rewards."""
+    return float(1 / (1 + np.exp(3 * (second - first))))
 
 
 def sampler(num_steps: int = 12, name: str = "euler") -> Sampler:
@@ -125,8 +130,10 @@ class Interpreter:
     def points(self, o: Obstacle) -> potential.Points:
         return o.space, tuple(self.point(p) for p in o.points)
 
-    async def answer(self, xs: Sequence[Candidate], reward: Reward) -> list[Score]:
-        def total(x: Candidate) -> float:
+    async def answer(self, xs: Sequence[Question], reward: Reward) -> list[Score]:
+        def total(x: Question) -> float:
+            if isinstance(x, Pair):
+                return preference(*(self.reward(self.estimate(c)) for c in (x.first, x.second)))
             if reward == scripted.EARLY:
                 return closeness(self.state(x)[0].numpy().ravel().astype(float))
             x0 = self.estimate(x)

@@ -12,6 +12,7 @@ from raysearch.search.context import Context
 from raysearch.search.obstacles import Barrier
 
 EARLY = Reward("early", b"early", ("early",), (1.0,), "latent")
+DUEL = Reward("duel", b"duel", ("duel",), (1.0,), "frames", pairwise=True)
 
 
 def sampler(num_steps: int = 12, name: str = "euler") -> Sampler:
@@ -32,7 +33,7 @@ def context(
     turn: Callable[[Candidate], Awaitable[bool]] | None = None,
     **budget: float,
 ) -> Context:
-    """A search's context whose scores are `world`'s answers; rewards.early is EARLY."""
+    """A search's context whose scores are `world`'s answers; rewards.early is EARLY, and rewards.compare DUEL."""
     reward = Reward("r", b"r", ("r",), (1.0,), "frames" if decodes else "estimate")
     return Context(
         Prompt("a"),
@@ -40,6 +41,7 @@ def context(
         seed,
         reward=reward,
         early=EARLY,
+        judge=DUEL,
         meter=Meter(Budget(**budget), Ledger(needs_velocity=True, decodes=decodes)),
         answer=world.answer,
         rng_key=("test",),

@@ -25,7 +25,7 @@ def installed(package: str) -> str:
 
 
 def gigabytes_of(specs: Sequence[RewardSpec]) -> float:
-    """The size of the rewards' files of weights, in units of 10^9 bytes; a file that several rewards read counts once."""
+    """The size of the rewards' files of weights, in units of 10^9 bytes; a file that several read counts once."""
     read = {f for s in specs for f in files(find(s.name), s.arguments) if f.suffix == ".safetensors"}
     return sum(f.stat().st_size for f in read) / 1e9
 
@@ -63,14 +63,16 @@ def reward(
         content = files(build, arguments)
     for file in content:
         check(file.exists(), key, str(file), "an existing file")
+    found = content_digest(content, partial(finite_chunks, key=key))
     # A file counts by its content, not by its path: every job has the checkout in another folder.
     by_content = {k: content_digest([v]).hex() if isinstance(v, Path) else v for k, v in arguments.items()}
+    folders = [k for k, v in arguments.items() if isinstance(v, str) and any(Path(v) in f.parents for f in content)]
+    by_content |= dict.fromkeys(folders, found.hex())
     needs = build.needs  # type: ignore[attr-defined]
     first = first_of(block, shape, needs, key)
     part = {} if first is None else {"first_latent_frames": first}
     spec_key = f"{name}-{digest(canonical_json(by_content | part)).hex()[:8]}"
     specs[spec_key] = RewardSpec(spec_key, str(name), arguments, key, first)
-    found = content_digest(content, partial(finite_chunks, key=key))
     if (fits := getattr(build, "fits", None)) is not None:
         with under(key, build):
             fits(shape, text_dim, **arguments)

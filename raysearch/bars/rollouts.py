@@ -20,9 +20,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
-from raysearch.errors import ConfigError, check
+from raysearch.errors import check
+from raysearch.parquet import run_table
 
 NUMBERS = ("reward", "nfe", "making_s", "scoring_s")
 TABLES = {
@@ -61,7 +61,7 @@ def read(run_dir: Path, arm: str | None, unit: str) -> tuple[str, Rollouts]:
 
     `unit` is "seconds" or "nfe". Raises ConfigError.
     """
-    searches = _table(run_dir, "searches.parquet").to_pylist()
+    searches = run_table(run_dir, "searches.parquet", TABLES["searches.parquet"]).to_pylist()
     tuned = {r["arm"]: json.loads(r["policy_args"]) for r in searches if _tunes(r)}
     named = ", ".join(tuned)
     arms = ", ".join(dict.fromkeys(r["arm"] for r in searches))
@@ -72,24 +72,9 @@ def read(run_dir: Path, arm: str | None, unit: str) -> tuple[str, Rollouts]:
         (arm,) = tuned
     check(arm in tuned, "--arm", arm, f"one of {named}, the arms of `sequential` with bars: null and enough: null")
     done = [r for r in searches if r["arm"] == arm and r["status"] == "done"]
-    table = _table(run_dir, "candidates.parquet")
+    table = run_table(run_dir, "candidates.parquet", TABLES["candidates.parquet"])
     table = table.filter(pc.is_in(table["search_id"], pa.array([r["search_id"] for r in done], pa.string())))
     return arm, _rollouts(done, table.to_pylist(), tuned[arm], unit, str(run_dir))
-
-
-def _table(run_dir: Path, name: str) -> pa.Table:
-    """A run's table, some columns of it."""
-    columns = TABLES[name]
-    try:
-        file = run_dir.expanduser() / name
-        check(file.is_file(), "RUN_DIR", str(run_dir), f"the folder of a run, with {' and '.join(TABLES)}")
-        lacking = [c for c in columns if c not in pq.read_schema(file).names]
-        allowed = f"the folder of a run of this version of raysearch: its {name} lacks {', '.join(lacking)}"
-        check(not lacking, "RUN_DIR", str(run_dir), allowed)
-        return pq.read_table(file, columns=list(columns))
-    except (OSError, RuntimeError, pa.ArrowException) as error:
-        said = str(error).splitlines()[0]
-        raise ConfigError.of("RUN_DIR", str(run_dir), f"a folder whose {name} can be read ({said})") from error
 
 
 def _tunes(row: Mapping[str, Any]) -> bool:

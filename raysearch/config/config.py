@@ -18,6 +18,7 @@ from raysearch.config.numbers import Count, Dtype, Positive, Seed
 from raysearch.config.parts import PartConfig, check_parts
 from raysearch.config.policies import load_allocator, load_policy
 from raysearch.config.reading import read
+from raysearch.config.track import TrackConfig, check_track
 from raysearch.errors import ConfigError, check
 from raysearch.recipe.long_video import Long
 from raysearch.recipe.origins import Fit
@@ -171,7 +172,7 @@ class Config:
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
     policy: dict[str, Any] = field(default_factory=lambda: dict(PLAIN))
     rewards: RewardsConfig = field(default_factory=RewardsConfig)
-    prompts: list[Any] | None = None
+    prompts: list[Any] | dict[str, Any] | None = None  # a mapping is a benchmark's: see raysearch.config.suites
     prompts_file: str | None = None
     prompts_column: str | None = None  # the column of a prompts_file that holds the prompts; None: prompt
     seeds: Seeds = field(default_factory=lambda: [0])
@@ -185,6 +186,7 @@ class Config:
     allocation: dict[str, Any] | None = None  # an allocator of each arm's total budget, and its arguments
     fleet: FleetConfig = field(default_factory=FleetConfig)
     output: OutputConfig = field(default_factory=OutputConfig)
+    track: TrackConfig | None = None  # an experiment tracker that is told of finished searches
     max_searches: Count | None = None  # alive at a time; None: twice the denoisers' slots
     run_dir: str | None = None
     resume: Resume = "never"  # go on with what run_dir holds: if it holds a run, or else refuse; extend may add to it
@@ -220,6 +222,7 @@ def build(values: Any) -> Config:
     config = structured(Config, values)
     check_fleet(config.fleet)
     check_parts(config.parts)
+    check_track(config.track)
     long, m, scale = config.long, config.model, config.output.scale
     size = f"{m.num_frames} frames of {m.height} x {m.width}"
     allowed = f"a video of at most {VIDEO:,} pixels in all its frames together"

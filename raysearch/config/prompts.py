@@ -1,4 +1,4 @@
-"""The prompts of a run, from its config or a file, each with what is said for it alone.
+"""The prompts of a run, from its config, a file or a benchmark, each with what is said for it alone.
 
 An entry is a text, a list of texts (the captions of a long video's chunks), or a mapping with these keys. In a file
 they are columns, and every other column is a tag, which searches.parquet has under its name after `tag_`.
@@ -13,13 +13,15 @@ they are columns, and every other column is a tag, which searches.parquet has un
 
 import json
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
+from raysearch.config import suites
 from raysearch.config.config import Config, ModelConfig
 from raysearch.config.media import is_file, recording
 from raysearch.config.mistakes import nearest
@@ -44,6 +46,7 @@ class Entry:
     seed: int | None = None
     n: int | None = None
     place: str = "prompts"  # where it is written
+    moved: int = 0  # how far its seeds are moved on, where a suite has the same prompt before
 
     @property
     def tags(self) -> Mapping[str, str | None]:
@@ -53,14 +56,15 @@ class Entry:
     @cached_property
     def identity(self) -> Digest:
         """The digest of all that its searches depend on; of a prompt alone it is the prompt's."""
-        own = self.negative_prompt, self.seed, self.n
+        own = self.negative_prompt, self.seed, self.n, *([self.moved] if self.moved else [])
         return self.prompt.identity if own == (None, None, None) else digest(self.prompt.identity, *own)
 
     def seeds(self, given: Sequence[int]) -> Sequence[int]:
         """The seeds of its searches, where `given` are the config's."""
         if self.seed is not None:
             return range(self.seed, self.seed + (self.n or 1))
-        return given if self.n is None else tuple(islice(_from(given), self.n))
+        found = given if self.n is None else tuple(islice(_from(given), self.n))
+        return tuple(s + self.moved for s in found) if self.moved else found
 
 
 def load(config: Config) -> list[Entry]:
@@ -79,18 +83,23 @@ def load(config: Config) -> list[Entry]:
 
 
 def read(
-    prompts: list[Any] | None,
+    prompts: list[Any] | dict[str, Any] | None,
     prompts_file: str | None,
     prompts_column: str | None = None,
     model: ModelConfig = ModelConfig(path=""),
 ) -> list[Entry]:
-    """`prompts`, or those of a file; first frames are brought to the shape of `model`'s videos. Raises ConfigError."""
+    """`prompts`, or those of a suite or a file; first frames get the shape of `model`'s videos. Raises ConfigError."""
     given_twice = None not in (prompts, prompts_file)
     check(not given_twice, "prompts", prompts, "left out (prompts=null), as prompts_file is given")
     check((prompts, prompts_file) != (None, None), "prompts", prompts, "given, unless prompts_file is")
     column, what = prompts_column or "prompt", "prompts"
     folder: Path | None = Path()
-    given: Iterable[Row] = ((f"prompts[{i}]", entry) for i, entry in enumerate(prompts or ()))
+    given: Iterable[Row]
+    if isinstance(prompts, dict):
+        check(prompts_column is None, "prompts_column", prompts_column, "left out with a suite")
+        given = suites.rows(prompts)
+    else:
+        given = ((f"prompts[{i}]", entry) for i, entry in enumerate(prompts or ()))
     if prompts_file is not None:
         what, given = "prompts_file", rows(prompts_file)
         folder = None if prompts_file.startswith(HUB) else path_of(prompts_file).parent
@@ -102,7 +111,7 @@ def read(
         check(isinstance(values, dict), place, values, f"a text, or a mapping with {column!r}")
         found.append(_entry(place, {str(k): _plain(v) for k, v in values.items()}, column, folder, model))
     check(len(found) > 0, what, prompts if prompts_file is None else prompts_file, "with at least one prompt in it")
-    return found
+    return _moved_on(found) if isinstance(prompts, dict) else found
 
 
 def key(e: Entry, column: str) -> str:
@@ -133,6 +142,19 @@ def check_images(found: Iterable[Entry], images: str, *, last: bool) -> None:
         allowed = "left out: pipelines whose call takes a last_image have it, with sampler.name=own"
         check(last or ends is None, key(e, "last_image"), ends, allowed)
         check(ends is None or given is not None, key(e, "last_image"), ends, "left out without an image")
+
+
+def _moved_on(found: Sequence[Entry]) -> list[Entry]:
+    """The prompts of a suite, where one that comes again has its seeds moved on, so that each is a search of its own.
+
+    The distance is the most seeds of a prompt, so that a run may later be extended by more seeds.
+    """
+    before = Counter[Digest]()
+    moved = []
+    for e in found:
+        moved.append(replace(e, moved=MOST * before[e.prompt.identity]))
+        before[e.prompt.identity] += 1
+    return moved
 
 
 def _check_distinct(found: Sequence[Entry], seeds: Sequence[int]) -> None:

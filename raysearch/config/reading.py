@@ -13,8 +13,11 @@ from raysearch.config.mistakes import below, members
 from raysearch.errors import ConfigError, check, plain
 
 
-def read(path: Path, overrides: Sequence[str], schema: type) -> dict[str, Any]:
-    """A file with `key=value` overrides as a plain mapping; `schema` says which keys are texts. Raises ConfigError."""
+def read(path: Path, overrides: Sequence[str], schema: type, *, resolve: bool = True) -> dict[str, Any]:
+    """A file with `key=value` overrides as a plain mapping; `schema` says which keys are texts. Raises ConfigError.
+
+    Without `resolve` a ${...} is a text, as in the config.yaml of a run, where what it stood for is written out.
+    """
     check(is_file(path), "the config file", str(path), "an existing YAML file")
     try:
         loaded = OmegaConf.load(path)
@@ -31,7 +34,7 @@ def read(path: Path, overrides: Sequence[str], schema: type) -> dict[str, Any]:
         given = _merged(given, value)
     try:
         merged = _merged(OmegaConf.to_container(loaded), given, schema)
-        found: dict[str, Any] = OmegaConf.to_container(OmegaConf.create(merged), resolve=True)  # type: ignore[assignment]
+        found: dict[str, Any] = OmegaConf.to_container(OmegaConf.create(merged), resolve=resolve)  # type: ignore[assignment]
     except OmegaConfBaseException as error:
         key = str(error.full_key or "the config file")
         raise ConfigError(f"{key}: {plain(error).partition(' full_key:')[0]}") from error

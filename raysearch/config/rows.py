@@ -32,7 +32,7 @@ def rows(file: str) -> Iterator[Row]:
     if read is None:
         raise ConfigError.of("prompts_file", file, f"a file that ends in {', '.join(READERS)}")
     name = file if file.startswith(HUB) else str(path_of(file))
-    return read(name, _content(file))
+    return read(name, content(file, "prompts_file"))
 
 
 def path_of(file: str) -> Path:
@@ -43,18 +43,19 @@ def path_of(file: str) -> Path:
         return Path(file)
 
 
-def _content(file: str) -> bytes:
+def content(file: str, key: str) -> bytes:
+    """The bytes of a file that is the value of a config's `key`, on this disk or the model hub. Raises ConfigError."""
     if not file.startswith(HUB):
         path = path_of(file)
-        check(is_file(path), "prompts_file", file, f"an existing file, or one of the model hub, {HUB}...")
+        check(is_file(path), key, file, f"an existing file, or one of the model hub, {HUB}...")
         return path.read_bytes()
     import fsspec  # comes with huggingface-hub, whose file system it finds by the name hf
 
     try:
-        content: bytes = fsspec.filesystem("hf").cat_file(file)
+        found: bytes = fsspec.filesystem("hf").cat_file(file)
     except Exception as error:  # the hub's errors, and those of the network
-        raise ConfigError(f"prompts_file: {file!r} cannot be read from the model hub: {told(error)}") from error
-    return content
+        raise ConfigError(f"{key}: {file!r} cannot be read from the model hub: {told(error)}") from error
+    return found
 
 
 def _decoded(name: str, content: bytes) -> str:
@@ -65,18 +66,20 @@ def _decoded(name: str, content: bytes) -> str:
         raise ConfigError(f"{name} line {line} is not UTF-8: {error.reason}") from error
 
 
-def _lines(name: str, content: bytes) -> Iterator[Row]:
+def lines(name: str, content: bytes) -> Iterator[Row]:
+    """The lines of a text in UTF-8 without those that are blank. Raises ConfigError."""
     for i, line in enumerate(_decoded(name, content).split("\n"), 1):
         if line.strip():
             yield f"{name} line {i}", line.strip()
 
 
 def _json_lines(name: str, content: bytes) -> Iterator[Row]:
-    for where, line in _lines(name, content):
+    for where, line in lines(name, content):
         yield where, _json(where, line)
 
 
-def _json_list(name: str, content: bytes) -> Iterator[Row]:
+def entries(name: str, content: bytes) -> Iterator[Row]:
+    """The values of a list in JSON. Raises ConfigError."""
     found = _json(name, _decoded(name, content))
     check(isinstance(found, list), name, type(found).__name__, "a list of texts or of objects")
     for i, value in enumerate(found, 1):
@@ -95,12 +98,12 @@ def _json(where: str, text: str) -> Any:
 
 def _separated(delimiter: str) -> Callable[[str, bytes], Iterator[Row]]:
     def read(name: str, content: bytes) -> Iterator[Row]:
-        lines = csv.reader(io.StringIO(_decoded(name, content), newline=""), delimiter=delimiter, strict=True)
+        table = csv.reader(io.StringIO(_decoded(name, content), newline=""), delimiter=delimiter, strict=True)
         header: list[str] = []
         line = 1  # in which a row begins: a cell in quotes may span several
         while True:
             try:
-                cells = next(lines)
+                cells = next(table)
             except StopIteration:
                 return
             except csv.Error as error:
@@ -114,7 +117,7 @@ def _separated(delimiter: str) -> Callable[[str, bytes], Iterator[Row]]:
                 header = [c.strip() for c in cells]
                 double = sorted({c for c in header if c and header.count(c) > 1})
                 check(not double, f"{name} line {line}", double, "the names of columns, each once")
-            line = lines.line_num + 1
+            line = table.line_num + 1
 
     return read
 
@@ -130,10 +133,10 @@ def _parquet(name: str, content: bytes) -> Iterator[Row]:
 
 
 READERS: dict[str, Callable[[str, bytes], Iterator[Row]]] = {
-    ".txt": _lines,
+    ".txt": lines,
     ".csv": _separated(","),
     ".tsv": _separated("\t"),
-    ".json": _json_list,
+    ".json": entries,
     ".jsonl": _json_lines,
     ".ndjson": _json_lines,
     ".parquet": _parquet,

@@ -17,6 +17,7 @@ from raysearch.config import obstacles
 from raysearch.config.binding import adapter, signature
 from raysearch.config.config import PLAIN, ArmBlock, Config, arms
 from raysearch.config.policies import PolicyBlock, allocator_names, find_allocator, find_policy, policy_names
+from raysearch.config.suites import SuiteConfig
 
 Node = dict[str, Any]
 MAPPING: Node = {"type": "object"}
@@ -44,7 +45,9 @@ def json_schema(rewards: Mapping[str, Callable[..., Any]]) -> Node:
     axes = {"type": ["object", "null"], "additionalProperties": {"type": "array"}}
     curve = {**differs, "required": [], "properties": {**differs["properties"], "along": axes, "across": axes}}
     sweep = {"type": "object", "properties": {"across": axes, "curves": {"type": "array", "items": curve}}}
+    prompts = [{"type": "array"}, _part(SuiteConfig, parts), {"type": "null"}]
     parts["Config"]["properties"] |= {
+        "prompts": {"anyOf": prompts, "default": None},
         "obstacles": avoided,
         "allocation": shared,
         "arms": {"anyOf": [{"type": "array", "items": arm}, {"type": "null"}]},

@@ -30,7 +30,7 @@ from raysearch.session.snapshot import STATUS
 from raysearch.session.tables import CANDIDATES, SEARCHES, candidates_in, schema, search_records
 
 # Keys that may differ in a resumed run, and in one that is extended.
-FREE = ("fleet", "output", "max_searches", "baseline", "run_dir", "resume", "address")
+FREE = ("fleet", "output", "track", "max_searches", "baseline", "run_dir", "resume", "address")
 GROWING = ("seeds", "prompts", "prompts_file", "prompts_column")
 CONFIG, TABLES, JOURNAL = "config.yaml", ("searches.parquet", "candidates.parquet"), "journal"
 CONTENT = Path(JOURNAL, "content.json")

@@ -12,11 +12,12 @@ from itertools import count, product
 from typing import Any, Protocol, TypeAlias
 
 from raysearch.config.allocation import check_first
-from raysearch.config.config import Arm, Config
+from raysearch.config.config import Arm, Config, OutputConfig
 from raysearch.config.foreign import judged
+from raysearch.config.media import frame_rate
 from raysearch.config.policies import seeding
 from raysearch.config.prompts import Entry
-from raysearch.engine.protocol import Fleet
+from raysearch.engine.protocol import Fleet, Outputs
 from raysearch.errors import BudgetExhausted, ConfigError, check
 from raysearch.files import source
 from raysearch.recipe.candidate import Candidate, Prompt, Sampler
@@ -125,6 +126,13 @@ class Search:
     prompt: Prompt
     seed: int
     plan: ArmPlan
+
+
+def outputs(o: OutputConfig, plan: Plan) -> Outputs:
+    """Which files are made of a finished video, without what they say of themselves."""
+    fps = frame_rate(plan.fps if o.fps is None else o.fps)
+    still = plan.still
+    return Outputs(o.videos and not still, o.videos and still, o.latents, o.frames, fps, o.scale)
 
 
 def content_of(plan: Plan, entries: Sequence[Entry | Prompt]) -> bytes:

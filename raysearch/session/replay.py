@@ -13,8 +13,9 @@ from typing import Any
 from raysearch.engine.protocol import Outputs
 from raysearch.recipe.digests import Digest
 from raysearch.recipe.reward import Question, Reward, Score, score_key
+from raysearch.search.context import Context
 from raysearch.session import journal
-from raysearch.session.plan import Plan, Search, arm_of, group_of
+from raysearch.session.plan import Plan, Search, allowing, arm_of, context, group_of
 from raysearch.session.tables import FINISHED, search_records
 
 
@@ -83,6 +84,16 @@ def read(folder: Path, plan: Plan, lacking: Callable[[str], Outputs]) -> Past:
             score = Score(tuple(components), making, scoring, tuple(earlier), n)
             past.scores.setdefault(score_key(bytes.fromhex(asked), reward), score)
     return past
+
+
+def answered(s: Search, past: Past, clock: Callable[[], float], trials: int) -> Context:
+    """The context of a search that made so many trials, which the journal answers; LookupError where it does not."""
+
+    async def answer(xs: Sequence[Question], reward: Reward) -> list[Score]:
+        return [past.scores[score_key(x.identity, reward)] for x in xs]
+
+    gate = allowing(trials) if s.plan.arm.allocate else None
+    return context(s, answer, clock, past.walls.get(s.id, ()), gate)
 
 
 def _row(record: dict[str, Any]) -> dict[str, Any]:

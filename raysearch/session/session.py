@@ -18,7 +18,6 @@ from raysearch.bootstrap import RunningGains
 from raysearch.config import config as configuration
 from raysearch.config import prompts
 from raysearch.config.config import Config
-from raysearch.config.media import frame_rate
 from raysearch.config.prompts import Entry
 from raysearch.engine.dispatcher import Dispatcher
 from raysearch.engine.engine import Engine, Finished, Spent
@@ -28,7 +27,7 @@ from raysearch.engine.store import Store
 from raysearch.errors import ConfigError, FolderError, NoReplica, single, told
 from raysearch.recipe import long_video
 from raysearch.recipe.candidate import Candidate, Sampler
-from raysearch.recipe.reward import Question, Reward, Score, score_key
+from raysearch.recipe.reward import Question, Reward, Score
 from raysearch.search.budget import Cost
 from raysearch.search.context import Context
 from raysearch.session import about, dataset, encoders, journal, replay, tables
@@ -47,12 +46,12 @@ from raysearch.session.directory import (
 from raysearch.session.plan import (
     Backend,
     Search,
-    allowing,
     check_kept,
     content_of,
     context,
     estimate,
     group_of,
+    outputs,
     run_policy,
     searches,
 )
@@ -315,14 +314,9 @@ class Session:
 
     async def _restore(self, s: Search, engine: Engine) -> None:
         """Make the files that a finished search lacks; its policy is answered from the journal, and its row stays."""
-
-        async def answer(xs: Sequence[Question], reward: Reward) -> list[Score]:
-            return [self.past.scores[score_key(x.identity, reward)] for x in xs]
-
         spent = Spent(s.age, group=group_of(s.id))
-        gate = allowing(int(self.past.finished[s.id]["trials"])) if s.plan.arm.allocate else None
         try:
-            ctx = context(s, answer, self.clock, self.past.walls.get(s.id, ()), gate)
+            ctx = replay.answered(s, self.past, self.clock, int(self.past.finished[s.id]["trials"]))
             winner, _ = await run_policy(s, ctx)
             if winner.id != self.past.finished[s.id]["winner"]:
                 raise LookupError("the policy now chooses another winner")
@@ -342,27 +336,16 @@ class Session:
         judges = list({r.key: r for _, r in s.plan.judges}.values())
         kept = [t for t in self._stops(winner.sampler) if t >= winner.origin.step]
         collected = [Candidate(winner.prompt, winner.sampler, winner.origin, t) for t in kept]
-        finished = await engine.finish(winner, judges, self._named(self._outputs(), s, winner), spent, collected)
+        finished = await engine.finish(
+            winner, judges, self._named(outputs(self.config.output, self.plan), s, winner), spent, collected
+        )
         for part, making in zip(long_video.parts(winner), finished.making, strict=True):
             ctx.meter.charge_seconds(part, making, 0.0)
         ctx.meter.charged += Cost(replica_seconds=finished.decoding)
         return finished
 
     def _lacking(self, search_id: str) -> Outputs:
-        return self.directory.lacking(search_id, self._outputs())
-
-    def _outputs(self) -> Outputs:
-        o = self.config.output
-        fps = frame_rate(self.plan.fps if o.fps is None else o.fps)
-        still = self.plan.still
-        return Outputs(
-            mp4=o.videos and not still,
-            png=o.videos and still,
-            safetensors=o.latents,
-            npy=o.frames,
-            fps=fps,
-            scale=o.scale,
-        )
+        return self.directory.lacking(search_id, outputs(self.config.output, self.plan))
 
     def _named(self, outputs: Outputs, s: Search, winner: Candidate) -> Outputs:
         return replace(outputs, title=s.prompt.title, comment=about.comment(s, winner, self._digest))

@@ -20,6 +20,7 @@ from policies import (
     sequential,
     smc,
     svdd,
+    tournament,
     tree,
     zero_order,
 )
@@ -36,6 +37,7 @@ DEFAULTS = {
     dlbs: {"b": 4, "k": 2, "lookahead": 6},
     fk_steering: {"k": 4, "lam": 10.0, "interval": 0.2, "threshold": 0.5},
     zero_order: {"cosine": 0.95},
+    tournament: {"batch": 8, "keep": 0.5, "games": 1.5, "rivals": 3, "k": 32.0},
 }
 
 

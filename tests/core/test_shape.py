@@ -36,7 +36,7 @@ FLOORS = [
     ["config"],
     ["search", "engine"],
     ["session"],
-    ["sweep", "bars", "testing"],
+    ["sweep", "bars", "export", "testing"],
     ["api"],
     ["__init__"],
     ["__main__"],

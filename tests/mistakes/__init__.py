@@ -59,7 +59,7 @@ class Mistake:
 
     def fails(self, folder: Path) -> str:
         """What about the contract does not hold when the command runs in an empty `folder`; empty if all holds."""
-        from raysearch.__main__ import CHECKING, COMPARING, main
+        from raysearch.__main__ import CHECKING, COMPARING, CONVERTING, main
 
         (folder / "config.yaml").write_text(BASE)
         for name, content in self.files.items():
@@ -87,7 +87,7 @@ class Mistake:
         pattern = re.escape("raysearch: " + self.line).replace(re.escape("..."), ".*") + "\n"
         if code != self.code:
             return f"exit code {code}, and it says {said!r}"
-        slow = (CHECKING, COMPARING, "the dry run of arm")
+        slow = (CHECKING, COMPARING, CONVERTING, "the dry run of arm")
         shown = [line for line in out.getvalue().splitlines() if not line.startswith(slow)]
         if (shown and not self.late) or said.count("\n") != 1:
             return f"more than one line: {out.getvalue()!r} and {said!r}"

@@ -2,7 +2,10 @@
 
 from mistakes import Mistake
 
-COMMANDS = "'run', 'sweep', 'collect', 'train', 'prfl', 'status', 'bars', 'check', 'policies', 'schema'"
+COMMANDS = (
+    "'run', 'sweep', 'collect', 'train', 'prfl', 'status', 'bars', 'check', 'reward', 'export', 'render', 'policies', "
+    "'schema'"
+)
 USAGE = "usage: raysearch run [-h] [--print-config] config [key=value ...]"
 
 TABLE = [

@@ -27,7 +27,7 @@ TABLE = [
         "prompts: 'a cat, asleep' is not allowed; it must be a list, such as ['a cat, asleep']",
     ),
     Mistake("prompts=5", "prompts: 5 is not allowed; it must be a list, such as [5]"),
-    Mistake(["prompts={a: b}"], "prompts: {'a': 'b'} is not allowed; it must be a list"),
+    Mistake(["prompts={a: b}"], "prompts.a: unknown key; allowed here: suite, path, dimensions, samples"),
     Mistake("prompts=[]", "prompts: [] is not allowed; it must be with at least one prompt in it"),
     Mistake("prompts=null", "prompts: None is not allowed; it must be given, unless prompts_file is"),
     Mistake("prompts=[x", "prompts: '[x' is no YAML: ..."),

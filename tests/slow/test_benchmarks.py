@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import runpy
 import subprocess
 import sys
@@ -294,3 +295,11 @@ def test_arms_of_a_run_are_written_for_a_guide(tmp_path, printed_here):
     (row,) = written["tables"]["arms"]["rows"]
     assert row[:2] == ["best_of_n", "4"] and row[3:] == ["160", "640"]
     assert lines[1].split("  ")[0] == "best_of_n"
+
+
+def test_a_judged_run_is_killed_and_goes_on():
+    """After SIGTERM nothing was answered twice; after SIGKILL at most what was on its way in two slots."""
+    lines = printed("benchmarks/judge.py", "--scores 12 --n 3 --slots 2 --latency 0.3 --refused 0.1").splitlines()
+    cells = [re.split(r" {2,}", line) for line in lines[-2:]]
+    assert [(c[0], c[1], c[-2]) for c in cells] == [("SIGKILL", "12 of 12", "12"), ("SIGTERM", "12 of 12", "12")]
+    assert int(cells[0][-3]) <= 2 and int(cells[1][-3]) == 0

@@ -20,7 +20,7 @@ from raysearch.session import dataset
 from raysearch.sweep import grid
 
 ROOT = Path(__file__).parents[2]
-GUIDES = [p for pattern in ("*.md", "*/*.md", "actors/*/*.md") for p in sorted(ROOT.glob(pattern))]
+GUIDES = [p for pattern in ("*.md", "*/*.md", "actors/*/*.md", "configs/*/*.md") for p in sorted(ROOT.glob(pattern))]
 MARK = re.compile(r"<!-- not run by tests: \S.* -->")
 INSTALLS = "python3 -m venv .venv && "
 PYTHON = ".venv/bin/python"

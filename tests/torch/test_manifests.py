@@ -9,6 +9,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import toy_images
 import yaml
 from packaging.requirements import Requirement
 from ray._private.runtime_env.packaging import create_package, get_uri_for_directory
@@ -198,6 +199,20 @@ def test_a_reward_is_the_same_wherever_the_checkout_lies(tmp_path):
     assert found(there) == here
     (there / "config.json").write_text((there / "config.json").read_text() + " ")
     assert all(a != b for a, b in zip(found(there), here, strict=True))
+
+
+def test_a_folder_that_is_named_by_a_text_counts_by_its_content(tmp_path):
+    def found(folder: Path):
+        reward = planning.reward(
+            "rewards.search", {"name": "pickscore", "folder": str(folder)}, {}, (), (1, 8, 5, 8, 8)
+        )
+        return reward.key, reward.identity
+
+    here = found(toy_images.clip_folder(tmp_path / "here"))
+    shutil.copytree(tmp_path / "here", tmp_path / "there")
+    assert found(tmp_path / "there") == here
+    other = found(toy_images.clip_folder(tmp_path / "other", seed=1))  # of the same sizes
+    assert all(a != b for a, b in zip(other, here, strict=True))
 
 
 def test_the_package_of_a_job_is_small_and_has_what_a_run_needs(tmp_path):

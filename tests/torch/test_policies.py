@@ -41,6 +41,8 @@ CASES = [
         for p in ("difference", "max", "sum")
     ),
     ("smc", BOTH, {"n": 5, "strength": 4.0, "every": 2, "threshold": 0.7}),
+    ("tournament", BOTH, {"n": 14, "batch": 8, "keep": 0.5, "games": 1.5, "rivals": 3, "k": 32.0}),
+    ("tournament", BOTH, {"n": 9, "batch": 9, "keep": 0.7, "games": 1.0, "rivals": 0, "k": 64.0}),
     ("rbf", SDE, {"quota": 3}),
     ("bfs", BOTH, {"n": 6, "schedule": (3, 6), "temperature": 0.5, "mode": "resample", "back": 1}),
     ("bfs", BOTH, {"n": 6, "schedule": (3, 6), "temperature": 0.5, "mode": "prune", "back": 1}),
@@ -118,6 +120,7 @@ def alike(x0: np.ndarray) -> float:
         ("halving", "euler", {}, 4 * 11 + 2 * 5 + 34),
         ("halving", "euler", {"early": True}, 4 * 10 + 2 * 5 + 35),
         ("halving", "euler", {"n": 5, "schedule": (10,)}, 5 * 11 + 3 * 39),
+        ("tournament", "euler", {}, 16 * 50),  # comparing makes no video anew
     ],
 )
 def test_costs_by_hand(name, solver, given, evaluations):
