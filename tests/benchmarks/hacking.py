@@ -4,8 +4,8 @@
     python -m raysearch run configs/hacking.yaml run_dir=runs/hacking
     python tests/benchmarks/hacking.py runs/hacking
 
-Differences are those of the judge's grades, over `--single` on the same caption and seed; only captions and seeds that
-all arms have finished count. Intervals are 95%, by raysearch.bootstrap.
+Differences are those of the judge's grades, over `--single` on the same caption and seed, and the gain is that of VQ +
+MQ + TA. Only captions and seeds that all arms have finished count. Intervals are 95%, by raysearch.bootstrap.
 """
 
 import argparse
@@ -40,11 +40,12 @@ def main() -> None:
     print(f"{len(set(captions))} captions, {len(both)} pairs of caption and seed; differences are from {args.single}")
     values = np.array([[[grade[arm][k][0] for grade in of] for arm in of[0]] for k in both])  # (n, arms, grades)
     means = np.concatenate([values.mean(0)[None], draws(values, captions, shared(captions, seeds))])
-    base = means[:, list(of[0]).index(args.single)]
+    more = means - means[:, [list(of[0]).index(args.single)]]
+    gain = more[..., : GRADES.index("success")].sum(-1)
     table = []
-    for i, arm in sorted(enumerate(of[0]), key=lambda pair: -means[0, pair[0]].sum()):  # the best first
-        table.append([arm, format(means[0, i, -1], ".2f"), *(cell(g) for g in (means[:, i] - base).T)])
-    Report(args.json).table("arms", " | ".join(["arm", "success", *(f"{g} more" for g in GRADES)]), table)
+    for i, arm in sorted(enumerate(of[0]), key=lambda pair: -gain[0, pair[0]]):  # the best first
+        table.append([arm, format(means[0, i, -1], ".2f"), cell(gain[:, i]), *(cell(g) for g in more[:, i].T)])
+    Report(args.json).table("arms", " | ".join(["arm", "success", "gain", *(f"{g} more" for g in GRADES)]), table)
 
 
 if __name__ == "__main__":

@@ -246,9 +246,9 @@ def test_what_winners_gain_and_lose_in_each_grade(tmp_path, printed_here, capsys
     lines = printed_here("benchmarks/hacking.py", f"{tmp_path} --json {tmp_path / 'a.json'}").splitlines()
     assert lines[0] == "2 captions, 2 pairs of caption and seed; differences are from single"
     assert [tuple(line.split()) for line in lines[2:]] == [
-        ("helps", "1.00", "+0.100", "+0.200", "+0.300", "+1.000"),
-        ("single", "0.00", "+0.000", "+0.000", "+0.000", "+0.000"),
-        ("harms", "0.00", "-0.100", "+0.100", "-0.200", "+0.000"),
+        ("helps", "1.00", "+0.600", "+0.100", "+0.200", "+0.300", "+1.000"),
+        ("single", "0.00", "+0.000", "+0.000", "+0.000", "+0.000", "+0.000"),
+        ("harms", "0.00", "-0.200", "-0.100", "+0.100", "-0.200", "+0.000"),
     ]
     assert list(json.loads((tmp_path / "a.json").read_text())["tables"]) == ["arms"]
     for arguments, line in (
