@@ -104,16 +104,13 @@ def _wrong_names(names: Any) -> str:
     return ""
 
 
-def components_of(build: Any, arguments: dict[str, Any], key: str) -> tuple[tuple[str, ...], dict[str, float]]:
-    """The components and the default weights of a reward with these arguments. Raises ConfigError."""
-    try:
-        names = build.named(**arguments) if hasattr(build, "named") else build.components
-    except ConfigError as error:
-        raise ConfigError(f"{key}.{error}") from error
+def components_of(build: Any, arguments: dict[str, Any]) -> tuple[tuple[str, ...], dict[str, float]]:
+    """The components and the default weights of a reward with these arguments. Raises ConfigError about its block."""
+    names = build.named(**arguments) if hasattr(build, "named") else build.components
     if wrong := _wrong_names(names):
-        raise refused(f"{key}.name", build.__qualname__, build, wrong)
+        raise refused("name", build.__qualname__, build, wrong)
     weights = build.weighed(**arguments) if hasattr(build, "weighed") else getattr(build, "weights", {})
-    return names, weights_of(f"{key}.weights", dict(weights), names)
+    return names, weights_of("weights", dict(weights), names)
 
 
 def first_of(block: dict[str, Any], shape: Sequence[int], needs: str, key: str) -> int | None:

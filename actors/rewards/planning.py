@@ -49,13 +49,16 @@ def reward(
         made = Ensemble(**arguments_of(Ensemble, block, key))
         check(block.get("weights") is None, f"{key}.weights", block.get("weights"), "a key of the ensemble's members")
         check(role != "compare", f"{key}.name", name, "a reward that compares, or one reward")
+        part = block.get("first_latent_frames")
+        check(part is None, f"{key}.first_latent_frames", part, "a key of the ensemble's members")
         alone = role in ("final", "holdout", "")
         return ensemble(key, made, lambda at, of: reward(at, of, specs, obstacles, shape, text_dim), alone=alone)
     for own in ("label", "weight"):
         check(own not in block, f"{key}.{own}", block.get(own), "a key of an ensemble's members")
     build = find(name, f"{key}.name")
     arguments = arguments_of(build, block, key)
-    components, default = components_of(build, arguments, key)
+    with under(key, build):
+        components, default = components_of(build, arguments)
     weights = dict.fromkeys(components, 1.0) | default
     if block.get("weights") is not None:
         weights |= weights_of(f"{key}.weights", block["weights"], components)
@@ -75,7 +78,7 @@ def reward(
     specs[spec_key] = RewardSpec(spec_key, str(name), arguments, key, first)
     if (fits := getattr(build, "fits", None)) is not None:
         with under(key, build):
-            fits(shape, text_dim, **arguments)
+            fits(shape if first is None else (*shape[:2], first, *shape[3:]), text_dim, **arguments)
     identity = digest(spec_key, found, source(build), installed("torch"))
     if not getattr(build, "meets_obstacles", False):
         obstacles = ()

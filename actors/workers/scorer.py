@@ -33,10 +33,12 @@ class Scorer:
         torch.set_num_threads(1)
         family = source.family
         self._specs = {s.key: s for s in specs}
-        self._rewards = {s.key: building.built(s, source.device, trial) for s in specs}  # first: they may be mistaken
+        self._geometry = source.geometry
+        self._rewards = {  # first: they may be mistaken
+            s.key: building.built(s, source.device, self._part(s.key, trial) if trial else None) for s in specs
+        }
         self._decoder = family.Decoder(source) if hasattr(family, "Decoder") else None
         self._autoencoder: Any = None if self._decoder else family.Autoencoder(source)
-        self._geometry = source.geometry
         self._seen: OrderedDict[str, np.ndarray] = OrderedDict()
         self._alone = RLock()  # held while this scorer computes: only rewards that wait are called side by side
 

@@ -97,4 +97,12 @@ TABLE = [
         "rewards.search.first_latent_frames: 1 is not allowed; it must be left out: this reward reads no frames",
         heavy=True,
     ),
+    Mistake(
+        ["rewards.search={name: motion, first_latent_frames: 1}"],
+        "rewards.search.model.num_frames: 1 is not allowed; it must be at least 2 for this reward, which compares frames",
+        heavy=True,
+    ),
+    ensemble(
+        "first_latent_frames: 1", "first_latent_frames: 1 is not allowed; it must be a key of the ensemble's members"
+    ),
 ]

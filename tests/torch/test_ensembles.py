@@ -106,6 +106,7 @@ def test_a_part_of_a_video_is_the_beginning_of_the_whole(folder, tmp_path, first
 
     whole, part = seen("whole"), seen("part", first_latent_frames=first)
     assert len(whole) == len(part) > 0
+    assert len(SEEN[0].frames) == 1 + 4 * (first - 1)  # in the trial, too
     for a, b in zip(whole, part, strict=True):
         assert len(b.frames) == 1 + 4 * (first - 1) and b.num_frames == len(a.frames) == 9
         assert np.array_equal(b.frames, a.frames[: len(b.frames)])  # bit for bit: the decoder is causal
