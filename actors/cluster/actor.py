@@ -59,6 +59,10 @@ class Actor:
         """Free a leg's slot after the current step."""
         self._worker.cancel(item)
 
+    async def finish(self, patience: float) -> None:
+        """Return when the calls that were begun are done, after so many seconds at most."""
+        await asyncio.to_thread(self._worker.close, patience)
+
 
 class Shard(Actor):
     """One rank of a gang. It loads its part of the model in `lead` or `follow`; rank 0 runs the items."""

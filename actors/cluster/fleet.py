@@ -24,6 +24,7 @@ from actors.cluster.head import LOOK_S, answers, joined, standing
 from actors.cluster.placement import Home, Node, Tenant
 from actors.cluster.replica import RayGang, RayReplica, first_line, mapped
 from actors.workers.conditions import condition, plain
+from actors.workers.local import CLOSING_S
 from actors.workers.state import State
 from actors.workers.worker import Worker
 from raysearch.config.config import Config
@@ -241,7 +242,10 @@ async def ray_fleet(
             fleet.stop()
     finally:
         if await asyncio.to_thread(answers, head):  # else Ray would wait for it, and then end this process
-            for r, _ in tenants:
-                r.close()
-            for group in groups:
-                remove_placement_group(group)
+            try:
+                await asyncio.gather(*(r.finish(CLOSING_S) for r, _ in tenants))
+            finally:
+                for r, _ in tenants:
+                    r.close()
+                for group in groups:
+                    remove_placement_group(group)

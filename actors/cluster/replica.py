@@ -150,6 +150,13 @@ class RayReplica:
             return False
         return bool(busy > pulse.limit(timeout, beats))
 
+    async def finish(self, patience: float) -> None:
+        """Let a scorer end what it was asked for, for so many seconds: what its rewards paid for is kept then."""
+        if self.kind == "scorer" and self.where and self.actors:
+            with suppress(RayError, TimeoutError):
+                async with asyncio.timeout(patience + 1):
+                    await self.actor.finish.remote(patience)
+
     def close(self) -> None:
         """Kill the actors."""
         for actor in reversed(self.actors):

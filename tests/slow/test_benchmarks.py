@@ -297,9 +297,13 @@ def test_arms_of_a_run_are_written_for_a_guide(tmp_path, printed_here):
     assert lines[1].split("  ")[0] == "best_of_n"
 
 
-def test_a_judged_run_is_killed_and_goes_on():
+@pytest.mark.parametrize("backend", ["local", "ray"])
+def test_a_judged_run_is_ended_and_goes_on(backend):
     """After SIGTERM nothing was answered twice; after SIGKILL at most what was on its way in two slots."""
-    lines = printed("benchmarks/judge.py", "--scores 12 --n 3 --slots 2 --latency 0.3 --refused 0.1").splitlines()
-    cells = [re.split(r" {2,}", line) for line in lines[-2:]]
-    assert [(c[0], c[1], c[-2]) for c in cells] == [("SIGKILL", "12 of 12", "12"), ("SIGTERM", "12 of 12", "12")]
-    assert int(cells[0][-3]) <= 2 and int(cells[1][-3]) == 0
+    few = f"--scores 12 --n 3 --slots 2 --latency 0.3 --refused 0.1 --backend {backend}"
+    stops = ("SIGKILL", "SIGTERM") if backend == "local" else ("SIGTERM",)
+    lines = printed("benchmarks/judge.py", f"{few} --stops {' '.join(stops)}").splitlines()
+    cells = [re.split(r" {2,}", line) for line in lines[-len(stops) :]]
+    assert [(c[0], c[1], c[-2]) for c in cells] == [(stop, "12 of 12", "12") for stop in stops]
+    again = {c[0]: int(c[-3]) for c in cells}
+    assert again["SIGTERM"] == 0 and again.get("SIGKILL", 0) <= 2
