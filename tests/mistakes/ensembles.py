@@ -99,7 +99,7 @@ TABLE = [
     ),
     Mistake(
         ["rewards.search={name: motion, first_latent_frames: 1}"],
-        "rewards.search.model.num_frames: 1 is not allowed; it must be at least 2 for this reward, which compares frames",
+        "rewards.search.model.num_frames: 1 is not allowed; it must be at least 2 for this reward, ...",
         heavy=True,
     ),
     ensemble(
