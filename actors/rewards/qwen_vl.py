@@ -21,6 +21,7 @@ from torch.nn import functional as F
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, Qwen2VLConfig, Qwen2VLModel
 from transformers.initialization import no_init_weights
 
+from actors.models.weights import DTYPES, pretrained
 from actors.rewards import checkpoint, convert
 from actors.rewards.backbones import shared
 from raysearch.errors import ConfigError, check, told
@@ -30,7 +31,6 @@ HALVES = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 VIDEO, IMAGE = "<|video_pad|>", "<|image_pad|>"  # one for each visual token
 PROMPT = "{text_prompt}"  # what a template has in the caption's place
 SYSTEM = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"  # Qwen3-VL's chats begin without
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 @dataclass(frozen=True)
@@ -214,7 +214,7 @@ def tokenizer(folder: Path, key: str = "folder") -> PreTrainedTokenizerBase:
     """The tokenizer of a folder. Raises ConfigError."""
     check(folder.is_dir(), key, str(folder), "a folder with a tokenizer")
     try:
-        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+        return pretrained(AutoTokenizer, folder)
     except Exception as error:  # of many types, for files that are missing or broken
         raise ConfigError.of(key, str(folder), f"a folder with a tokenizer: {told(error)[:200]}") from error
 

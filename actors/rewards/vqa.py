@@ -17,7 +17,7 @@ from transformers import (
     Qwen3VLForConditionalGeneration,
 )
 
-from actors.models.weights import quiet
+from actors.models.weights import DTYPES, pretrained, quiet
 from actors.rewards import checkpoint, convert, qwen_vl
 from actors.rewards.backbones import shared
 from raysearch.config.binding import Such
@@ -217,9 +217,8 @@ def loaded(folder: Path, kind: Kind, dtype: str) -> Any:
     """The model of a folder, in evaluation mode. Raises ConfigError."""
     quiet()
     try:
-        net, notes = kind.model.from_pretrained(
-            folder, dtype=qwen_vl.DTYPES[dtype], local_files_only=True, use_safetensors=True, output_loading_info=True
-        )
+        options = {"use_safetensors": True, "output_loading_info": True}
+        net, notes = pretrained(kind.model, folder, dtype=DTYPES[dtype], **options)
     except Exception as error:  # of many types, for files that are missing or broken
         raise ConfigError.of("folder", str(folder), f"a folder of a Qwen-VL: {told(error)[:200]}") from error
     wrong = sorted(str(name) for names in notes.values() for name in names)

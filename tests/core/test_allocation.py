@@ -166,12 +166,13 @@ ANY = {
     "draft_commit": {"draft_steps": 4, "explore": {"name": "best_of_n", "n": 8}},
     "scaling_noise": {"k": 1, "n": 2},
 }
-GO_ON = ("best_of_n", "sequential", "tree", "draft_commit")
+GO_ON = ("best_of_n", "sequential", "tree", "draft_commit", "tournament")
 
 
 @pytest.mark.parametrize("name", [n for n in policy_names() if n not in ("repulsion", "scaling_noise")])
 def test_every_policy_can_be_allocated_to(tmp_path, name):
     values = shared(policy={"name": name} | ANY.get(name, {}), prompts=PROMPTS[:4]) | {"budget": {"total_nfe": 12_000}}
+    values |= {"rewards": {"compare": {"name": "judge"}}}  # which a tournament asks
     backends = [FakeBackend(f, stochastic=True) for f in (FakeFleet(), FakeFleet(3, 5))]
     found = []
     for i, backend in enumerate(backends):
