@@ -10,9 +10,10 @@ from torch.nn import functional as F
 from transformers import CLIPModel, SiglipVisionModel
 
 from actors.rewards import checkpoint, clip, pictures
+from actors.rewards.backbones import backbone, fitting, kind_of
 from actors.rewards.convert import pickled, tensors, written
 from actors.rewards.linears import chain, chained
-from raysearch.config.numbers import Count
+from raysearch.config.numbers import Count, Dtype
 from raysearch.errors import check
 
 KIND = "aesthetic"
@@ -31,20 +32,20 @@ class Aesthetic(pictures.Pictured):
     weights: ClassVar[dict[str, float]] = {"aesthetic": 1.0, "aesthetic_min": 0.0}
     converted: ClassVar[str] = "head"  # the argument that takes what the converter writes
 
-    def __init__(self, *, folder: str, head: Path, frames: Count = 8, dtype: clip.Dtype = "float32") -> None:
+    def __init__(self, *, folder: str, head: Path, frames: Count = 8, dtype: Dtype = "float32") -> None:
         path = _located(folder)
-        self.frames, self.kind = frames, clip.kind_of(path, list(MODELS))
-        self.model = clip.backbone(MODELS[self.kind], path, dtype)
+        self.frames, self.kind = frames, kind_of(path, list(MODELS))
+        self.model = backbone(MODELS[self.kind], path, dtype)
         self.head = _head(head)
         checkpoint.fill(self.head.state_dict(), head, "head")
         self.head.eval().requires_grad_(False)
 
     @staticmethod
-    def files(*, folder: str, head: Path, frames: int, dtype: clip.Dtype) -> list[Path]:
+    def files(*, folder: str, head: Path, frames: int, dtype: Dtype) -> list[Path]:
         """Weights of the model and of the head, and the code of image rewards. Raises ConfigError."""
         path = _located(folder)
-        kind = clip.kind_of(path, list(MODELS))
-        config, net = clip.fitting(MODELS[kind], path, kind).config, _head(head)
+        kind = kind_of(path, list(MODELS))
+        config, net = fitting(MODELS[kind], path, kind).config, _head(head)
         checkpoint.compare(net.state_dict(), head, "head")
         given = config.projection_dim if kind == "clip" else config.hidden_size
         taken = net[0].in_features

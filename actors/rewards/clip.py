@@ -1,25 +1,20 @@
 """The core of the rewards that compare a frame and its caption by CLIP (2103.00020), in transformers' own classes."""
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 from torch.nn import functional as F
 from transformers import CLIPModel, CLIPTokenizer
 
-from actors.models import header
-from actors.models.folder import read
-from actors.models.weights import DTYPES, at_most, pretrained, quiet
+from actors.models.weights import pretrained
 from actors.rewards import pictures
-from actors.rewards.backbones import shared
+from actors.rewards.backbones import backbone, fitting
 from actors.rewards.checkpoint import FILES, located
-from raysearch.config.numbers import Count
+from raysearch.config.numbers import Count, Dtype
 from raysearch.errors import ConfigError, check, told
 
-Dtype = Literal["float32", "bfloat16", "float16"]
 TOKENIZER = ["tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.json", "merges.txt"]
 LEGACY = 2  # the eos_token_id of old configs, for which transformers takes the highest token as the caption's end
 
@@ -108,53 +103,3 @@ def speller(folder: str, tokenizer: str | None, config: Any) -> Any:
     fits = f"one whose captions end with the model's token {end}, not {found.eos_token_id}"
     check(end in (LEGACY, found.eos_token_id), key, where, fits)
     return found
-
-
-def kind_of(folder: Path, kinds: Sequence[str], key: str = "folder") -> str:
-    """The model type of a folder's config.json. Raises ConfigError unless it is one of `kinds`."""
-    for name in FILES:
-        check((folder / name).is_file(), key, str(folder), f"a folder with {name}")
-    found = read(folder / FILES[0], key).get("model_type")
-    check(found in kinds, key, str(folder), f"a model of type {' or '.join(kinds)}, not {found}")
-    return str(found)
-
-
-def fitting(kind: Any, folder: Path, *kinds: str, key: str = "folder") -> Any:
-    """A net of class `kind` without weights. Raises ConfigError unless a folder has all weights of such a net."""
-    kind_of(folder, kinds, key)
-    try:
-        held = header.tensors(folder / FILES[1])
-    except (OSError, ValueError) as error:
-        raise ConfigError.of(key, str(folder), f"a folder whose {FILES[1]} can be read: the file {error}") from error
-    with at_most(10 * len(held) + 1000):
-        return _loaded(kind, folder, key, device_map="meta")
-
-
-def backbone(kind: Any, folder: Path, dtype: Dtype, key: str = "folder") -> Any:
-    """The net of class `kind` in a folder, without gradients, which all rewards of this process share.
-
-    Raises ConfigError for weights that do not fit or are not finite.
-    """
-
-    def build() -> nn.Module:
-        net = _loaded(kind, folder, key, dtype=DTYPES[dtype])
-        for name, value in net.named_parameters():
-            check(bool(value.isfinite().all()), key, str(folder), f"one of finite weights: {name} has NaN or inf")
-        return net.eval().requires_grad_(False)
-
-    return shared((kind.__name__, str(folder.resolve()), dtype), build)
-
-
-def _loaded(kind: Any, folder: Path, key: str, **options: Any) -> nn.Module:
-    quiet()
-    options |= {"use_safetensors": True, "output_loading_info": True, "ignore_mismatched_sizes": True}
-    try:
-        net, info = pretrained(kind, folder, **options)
-    except Exception as error:  # libraries raise errors of many types for a wrong config
-        raise ConfigError(f"{key}: {str(folder)!r} is no {kind.__name__}: {told(error)}") from error
-    for name in sorted(info["missing_keys"]):
-        check(False, key, str(folder), f"one with all weights of a {kind.__name__}: {name} is missing")
-    for name, found, wanted in sorted(info["mismatched_keys"]):
-        fits = f"one whose weights fit its config: {name} must be {tuple(wanted)}, there is {tuple(found)}"
-        check(False, key, str(folder), fits)
-    return net  # type: ignore[no-any-return]

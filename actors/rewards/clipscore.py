@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from actors.rewards import clip
-from raysearch.config.numbers import Count
+from raysearch.config.numbers import Count, Dtype
 
 PREFIX = "A photo depicts "
 
@@ -30,13 +30,13 @@ class ClipScore(clip.ClipReward):
         tokenizer: str | None = None,
         variant: Literal["percent", "paper"] = "percent",
         frames: Count = 8,
-        dtype: clip.Dtype = "float32",
+        dtype: Dtype = "float32",
     ) -> None:
         super().__init__(folder=folder, tokenizer=tokenizer, frames=frames, dtype=dtype)
         self._prefix, self._scale = ("", 100.0) if variant == "percent" else (PREFIX, 2.5)
 
     @staticmethod
-    def files(*, folder: str, tokenizer: str | None, variant: str, frames: int, dtype: clip.Dtype) -> list[Path]:  # type: ignore[override]
+    def files(*, folder: str, tokenizer: str | None, variant: str, frames: int, dtype: Dtype) -> list[Path]:  # type: ignore[override]
         """The model, its tokenizer and the code of the core. Raises ConfigError unless the model is a CLIPModel."""
         return clip.files(folder, tokenizer)
 

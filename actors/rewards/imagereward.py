@@ -13,10 +13,9 @@ from transformers import BertTokenizer, BlipTextConfig, BlipTextModel, BlipVisio
 from actors.models.weights import DTYPES, pretrained
 from actors.rewards import checkpoint, pictures
 from actors.rewards.backbones import shared
-from actors.rewards.clip import Dtype
 from actors.rewards.convert import pickled, same_shapes, written
 from actors.rewards.linears import chain, chained
-from raysearch.config.numbers import Count
+from raysearch.config.numbers import Count, Dtype
 from raysearch.errors import ConfigError, check, told
 
 KIND = "imagereward"

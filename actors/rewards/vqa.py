@@ -17,17 +17,15 @@ from transformers import (
     Qwen3VLForConditionalGeneration,
 )
 
-from actors.models.weights import DTYPES, pretrained, quiet
 from actors.rewards import checkpoint, convert, qwen_vl
-from actors.rewards.backbones import shared
+from actors.rewards.backbones import backbone
 from raysearch.config.binding import Such
 from raysearch.config.numbers import Count, Dtype
-from raysearch.errors import ConfigError, check, plain, told
+from raysearch.errors import check
 
 if TYPE_CHECKING:
     from actors.rewards import View
 
-ARCHITECTURE = "vqa"
 QUESTIONS = {"vqa": 'Does this video show "{}"? Please answer yes or no.'}
 ANSWERS = {"yes": ("Yes", "yes", "YES"), "no": ("No", "no", "NO")}  # each with and without a space before it
 LEAST = 128  # tokens' worth of pixels of a frame, as transformers' processors of videos have it
@@ -123,8 +121,7 @@ class Vqa:
         self.components = tuple(self.questions)
         self.kind = kind_of(where := located(folder))
         self.words = Words(where)
-        key = (ARCHITECTURE, where.resolve(), dtype)
-        self.net = shared(key, lambda: loaded(where, self.kind, dtype))
+        self.net = backbone(self.kind.model, where, dtype)
         self.patching = qwen_vl.Patching.of(self.net.config.vision_config, self.kind.values)
         self.normalise, self.frames, self.pixels = normalise, frames, pixels
 
@@ -211,18 +208,3 @@ def kind_of(folder: Path) -> Kind:
     check(found in KINDS, "folder", str(folder), f"a folder of model_type {', '.join(KINDS)}, not {found!r}")
     check(any(folder.glob("*.safetensors")), "folder", str(folder), "a folder with safetensors files")
     return KINDS[str(found)]
-
-
-def loaded(folder: Path, kind: Kind, dtype: str) -> Any:
-    """The model of a folder, in evaluation mode. Raises ConfigError."""
-    quiet()
-    try:
-        options = {"use_safetensors": True, "output_loading_info": True}
-        net, notes = pretrained(kind.model, folder, dtype=DTYPES[dtype], **options)
-    except Exception as error:  # of many types, for files that are missing or broken
-        raise ConfigError.of("folder", str(folder), f"a folder of a Qwen-VL: {told(error)[:200]}") from error
-    wrong = sorted(str(name) for names in notes.values() for name in names)
-    check(not wrong, "folder", str(folder), f"one whose weights fit its config: {plain(', '.join(wrong), 200)}")
-    for name, value in net.state_dict().items():
-        check(bool(value.isfinite().all()), "folder", str(folder), f"one of finite weights: {name} has NaN or inf")
-    return net.eval().requires_grad_(False)

@@ -179,9 +179,9 @@ def without_a_weight(folder) -> None:
         (lambda f: (f / "config.json").unlink(), "a folder with config.json"),
         (lambda f: (f / "config.json").write_text('{"model_type": "llava"}'), "qwen2_vl, qwen2_5_vl, qwen3_vl, not"),
         (lambda f: (f / "model.safetensors").unlink(), "a folder with safetensors files"),
-        (lambda f: (f / "model.safetensors").write_bytes(b"x"), "a folder of a Qwen-VL: "),
+        (lambda f: (f / "model.safetensors").write_bytes(b"x"), "is no Qwen2VLForConditionalGeneration: "),
         (lambda f: toys.tokenizer(f, words=()), "whose tokenizer has one token for Yes or yes or YES"),
-        (without_a_weight, "one whose weights fit its config: lm_head.weight"),
+        (without_a_weight, "Generation: lm_head.weight is missing"),
         (without_a_number, "one of finite weights: lm_head.weight has NaN or inf"),
     ],
 )
