@@ -189,9 +189,11 @@ def check_reach(key: str, r: Reward | None, sampler: Sampler, long: Long, specs:
     """Raises ConfigError where a reward reads what this model's scorers cannot give."""
     if r is None:
         return
-    part = next((f for k in r.keys if (f := specs[k].first) is not None), None)
+    part = min((f for k in r.keys if (f := specs[k].first) is not None), default=None)
     own = "left out: a whole pipeline decodes whole videos"
     check(part is None or not sampler.piped, f"{key}.first_latent_frames", part, own)
+    more = f"above {long.prefix} (long.prefix): the first frames of a chunk are those of the chunk before"
+    check(part is None or long.chunks == 1 or part > long.prefix, f"{key}.first_latent_frames", part, more)
     check(not r.pairwise or long.chunks == 1, "long.chunks", long.chunks, f"1 with a {key} that compares")
 
 

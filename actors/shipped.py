@@ -4,11 +4,12 @@ import importlib
 import inspect
 import re
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from raysearch.config.binding import bind
 from raysearch.config.config import Arm
-from raysearch.config.foreign import check_signature, imported, refused
+from raysearch.config.foreign import blamed, check_signature, imported, refused
 from raysearch.config.mistakes import nearest
 from raysearch.config.numbers import finite
 from raysearch.config.obstacles import Classifier
@@ -63,6 +64,8 @@ def find(name: Any, key: str = "reward") -> Callable[..., Any]:
         raise refused(key, name, found, wrong)
     check_signature(found, key, name, taken=0, form="__init__(self, *, ...)")
     check_signature(found.__call__, key, name, taken=2, form="__call__(self, views)")
+    if hasattr(found, "compare"):
+        check_signature(found.compare, key, name, taken=2, form="compare(self, pairs)")
     if taken := set(OWN) & set(inspect.signature(found).parameters):
         raise refused(key, name, found, f"without a parameter `{min(taken)}`: that key is the config's own")
     return found  # type: ignore[no-any-return]
@@ -76,6 +79,8 @@ def _wrong(found: Any) -> str:
         return "a class with a method __call__(self, views)"
     if inspect.iscoroutinefunction(found.__call__) or inspect.isgeneratorfunction(found.__call__):
         return "a class whose __call__ is a plain def that returns a row for each view"
+    if not callable(getattr(found, "compare", found)):
+        return "a class whose `compare`, if there is one, is a method compare(self, pairs)"
     if (needs := getattr(found, "needs", None)) not in NEEDS:
         return f"a class whose `needs` is one of {', '.join(NEEDS)}, and not {needs!r}"
     names = getattr(found, "components", None)
@@ -102,6 +107,19 @@ def _wrong_names(names: Any) -> str:
             column = c if c in CANDIDATES else f"{c}_chunks"
             return f"a class with no component called {column!r}, which is a column of its own"
     return ""
+
+
+@contextmanager
+def under(key: str, build: Callable[..., Any]) -> Iterator[None]:
+    """What is raised within this context by the code of a reward's class is a ConfigError that names `key`."""
+    try:
+        yield
+    except ConfigError as error:
+        raise ConfigError(f"{key}.{error}") from error
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
+        raise ConfigError(f"{key}: {blamed(error, build)}") from error
 
 
 def components_of(build: Any, arguments: dict[str, Any]) -> tuple[tuple[str, ...], dict[str, float]]:
@@ -180,6 +198,8 @@ def check_rewards(arms: Sequence[Arm]) -> None:
             target(name, f"{key}.name")
             if name not in REWARDS:
                 build = find(name, f"{key}.name")
-                arguments_of(build, block, key)
+                arguments = arguments_of(build, block, key)
+                with under(key, build):
+                    components, _ = components_of(build, arguments)
                 if block.get("weights") is not None:
-                    weights_of(f"{key}.weights", block["weights"], build.components)  # type: ignore[attr-defined]
+                    weights_of(f"{key}.weights", block["weights"], components)

@@ -10,6 +10,8 @@ from actors.rewards import Answer, Reward, View
 from raysearch.config.foreign import blamed, defined
 from raysearch.errors import RewardError, plain
 
+MOST = 2**40  # tokens of one row
+
 
 def scores(name: str, reward: Reward, views: Sequence[View]) -> tuple[list[tuple[float, ...]], int]:
     """The answer of a reward, checked: a tuple of components for each view; and the tokens that it paid for.
@@ -38,7 +40,7 @@ def _checked(
     try:
         answer, tokens = ask(), 0
         if isinstance(answer, Answer):
-            answer, tokens = answer.scores, sum(map(int, answer.tokens))
+            answer, tokens = answer.scores, _paid(answer.tokens, n)
         rows = [tuple(_number(c) for c in row) for row in _rows(answer)]
     except (torch.OutOfMemoryError, torch.AcceleratorError):
         raise
@@ -50,6 +52,14 @@ def _checked(
         wanted = f"{n} x {width}: a row for each view, a column for each component"
         raise RewardError(f"the reward {name} ({defined(type(reward))}) answered {_shown(answer)}, and not {wanted}")
     return rows, tokens
+
+
+def _paid(tokens: Any, n: int) -> int:
+    """The tokens of all rows together; none where nothing is said."""
+    found = list(tokens)
+    if len(found) not in (0, n) or not all(type(t) is int and 0 <= t < MOST for t in found):
+        raise ValueError(f"its tokens are {plain(repr(tokens), 100)}, and not a whole number for each of {n} rows")
+    return sum(found)
 
 
 def _rows(answer: Any) -> list[Any]:

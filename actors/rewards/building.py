@@ -1,7 +1,5 @@
 """Builds rewards in a scorer, and tries each once on a made-up view, so that a mistake shows before a search starts."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -9,23 +7,9 @@ import numpy as np
 import torch
 
 from actors.rewards import Reward, RewardSpec, View, answers, earlier
-from actors.shipped import find
+from actors.shipped import find, under
 from raysearch.config.config import ModelConfig
-from raysearch.config.foreign import blamed
 from raysearch.errors import ConfigError, RewardError
-
-
-@contextmanager
-def under(key: str, build: Callable[..., Reward]) -> Iterator[None]:
-    """What is raised within this context by the code of a reward's class is a ConfigError that names `key`."""
-    try:
-        yield
-    except ConfigError as error:
-        raise ConfigError(f"{key}.{error}") from error
-    except KeyboardInterrupt:
-        raise
-    except BaseException as error:
-        raise ConfigError(f"{key}: {blamed(error, build)}") from error
 
 
 def made_up(geometry: Any, model: ModelConfig, shape: tuple[int, ...], caption: str, *, long: bool) -> View:

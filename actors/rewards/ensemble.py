@@ -112,16 +112,19 @@ def _scales(key: str, run_dir: Path, members: Sequence[Reward]) -> list[tuple[fl
         table = pq.read_table(run_dir / "candidates.parquet")
     except (ConfigError, OSError, pa.ArrowException) as error:
         raise ConfigError.of(key, str(run_dir), "the folder of a run, with its candidates.parquet") from error
-    for c in columns:
+    for c in (*columns, "sigma", "by"):
         allowed = f"a run with a column {c}: its rewards.search is this ensemble with normalise: none"
-        check(c in table.column_names, key, str(run_dir), allowed)
+        kind = pa.string() if c == "by" else pa.float64()
+        check(c in table.column_names and table[c].type == kind, key, str(run_dir), allowed)
     done = pc.and_(pc.equal(table["sigma"], 0.0), pc.equal(table["by"], "search"))
-    rows = table.filter(done).select(columns).to_pylist()
+    # Arms that search by another reward have nulls here.
+    rows = table.filter(done).select(columns).drop_null().to_pylist()
     check(len(rows) >= FEWEST, key, str(run_dir), f"a run of at least {FEWEST} finished candidates, not {len(rows)}")
     found = []
     for m in members:
         totals = np.array(m.totals([[row[c] for c in m.components] for row in rows]))
         mean, deviation = float(totals.mean()), float(totals.std())
-        check(deviation > 0, key, str(run_dir), f"a run in which {m.components} differ between candidates")
+        differ = deviation > 1e-9 * float(np.abs(totals).max())  # and not by rounding alone
+        check(differ, key, str(run_dir), f"a run whose candidates differ in {', '.join(m.components)}")
         found.append((mean, deviation))
     return found

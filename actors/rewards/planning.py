@@ -8,9 +8,8 @@ from typing import Any
 
 from actors.models.folder import finite_chunks
 from actors.rewards import RewardSpec, files
-from actors.rewards.building import under
 from actors.rewards.ensemble import Ensemble, ensemble
-from actors.shipped import arguments_of, components_of, find, first_of, weights_of
+from actors.shipped import arguments_of, components_of, find, first_of, under, weights_of
 from raysearch.errors import check
 from raysearch.files import content_digest, source
 from raysearch.recipe import reward as recipes
@@ -90,5 +89,6 @@ def reward(
     totals = tuple(weights[c] for c in components)
     text, earlier = (bool(getattr(build, k, False)) for k in ("reads_text", "reads_earlier"))
     if role == "compare" and hasattr(build, "compare"):
+        check(not (text or earlier or obstacles), f"{key}.name", name, "a reward that compares frames or latents alone")
         return recipes.Reward(spec_key, digest("compare", identity), ("preferred",), (1.0,), needs, pairwise=True)
     return recipes.Reward(spec_key, identity, components, totals, needs, obstacles, text, earlier)

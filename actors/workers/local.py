@@ -53,7 +53,12 @@ class LocalReplica:
             answer.cancel()
             worker.cancel(item)
             raise
-        reply, made = answer.result()
+        try:
+            reply, made = answer.result()
+        except Exception as error:
+            if worker is not self.worker:  # which was abandoned, as another of its calls has hung
+                raise ReplicaDied(f"{self.id} was started anew") from error
+            raise
         return Answer(reply, made)
 
     async def ping(self) -> None:

@@ -4,6 +4,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 FIRST = 3  # a worker's first step or call, which may compile, may take this many times fleet.timeout_s
 
@@ -11,6 +12,22 @@ FIRST = 3  # a worker's first step or call, which may compile, may take this man
 def limit(timeout: float, beats: int) -> float:
     """Seconds after which a step or call counts as hung, with fleet.timeout_s, when `beats` others are done."""
     return timeout * (1 if beats else FIRST)
+
+
+@dataclass
+class Stopwatch:
+    """The seconds that what ran in its contexts took together."""
+
+    seconds: float = 0.0
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Count the seconds of this context."""
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds += time.perf_counter() - began
 
 
 class Pulse:

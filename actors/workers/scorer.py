@@ -1,10 +1,9 @@
 """A scorer decodes candidates and computes rewards, so that frames never cross the network."""
 
 import io
-import time
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from threading import RLock
 from typing import Any
@@ -17,6 +16,7 @@ from actors.models.source import Source
 from actors.rewards import RewardSpec, View, answers, building, earlier
 from actors.sampling import potential
 from actors.workers import video
+from actors.workers.pulse import Pulse, Stopwatch
 from actors.workers.state import State, finished
 from raysearch.engine.protocol import Compare, Components, Finish, Look, Scored, series
 from raysearch.recipe.long_video import Link
@@ -31,6 +31,7 @@ class Scorer:
     def __init__(self, source: Source, specs: Sequence[RewardSpec], trial: View | None = None) -> None:
         """Rewards are tried on the view `trial`, if one is given. Raises ConfigError for one that fails."""
         torch.set_num_threads(1)
+        self.pulse = Pulse()
         family = source.family
         self._specs = {s.key: s for s in specs}
         self._geometry = source.geometry
@@ -58,35 +59,35 @@ class Scorer:
 
     def look(self, request: Look, inputs: Mapping[str, Any]) -> Scored:
         """The rewards of a candidate at its own step, from its noisy latent, its x0 prediction, or frames of that."""
-        began = time.perf_counter()
-        with self._alone:
-            view = self._view(request, inputs["state 0"], request.sigma, inputs)
-        found, tokens = self._scores(request.rewards, view)
-        return Scored((found,), int(view.frames is not None), time.perf_counter() - began, tokens)
+        watch = Stopwatch()
+        with self._turn(watch):
+            view = self._view(request, inputs, 0, request.sigma)
+        found, tokens = self._scores(request.rewards, view, watch)
+        return Scored((found,), int(view.frames is not None), watch.seconds, tokens)
 
     def compare(self, request: Compare, inputs: Mapping[str, Any]) -> Scored:
         """How much the first of two candidates is preferred by rewards that compare."""
-        began = time.perf_counter()
-        states, found, tokens = series(inputs, "state"), dict[str, tuple[float, ...]](), 0
-        with self._alone:
-            first, second = (self._view(request, s, at, inputs) for s, at in zip(states, request.sigmas, strict=True))
+        watch, found, tokens = Stopwatch(), dict[str, tuple[float, ...]](), 0
+        with self._turn(watch):
+            first, second = (self._view(request, inputs, i, sigma) for i, sigma in enumerate(request.sigmas))
         for key in request.rewards:
-            with self._turn(key):
+            with self._turn(watch, key):
                 views = self._part(key, first), self._part(key, second)
                 rows, paid = answers.preferences(self._specs[key].name, self._rewards[key], [views])
             found[key], tokens = rows[0], tokens + paid
         decodes = sum(view.frames is not None for view in (first, second))
-        return Scored((found,), decodes, time.perf_counter() - began, tokens)
+        return Scored((found,), decodes, watch.seconds, tokens)
 
-    def _view(self, request: Look | Compare, state: State, sigma: float, inputs: Mapping[str, Any]) -> View:
-        """What the rewards of a request read of a candidate at a noise level."""
+    def _view(self, request: Look | Compare, inputs: Mapping[str, Any], i: int, sigma: float) -> View:
+        """What the rewards of a request read of its candidate number i, at a noise level."""
+        state: State = inputs[f"state {i}"]
         asked = [self._rewards[k] for k in request.rewards]
         needs = {r.needs for r in asked}
         link, named = (request.links[0], request.earlier) if isinstance(request, Look) else (None, {})
         x0 = state.x0(sigma) if needs - {"latent"} else None
         frames = None
         if x0 is not None and "frames" in needs and self._decoder is not None:
-            frames = self._decoder.frames(state, inputs["text 0"])
+            frames = self._decoder.frames(state, inputs[f"text {i}"])
         elif x0 is not None and "frames" in needs:
             whole = x0.shape[2]
             most = max(self._specs[k].first or whole for k in request.rewards if self._rewards[k].needs == "frames")
@@ -100,7 +101,7 @@ class Scorer:
             estimate=x0,
             frames=frames,
             obstacles=self._obstacles(request, inputs) if isinstance(request, Look) else (),
-            text=_tensor(inputs.get("text 0")),
+            text=_tensor(inputs.get(f"text {i}")),
             first=state.clean_frames,
             before=before.get("before"),
             opening=before.get("opening"),
@@ -115,7 +116,7 @@ class Scorer:
         The reply's seconds leave out the rewards. Chunks are decoded one after the other, and only the frames of the
         first, the previous and the current chunk are in memory, unless a file of all frames is asked for.
         """
-        began, judging, tokens = time.perf_counter(), 0.0, 0
+        watch, tokens = Stopwatch(), 0
         outputs, n = request.outputs, len(request.captions)
         states: list[State] = series(inputs, "state")
         texts = series(inputs, "text") or [None] * n
@@ -130,40 +131,41 @@ class Scorer:
         opening: np.ndarray | None = None
         chunks = zip(latents, clean, texts, request.captions, request.links, strict=True)
         for latent, clean_frames, text, caption, link in chunks:
-            with self._alone:
+            with self._turn(watch):
                 if self._decoder is not None:
                     clip = new = self._decoder.frames(states[0], text)
                 else:
                     clip, new = self._next(latent, link, before)
-            if file is not None:
-                file.add(new)
+                if file is not None:
+                    file.add(new)
             if outputs.npy:
                 shown.append(new)
-            start = time.perf_counter()
             beside = (obstacles, _tensor(text), clean_frames, before, opening, self._geometry.fps)
             length = self._length(latent.shape[2], clip)
             view = View(caption, 0.0, latent, latent, clip, *beside, length, request.tags)
-            rewards, paid = self._scores(request.rewards, view)
+            rewards, paid = self._scores(request.rewards, view, Stopwatch())
             scores.append(rewards)
-            tokens, judging = tokens + paid, judging + time.perf_counter() - start
+            tokens += paid
             before, opening = clip, clip if opening is None else opening
         files = {}
-        if file is not None:
-            files["mp4"] = file.close()
-        if outputs.safetensors:
-            names = ["latents"] if n == 1 else [f"latents_{i:04d}" for i in range(n)]
-            files["safetensors"] = save_safetensors(dict(zip(names, latents, strict=True)))
-        if outputs.png and before is not None:
-            files["png"] = video.png(before[0], scale=outputs.scale, title=outputs.title, comment=outputs.comment)
-        if outputs.npy:
-            buffer = io.BytesIO()
-            np.save(buffer, np.concatenate(shown))
-            files["npy"] = buffer.getvalue()
-        if request.kept:
-            way: list[State] = series(inputs, "kept")
-            found = torch.cat([state.noisy() for state in way]).numpy()
-            files["arrow"] = rollout(found, states[-1].latent[0], list(request.kept), first=way[0].clean_frames > 0)
-        return Scored(tuple(scores), n, time.perf_counter() - began - judging, tokens), files
+        with self._turn(watch):
+            if file is not None:
+                files["mp4"] = file.close()
+            if outputs.safetensors:
+                names = ["latents"] if n == 1 else [f"latents_{i:04d}" for i in range(n)]
+                files["safetensors"] = save_safetensors(dict(zip(names, latents, strict=True)))
+            if outputs.png and before is not None:
+                files["png"] = video.png(before[0], scale=outputs.scale, title=outputs.title, comment=outputs.comment)
+            if outputs.npy:
+                buffer = io.BytesIO()
+                np.save(buffer, np.concatenate(shown))
+                files["npy"] = buffer.getvalue()
+            if request.kept:
+                way: list[State] = series(inputs, "kept")
+                found = torch.cat([state.noisy() for state in way]).numpy()
+                first = way[0].clean_frames > 0
+                files["arrow"] = rollout(found, states[-1].latent[0], list(request.kept), first=first)
+        return Scored(tuple(scores), n, watch.seconds, tokens), files
 
     def _next(
         self, latent: torch.Tensor, link: Link | None, before: np.ndarray | None
@@ -207,18 +209,24 @@ class Scorer:
     def _obstacles(self, request: Look | Finish, inputs: Mapping[str, Any]) -> tuple[potential.Points, ...]:
         return potential.group(request.obstacles, [finished(p) for p in series(inputs, "point")])
 
-    def _scores(self, keys: Sequence[str], view: View) -> tuple[Components, int]:
+    def _scores(self, keys: Sequence[str], view: View, watch: Stopwatch) -> tuple[Components, int]:
         """The rewards of a view, and the tokens that they paid for."""
         found, tokens = dict[str, tuple[float, ...]](), 0
         for key in keys:
-            with self._turn(key):
+            with self._turn(watch, key):
                 rows, paid = answers.scores(self._specs[key].name, self._rewards[key], [self._part(key, view)])
             found[key], tokens = rows[0], tokens + paid
         return found, tokens
 
-    def _turn(self, key: str) -> AbstractContextManager[Any]:
-        """The context in which a reward is called: alone, unless it waits."""
-        return nullcontext() if getattr(self._rewards[key], "waits", False) else self._alone
+    @contextmanager
+    def _turn(self, watch: Stopwatch, key: str = "") -> Iterator[None]:
+        """The context in which this scorer computes, or calls the reward of a key: alone, unless the reward waits.
+
+        How long it takes until the turn comes is neither in the pulse nor in the watch.
+        """
+        waits = key and getattr(self._rewards[key], "waits", False)
+        with nullcontext() if waits else self._alone, self.pulse.beat(), watch.running():
+            yield
 
     def _part(self, key: str, view: View) -> View:
         """The view with no more frames than a reward reads."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from concurrent.futures import Future
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -53,7 +54,8 @@ class Worker:
     def __init__(self, kind: str, config: Config, plan: Plan, gang: Gang | None = None) -> None:
         self._worker = build(kind, config, plan, gang)
         self._lane = Lane(kind, config.fleet.scorers.slots if kind == "scorer" else 1)
-        self.pulse = self._worker.pulse if isinstance(self._worker, Denoiser) else Pulse()
+        # A scorer's threads wait for each other, so the scorer says itself when a thread computes.
+        self.pulse = Pulse() if isinstance(self._worker, Encoder) else self._worker.pulse
 
     def submit(self, item: int, request: Request, inputs: Mapping[str, Any]) -> "Future[Any]":
         """Queue a request and return at once; the future resolves to a reply and the value that the reply is about.
@@ -66,7 +68,7 @@ class Worker:
         return self._lane.submit(partial(self._run, request, inputs))
 
     def _run(self, request: Request, inputs: Mapping[str, Any]) -> Any:
-        with self.pulse.beat(), memory.guarded():
+        with nullcontext() if isinstance(self._worker, Scorer) else self.pulse.beat(), memory.guarded():
             return self._worker.run(request, inputs)  # type: ignore[union-attr, arg-type]
 
     def cancel(self, item: int) -> None:

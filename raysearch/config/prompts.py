@@ -57,7 +57,9 @@ class Entry:
     def identity(self) -> Digest:
         """The digest of all that its searches depend on; of a prompt alone it is the prompt's."""
         own = self.negative_prompt, self.seed, self.n, *([self.moved] if self.moved else [])
-        return self.prompt.identity if own == (None, None, None) else digest(self.prompt.identity, *own)
+        tags = [(tuple(sorted(self.tags.items())),)] if self.tags else []  # which rewards may read
+        bare = own == (None, None, None) and not tags
+        return self.prompt.identity if bare else digest(self.prompt.identity, *own, *tags)
 
     def seeds(self, given: Sequence[int]) -> Sequence[int]:
         """The seeds of its searches, where `given` are the config's."""

@@ -83,7 +83,7 @@ class Look:
 class Compare:
     """Rewards that compare two candidates of one caption, each at its own point, at these noise levels.
 
-    Inputs: `state 0` and `state 1`.
+    Inputs: `state 0` and `state 1`; `text 0` and `text 1` (conditions, of whole pipelines).
     """
 
     kind: ClassVar[str] = "scorer"

@@ -84,7 +84,7 @@ def look(x: Question, reward: Reward) -> tuple[Look | Compare, dict[str, Candida
     earlier = {"before": long_video.before(x), "opening": long_video.opening(x) if reward.earlier else None}
     also = {name: c for name, c in earlier.items() if c is not None}
     request = Look(
-        rewards=reward.keys,
+        rewards=tuple(dict.fromkeys(reward.keys)),
         captions=(long_video.caption(x),),
         links=(long_video.link(x),),
         obstacles=layout(reward.obstacles),

@@ -2,8 +2,10 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from math import isfinite
 from typing import TypeAlias
 
+from raysearch.errors import RewardError
 from raysearch.recipe.candidate import Candidate
 from raysearch.recipe.digests import Digest, digest
 from raysearch.recipe.origins import Obstacle
@@ -81,10 +83,17 @@ class Reward:
         return tuple(m.key for m in self.blend.members) if self.blend else (self.key,)
 
     def totals(self, rows: Sequence[Sequence[float]]) -> list[float]:
-        """The number that each candidate of a question is chosen by; `rows` are their components."""
+        """The number that each candidate of a question is chosen by; `rows` are their components.
+
+        Raises RewardError for one that is not finite.
+        """
         if self.blend:
-            return self.blend.totals(rows)
-        return [float(sum(w * c for w, c in zip(self.weights, row, strict=True))) for row in rows]
+            found = self.blend.totals(rows)
+        else:
+            found = [float(sum(w * c for w, c in zip(self.weights, row, strict=True))) for row in rows]
+        if not all(map(isfinite, found)):
+            raise RewardError(f"the weighted sum of {', '.join(self.components)} ({self.key}) is not finite")
+        return found
 
     def total(self, components: Sequence[float]) -> float:
         """The number of one candidate that is asked about alone."""
@@ -102,6 +111,11 @@ class Pair:
 
     first: Candidate
     second: Candidate
+
+    @classmethod
+    def of(cls, x: Candidate, y: Candidate) -> "Pair":
+        """The pair of both, in the order of their identities: either way round it is the same question."""
+        return cls(x, y) if x.identity < y.identity else cls(y, x)
 
     @property
     def identity(self) -> Digest:

@@ -299,8 +299,7 @@ class Context:
     async def compare(self, xs: Sequence[Candidate], ys: Sequence[Candidate]) -> np.ndarray:
         """How much each of `xs` is preferred to its opposite number in `ys`, float64 in [0, 1], (len(xs),).
 
-        It is 0.5 for equals. A rewards.compare that does not compare prefers the higher reward. Charged and refused as
-        a score is; not in the history.
+        A rewards.compare that does not compare prefers the higher reward. Charged as a score is; not in the history.
         """
         pairs = list(zip(xs, ys, strict=True))
         if not pairs:
@@ -312,10 +311,11 @@ class Context:
             scores = await self._ask([x for pair in pairs for x in pair], judge, by)
             r = np.array(judge.totals([s.components for s in scores])).reshape(-1, 2)
             return np.asarray(0.5 + 0.5 * np.sign(r[:, 0] - r[:, 1]))
-        turned = [y.identity < x.identity for x, y in pairs]
-        asked = [Pair(y, x) if turn else Pair(x, y) for (x, y), turn in zip(pairs, turned, strict=True)]  # one question
-        p = np.array([s.components[0] for s in await self._ask(asked, judge, judge)])
-        return np.where(turned, 1 - p, p)
+        asked = [Pair.of(x, y) for x, y in pairs if x is not y]
+        scores = await self._ask(asked, judge, judge) if asked else []
+        p = {(q.first, q.second): s.components[0] for q, s in zip(asked, scores, strict=True)}
+        p |= {(y, x): 1 - won for (x, y), won in p.items()}
+        return np.array([p.get(pair, 0.5) for pair in pairs])
 
     async def trials(self, at_most: int) -> int:
         """How many trials may begin now: `at_most`, unless an allocator shares a total budget out; 0 ends the search.

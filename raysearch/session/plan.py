@@ -305,7 +305,7 @@ def estimate(
 def _dry_run(s: Search, n: int) -> Cost:
     """The cost of a search whose rewards are made up."""
     arm, asked, budget = s.plan, count(1), s.plan.arm.budget
-    most = 0  # candidates of one question
+    most = dict[str, int]()  # candidates of one question to a reward
     if budget.nfe is not None and budget.nfe < arm.rollout:
         raise ConfigError.of("budget.nfe", budget.nfe, f"at least {arm.rollout}, the NFE of one video")
     if arm.arm.allocate is not None:
@@ -313,8 +313,7 @@ def _dry_run(s: Search, n: int) -> Cost:
         check_first(arm.arm, n, arm.rollout)
 
     async def answer(xs: Sequence[Question], reward: Reward) -> list[Score]:
-        nonlocal most
-        most = max(most, len(xs) * (reward is arm.reward))
+        most[reward.key] = max(most.get(reward.key, 0), len(xs))
         if next(asked) > MOST_QUESTIONS:
             raise ConfigError(f"it asks more than {MOST_QUESTIONS} questions, and a search must end")
         return [Score(tuple(x.identity[i % 16] / 256 for i in range(len(reward.components)))) for x in xs]
@@ -326,8 +325,9 @@ def _dry_run(s: Search, n: int) -> Cost:
         return ctx.charged + ctx.meter.ledger.finish(winner)
 
     cost = judged(f"policy {arm.arm.policy} (arm {arm.arm.name})", arm.arm.search, lambda: asyncio.run(dry()))
-    if arm.reward and arm.reward.blend and arm.reward.blend.ranks:
-        allowed = f"none or zscore: {arm.arm.policy} scores its candidates one at a time, and one alone has no rank"
-        check(most != 1, "rewards.search.normalise", "rank", allowed)
+    for name, r in (("search", arm.reward), ("early", arm.early)):
+        if r and r.blend and r.blend.ranks:
+            allowed = f"none or zscore: {arm.arm.policy} scores its candidates one at a time, and one alone has no rank"
+            check(most.get(r.key) != 1, f"rewards.{name}.normalise", "rank", allowed)
     nfe = cost.nfe if budget.total_nfe is None else budget.total_nfe // n
     return Cost(nfe, cost.decodes * nfe // cost.nfe, cost.reward_calls * nfe // cost.nfe)

@@ -339,6 +339,8 @@ class Session:
         finished = await engine.finish(
             winner, judges, self._named(outputs(self.config.output, self.plan), s, winner), spent, collected
         )
+        for _, judge in s.plan.judges:
+            judge.total(finished.reward(judge.key))  # raises where it is not finite
         for part, making in zip(long_video.parts(winner), finished.making, strict=True):
             ctx.meter.charge_seconds(part, making, 0.0)
         ctx.meter.charged += Cost(replica_seconds=finished.decoding)
