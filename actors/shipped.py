@@ -10,7 +10,7 @@ from typing import Any
 from raysearch.config.binding import bind
 from raysearch.config.config import Arm
 from raysearch.config.foreign import blamed, check_signature, imported, refused
-from raysearch.config.mistakes import nearest
+from raysearch.config.mistakes import nearest, unknown_key
 from raysearch.config.numbers import finite
 from raysearch.config.obstacles import Classifier
 from raysearch.errors import ConfigError, check, plain
@@ -166,6 +166,10 @@ def weights_of(key: str, given: Any, components: Sequence[str]) -> dict[str, flo
 
 def arguments_of(build: Callable[..., Any], block: dict[str, Any], key: str) -> dict[str, Any]:
     """The arguments of a reward's constructor, complete, from a block of the config at `key`. Raises ConfigError."""
+    known = (*inspect.signature(build).parameters, *OWN)
+    for name in block:
+        if name not in known:
+            raise ConfigError(unknown_key(f"{key}.{name}", name, known))
     return bind(build, {k: v for k, v in block.items() if k not in OWN}, key)
 
 

@@ -134,6 +134,7 @@ class FakeReplica:
     slots: int = 1
     seconds: float = 1.0  # per solver step, score or encoding
     nbytes: int = 1000
+    tokens: int = 0  # that a comparison costs
     fault: Fault | None = None
     revives_after: float | None = 1.0
     ahead: int = 0
@@ -185,7 +186,8 @@ class FakeReplica:
             case Compare():
                 await asyncio.sleep(self.seconds)
                 x, y = (latent.quality for latent in series(inputs, "state"))
-                return Answer(Scored(({DUEL: (min(max(x / (x + y) * 3 - 1, 0.0), 1.0),)},), 2, self.seconds))
+                won = min(max(x / (x + y) * 3 - 1, 0.0), 1.0)
+                return Answer(Scored(({DUEL: (won,)},), 2, self.seconds, self.tokens))
             case Encode():
                 await asyncio.sleep(self.seconds)
                 return Answer(Encoded(), _condition(request, inputs))

@@ -79,7 +79,7 @@ class JudgeServer(ThreadingHTTPServer):
     `answer` makes a completion of a request's body. Each request meets the next of `faults`, and none when they are
     used up: a status such as 500, a pair of 429 and its headers, bytes to send as the content of an answer, or `slow`,
     `unread`, `dropped` and `torn`, where the connection is held open, or closed before the request is read, before the
-    answer, or within it.
+    answer, or within it. A question about models is refused for the API key `refuses`.
     """
 
     daemon_threads = True
@@ -91,9 +91,10 @@ class JudgeServer(ThreadingHTTPServer):
         answer: Callable[[dict[str, Any]], dict[str, Any]] = computed,
         faults: Iterable[Any] = (),
         latency: float = 0.0,
+        refuses: str = "",
     ) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
-        self.answer, self.latency = answer, latency
+        self.answer, self.latency, self.refuses = answer, latency, refuses
         self._faults, self._lock = iter(faults), threading.Lock()
         self.closed = threading.Event()
         self.bodies: list[dict[str, Any]] = []
@@ -124,6 +125,9 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         s = self.server
+        if s.refuses and self.headers.get("Authorization") == f"Bearer {s.refuses}":
+            self.reply(401, json.dumps({"error": f"no, Bearer {s.refuses}"}).encode())
+            return
         again = sum(n - 1 for n in s.answered.values())
         counts = {"answered": len(s.answered), "again": again, "requests": len(s.keys), "faults": dict(s.met)}
         self.reply(200, json.dumps(counts).encode())

@@ -55,6 +55,7 @@ class Reward(Protocol):
     named(**arguments)            static: the components with these arguments, which an instance then has, too
     weighed(**arguments)          static: the default weights with these arguments
     waits: bool                   it waits for others, such as for a network, and several threads may call it
+    reach()                       raises ConfigError if those cannot be reached: called before any search begins
     compare(pairs)                how much the first view of each pair is preferred to the second: numbers in [0, 1]
     files(**arguments)            static: the files whose content the reward depends on, a list of paths
     fits(shape, text_dim, **arguments)

@@ -1,6 +1,7 @@
 """Builds rewards in a scorer, and tries each once on a made-up view, so that a mistake shows before a search starts."""
 
 from dataclasses import replace
+from math import isfinite
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,8 @@ import torch
 from actors.rewards import Reward, RewardSpec, View, answers, earlier
 from actors.shipped import find, under
 from raysearch.config.config import ModelConfig
-from raysearch.errors import ConfigError, RewardError
+from raysearch.config.foreign import defined
+from raysearch.errors import ConfigError, RewardError, check
 
 
 def made_up(geometry: Any, model: ModelConfig, shape: tuple[int, ...], caption: str, *, long: bool) -> View:
@@ -37,13 +39,17 @@ def built(spec: RewardSpec, device: str, trial: View | None = None) -> Reward:
         made = build(**spec.arguments)
         if hasattr(made, "to"):
             made.to(device)
+        if trial is not None and hasattr(made, "reach"):
+            made.reach()
     if trial is not None and not getattr(made, "waits", False):  # which may cost money
         read = {"estimate": made.needs != "latent", "frames": made.needs == "frames"}
         read |= {"text": hasattr(made, "reads_text"), "obstacles": hasattr(made, "meets_obstacles")}
         read |= {k: k in earlier(made) for k in ("before", "opening")}
         unread = {k: getattr(View, k) for k, asked in read.items() if not asked}
         try:
-            answers.scores(spec.name, made, [replace(trial, **unread)])
+            (row,), _ = answers.scores(spec.name, made, [replace(trial, **unread)])
         except RewardError as error:
             raise ConfigError(f"{spec.where}.name: {error}") from error
+        said = f"finite for noise, too: {defined(type(made))} answers {dict(zip(made.components, row, strict=True))}"
+        check(all(map(isfinite, row)), f"{spec.where}.name", spec.name, f"a reward whose numbers are {said}")
     return made

@@ -23,10 +23,14 @@ from raysearch.recipe.digests import digest
 T = TypeVar("T")
 
 MOST = 2**22  # bytes of an answer
+WHOLE_S = 480.0  # of all that one candidate asks: below fleet.timeout_s, after which a scorer counts as hung
 LONGEST_S = 60.0  # of a wait that the client chooses
 PATIENCE_S = 300.0  # of a wait that the server asks for: half of fleet.timeout_s, after which a scorer counts as hung
 AGAIN = (408, 425, 429)  # the statuses below 500 after which the same request may succeed
 VARIABLE = re.compile(r"[A-Z][A-Z0-9]{0,15}(_[A-Z0-9]{1,16})*")  # a key would be longer, or have small letters
+
+
+LATE = "no time was left for another attempt"
 
 
 class Mistaken(ValueError):
@@ -51,6 +55,7 @@ def check_address(url: str, key: str | None) -> None:
     try:
         found = urlsplit(url)
         good = found.scheme in ("http", "https") and bool(found.hostname) and (found.port is None or found.port > 0)
+        good = good and not any(c.isspace() for c in url)
         bare = not (found.query or found.fragment or "@" in found.netloc or not url.isascii() or not url.isprintable())
     except ValueError:  # of a port that is no number
         good = bare = False
@@ -80,7 +85,8 @@ class Endpoint:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         check_address(url, key)
-        self.url = f"{url.rstrip('/')}/chat/completions"
+        self.base = url.rstrip("/")
+        self.url = f"{self.base}/chat/completions"
         self._variable, self._timeout, self._attempts = key, timeout, attempts
         self._wait, self._clock = wait, clock
         # Redirects are not followed: they could lead the frames and the key elsewhere.
@@ -88,17 +94,37 @@ class Endpoint:
         self._client = httpx.Client(timeout=timeout, limits=limits, follow_redirects=False)
         weakref.finalize(self, self._client.close)
 
-    def ask(self, body: Mapping[str, Any], read: Callable[[Any], T]) -> tuple[T, int]:
-        """What `read` makes of the answer to a question, and the tokens paid for, in all attempts.
+    def until(self) -> float:
+        """When questions that begin now must be answered, by the clock."""
+        return self._clock() + WHOLE_S
+
+    def reach(self) -> None:
+        """Raises ConfigError unless the server answers, whatever it says, and takes the key."""
+        secret, said = self._secret(), ""
+        for attempt in range(1, 4):
+            reply = self._send("GET", f"{self.base}/models", b"", secret, self._timeout)
+            if reply.status in (401, 403):
+                said = plain(_without(_message(reply.content, secret), secret), 400)
+                raise ConfigError(f"key: {self.base} refuses the key in {self._variable or 'no variable'}: {said}")
+            if not reply.lost:
+                return
+            said = reply.lost
+            if attempt < 3:
+                self._wait(pause(b"models", attempt))
+        raise ConfigError(f"url: {self.base} cannot be reached: {plain(_without(said, secret), 400)}")
+
+    def ask(self, body: Mapping[str, Any], read: Callable[[Any], T], until: float | None = None) -> tuple[T, int]:
+        """What `read` makes of the answer to a question, and the tokens paid for, in all attempts before `until`.
 
         `read` raises Mistaken for an answer that is none; then, and after a lost connection or a status 408, 425, 429
         or 5xx, the question is asked again. Raises RewardError after the last attempt and for any other status.
         """
         content = json.dumps(body, ensure_ascii=False, allow_nan=False).encode()
-        tokens, said = 0, ""
+        tokens, said, end = 0, "", self.until() if until is None else until
         for attempt in range(1, self._attempts + 1):
             secret = self._secret()
-            reply = self._post(content, secret)
+            left = min(self._timeout, end - self._clock())
+            reply = self._send("POST", self.url, content, secret, left) if left > 0 else Reply(lost=LATE)
             asked_for = _retry_after(reply.headers)
             if reply.lost:
                 said = reply.lost
@@ -116,8 +142,11 @@ class Endpoint:
             if lasting or asked_for > PATIENCE_S:
                 more = f" (it asks to wait for {asked_for:.0f} s)" if asked_for > PATIENCE_S else ""
                 raise RewardError(f"{self.url} refused the request: {said}{more}")
+            wait = max(asked_for, pause(content, attempt))
+            if reply.lost == LATE or self._clock() + wait > end:
+                raise RewardError(f"{self.url} gave no answer in {WHOLE_S:g} s, at last: {said}")
             if attempt < self._attempts:
-                self._wait(max(asked_for, pause(content, attempt)))
+                self._wait(wait)
         raise RewardError(f"{self.url} gave no answer in {self._attempts} attempts, in the last of which {said}")
 
     def check_key(self) -> None:
@@ -137,20 +166,22 @@ class Endpoint:
             raise RewardError(f"key: the environment variable {self._variable} {wrong} where this scorer runs")
         return secret
 
-    def _post(self, content: bytes, secret: str) -> Reply:
+    def _send(self, method: str, url: str, content: bytes, secret: str, timeout: float) -> Reply:
         """One request. No exception of httpx leaves this method, since each holds the request with its headers."""
         headers = {"Content-Type": "application/json", "Accept-Encoding": "identity"}
         headers |= {"Authorization": f"Bearer {secret}"} if secret else {}
         began, found = self._clock(), bytearray()
         try:
-            with self._client.stream("POST", self.url, content=content, headers=headers) as response:
+            sent = self._client.stream(method, url, content=content, headers=headers, timeout=timeout)
+            with sent as response:
                 for piece in response.iter_bytes():
                     found += piece
                     if len(found) > MOST:
                         return Reply(lost=f"the answer was longer than {MOST} bytes")
-                    if self._clock() - began > self._timeout:  # httpx bounds only the time between two pieces
+                    if self._clock() - began > timeout:  # httpx bounds only the time between two pieces
                         return Reply(lost=f"the answer took longer than timeout, {self._timeout:g} s")
-            return Reply("", response.status_code, response.headers, bytes(found))
+            content = bytes(found).replace(secret.encode(), b"***") if secret else bytes(found)
+            return Reply("", response.status_code, response.headers, content)
         except httpx.TimeoutException:
             return Reply(lost=f"no answer came within timeout, {self._timeout:g} s")
         except (httpx.HTTPError, httpx.InvalidURL) as error:
@@ -175,7 +206,7 @@ def _retry_after(headers: Mapping[str, str] | None) -> float:
         try:
             now = parsedate_to_datetime((headers or {}).get("date", ""))
             seconds = (parsedate_to_datetime(asked) - now).total_seconds()
-        except (ValueError, TypeError):
+        except (ValueError, TypeError, OverflowError):
             return 0.0
     return max(0.0, seconds) if seconds == seconds else 0.0
 

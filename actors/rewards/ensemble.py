@@ -35,7 +35,7 @@ class Ensemble:
     says what is done to each member's own weighted sum: nothing; its distance from the mean of a calibration run in
     that run's standard deviations (zscore); or its rank among the candidates of one question, from 0 to 1 (rank).
     `combine` says whether members are summed with their weights, or the lowest one counts (min). `calibration` is the
-    folder of a run whose rewards.search was the same ensemble with normalise: none.
+    folder of a run that searched by the same members, however they were put together.
     """
 
     components: tuple[str, ...] = ()
@@ -113,7 +113,7 @@ def _scales(key: str, run_dir: Path, members: Sequence[Reward]) -> list[tuple[fl
     except (ConfigError, OSError, pa.ArrowException) as error:
         raise ConfigError.of(key, str(run_dir), "the folder of a run, with its candidates.parquet") from error
     for c in (*columns, "sigma", "by"):
-        allowed = f"a run with a column {c}: its rewards.search is this ensemble with normalise: none"
+        allowed = f"a run with a column {c}: one that searched by an ensemble of the same members"
         kind = pa.string() if c == "by" else pa.float64()
         check(c in table.column_names and table[c].type == kind, key, str(run_dir), allowed)
     done = pc.and_(pc.equal(table["sigma"], 0.0), pc.equal(table["by"], "search"))

@@ -11,4 +11,4 @@ def library(module: str, *, extra: str) -> ModuleType:
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        raise ConfigError(f"name: this reward needs {module} ({error}): pip install 'raysearch[{extra}]'") from error
+        raise ConfigError(f"name: this reward needs {module} ({error}): pip install -e '.[{extra}]'") from error

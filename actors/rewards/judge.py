@@ -71,10 +71,12 @@ class Judge:
         questions: dict[str, str] | None = None,
         body: dict[str, Any] | None = None,
         timeout: Positive = 120.0,
-        attempts: Count = 6,
+        attempts: Annotated[int, Interval(ge=1, le=100)] = 6,
         cache: bool | str = True,
     ) -> None:
         check_address(url, key)
+        for name in ("messages", "model", "n", "stream"):
+            check(name not in (body or {}), f"body.{name}", (body or {}).get(name), "left out: the judge fills it in")
         self.asked = asked(mode, criteria, questions)
         self.components = tuple(self.asked)
         self.endpoint = Endpoint(url, key=key, timeout=timeout, attempts=attempts)
@@ -106,9 +108,13 @@ class Judge:
         return tuple(asked(mode, criteria, questions))
 
     def __call__(self, views: Sequence[View]) -> Answer:
-        """Scores (len(views), len(components)), and the tokens paid for each view: 0 for what the cache answers."""
+        """Scores (len(views), len(components)), and the tokens of each view; the cache's answers cost what they did."""
         found = [self._scored(view) for view in views]
         return Answer([scores for scores, _ in found], [tokens for _, tokens in found])
+
+    def reach(self) -> None:
+        """Raises ConfigError where the endpoint cannot be reached, or refuses the key; asks nothing that costs."""
+        self.endpoint.reach()
 
     def compare(self, pairs: Sequence[tuple[View, View]]) -> Answer:
         """How much the first of each pair is preferred, from 0 to 1; both are videos of the first one's caption.
@@ -120,7 +126,7 @@ class Judge:
         return Answer([p for p, _ in found], [tokens for _, tokens in found])
 
     def _scored(self, view: View) -> tuple[list[float], int]:
-        shown = self._shown(view)
+        shown, until = self._shown(view), self.endpoint.until()
         wanted = self._wanted(view)
         if self._mode == "rubric":
             names = self.components
@@ -132,17 +138,17 @@ class Judge:
             ]
             schema = {name: {"type": "number", "description": what} for name, what in wanted.items()}
             body = self._request([*shown, _text("\n".join(text))]) | _structured("scores", schema)
-            return self._asked(body, partial(scores_of, names=names), len(names))
+            return self._asked(body, partial(scores_of, names=names), len(names), until)
         found = []
         for question in wanted.values():
             content = [*shown, _text(question)]
             more = {"max_tokens": 1, "logprobs": True, "top_logprobs": 20}
-            found.append(self._asked(self._request(content) | more, lambda answer: [yes_of(answer)], 1))
+            found.append(self._asked(self._request(content) | more, lambda answer: [yes_of(answer)], 1, until))
         return [numbers[0] for numbers, _ in found], sum(tokens for _, tokens in found)
 
     def _compared(self, a: View, b: View) -> tuple[float, int]:
         """The probability that `a` is better, and the tokens paid for."""
-        seen = self._shown(a), self._shown(b)
+        seen, until = (self._shown(a), self._shown(b)), self.endpoint.until()
         text = [
             f"The caption of both videos is: {a.prompt}",
             "Which video is better by these criteria?",
@@ -154,18 +160,18 @@ class Judge:
         found = []
         for first, second in (seen, seen[::-1]):
             content = [_text("The first video:"), *first, _text("The second video:"), *second, _text("\n".join(text))]
-            found.append(self._asked(self._request(content) | _structured("comparison", schema), lead_of, 1))
+            found.append(self._asked(self._request(content) | _structured("comparison", schema), lead_of, 1, until))
         ((one,), paid), ((other,), more) = found
         return (1 + (one - other) / 2) / 2, paid + more  # the mean of (1 + one) / 2 and of (1 - other) / 2
 
-    def _asked(self, body: dict[str, Any], read: Numbers, n: int) -> tuple[list[float], int]:
-        """The `n` numbers of an answer, and the tokens paid for."""
+    def _asked(self, body: dict[str, Any], read: Numbers, n: int, until: float) -> tuple[list[float], int]:
+        """The `n` numbers of an answer, and the tokens that they cost."""
         body = {k: v for k, v in (body | self._more).items() if v is not None}
         key = self._kept.key(body)
         if (kept := self._kept.read(key, n)) is not None:
-            return kept, 0
-        numbers, tokens = self.endpoint.ask(body, read)
-        self._kept.write(key, numbers)
+            return kept
+        numbers, tokens = self.endpoint.ask(body, read, until)
+        self._kept.write(key, numbers, tokens)
         return numbers, tokens
 
     def _wanted(self, view: View) -> dict[str, str]:

@@ -17,12 +17,12 @@ from raysearch.errors import check
 from raysearch.files import own_content, replace_file, sealed, unsealed
 from raysearch.recipe.digests import Digest, canonical_json, digest
 
-FORMAT = "judgement 1"  # changes when the same answers are read as other numbers
+FORMAT = "judgement 2"  # changes when the same answers are read as other numbers
 
 
 @dataclass(frozen=True)
 class Judgements:
-    """The numbers that answers were read as, a file for each; without a folder nothing is kept."""
+    """The numbers that answers were read as, and their tokens, a file for each; without a folder nothing is kept."""
 
     folder: Path | None
 
@@ -48,17 +48,19 @@ class Judgements:
         """The digest of a request's body."""
         return digest(FORMAT, canonical_json(question))
 
-    def read(self, key: Digest, n: int) -> list[float] | None:
-        """The `n` numbers of a question's answer; None without a whole file."""
-        found = unsealed(key, own_content(self._file(key))) if self.folder else None
-        numbers = (found or {}).get("numbers", np.empty(0))
+    def read(self, key: Digest, n: int) -> tuple[list[float], int] | None:
+        """The `n` numbers of a question's answer, and the tokens that it cost; None without a whole file."""
+        found = (unsealed(key, own_content(self._file(key))) if self.folder else None) or {}
+        numbers, tokens = (found.get(name, np.empty(0)) for name in ("numbers", "tokens"))
         good = numbers.shape == (n,) and numbers.dtype == np.float64 and bool(np.isfinite(numbers).all())
-        return numbers.tolist() if good and n else None
+        good = good and tokens.shape == (1,) and tokens.dtype == np.int64 and tokens[0] >= 0
+        return (numbers.tolist(), int(tokens[0])) if good and n else None
 
-    def write(self, key: Digest, numbers: list[float]) -> None:
-        """Keep the numbers of an answer; what the disk refuses is missing."""
+    def write(self, key: Digest, numbers: list[float], tokens: int) -> None:
+        """Keep the numbers of an answer, and its tokens; what the disk refuses is missing."""
         if self.folder:
-            replace_file(self._file(key), sealed(key, {"numbers": np.array(numbers, np.float64)}))
+            arrays = {"numbers": np.array(numbers, np.float64), "tokens": np.array([tokens], np.int64)}
+            replace_file(self._file(key), sealed(key, arrays))
 
     def _file(self, key: Digest) -> Path:
         assert self.folder is not None

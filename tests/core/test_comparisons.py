@@ -6,7 +6,7 @@ import pytest
 import scripted
 
 from raysearch.errors import BudgetExhausted, ConfigError
-from raysearch.recipe.reward import Pair, Reward, Score
+from raysearch.recipe.reward import Pair, Reward, Score, score_key
 from raysearch.search.budget import Budget, Ledger, Meter
 from raysearch.search.context import Context
 from raysearch.session import journal
@@ -148,3 +148,44 @@ def test_a_dry_run_knows_what_comparisons_cost(tmp_path):
     s.journal.close()
     (cost,) = s.costs.values()
     assert (cost.nfe, cost.decodes, cost.reward_calls) == (80, 7, 3)  # two decodes a comparison, one of the winner
+
+
+@virtual
+async def test_the_dearer_of_a_pair_is_held_back():
+    """Whichever of both the search returned, it could be finished."""
+    budget = {"nfe": 20 + 6 + 14 - 1}  # a whole video, three steps of another, and the rest of that, but for one
+    ctx = context(w := World(), **budget)
+    a, b = ctx.noise(2)
+    (a,), (b,) = ctx.denoise([a]), ctx.denoise([b], until=2)
+    for pair in ((a, b), (b, a)):
+        with pytest.raises(BudgetExhausted):
+            await ctx.compare(*([x] for x in pair))
+    assert not w.asked
+
+
+@virtual
+async def test_a_candidate_is_as_good_as_itself():
+    ctx = context(w := World(), nfe=40)
+    (a,) = ctx.denoise(ctx.noise(1))
+    assert (await ctx.compare([a], [a])).tolist() == [0.5] and not w.asked
+
+
+def test_tokens_and_seconds_of_a_pair_are_read_back(tmp_path):
+    """A run that goes on charges for comparisons what they took at first."""
+    fleet = FakeFleet()
+    for r in fleet.replicas:
+        r.tokens = 7
+    rows, _ = fakes.run(tmp_path / "whole", fleet, **VALUES)
+    assert [r["tokens"] for r in rows] == [21] * 3
+    again = fakes.cut(tmp_path / "whole", tmp_path / "again", 4)
+    resumed, _ = fakes.run(again, fleet, resume="require", **VALUES)
+    assert [r["tokens"] for r in resumed] == [21] * 3
+    assert [r["replica_seconds"] for r in resumed] == [r["replica_seconds"] for r in rows]
+    # Four videos of ten steps, three comparisons of a second each, and the winner's decoding.
+    assert rows[0]["replica_seconds"] == 4 * 10 + 3 + 1
+
+
+def test_an_answer_is_kept_by_the_rewards_content_and_not_by_its_name():
+    a, b = (Reward("r", identity, ("r",), (1.0,), "frames") for identity in (b"a", b"b"))
+    x = scripted.Prompt("a").identity
+    assert score_key(x, a) != score_key(x, b)

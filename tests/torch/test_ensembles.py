@@ -1,14 +1,21 @@
 """Runs with ensembles, comparisons, parts of videos, and rewards that wait, on the toy-sized Wan pipeline."""
 
 import threading
+from contextlib import contextmanager
+from types import SimpleNamespace
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import runs
 import tiny
 
+from actors.backend import Backend
 from actors.rewards import Answer, View, answers
+from actors.workers import worker
+from actors.workers.scorer import Scorer
+from raysearch.config.config import arms
 from raysearch.errors import ConfigError, RewardError
 
 SEEN: list[View] = []  # by Watcher, in this process
@@ -64,7 +71,7 @@ def test_an_ensemble_is_a_sum_with_a_column_for_each_component(folder, tmp_path)
     assert (row["decodes"], row["reward_calls"]) == (5, 4)  # both members read the same frames
     assert row["reward_holdout"] == pytest.approx(row["holdout_Brightness_bright"] + 2 * row["holdout_red"])
     assert row["reward_search"] == pytest.approx(max(c["reward"] for c in found))
-    assert row["tokens"] == row["judge_tokens"] == 0
+    assert row["tokens"] == row["winner_tokens"] == 0
 
 
 def test_a_calibration_run_gives_means_and_deviations(folder, tmp_path):
@@ -81,6 +88,15 @@ def test_a_calibration_run_gives_means_and_deviations(folder, tmp_path):
     expected = np.minimum((bright - bright.mean()) / bright.std(), (red - red.mean()) / red.std())
     assert np.allclose([c["reward"] for c in candidates(tmp_path / "third")], expected)
     wrong = [{"name": "tiny:Redness", "label": "other"}, *MEMBERS]
+    first = pq.read_table(tmp_path / "first" / "candidates.parquet")
+    early = first.set_column(first.column_names.index("sigma"), "sigma", pa.array([0.5] * len(first)))
+    other = first.set_column(first.column_names.index("red"), "red", pa.nulls(len(first), pa.float64()))
+    more = pa.concat_tables([first, early.slice(0, 5), other])  # looks on the way, and arms of another reward
+    pq.write_table(more, tmp_path / "first" / "candidates.parquet")
+    runs.run(folder, tmp_path / "fourth", rewards={"search": least}, **many)
+    assert [c["reward"] for c in candidates(tmp_path / "fourth")] == [
+        c["reward"] for c in candidates(tmp_path / "third")
+    ]
     with pytest.raises(ConfigError, match=r"a run with a column other_red"):
         runs.run(folder, tmp_path / "no", rewards={"search": block | {"of": wrong}}, **many)
 
@@ -117,8 +133,54 @@ def test_a_reward_that_waits_is_called_by_several_threads_and_pays(folder, tmp_p
     together = {"name": "test_ensembles:Together"}
     fleet = {"scorers": {"slots": 2}}
     (row,), *_ = runs.run(folder, tmp_path / "run", rewards={"search": together}, fleet=fleet, **BON)
-    assert (row["tokens"], row["judge_tokens"]) == (12, 0)
+    assert (row["tokens"], row["winner_tokens"]) == (12, 0)
     assert row["winner"] == max(candidates(tmp_path / "run"), key=lambda c: c["met"])["candidate"]
+
+
+def test_a_turn_begins_when_nobody_else_computes(folder, monkeypatch):
+    """A wait for it is neither in the pulse, by which hanging is told, nor in the seconds that are charged."""
+    plan = Backend().prepare(c := runs.config(folder, rewards={"search": {"name": "test_ensembles:Together"}}), arms(c))
+    scorer, order = worker.build("scorer", c, plan), []
+
+    @contextmanager
+    def noted(what):
+        order.append(what)
+        yield
+
+    monkeypatch.setattr(scorer, "_alone", noted("lock"))
+    monkeypatch.setattr(scorer, "pulse", SimpleNamespace(beat=lambda: noted("pulse")))
+    watch = SimpleNamespace(running=lambda: noted("watch"))
+    with scorer._turn(watch):
+        order.append("decodes")
+    (waits,) = scorer._rewards
+    with scorer._turn(watch, waits):
+        order.append("asks")
+    assert order == ["lock", "pulse", "watch", "decodes", "pulse", "watch", "asks"]
+
+
+def test_looks_and_videos_are_decoded_and_scored_alone(folder, tmp_path, monkeypatch):
+    """The decoder has a memory, and networks are not for two threads: only a reward that waits is called beside."""
+    held = []
+    for name in ("_clip", "_next"):
+        plain = getattr(Scorer, name)
+
+        def watched(self, *given, plain=plain):
+            held.append(self._alone._is_owned())
+            return plain(self, *given)
+
+        monkeypatch.setattr(Scorer, name, watched)
+    scores = answers.scores
+
+    def watching(name, reward, views):
+        held.extend(scorer._alone._is_owned() for scorer in turns[-1:])  # none in the trial
+        return scores(name, reward, views)
+
+    turns = []
+    turn = Scorer._turn
+    monkeypatch.setattr(Scorer, "_turn", lambda self, *given: (turns.append(self), turn(self, *given))[1])
+    monkeypatch.setattr(answers, "scores", watching)
+    runs.run(folder, tmp_path / "run", fleet={"scorers": {"slots": 4}}, **BON)
+    assert len(held) > 8 and all(held)
 
 
 async def duel(ctx):
@@ -135,6 +197,25 @@ def test_a_comparison_reads_the_frames_of_both(folder, tmp_path):
     (best,), *_ = runs.run(folder, tmp_path / "best", policy={"name": "best_of_n", "n": 2}, rewards={"search": search})
     assert row["winner"] == best["winner"]
     assert (row["reward_calls"], row["decodes"], row["tokens"]) == (1, 3, 5)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "line"),
+    [
+        ([1, 2], "for each of 1 rows"),
+        ([-1], "its tokens"),
+        ([2.5], "its tokens"),
+        ([2**80], "its tokens"),
+        ("7", "its"),
+    ],
+)
+def test_wrong_tokens_are_an_error(tokens, line):
+    class Pays(Watcher):
+        def __call__(self, views):
+            return Answer([[1.0]], tokens)
+
+    with pytest.raises(RewardError, match=line):
+        answers.scores("pays", Pays(), [View("a", 0.0)])
 
 
 @pytest.mark.parametrize(

@@ -237,3 +237,51 @@ def test_no_error_and_no_log_has_the_key(monkeypatch, caplog, capfd, fault):
     assert SECRET not in caplog.text and SECRET not in "".join(capfd.readouterr())
     if isinstance(fault, int):
         assert "no, Bearer ***, not now" in str(error)
+
+
+def test_a_question_has_an_end():
+    """Waits and attempts together are bounded: a scorer that takes longer would count as hung."""
+    now = [0.0]
+    waits = {"wait": lambda s: now.__setitem__(0, now[0] + s), "clock": lambda: now[0]}
+    error, _, server = asking(itertools.repeat((429, {"Retry-After": "200"})), attempts=50, **waits)
+    assert str(error).endswith("gave no answer in 480 s, at last: status 429: no, None, not now")
+    assert len(server.keys) == 3 and now[0] == 400
+
+
+def test_a_call_of_several_questions_has_one_end():
+    now = [0.0]
+    with serving(answer=lambda body: completion("good")) as server:
+        client = Endpoint(server.url, clock=lambda: now[0])
+        until = client.until()
+        assert client.ask(BODY, read, until)[0] == "good"
+        now[0] = 481.0
+        with pytest.raises(RewardError, match=r"gave no answer in 480 s, at last: no time was left"):
+            client.ask(BODY, read, until)
+    assert len(server.keys) == 1
+
+
+def test_an_endpoint_is_reached_without_a_question():
+    with serving() as server:
+        Endpoint(server.url).reach()
+        url = server.url
+    assert server.bodies == []
+    waited = []
+    with pytest.raises(ConfigError, match=rf"^url: {url} cannot be reached: the connection failed"):
+        Endpoint(url, wait=waited.append).reach()
+    assert len(waited) == 2
+
+
+def test_a_refused_key_is_said_before_a_run_and_not_shown(monkeypatch):
+    monkeypatch.setenv("JUDGE_KEY", SECRET)
+    with serving(refuses=SECRET) as server, pytest.raises(ConfigError) as raised:
+        Endpoint(server.url, key="JUDGE_KEY").reach()
+    assert str(raised.value) == f"key: {server.url} refuses the key in JUDGE_KEY: no, Bearer ***"
+
+
+def test_a_key_that_is_cut_off_is_not_shown_either(monkeypatch):
+    """A message is shortened before it is shown, which must not leave a part of the key."""
+    monkeypatch.setenv("JUDGE_KEY", SECRET)
+    for blanks in range(150, 230, 7):
+        answer = completion("x" * blanks + SECRET)
+        error, _, _ = asking([json.dumps(answer).encode()], key="JUDGE_KEY", attempts=1)
+        assert SECRET[:8] not in str(error)

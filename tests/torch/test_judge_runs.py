@@ -81,7 +81,7 @@ def test_the_next_run_asks_nothing(tiny, tmp_path):
     with serving() as server:
         first, _ = finished(tiny, tmp_path / "first", rewards={"search": judge(server)})
         again, _ = finished(tiny, tmp_path / "again", rewards={"search": judge(server)})
-    assert len(server.bodies) == 2 * N and [r["tokens"] for r in again] == [0, 0]
+    assert len(server.bodies) == 2 * N and [r["tokens"] for r in again] == [N * TOKENS] * 2
     assert [(r["winner"], r["reward_search"]) for r in again] == [(r["winner"], r["reward_search"]) for r in first]
 
 
