@@ -288,6 +288,29 @@ def test_mistakes_are_one_line(tmp_path):
         trackers.export(tmp_path, TrackConfig("tensorboard"))
 
 
+@pytest.mark.parametrize(
+    "url",
+    [
+        *("http://me:SECRET@host", "http://SECRET@host/x", "me:SECRET@host", "http:/me:SECRET@host"),
+        *("https://host/?key=SECRET", "https://host/#SECRET", "postgresql://me:SECRET@host/db", "http://host:SECRET"),
+    ],
+)
+@pytest.mark.parametrize("to", READ)
+def test_an_address_with_a_secret_is_refused_and_not_shown(tmp_path, to, url):
+    for tried in (
+        lambda: config(track={"to": to, "url": url}),
+        lambda: command.export(tmp_path, command.Asked([to], url=url), [], None, print),
+    ):
+        with pytest.raises(ConfigError, match=r"^track\.url: the value, which is not shown, ") as raised:
+            tried()
+        assert "SECRET" not in str(raised.value)
+
+
+@pytest.mark.parametrize("url", ["http://host:5000", "file:///a b/é/mlruns", "databricks://mine", "org/space"])
+def test_addresses_of_trackers(url):
+    assert config(track={"to": "mlflow", "url": url}).track.url == url
+
+
 def test_a_resumed_run_may_have_another_tracker(tmp_path):
     run(tmp_path / "run", arms=ARMS)
     run(tmp_path / "run", arms=ARMS, resume="require", track={"to": "tensorboard"})
