@@ -1,6 +1,7 @@
 """A run's searches in the real trackers, offline and in a folder of the test's: what was told is read back."""
 
 import json
+import os
 import struct
 from importlib.machinery import ModuleSpec
 from pathlib import Path
@@ -266,6 +267,25 @@ def test_a_library_that_is_not_installed_is_one_line(tmp_path, monkeypatch, spec
     monkeypatch.setattr(libraries, "find_spec", lambda name: spec)
     with pytest.raises(ConfigError, match=r"pip install 'raysearch\[wandb\]'"):
         trackers.sinks(config(track={"to": "wandb"}), tmp_path / "run")
+
+
+def test_mlflow_is_told_where_its_server_is(tmp_path, monkeypatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    run_dir = finished(tmp_path / "run")
+    with pytest.raises(ConfigError, match=r"^track.url: None .* or in the environment variable MLFLOW_TRACKING_URI$"):
+        trackers.sinks(config(track={"to": "mlflow"}), run_dir)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"file://{tmp_path / 'mlruns'}")
+    assert trackers.export(run_dir, track("mlflow", tmp_path, url=None)) == 4
+
+
+@pytest.mark.parametrize("own", [None, "false"])
+def test_mlflow_sends_no_telemetry_unless_it_is_asked_to(tmp_path, monkeypatch, own):
+    monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "")  # so that it is as before afterwards
+    monkeypatch.delenv("MLFLOW_DISABLE_TELEMETRY")
+    if own:
+        monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", own)
+    libraries.Mlflow(track("mlflow", tmp_path), "a run", None)
+    assert os.environ["MLFLOW_DISABLE_TELEMETRY"] == (own or "true")
 
 
 def test_mistakes_are_one_line(tmp_path):

@@ -90,6 +90,7 @@ TABLE = [
     export("--to preference out --margin 2", "RUN_DIR: 'run' is not allowed; it must be a run with at least two ..."),
     export("--to wandb --partial", f"--partial: True {USED} wandb"),
     export("--to trackio --dir x", "track.dir: 'x' is not allowed; it must be left out with trackio: ..."),
+    export("--to mlflow", "track.url: None is not allowed; it must be the server, such as http://host:5000, given ..."),
     export("--to mlflow out", "--to: 'out' is not allowed; it must be left out, or an override of the form key=value"),
     Mistake("export none --to wandb", "RUN_DIR: 'none' is not allowed; it must be the folder of a run, with ..."),
     render("", "one of the arguments --candidate --top is required; usage: raysearch render ..."),
