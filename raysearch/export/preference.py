@@ -58,6 +58,9 @@ def pairs(run_dir: Path, *, by: str = "reward", margin: float = 0.0, arm: str | 
     arms = list(dict.fromkeys(r["arm"] for r in rows))
     check(arm is None or arm in arms, "--arm", arm, f"one of {', '.join(arms)}")
     own = {a.name: a for a in configuration.arms(config_of(run_dir, ())[0])}
+    strange = next((name for name in arms if name not in own), None)
+    allowed = f"a folder whose config.yaml has the arms of its tables, such as {strange}"
+    check(strange is None, "RUN_DIR", str(run_dir), allowed)
     for key, values in (
         ("rewards.search", [a.rewards.search for a in own.values()]),
         ("sampler", [a.sampler.settled for a in own.values()]),

@@ -87,6 +87,11 @@ TABLE = [
     export("--to files run --pattern x.mp4", "DIR: '...run' is not allowed; it must be a new or empty folder: ..."),
     export("--to preference out --pattern x", f"--pattern: 'x' {USED} preference"),
     export("--to preference out --by beauty", "--by: 'beauty' is not allowed; it must be one of sigma, reward"),
+    export(
+        "--to preference out",
+        "RUN_DIR: 'run' is not allowed; it must be a folder whose config.yaml has the arms of its tables, such as b",
+        tables(arm="b"),
+    ),
     export("--to preference out --margin 2", "RUN_DIR: 'run' is not allowed; it must be a run with at least two ..."),
     export("--to wandb --partial", f"--partial: True {USED} wandb"),
     export("--to trackio --dir x", "track.dir: 'x' is not allowed; it must be left out with trackio: ..."),
