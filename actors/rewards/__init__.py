@@ -51,6 +51,7 @@ class Reward(Protocol):
     weights: dict[str, float]     default weights of components; 1 for a component without
     meets_obstacles: bool         its views hold the arm's obstacles
     reads_text: bool              its views hold the caption's embedding
+    reads_tags: bool              its views hold the prompt's tags
     reads_earlier: bool or names  its views hold `before` and `opening`; an instance may name one of the two
     named(**arguments)            static: the components with these arguments, which an instance then has, too
     weighed(**arguments)          static: the default weights with these arguments

@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 
 import httpx
 
+from raysearch.config.address import hidden, is_bare
 from raysearch.errors import ConfigError, RewardError, plain
 from raysearch.recipe.digests import digest
 
@@ -52,19 +53,12 @@ def check_address(url: str, key: str | None) -> None:
 
     A wrong value may be a secret, so the error does not show it.
     """
-    try:
-        found = urlsplit(url)
-        good = found.scheme in ("http", "https") and bool(found.hostname) and (found.port is None or found.port > 0)
-        good = good and not any(c.isspace() for c in url)
-        bare = not (found.query or found.fragment or "@" in found.netloc or not url.isascii() or not url.isprintable())
-    except ValueError:  # of a port that is no number
-        good = bare = False
-    if not (good and bare):
+    if not (is_bare(url) and url.isascii() and urlsplit(url).scheme in ("http", "https") and urlsplit(url).hostname):
         allowed = "an address such as http://localhost:8000/v1, without a user's name, a password, `?` or `#`"
-        raise ConfigError(f"url: the value, which is not shown, is not allowed; it must be {allowed}")
+        raise hidden("url", allowed)
     if key is not None and not VARIABLE.fullmatch(key):
-        allowed = "the name of an environment variable, in capital letters, such as OPENAI_API_KEY"
-        raise ConfigError(f"key: the value, which is not shown, is not allowed; it must be {allowed}, never the key")
+        allowed = "the name of an environment variable, in capital letters, such as OPENAI_API_KEY, never the key"
+        raise hidden("key", allowed)
 
 
 class Endpoint:

@@ -86,6 +86,7 @@ def ensemble(key: str, made: Ensemble, plan: Plan, *, alone: bool) -> Reward:
         obstacles=met(members),
         text=any(m.text for m in members),
         earlier=any(m.earlier for m in members),
+        tags=any(m.tags for m in members),
         blend=Blend(tuple(members), tuple(shares), tuple(scales), ranks, least),
     )
 

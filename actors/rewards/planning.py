@@ -87,8 +87,9 @@ def reward(
             build(**arguments)  # cheap to build, and its constructor checks the arguments
         identity = digest(identity, *(o.identity for o in obstacles))
     totals = tuple(weights[c] for c in components)
-    text, earlier = (bool(getattr(build, k, False)) for k in ("reads_text", "reads_earlier"))
+    text, earlier, tags = (bool(getattr(build, f"reads_{k}", False)) for k in ("text", "earlier", "tags"))
     if role == "compare" and hasattr(build, "compare"):
         check(not (text or earlier or obstacles), f"{key}.name", name, "a reward that compares frames or latents alone")
-        return recipes.Reward(spec_key, digest("compare", identity), ("preferred",), (1.0,), needs, pairwise=True)
-    return recipes.Reward(spec_key, identity, components, totals, needs, obstacles, text, earlier)
+        whole = digest("compare", identity)
+        return recipes.Reward(spec_key, whole, ("preferred",), (1.0,), needs, tags=tags, pairwise=True)
+    return recipes.Reward(spec_key, identity, components, totals, needs, obstacles, text, earlier, tags)

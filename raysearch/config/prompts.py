@@ -25,14 +25,13 @@ from raysearch.config import suites
 from raysearch.config.config import Config, ModelConfig
 from raysearch.config.media import is_file, recording
 from raysearch.config.mistakes import nearest
-from raysearch.config.rows import HUB, Row, path_of, rows
+from raysearch.config.rows import HUB, KNOWN, Row, path_of, rows
 from raysearch.errors import ConfigError, check
 from raysearch.recipe.candidate import Prompt
 from raysearch.recipe.digests import Digest, digest
 from raysearch.recipe.origins import Recording
 
 FRAMES = ("image", "last_image")
-KNOWN = ("image", "last_image", "negative_prompt", "seed", "n")  # beside the prompt itself
 MOST = 100_000  # seeds of one prompt
 SEEDS = 2**63  # numbers that can be seeds
 
@@ -57,9 +56,7 @@ class Entry:
     def identity(self) -> Digest:
         """The digest of all that its searches depend on; of a prompt alone it is the prompt's."""
         own = self.negative_prompt, self.seed, self.n, *([self.moved] if self.moved else [])
-        tags = [(tuple(sorted(self.tags.items())),)] if self.tags else []  # which rewards may read
-        bare = own == (None, None, None) and not tags
-        return self.prompt.identity if bare else digest(self.prompt.identity, *own, *tags)
+        return self.prompt.identity if own == (None, None, None) else digest(self.prompt.identity, *own)
 
     def seeds(self, given: Sequence[int]) -> Sequence[int]:
         """The seeds of its searches, where `given` are the config's."""

@@ -12,6 +12,7 @@ A file of the model hub, hf://datasets/org/name/file.csv, is read through huggin
 import csv
 import io
 import json
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeAlias
@@ -23,6 +24,7 @@ from raysearch.config.media import is_file
 from raysearch.errors import ConfigError, check, told
 
 HUB = "hf://"
+KNOWN = ("image", "last_image", "negative_prompt", "seed", "n")  # columns beside the prompt itself that are no tags
 Row: TypeAlias = tuple[str, Any]  # where it is in the file, and a text, a list of texts, or a mapping of columns
 
 
@@ -94,6 +96,9 @@ def _json(where: str, text: str) -> Any:
         raise ConfigError(f"{where} is no JSON: {error.msg} at {at}") from error
     except RecursionError as error:
         raise ConfigError(f"{where} is no JSON: it is nested too deeply") from error
+    except ValueError as error:  # Python's bound, against inputs that take long
+        digits = sys.get_int_max_str_digits()
+        raise ConfigError(f"{where} is no JSON: a number in it has more than {digits} digits") from error
 
 
 def _separated(delimiter: str) -> Callable[[str, bytes], Iterator[Row]]:

@@ -21,7 +21,7 @@ from typing import Any, Literal, get_args
 
 from raysearch.config.binding import structured
 from raysearch.config.mistakes import nearest
-from raysearch.config.rows import HUB, Row, content, entries, lines, path_of
+from raysearch.config.rows import HUB, KNOWN, Row, content, entries, lines, path_of
 from raysearch.errors import check
 
 Name = Literal["vbench", "vbench2", "t2v-compbench", "evalcrafter", "phygenbench"]
@@ -45,6 +45,9 @@ DIMENSIONS = {
 }
 SAMPLES: dict[str, int] = {"vbench": 5, "vbench2": 3, "t2v-compbench": 1, "evalcrafter": 1, "phygenbench": 1}
 MORE = {"vbench": {"temporal_flickering": 25}, "vbench2": {"Diversity": 20}}  # samples, by dimension
+# Where a prompt names its videos: index counts them from 0.
+NAMES = {"vbench": "{prompt}-{index}.mp4", "vbench2": "{prompt:.180}-{index}.mp4"}
+LONGEST = 255  # bytes of a file's name
 
 
 @dataclass(frozen=True)
@@ -70,24 +73,47 @@ def rows(given: Mapping[str, Any]) -> Iterator[Row]:
         hint = nearest(wanted, allowed)
         check(wanted in allowed, "prompts.dimensions", wanted, f"of {suite.suite}: {', '.join(allowed)}{hint}")
     for place, dimensions, values in READERS[suite.suite](suite):
-        served = [d for d in dimensions if suite.dimensions is None or d in suite.dimensions]
+        served = _served(suite, dimensions)
         if served or not allowed:
             usual, more = SAMPLES[suite.suite], MORE.get(suite.suite, {})
             n = max((more.get(d, usual) for d in served), default=usual)
+            _check_name(suite.suite, place, values["prompt"], n)
             yield place, {**values, **({"n": n} if suite.samples else {})}
+
+
+def is_name(text: str) -> bool:
+    """Whether a file can have this name."""
+    good = text not in ("", ".", "..") and not set("/\0") & set(text)
+    return good and len(text.encode(errors="replace")) <= LONGEST
+
+
+def _check_name(suite: str, place: str, prompt: str, samples: int) -> None:
+    """Raises ConfigError where the suite names videos by their prompts, and no file can be named by this one."""
+    if suite in NAMES:
+        last = {"prompt": prompt.strip(), "index": samples - 1}
+        room = LONGEST - len(NAMES[suite].format(**last | {"prompt": ""}))
+        allowed = f"a text without slashes of at most {room} bytes, by which {suite} names videos"
+        check(is_name(NAMES[suite].format(**last)), f"{place}: prompt_en", prompt, allowed)
+
+
+def _served(suite: SuiteConfig, dimensions: list[str]) -> list[str]:
+    return [d for d in dimensions if suite.dimensions is None or d in suite.dimensions]
 
 
 Found = Iterator[tuple[str, list[str], dict[str, Any]]]  # a row's place, its dimensions, and its columns
 
 
 def _vbench(suite: SuiteConfig) -> Found:
-    """A prompt that comes again serves the dimensions of all its entries, as its videos have one name for all."""
+    """A prompt that comes again serves the dimensions of all its entries, as its videos have one name for all.
+
+    Its tag has those that are asked for, by which an export knows how many videos there are.
+    """
     merged: dict[str, tuple[str, list[str]]] = {}
     for place, values in _objects(suite, "prompt_en"):
         _, known = merged.setdefault(values["prompt_en"].strip(), (place, []))
         known += [d for d in _dimensions(suite, place, values) if d not in known]
     for prompt, (place, dimensions) in merged.items():
-        yield place, dimensions, {"prompt": prompt, "dimension": dimensions}
+        yield place, dimensions, {"prompt": prompt, "dimension": _served(suite, dimensions)}
 
 
 def _vbench2(suite: SuiteConfig) -> Found:
@@ -118,7 +144,7 @@ def _evalcrafter(suite: SuiteConfig) -> Found:
 
 def _phygenbench(suite: SuiteConfig) -> Found:
     for i, (place, values) in enumerate(_objects(suite, "caption")):
-        others = {k: v for k, v in values.items() if k != "caption"}
+        others = {k: v for k, v in values.items() if k not in ("caption", *KNOWN)}  # these would be no tags
         yield place, [], {**others, "prompt": values["caption"], "number": i}
 
 

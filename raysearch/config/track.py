@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from raysearch.config.address import hidden, is_bare
 from raysearch.errors import check
 
 Library = Literal["wandb", "tensorboard", "mlflow", "trackio"]
@@ -24,6 +25,9 @@ def check_track(track: TrackConfig | None) -> None:
     """Raises ConfigError where a tracker has no such place."""
     if track is None:
         return
+    if track.url is not None and not is_bare(track.url):
+        settings = f"which {track.to} takes from its own settings"
+        raise hidden("track.url", f"an address without a user's name, a password, `?` or `#`, {settings}")
     allowed = "left out with {}: its own settings say where it writes"
     check(track.dir is None or track.to in ("wandb", "tensorboard"), "track.dir", track.dir, allowed.format(track.to))
     check(track.url is None or track.to != "tensorboard", "track.url", track.url, "left out with tensorboard")

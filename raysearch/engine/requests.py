@@ -3,7 +3,7 @@
 This is the one place in the engine that asks where in a long video a candidate stands to tell a replica about it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from raysearch.config.media import unchanged
@@ -80,7 +80,7 @@ def look(x: Question, reward: Reward) -> tuple[Look | Compare, dict[str, Candida
     """The look at `x` for a reward, and the finished parts that are read besides, by their names."""
     if isinstance(x, Pair):
         sigmas = x.first.sigma, x.second.sigma
-        return Compare(reward.keys, (x.first.prompt.text,), sigmas, x.first.prompt.tags), {}
+        return Compare(reward.keys, (x.first.prompt.text,), sigmas, tags(x.first, [reward])), {}
     earlier = {"before": long_video.before(x), "opening": long_video.opening(x) if reward.earlier else None}
     also = {name: c for name, c in earlier.items() if c is not None}
     request = Look(
@@ -90,9 +90,14 @@ def look(x: Question, reward: Reward) -> tuple[Look | Compare, dict[str, Candida
         obstacles=layout(reward.obstacles),
         sigma=x.sigma,
         earlier={name: c.id for name, c in also.items()},
-        tags=x.prompt.tags,
+        tags=tags(x, [reward]),
     )
     return request, also
+
+
+def tags(x: Candidate, rewards: Sequence[Reward]) -> Mapping[str, str | None]:
+    """What is known of the prompt of `x` besides, if one of the rewards reads it."""
+    return x.prompt.tags if any(r.tags for r in rewards) else {}
 
 
 def finish(x: Candidate, rewards: Sequence[Reward], outputs: Outputs, kept: Sequence[Candidate]) -> Finish:
@@ -104,5 +109,5 @@ def finish(x: Candidate, rewards: Sequence[Reward], outputs: Outputs, kept: Sequ
         obstacles=layout(met(rewards)),
         outputs=outputs,
         kept=tuple((c.step, c.sigma) for c in kept),
-        tags=x.prompt.tags,
+        tags=tags(x, rewards),
     )

@@ -4,6 +4,7 @@ A tracker's `id` is that of its own run, under which a later process goes on. Wh
 """
 
 import io
+import os
 import re
 import time
 from collections.abc import Mapping, Sequence
@@ -44,12 +45,16 @@ class Tracker(Protocol):
         ...
 
 
-def check_library(to: Library) -> None:
-    """Raises ConfigError where a tracker's library is not installed."""
+def check_library(track: TrackConfig) -> None:
+    """Raises ConfigError where a tracker's library is not installed, or does not know where to write."""
+    to = track.to
     module, _, _ = MODULES[to].partition(".")
     spec = find_spec(module)  # without an origin it is only a folder of that name, which trackers make
     there = spec is not None and spec.origin is not None
     check(there, "track.to", to, f"one whose library is installed: pip install 'raysearch[{to}]'")
+    placed = to != "mlflow" or bool(track.url or os.environ.get("MLFLOW_TRACKING_URI"))
+    where = "the server, such as http://host:5000, given here or in the environment variable MLFLOW_TRACKING_URI"
+    check(placed, "track.url", track.url, where)
 
 
 def opened(track: TrackConfig, name: str, known: str | None, own_id: str, run_dir: Path) -> Tracker:
@@ -142,6 +147,7 @@ class Mlflow:
     """MLflow. Videos and the table are artifacts."""
 
     def __init__(self, track: TrackConfig, name: str, known: str | None) -> None:
+        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # else it tells its makers of what is called
         import mlflow
 
         self._metric = mlflow.entities.Metric

@@ -1,7 +1,7 @@
 """Pairs of finished videos of a prompt, of which one is preferred: what trainings such as DPO read.
 
 The two have the same prompt and the same seed of the run. They are those with the highest and the lowest value in a
-column of candidates.parquet: the reward, or one of its components. Arms are put together.
+column of candidates.parquet: the reward, or one of its components. Arms of one reward and sampler are put together.
 """
 
 from collections import defaultdict
@@ -48,7 +48,8 @@ class Pair:
 def pairs(run_dir: Path, *, by: str = "reward", margin: float = 0.0, arm: str | None = None) -> list[Pair]:
     """A pair for each prompt and seed whose finished candidates differ in a column, by at least a margin.
 
-    Of equals the earlier row counts. Raises ConfigError, also if there is no pair.
+    Drafts, which have fewer steps than their arm's sampler, are in no pair. Of equals the earlier row counts. Raises
+    ConfigError, also if there is no pair.
     """
     check(margin >= 0, "--margin", margin, "at least 0")  # NaN is not
     rows = run_table(run_dir, "searches.parquet", (*SEARCHED, "prompt", "seed")).to_pylist()
@@ -56,15 +57,22 @@ def pairs(run_dir: Path, *, by: str = "reward", margin: float = 0.0, arm: str | 
     searches = {r["search_id"]: r for r in rows if arm in (None, r["arm"])}
     arms = list(dict.fromkeys(r["arm"] for r in rows))
     check(arm is None or arm in arms, "--arm", arm, f"one of {', '.join(arms)}")
-    if arm is None and len(arms) > 1:
-        judges = [a.rewards.search for a in configuration.arms(config_of(run_dir, ())[0])]
-        alike = all(j == judges[0] for j in judges)
-        check(alike, "--arm", arm, f"one of {', '.join(arms)}: the arms do not have the same rewards.search")
+    own = {a.name: a for a in configuration.arms(config_of(run_dir, ())[0])}
+    strange = next((name for name in arms if name not in own), None)
+    allowed = f"a folder whose config.yaml has the arms of its tables, such as {strange}"
+    check(strange is None, "RUN_DIR", str(run_dir), allowed)
+    for key, values in (
+        ("rewards.search", [a.rewards.search for a in own.values()]),
+        ("sampler", [a.sampler.settled for a in own.values()]),
+    ):
+        alike = arm is not None or all(v == values[0] for v in values)
+        check(alike, "--arm", arm, f"one of {', '.join(arms)}: the arms do not have the same {key}")
     groups: dict[str, dict[str, Row]] = defaultdict(dict)
     for r in scored(run_dir, by):
         if r["search_id"] in searches and r["by"] == "search" and r["sigma"] == 0 and r[by] is not None:
             check(not r["part"], "RUN_DIR", str(run_dir), "a run of videos of one clip each: pairs are of whole videos")
-            groups[group_of(r["search_id"])].setdefault(r["candidate"], r)
+            if r["step"] == own[searches[r["search_id"]]["arm"]].sampler.num_steps:
+                groups[group_of(r["search_id"])].setdefault(r["candidate"], r)
     made = []
     for of_prompt in groups.values():
         best, worst = (pick(of_prompt.values(), key=lambda r: r[by]) for pick in (max, min))

@@ -37,7 +37,7 @@ from raysearch.session.plan import Backend, Plan, Search, content_of, outputs, r
 FREE = ("fleet", "output")  # the keys that a render may have otherwise than its run
 FOLDER = "rendered"
 SEARCHED = ("search_id", "arm", "winner", "trials", "status")
-CANDIDATES = ("search_id", "candidate", "part", "sigma", "trajectory", "by", "reward")
+CANDIDATES = ("search_id", "candidate", "part", "step", "sigma", "trajectory", "by", "reward")
 
 Say = Callable[[str], None]
 

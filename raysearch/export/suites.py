@@ -6,7 +6,6 @@ T2V-CompBench (github.com/KaiyueSun98/T2V-CompBench), EvalCrafter (github.com/ev
 """
 
 import json
-import os
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,7 +14,7 @@ from pathlib import Path
 from string import Formatter
 from typing import Any
 
-from raysearch.config.suites import MORE, SAMPLES
+from raysearch.config.suites import LONGEST, MORE, NAMES, SAMPLES, is_name
 from raysearch.errors import ConfigError, check, plain
 from raysearch.session.tables import FINISHED
 
@@ -23,7 +22,6 @@ OWN = ("arm", "prompt", "seed", "index", "search_id")  # of a pattern: what ever
 NUMBERS = ("seed", "index", "number")
 SPEC = re.compile(r"(\.[1-9]\d{0,2}|0?[1-9]d?)?", re.ASCII)  # of a field: .60 cuts a text, 04 fills a number up
 DIMENSION = "dimension"
-LONGEST = 255  # bytes of a file's name
 
 Row = Mapping[str, Any]  # of searches.parquet
 
@@ -54,8 +52,8 @@ class Layout:
 
 
 SUITES = {
-    "vbench": Layout("{arm}/{prompt}-{index}.mp4", SAMPLES["vbench"], MORE["vbench"]),
-    "vbench2": Layout("{arm}/{dimension}/{prompt:.180}-{index}.mp4", SAMPLES["vbench2"], MORE["vbench2"]),
+    "vbench": Layout("{arm}/" + NAMES["vbench"], SAMPLES["vbench"], MORE["vbench"]),
+    "vbench2": Layout("{arm}/{dimension}/" + NAMES["vbench2"], SAMPLES["vbench2"], MORE["vbench2"]),
     "t2v-compbench": Layout("{arm}/{category}/{number:04}.mp4", SAMPLES["t2v-compbench"]),
     "evalcrafter": Layout("{arm}/{number:04}.mp4", SAMPLES["evalcrafter"]),
     "phygenbench": Layout("{arm}/output_video_{number}.mp4", SAMPLES["phygenbench"], first=1),
@@ -157,10 +155,8 @@ def _path(layout: Layout, row: Row, values: Mapping[str, Any]) -> str:
         shown = None if value is None else plain(value, 300)
         check(fits, f"the {name} {of}", shown, "a text without slashes, which can name a file")
         path += text
-    parts = path.split("/")
-    fits = "\0" not in path and all(p not in ("", ".", "..") and len(os.fsencode(p)) <= LONGEST for p in parts)
     allowed = f"one below a folder, whose names have 1 to {LONGEST} bytes"
-    check(fits, f"the path {of}", plain(path, 300), allowed)
+    check(all(map(is_name, path.split("/"))), f"the path {of}", plain(path, 300), allowed)
     kind = Path(row["video"]).suffix
     check(path.endswith(kind), "the pattern of videos", layout.pattern, f"one that ends in {kind}")
     return path

@@ -40,8 +40,8 @@ class Tracking:
     """A tracker that is told of a run's searches. No two processes tell the same tracker of the same run at a time."""
 
     def __init__(self, run_dir: Path, track: TrackConfig) -> None:
-        """Raises ConfigError where the tracker's library is not installed. Nothing is opened yet."""
-        check_library(track.to)
+        """Raises ConfigError as `check_library` does. Nothing is opened yet."""
+        check_library(track)
         self._track, self._run_dir = track, run_dir.expanduser()
         where = digest(track.project, track.dir, track.url).hex()[:12]
         self._state = Path(FOLDER, f"{track.to}-{where}.txt")

@@ -64,6 +64,7 @@ class Reward:
     obstacles: tuple[Obstacle, ...] = ()  # that it reads besides the candidate; they are in its identity
     text: bool = False  # it reads the caption's embedding
     earlier: bool = False  # it reads the earlier chunks of a long video
+    tags: bool = False  # it reads the prompt's tags
     blend: Blend | None = None
     pairwise: bool = False  # it compares two candidates; its only component is how much the first one is preferred
 

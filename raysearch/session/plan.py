@@ -148,6 +148,8 @@ def content_of(plan: Plan, entries: Sequence[Entry | Prompt]) -> bytes:
         "the policies": digest(*(source(f) for a in plan.arms for f in (a.arm.search, a.arm.allocate) if f)).hex(),
         "the obstacles": digest(*(c for a in plan.arms for b in a.obstacles for c in _obstacle_content(b))).hex(),
     }
+    if any(r.tags for a in plan.arms for r in (*a.asks, *(r for _, r in a.judges))):
+        content["the prompts' tags"] = digest(*(tuple(sorted(e.tags.items())) for e in entries)).hex()
     return canonical_json(content).encode()
 
 

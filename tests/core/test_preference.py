@@ -77,6 +77,30 @@ def test_candidates_on_the_way_are_in_no_pair(tmp_path):
     assert len(rows) == 2 and {r[side] for r in rows for side in preference.SIDES} <= finished
 
 
+def test_drafts_are_in_no_pair(tmp_path):
+    draft = {"name": "draft_commit", "draft_steps": 4, "explore": {"name": "best_of_n", "n": 16}}
+    run(tmp_path / "run", arms=[*ARMS, {"name": "draft", "policy": draft}])
+    scored = pq.read_table(tmp_path / "run" / "candidates.parquet").to_pylist()
+    lowest = {p: min((c for c in scored if c["search_id"][5] == p), key=lambda c: c["reward"]) for p in "01"}
+    assert any((c["step"], c["sigma"]) == (4, 0.0) for c in lowest.values())
+    rows, _, _ = asked(tmp_path / "run", tmp_path / "out", no_files=True)
+    whole = {c["candidate"] for c in scored if c["step"] == 10}
+    assert len(rows) == 2 and {r[side] for r in rows for side in preference.SIDES} <= whole
+    with pytest.raises(ConfigError, match="two finished candidates"):
+        asked(tmp_path / "run", tmp_path / "drafts", no_files=True, arm="draft")
+
+
+def test_only_rewards_of_the_search_are_compared(tmp_path):
+    run(tmp_path / "run", arms=ARMS)
+    rows, _, _ = asked(tmp_path / "run", tmp_path / "out", no_files=True)
+    file = tmp_path / "run" / "candidates.parquet"
+    table = pq.read_table(file)
+    by = ["early" if c == rows[0]["chosen"] else "search" for c in table["candidate"].to_pylist()]
+    pq.write_table(table.set_column(table.schema.get_field_index("by"), "by", pa.array(by)), file)
+    again, _, _ = asked(tmp_path / "run", tmp_path / "again", no_files=True)
+    assert again[0]["chosen"] != rows[0]["chosen"] and again[1:] == rows[1:]
+
+
 def test_mistakes_are_one_line(tmp_path):
     run(tmp_path / "run", arms=ARMS[:1])
     for more, said in [
@@ -95,6 +119,11 @@ def test_mistakes_are_one_line(tmp_path):
     run(tmp_path / "unlike", arms=unlike)
     with pytest.raises(ConfigError, match=r"do not have the same rewards.search"):
         asked(tmp_path / "unlike", tmp_path / "out", no_files=True)
+    unlike = [ARMS[0], ARMS[1] | {"sampler": {"num_steps": 8}}]
+    run(tmp_path / "samplers", arms=unlike)
+    with pytest.raises(ConfigError, match=r"--arm: None .* n2, n4: the arms do not have the same sampler"):
+        asked(tmp_path / "samplers", tmp_path / "out", no_files=True)
+    assert len(asked(tmp_path / "samplers", tmp_path / "alone", no_files=True, arm="n4")[0]) == 2
     run(tmp_path / "long", arms=ARMS[:1], long={"chunks": 2})
     with pytest.raises(ConfigError, match="pairs are of whole videos"):
         asked(tmp_path / "long", tmp_path / "out", no_files=True)

@@ -61,7 +61,8 @@ def test_a_prompt_of_vbench_serves_all_dimensions_of_its_entries(tmp_path):
     assert [(e.n, e.seed, e.moved) for e in found] == [(None, None, 0)] * 3
     assert found[2].place == f"{path} entry 3"
     chosen = read("vbench", path, dimensions=["dynamic_degree", "color"])
-    assert chosen == [found[0], found[2]]  # and their tags still have all dimensions
+    assert texts(chosen) == ["a red kite", "a fox runs"]
+    assert [e.tags["tag_dimension"] for e in chosen] == ['["color"]', '["dynamic_degree"]']  # only what they serve
     assert [e.n for e in read("vbench", path, samples=True)] == [5, 25, 5]
 
 
@@ -119,6 +120,27 @@ def test_keys_of_phygenbench_are_tags(tmp_path):
     assert oil.tags == {"tag_physical_laws": "it floats", "tag_main_category": "Force", "tag_number": "0"}
     assert again.tags == {"tag_physical_laws": None, "tag_main_category": "Light", "tag_number": "2"}
     assert (coin.moved, again.moved) == (0, prompts.MOST)
+
+
+def test_other_keys_of_phygenbench_do_not_steer_the_run(tmp_path):
+    own = {"seed": 7, "n": 3, "image": "/etc/passwd", "last_image": "x", "negative_prompt": "blur", "prompt": "a cat"}
+    (e,) = read("phygenbench", written(tmp_path, "p.json", [PHYGENBENCH[1] | own | {"number": 4}]))
+    assert e.prompt == Prompt("A coin is dropped.", tags=e.tags)
+    assert (e.seed, e.n, e.negative_prompt) == (None, None, None)
+    assert e.tags == {"tag_physical_laws": "it falls", "tag_main_category": "Force", "tag_number": "0"}
+
+
+@pytest.mark.parametrize(("suite", "dimension", "longest"), [("vbench", "color", 249), ("vbench2", "Material", None)])
+def test_a_prompt_that_its_suite_cannot_name_a_video_by_is_refused(tmp_path, suite, dimension, longest):
+    def of(prompt: str) -> str:
+        return written(tmp_path, "p.json", [{"prompt_en": prompt, "dimension": [dimension]}])
+
+    for wrong in ("half/half", "a\0b", "x" * (longest + 1) if longest else "\u732b" * 84):
+        with pytest.raises(ConfigError, match=rf"entry 1: prompt_en: .* a text without slashes.* by which {suite}"):
+            read(suite, of(wrong))
+    assert len(read(suite, of("x" * (longest or 5000)))) == 1
+    if suite == "vbench2":
+        assert len(read(suite, of("x" * 180 + "/"))) == 1  # names are cut
 
 
 def test_a_run_of_a_suite_has_a_search_for_each_sample_and_its_tags_in_the_table(tmp_path):

@@ -1,6 +1,7 @@
 """A run's searches in the real trackers, offline and in a folder of the test's: what was told is read back."""
 
 import json
+import os
 import struct
 from importlib.machinery import ModuleSpec
 from pathlib import Path
@@ -268,6 +269,25 @@ def test_a_library_that_is_not_installed_is_one_line(tmp_path, monkeypatch, spec
         trackers.sinks(config(track={"to": "wandb"}), tmp_path / "run")
 
 
+def test_mlflow_is_told_where_its_server_is(tmp_path, monkeypatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    run_dir = finished(tmp_path / "run")
+    with pytest.raises(ConfigError, match=r"^track.url: None .* or in the environment variable MLFLOW_TRACKING_URI$"):
+        trackers.sinks(config(track={"to": "mlflow"}), run_dir)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"file://{tmp_path / 'mlruns'}")
+    assert trackers.export(run_dir, track("mlflow", tmp_path, url=None)) == 4
+
+
+@pytest.mark.parametrize("own", [None, "false"])
+def test_mlflow_sends_no_telemetry_unless_it_is_asked_to(tmp_path, monkeypatch, own):
+    monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "")  # so that it is as before afterwards
+    monkeypatch.delenv("MLFLOW_DISABLE_TELEMETRY")
+    if own:
+        monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", own)
+    libraries.Mlflow(track("mlflow", tmp_path), "a run", None)
+    assert os.environ["MLFLOW_DISABLE_TELEMETRY"] == (own or "true")
+
+
 def test_mistakes_are_one_line(tmp_path):
     for values, said in [
         ({"to": "comet"}, "track.to"),
@@ -286,6 +306,29 @@ def test_mistakes_are_one_line(tmp_path):
         command.split(["wandb", "folder"])
     with pytest.raises(ConfigError, match="RUN_DIR"):
         trackers.export(tmp_path, TrackConfig("tensorboard"))
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        *("http://me:SECRET@host", "http://SECRET@host/x", "me:SECRET@host", "http:/me:SECRET@host"),
+        *("https://host/?key=SECRET", "https://host/#SECRET", "postgresql://me:SECRET@host/db", "http://host:SECRET"),
+    ],
+)
+@pytest.mark.parametrize("to", READ)
+def test_an_address_with_a_secret_is_refused_and_not_shown(tmp_path, to, url):
+    for tried in (
+        lambda: config(track={"to": to, "url": url}),
+        lambda: command.export(tmp_path, command.Asked([to], url=url), [], None, print),
+    ):
+        with pytest.raises(ConfigError, match=r"^track\.url: the value, which is not shown, ") as raised:
+            tried()
+        assert "SECRET" not in str(raised.value)
+
+
+@pytest.mark.parametrize("url", ["http://host:5000", "file:///a b/é/mlruns", "databricks://mine", "org/space"])
+def test_addresses_of_trackers(url):
+    assert config(track={"to": "mlflow", "url": url}).track.url == url
 
 
 def test_a_resumed_run_may_have_another_tracker(tmp_path):

@@ -7,7 +7,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from mistakes import Mistake
+from mistakes import BASE, Mistake
 
 SUITES = "vbench, vbench2, t2v-compbench, evalcrafter, phygenbench"
 WHAT = f"{SUITES}, files, preference, wandb, tensorboard, mlflow, trackio"
@@ -25,7 +25,7 @@ def tables(prompts: int = 1, **changed: Any) -> Callable[[Path], None]:
         own |= {"status": "done", "winner": f"{i}1", "trials": 1, "video": f"videos/{i:06d}-s0-a.mp4"}
         searches.append(own | changed)
         candidates += [
-            {"search_id": own["search_id"], "candidate": f"{i}{j}", "part": 0, "sigma": 0.0, "by": "search"}
+            {"search_id": own["search_id"], "candidate": f"{i}{j}", "part": 0, "step": 8, "sigma": 0.0, "by": "search"}
             | {"trajectory": f"{i}{j}", "reward": j / 2, "origin": "{}"}
             for j in range(2)
         ]
@@ -42,7 +42,8 @@ def tables(prompts: int = 1, **changed: Any) -> Callable[[Path], None]:
 
 def export(more: str, line: str, make: Callable[[Path], None] | None = None) -> Mistake:
     """`export run`, of the tables of a run unless others are made."""
-    return Mistake(f"export run {more}", line, make=make or tables(), left=True)
+    config = {"run/config.yaml": BASE + "arms: [{name: a}]\n"}
+    return Mistake(f"export run {more}", line, config, make or tables(), left=True)
 
 
 def render(more: str, line: str) -> Mistake:
@@ -86,9 +87,15 @@ TABLE = [
     export("--to files run --pattern x.mp4", "DIR: '...run' is not allowed; it must be a new or empty folder: ..."),
     export("--to preference out --pattern x", f"--pattern: 'x' {USED} preference"),
     export("--to preference out --by beauty", "--by: 'beauty' is not allowed; it must be one of sigma, reward"),
+    export(
+        "--to preference out",
+        "RUN_DIR: 'run' is not allowed; it must be a folder whose config.yaml has the arms of its tables, such as b",
+        tables(arm="b"),
+    ),
     export("--to preference out --margin 2", "RUN_DIR: 'run' is not allowed; it must be a run with at least two ..."),
     export("--to wandb --partial", f"--partial: True {USED} wandb"),
     export("--to trackio --dir x", "track.dir: 'x' is not allowed; it must be left out with trackio: ..."),
+    export("--to mlflow", "track.url: None is not allowed; it must be the server, such as http://host:5000, given ..."),
     export("--to mlflow out", "--to: 'out' is not allowed; it must be left out, or an override of the form key=value"),
     Mistake("export none --to wandb", "RUN_DIR: 'none' is not allowed; it must be the folder of a run, with ..."),
     render("", "one of the arguments --candidate --top is required; usage: raysearch render ..."),

@@ -106,6 +106,16 @@ TABLE = [
         p_json=COLOURS,
     ),
     of_suite("suite: vbench, path: p.json", "p.json is no JSON: Expecting value at column 2", p_json="[a"),
+    of_suite(
+        "suite: vbench, path: p.json",
+        "p.json is no JSON: a number in it has more than 4300 digits",
+        p_json="[1" + 5000 * "0" + "]",
+    ),
+    of_suite(
+        "suite: vbench, path: p.json",
+        "p.json entry 1: prompt_en: 'a red/kite' is not allowed; it must be a text without slashes of at most 249 ...",
+        p_json=COLOURS.replace("red ", "red/"),
+    ),
     of_suite("suite: vbench, path: p.json", "p.json: 'dict' is not allowed; it must be a list of ...", p_json="{}"),
     of_suite("suite: evalcrafter, path: p.txt", "p.txt line 2 is not UTF-8: ...", p_txt=b"a\n\xff\n"),
     of_suite(

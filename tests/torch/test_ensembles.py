@@ -26,6 +26,7 @@ class Watcher:
 
     components = ("length",)
     needs = "frames"
+    reads_tags = True
 
     def __call__(self, views):
         SEEN.extend(views)
@@ -116,8 +117,12 @@ def test_a_part_of_a_video_is_the_beginning_of_the_whole(folder, tmp_path, first
         SEEN.clear()
         search = {"name": "test_ensembles:Watcher", **block}
         given = {"policy": {"name": "halving", "n": 2, "schedule": [4]}, "rewards": {"search": search}}
-        prompts = [{"prompt": "a red circle", "kind": "simple"}]
-        runs.run(folder, tmp_path / name, prompts=prompts, **given)
+        (file := tmp_path / "prompts.csv").write_text("prompt,kind\na red circle,simple\n")
+        given |= {"prompts": None, "prompts_file": str(file)}
+        runs.run(folder, tmp_path / name, **given)
+        file.write_text("prompt,kind\na red circle,hard\n")  # which the reward reads
+        with pytest.raises(ConfigError, match="the prompts' tags have changed"):
+            runs.run(folder, tmp_path / name, resume="require", **given)
         return SEEN[1:]  # after the trial
 
     whole, part = seen("whole"), seen("part", first_latent_frames=first)
