@@ -20,7 +20,12 @@ from raysearch.config.policies import PolicyBlock, allocator_names, find_allocat
 from raysearch.config.suites import SuiteConfig
 
 Node = dict[str, Any]
-MAPPING: Node = {"type": "object"}
+OF_REWARDS: Node = {  # keys that every reward's block may have
+    "weights": {"type": "object"},
+    "first_latent_frames": {"type": "integer", "minimum": 1},
+    "label": {"type": "string"},
+    "weight": {"type": "number"},
+}
 
 
 def json_schema(rewards: Mapping[str, Callable[..., Any]]) -> Node:
@@ -29,12 +34,13 @@ def json_schema(rewards: Mapping[str, Callable[..., Any]]) -> Node:
     parts: Node = schema["$defs"]
     parts["policy"] = _named({name: find_policy(name) for name in policy_names()}, {})
     parts["allocator"] = _named({name: find_allocator(name) for name in allocator_names()}, {})
-    parts["reward"] = _named(rewards, {"weights": MAPPING})
+    parts["reward"] = _named(rewards, OF_REWARDS)
     parts["obstacle"] = {"anyOf": [_part(kind, parts) for kind in obstacles.KINDS.values()]}
     for place, name in ((parts["Config"], "policy"), (parts["Classifier"], "reward")):
         place["properties"][name] = {"$ref": f"#/$defs/{name}", "required": ["name"]}
+    one: Node = {"$ref": "#/$defs/reward"}
     for key in parts["RewardsConfig"]["properties"]:
-        parts["RewardsConfig"]["properties"][key] = {"anyOf": [{"$ref": "#/$defs/reward"}, {"type": "null"}]}
+        parts["RewardsConfig"]["properties"][key] = {"anyOf": [one, {"type": "array", "items": one}, {"type": "null"}]}
     shared = {"anyOf": [{"$ref": "#/$defs/allocator"}, {"type": "null"}]}
     avoided = {"anyOf": [{"type": "array", "items": {"$ref": "#/$defs/obstacle"}}, {"type": "null"}]}
     blocks = {"sampler": "SamplerConfig", "budget": "Budget", "rewards": "RewardsConfig", "policy": "policy"}

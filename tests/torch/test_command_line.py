@@ -112,8 +112,8 @@ def editor() -> Draft202012Validator:
 
 def test_the_schema_takes_every_shipped_config(editor):
     of_others = {"rayjob", "train_latent", "train_pavrm", "prfl"}
-    paths = [p for p in (ROOT / "configs").glob("*.yaml") if p.stem not in of_others]
-    assert len(paths) > 10
+    paths = [p for p in (ROOT / "configs").rglob("*.yaml") if p.stem not in of_others]
+    assert len(paths) > 25
     for path in paths:
         editor.validate(read(path, [], configuration.Config))
 
@@ -131,6 +131,8 @@ def test_the_schema_takes_every_shipped_config(editor):
         {"sampler": {"num_steps": 0}},
         {"rewards": {"search": {"name": "near", "pont": [1.0]}}},
         {"rewards": {"search": {"name": "near", "point": "x"}}},
+        {"rewards": {"search": [{"name": "near", "wieght": 2}, {"name": "pixel"}]}},
+        {"rewards": {"search": {"name": "ensemble", "of": [{"name": "pixel"}], "normalise": "mean"}}},
         {"obstacles": [{"txt": "a"}]},
         {"obstacles": [{"reward": {"name": "pixle"}}]},
         {"arms": [{"name": "a", "policy": {"name": "rgrp", "m": 1}}]},
