@@ -48,7 +48,7 @@ class Hps3:
 
     @staticmethod
     def files(*, folder: str, frames: int, dtype: Dtype) -> list[Path]:
-        """The config, the weights, the tokenizer and the template."""
+        """The config, the weights, the tokenizer, the template and the code that all Graders share."""
         return qwen_vl.files(qwen_vl.located(folder))
 
     @staticmethod

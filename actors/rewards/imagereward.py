@@ -11,10 +11,9 @@ from torch import nn
 from transformers import BertTokenizer, BlipTextConfig, BlipTextModel, BlipVisionConfig, BlipVisionModel
 
 from actors.models.weights import DTYPES, pretrained
-from actors.rewards import checkpoint, pictures
+from actors.rewards import checkpoint, linears, pictures
 from actors.rewards.backbones import shared
 from actors.rewards.convert import pickled, same_shapes, written
-from actors.rewards.linears import chain, chained
 from raysearch.config.numbers import Count, Dtype
 from raysearch.errors import ConfigError, check, told
 
@@ -42,7 +41,7 @@ class Net(nn.Module):
         super().__init__()
         self.vision = BlipVisionModel(BlipVisionConfig(**vision))
         self.text = BlipTextModel(BlipTextConfig(**text), add_pooling_layer=False)
-        self.head = chain(head)
+        self.head = linears.chain(head)
 
     def forward(self, ids: torch.Tensor, mask: torch.Tensor, pixels: torch.Tensor) -> torch.Tensor:
         """The head's number, (T,), for a caption (1, L), a mask of its tokens, and each image (T, 3, side, side)."""
@@ -85,7 +84,7 @@ class ImageReward(pictures.Pictured):
         checkpoint.compare(net.state_dict(), path)
         _speller(path, net)
         found = [path / name for name in (*checkpoint.FILES, *TOKENIZER)]
-        return [*filter(Path.is_file, found), Path(pictures.__file__)]
+        return [*filter(Path.is_file, found), Path(linears.__file__), Path(pictures.__file__)]
 
     def to(self, device: str) -> None:
         """Moves the net to a device."""
@@ -131,7 +130,7 @@ def convert(source: Path, out: Path, *, base: Path | None = None) -> None:
     check({"vocab.txt", "tokenizer.json"} & spelling.keys() != set(), "--base", str(base), "a folder with vocab.txt")
     state = pickled(source)
     found = renamed(state)
-    widths, head = chained({k: v for k, v in state.items() if k.startswith("mlp.")}, source)
+    widths, head = linears.chained({k: v for k, v in state.items() if k.startswith("mlp.")}, source)
     found |= {f"head.{k}": v for k, v in head.items()}
     config = described(found, source) | {"head": widths}
     with torch.device("meta"):

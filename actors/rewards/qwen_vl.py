@@ -22,12 +22,10 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, Qwen2VLConfig, 
 from transformers.initialization import no_init_weights
 
 from actors.models.weights import DTYPES, pretrained
-from actors.rewards import checkpoint, convert
+from actors.rewards import checkpoint, convert, pictures
 from actors.rewards.backbones import shared
 from raysearch.errors import ConfigError, check, told
 
-CLIP = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))  # mean and deviation of channels
-HALVES = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 VIDEO, IMAGE = "<|video_pad|>", "<|image_pad|>"  # one for each visual token
 PROMPT = "{text_prompt}"  # what a template has in the caption's place
 SYSTEM = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"  # Qwen3-VL's chats begin without
@@ -43,11 +41,11 @@ class Patching:
     size: int = 14
     time: int = 2
     merge: int = 2
-    mean: tuple[float, ...] = CLIP[0]
-    deviation: tuple[float, ...] = CLIP[1]
+    mean: tuple[float, ...] = pictures.CLIP[0]
+    deviation: tuple[float, ...] = pictures.CLIP[1]
 
     @staticmethod
-    def of(vision: Any, values: tuple[tuple[float, ...], ...] = CLIP) -> "Patching":
+    def of(vision: Any, values: tuple[tuple[float, ...], ...] = pictures.CLIP) -> "Patching":
         """That of a vision config of transformers; `values` are the mean and the deviation."""
         return Patching(vision.patch_size, vision.temporal_patch_size, vision.spatial_merge_size, *values)
 
@@ -205,9 +203,14 @@ def located(folder: str) -> Path:
 
 
 def files(folder: Path) -> list[Path]:
-    """The files that are read of a Grader's folder."""
+    """The files on which a Grader's scores depend: those that are read of its folder, and the code."""
     words = sorted(file for file in (folder / "tokenizer").glob("*") if file.is_file())
-    return [*(folder / name for name in (*checkpoint.FILES, "template.txt")), *words]
+    return [
+        *(folder / name for name in (*checkpoint.FILES, "template.txt")),
+        *words,
+        Path(__file__),
+        Path(pictures.__file__),
+    ]
 
 
 def tokenizer(folder: Path, key: str = "folder") -> PreTrainedTokenizerBase:

@@ -48,7 +48,7 @@ class VideoAlign:
 
     @staticmethod
     def files(*, folder: str, normalise: bool, fps: float, video_fps: float | None, dtype: Dtype) -> list[Path]:
-        """The config, the weights, the tokenizer and the template."""
+        """The config, the weights, the tokenizer, the template and the code that all Graders share."""
         return qwen_vl.files(qwen_vl.located(folder))
 
     @staticmethod

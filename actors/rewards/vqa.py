@@ -17,8 +17,7 @@ from transformers import (
     Qwen3VLForConditionalGeneration,
 )
 
-from actors.rewards import checkpoint, convert, qwen_vl
-from actors.rewards.backbones import backbone
+from actors.rewards import backbones, checkpoint, convert, pictures, qwen_vl
 from raysearch.config.binding import Such
 from raysearch.config.numbers import Count, Dtype
 from raysearch.errors import check
@@ -39,7 +38,7 @@ class Kind:
     """What differs between the models: the class, the values of pixels, and how a chat begins."""
 
     model: Any
-    values: tuple[tuple[float, ...], ...] = qwen_vl.CLIP
+    values: tuple[tuple[float, ...], ...] = pictures.CLIP
     system: str = qwen_vl.SYSTEM
     stamped: bool = False  # each pair of frames follows its time as a text
 
@@ -47,7 +46,7 @@ class Kind:
 KINDS = {
     "qwen2_vl": Kind(Qwen2VLForConditionalGeneration),
     "qwen2_5_vl": Kind(Qwen2_5_VLForConditionalGeneration),
-    "qwen3_vl": Kind(Qwen3VLForConditionalGeneration, qwen_vl.HALVES, "", stamped=True),
+    "qwen3_vl": Kind(Qwen3VLForConditionalGeneration, pictures.HALF, "", stamped=True),
 }
 
 
@@ -87,9 +86,10 @@ class Vqa:
         pixels: int,
         dtype: Dtype,
     ) -> list[Path]:
-        """The config, the weights and the tokenizer."""
+        """The config, the weights, the tokenizer and the code of Qwen-VL's inputs."""
         where = located(folder)
-        return sorted({file for pattern in PATTERNS for file in where.glob(pattern) if file.is_file()})
+        found = sorted({file for pattern in PATTERNS for file in where.glob(pattern) if file.is_file()})
+        return [*found, *map(Path, (backbones.__file__, pictures.__file__, qwen_vl.__file__))]
 
     @staticmethod
     def fits(
@@ -121,7 +121,7 @@ class Vqa:
         self.components = tuple(self.questions)
         self.kind = kind_of(where := located(folder))
         self.words = Words(where)
-        self.net = backbone(self.kind.model, where, dtype)
+        self.net = backbones.backbone(self.kind.model, where, dtype)
         self.patching = qwen_vl.Patching.of(self.net.config.vision_config, self.kind.values)
         self.normalise, self.frames, self.pixels = normalise, frames, pixels
 

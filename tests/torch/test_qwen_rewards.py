@@ -11,7 +11,7 @@ import toy_rewards as toys
 from safetensors.torch import load_file, save_file
 from transformers import Qwen2VLImageProcessorPil, Qwen2VLModel
 
-from actors.rewards import View, planning, qwen_vl, videoalign
+from actors.rewards import View, pictures, planning, qwen_vl, videoalign
 from raysearch.__main__ import main
 from raysearch.errors import ConfigError
 
@@ -61,7 +61,7 @@ def by_hand(folder: Path, state: dict[str, torch.Tensor], view: View, indices: l
             a, b = (plain[f"model.{name}.lora_{side}.default.weight"] for side in "AB")
             layer.register_forward_hook(lambda _, x, y, a=a, b=b: y + 2 * (x[0] @ a.T) @ b.T)
     pixels = view.frames[indices].transpose(0, 3, 1, 2) / 255
-    mean, deviation = (np.array(v).reshape(3, 1, 1) for v in qwen_vl.CLIP)
+    mean, deviation = (np.array(v).reshape(3, 1, 1) for v in pictures.CLIP)
     patches = torch.tensor(cut((pixels - mean) / deviation), dtype=torch.float32)
     grid = torch.tensor([[len(indices) // 2, view.frames.shape[1] // 14, view.frames.shape[2] // 14]])
     words = toys.tokenizer(folder / "words", *toys.MARKS)
@@ -172,7 +172,7 @@ def test_images_become_the_patches_of_the_librarys_own_processor(size):
 def test_two_frames_of_a_video_are_cut_as_their_definition_says():
     pixels = np.random.default_rng(0).integers(0, 256, (3, 3, 56, 84), np.uint8)
     mine, grid = qwen_vl.patches(torch.from_numpy(pixels), qwen_vl.Patching())
-    mean, deviation = (np.array(v).reshape(3, 1, 1) for v in qwen_vl.CLIP)
+    mean, deviation = (np.array(v).reshape(3, 1, 1) for v in pictures.CLIP)
     padded = np.concatenate([pixels, pixels[-1:]])
     np.testing.assert_allclose(mine, cut((padded / 255 - mean) / deviation), atol=1e-5)
     assert grid.tolist() == [[2, 4, 6]]
