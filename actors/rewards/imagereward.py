@@ -95,7 +95,7 @@ class ImageReward(pictures.Pictured):
         device = next(self.net.parameters()).device
         asked = {"padding": "max_length", "truncation": True, "max_length": LENGTH, "return_tensors": "pt"}
         words = self._spell(prompt, **asked).to(device)
-        x = pictures.pixels(pictures.cropped, frames, self.net.vision.config.image_size).to(device)
+        x = pictures.pixels(pictures.centred, frames, self.net.vision.config.image_size).to(device)
         return (self.net(words.input_ids, words.attention_mask, x) - MEAN) / DEVIATION  # type: ignore[no-any-return]
 
 

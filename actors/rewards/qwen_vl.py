@@ -57,6 +57,7 @@ class Patching:
 
 def uniform(total: int, n: int) -> list[int]:
     """The indices of n frames out of `total`, evenly spaced from the first to the last."""
+    # As qwen-vl-utils has them: float32, in which some halves round to another frame than those of pictures.evenly.
     return torch.linspace(0, total - 1, n).round().long().tolist()
 
 

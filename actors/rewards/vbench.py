@@ -47,8 +47,8 @@ class Background(vision.Clip):
 
     def _resized(self, x: torch.Tensor) -> torch.Tensor:
         x = short_side(x, self._side, "bicubic")
-        top, left = (round((n - self._side) / 2) for n in x.shape[2:])
-        return x[:, :, top : top + self._side, left : left + self._side]
+        rows, columns = (pictures.middle(n, self._side) for n in x.shape[2:])
+        return x[:, :, rows, columns]
 
 
 PARTS = {"subject": ("dino", Subject), "background": ("clip", Background)}

@@ -27,7 +27,9 @@ if TYPE_CHECKING:
 
 QUESTIONS = {"vqa": 'Does this video show "{}"? Please answer yes or no.'}
 ANSWERS = {"yes": ("Yes", "yes", "YES"), "no": ("No", "no", "NO")}  # each with and without a space before it
-LEAST = 128  # tokens' worth of pixels of a frame, as transformers' processors of videos have it
+# Tokens' worth of pixels of a frame. Processors of Qwen2-VL and Qwen2.5-VL have the same bound, and 768 as the most;
+# that of Qwen3-VL bounds the pixels of all frames together, so that long videos are seen in less detail than here.
+LEAST = 128
 PATTERNS = ["config.json", "*.safetensors", "*.safetensors.index.json", "tokenizer*", "vocab.json", "merges.txt"]
 Question = Annotated[str, Such("a question, with {} in the caption's place", lambda text: bool(text.strip()))]
 Questions = Annotated[dict[str, Question], Len(1)]

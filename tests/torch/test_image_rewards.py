@@ -52,6 +52,22 @@ def test_pixels_are_those_of_the_librarys_processors(height, width, side):
     assert torch.equal(found, theirs(images, return_tensors="pt").pixel_values)
 
 
+@pytest.mark.parametrize(
+    ("size", "corner"),
+    [((704, 1280), (0, 92)), ((480, 848), (0, 86)), ((544, 960), (0, 86)), ((848, 480), (86, 0)), ((224, 225), (0, 0)),
+     ((224, 227), (0, 2))],
+)  # fmt: skip
+def test_the_middle_is_torchvisions_where_a_reward_was_trained_with_it(size, corner):
+    """torchvision's CenterCrop cuts at int(round((n - side) / 2.0)), and the shorter side is resized to 224."""
+    clip = toy.frames(1, *size)
+    short = min(size)
+    height, width = (224 * n // short for n in size)
+    whole = Image.fromarray(clip[0]).resize((width, height), Image.Resampling.BICUBIC)
+    top, left = corner
+    expected = np.asarray(whole)[top : top + 224, left : left + 224] / 255
+    np.testing.assert_allclose(pictures.centred(clip, 224)[0], expected, atol=1e-6)
+
+
 def bars(frame: np.ndarray, side: int) -> np.ndarray:
     """HPSv2's square of a frame by PIL in floating point, one channel after the other."""
     height, width = (max(1, round(n * side / max(frame.shape[:2]))) for n in frame.shape[:2])

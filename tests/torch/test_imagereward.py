@@ -93,6 +93,11 @@ def test_scores_are_those_of_the_published_layout(folder, state, prompt):
     assert np.ptp(scores) > 0.01
 
 
+def test_frames_are_cut_where_upstream_cuts_them(folder):
+    made, clip = ImageReward(folder=str(folder)), toy.frames(2, 28, 31)
+    np.testing.assert_array_equal(made([toy.view(clip)]), made([toy.view(clip[:, :, 2:30])]))
+
+
 def test_padding_does_not_move_the_score(folder):
     made = ImageReward(folder=str(folder))
     words = made._spell("a red circle", padding="max_length", max_length=35, return_tensors="pt")
