@@ -133,8 +133,11 @@ def convert(source: Path, out: Path, *, base: Path | None = None) -> None:
     widths, head = linears.chained({k: v for k, v in state.items() if k.startswith("mlp.")}, source)
     found |= {f"head.{k}": v for k, v in head.items()}
     config = described(found, source) | {"head": widths}
-    with torch.device("meta"):
-        wanted = Net(**config).state_dict()
+    try:
+        with torch.device("meta"):
+            wanted = Net(**config).state_dict()
+    except ValueError as error:  # of transformers, for widths that its heads of attention do not divide
+        raise ConfigError.of("SOURCE", str(source), f"ImageReward's state dict: {told(error)}") from error
     same_shapes(wanted, found, source, "ImageReward's state dict")
     written(out, KIND, config, found, spelling)
 
@@ -158,24 +161,27 @@ def renamed(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 def described(state: Mapping[str, torch.Tensor], source: Path) -> dict[str, Any]:
     """The sizes of both towers as their config classes take them, read from their tensors. Raises ConfigError."""
 
-    def shape(name: str) -> torch.Size:
+    def shape(name: str, dimensions: int) -> torch.Size:
         check(name in state, "SOURCE", str(source), f"ImageReward's state dict: {name} is missing")
-        return state[name].shape
+        found = state[name].shape
+        fits = f"ImageReward's state dict: {name} must have {dimensions} dimensions above 0, not {tuple(found)}"
+        check(len(found) == dimensions and min(found) > 0, "SOURCE", str(source), fits)
+        return found
 
     def layers(tower: str) -> int:
         return len({m[1] for k in state if (m := re.match(rf"{tower}\.(\d+)\.", k))})
 
     (_, places, wide), patch = (
-        shape("vision.embeddings.position_embedding"),
-        shape("vision.embeddings.patch_embedding.weight"),
+        shape("vision.embeddings.position_embedding", 3),
+        shape("vision.embeddings.patch_embedding.weight", 4),
     )
     (tokens, narrow), length = (
-        shape("text.embeddings.word_embeddings.weight"),
-        shape("text.embeddings.position_embeddings.weight"),
+        shape("text.embeddings.word_embeddings.weight", 2),
+        shape("text.embeddings.position_embeddings.weight", 2),
     )
     vision = {
         "hidden_size": wide,
-        "intermediate_size": shape("vision.encoder.layers.0.mlp.fc1.bias")[0],
+        "intermediate_size": shape("vision.encoder.layers.0.mlp.fc1.bias", 1)[0],
         "num_hidden_layers": layers("vision.encoder.layers"),
         "num_attention_heads": max(1, wide // HEAD),
         "image_size": patch[-1] * round((places - 1) ** 0.5),
@@ -186,7 +192,7 @@ def described(state: Mapping[str, torch.Tensor], source: Path) -> dict[str, Any]
         "vocab_size": tokens,
         "hidden_size": narrow,
         "encoder_hidden_size": wide,
-        "intermediate_size": shape("text.encoder.layer.0.intermediate.dense.bias")[0],
+        "intermediate_size": shape("text.encoder.layer.0.intermediate.dense.bias", 1)[0],
         "num_hidden_layers": layers("text.encoder.layer"),
         "num_attention_heads": max(1, narrow // HEAD),
         "max_position_embeddings": length[0],

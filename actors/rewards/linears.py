@@ -32,7 +32,7 @@ def chained(state: Mapping[str, torch.Tensor], source: Path) -> tuple[list[int],
     layers: dict[int, dict[str, torch.Tensor]] = {}
     for name, value in state.items():
         found = LAYER.fullmatch(name)
-        check(found is not None, "SOURCE", str(source), f"a file of linear layers alone: it has {name[:80]}")
+        check(found is not None, "SOURCE", str(source), f"a file of linear layers alone: it has {name}")
         assert found is not None
         layers.setdefault(int(found[1] or 0), {})[found[2]] = value
     ordered = [layers[number] for number in sorted(layers)]

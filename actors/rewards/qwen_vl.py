@@ -276,7 +276,7 @@ def write_grader(
     """
     ids = ids_of(tokenizer(words, "SOURCE"), (visual, *marks), words, "SOURCE")
     found = graded_state(state)
-    size = len(found.get("qwen.language_model.embed_tokens.weight", ()))
+    size = next(iter(getattr(found.get("qwen.language_model.embed_tokens.weight"), "shape", ())), 0)
     check(max(ids) < size, "SOURCE", max(ids), f"a token that the weights know, of which there are {size}")
     config = convert.json_of(convert.part(base, "config.json", "--base"))
     with checkpoint.described(base, "Qwen2-VL", "--base"):

@@ -6,7 +6,7 @@ LoRA adapters into the weights.
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ from torch import nn
 from actors.rewards import convert as converting
 from actors.rewards import qwen_vl
 from raysearch.config.numbers import Dtype, Positive
-from raysearch.errors import ConfigError, check
+from raysearch.errors import check
 
 if TYPE_CHECKING:
     from actors.rewards import View
@@ -113,7 +113,8 @@ def merged(state: dict[str, torch.Tensor], scale: float) -> dict[str, torch.Tens
         check(weight in found and other in plain, "SOURCE", name, f"beside {layer}.base_layer.weight and {other}")
         w, a, b = found[weight], plain[name], plain[other]
         fits = f"an adapter of {weight}: shapes are {tuple(w.shape)}, {tuple(a.shape)} and {tuple(b.shape)}"
-        check((*b.shape, *a.shape) == (w.shape[0], len(a), len(a), w.shape[1]), "SOURCE", name, fits)
+        whole = w.ndim == a.ndim == b.ndim == 2 and b.shape[1] == len(a) and w.shape == (len(b), a.shape[1])
+        check(whole, "SOURCE", name, fits)
         found[weight] = (w.float() + scale * (b.float() @ a.float())).to(w.dtype)
     return found
 
@@ -129,12 +130,9 @@ def convert(source: Path, out: Path, *, base: Path | None = None) -> None:
     weights = converting.part(source, f"{CHECKPOINT}/model.pth")
     words = converting.part(source, f"{CHECKPOINT}/tokenizer")
     template = converting.literals(converting.part(source, TEMPLATE[0]), TEMPLATE[1], sha256=TEMPLATE_SHA256)
-    adapters = converting.json_of(converting.part(source, "model_config.json"), "SOURCE").get("peft_lora_config", {})
-    try:
-        scale = adapters["lora_alpha"] / adapters["lora_r"]
-    except (KeyError, TypeError, ZeroDivisionError) as error:
-        raise ConfigError.of(
-            "SOURCE", str(source), "a folder whose model_config.json has lora_alpha and lora_r"
-        ) from error
-    state = merged(converting.pickled(weights), scale)
+    adapters = converting.json_of(converting.part(source, "model_config.json"), "SOURCE").get("peft_lora_config")
+    numbers: list[Any] = [adapters.get(k) for k in ("lora_alpha", "lora_r")] if isinstance(adapters, dict) else []
+    given = bool(numbers) and all(type(n) is int and 0 < n < 10**6 for n in numbers)
+    check(given, "SOURCE", str(source), "a folder whose model_config.json has whole numbers lora_alpha and lora_r")
+    state = merged(converting.pickled(weights), numbers[0] / numbers[1])
     qwen_vl.write_grader(out, ARCHITECTURE, head, base, state, template, words, qwen_vl.VIDEO, MARKS)

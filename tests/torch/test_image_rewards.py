@@ -258,6 +258,9 @@ def test_hps_is_converted_from_openclip(tmp_path):
         ("more must be no such tensor, there is (2,)", lambda s: s.update(more=torch.zeros(2))),
         ("text_model.final_layer_norm.bias must be (32,), there is (3,)",
          lambda s: s.update({"ln_final.bias": torch.zeros(3)})),
+        ("in_proj.weight must be no such tensor", lambda s: s.update(
+            {"transformer.resblocks.0.attn.in_proj_weight": torch.tensor(1.0)})),
+        ("visual.proj must be no such tensor", lambda s: s.update({"visual.proj": torch.zeros(2, 2, 2)})),
         ("must be a tensor of finite numbers", lambda s: s["visual.proj"].fill_(torch.nan)),
     ],
 )  # fmt: skip

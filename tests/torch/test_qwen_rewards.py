@@ -221,6 +221,10 @@ def upstream(made, tmp_path: Path, **changes) -> Path:
     return source
 
 
+def adapters(source: Path, **values: object) -> None:
+    (source / "model_config.json").write_text(json.dumps({"peft_lora_config": values}))
+
+
 PROJECTION = "base_model.model.model.layers.0.self_attn.q_proj"
 
 
@@ -232,6 +236,8 @@ PROJECTION = "base_model.model.model.layers.0.self_attn.q_proj"
         ({"encoder.weight": torch.zeros(2)}, "SOURCE: 'encoder.weight' is not allowed"),
         ({f"{PROJECTION}.lora_B.default.weight": None}, f"SOURCE: '{PROJECTION[17:]}.lora_A.default.weight' is not"),
         ({f"{PROJECTION}.lora_B.default.weight": torch.zeros(7, 3)}, "shapes are (32, 32), (3, 32) and (7, 3)"),
+        ({f"{PROJECTION}.base_layer.weight": torch.tensor(1.0)}, "shapes are (), (3, 32) and (32, 3)"),
+        ({"base_model.model.model.embed_tokens.weight": torch.tensor(1.0)}, "weights know, of which there are 0"),
         ({f"{PROJECTION}.base_layer.bias": torch.full((32,), torch.nan)}, "a tensor of finite numbers"),
     ],
 )
@@ -252,7 +258,12 @@ def test_a_wrong_checkpoint_is_one_line(made, tmp_path, monkeypatch, capsys, cha
         (lambda s: (s / "prompt_template.py").write_text("x = 1"), "a text to DETAILED_PROMPT_WITH_SPECIAL_TOKEN"),
         (lambda s: (s / "prompt_template.py").unlink(), "a folder with prompt_template.py"),
         (lambda s: (s / "prompt_template.py").write_text("x ="), "a Python file"),
-        (lambda s: (s / "model_config.json").write_text("{}"), "has lora_alpha and lora_r"),
+        (lambda s: (s / "model_config.json").write_text("{}"), "lora_alpha and lora_r"),
+        *(
+            (lambda s, r=r: adapters(s, lora_r=r, lora_alpha=6), "lora_alpha and lora_r")
+            for r in (-1, True, 0, "3", 1e400)
+        ),
+        (lambda s: (s / "model_config.json").write_text("[" * 100_000), "a JSON file"),
         (lambda s: (s / "checkpoint-11352" / "model.pth").unlink(), "a folder with checkpoint-11352/model.pth"),
         (
             lambda s: toys.tokenizer(s / "checkpoint-11352" / "tokenizer", "<|a|>", *toys.MARKS),
