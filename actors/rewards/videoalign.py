@@ -20,7 +20,6 @@ from raysearch.errors import check
 if TYPE_CHECKING:
     from actors.rewards import View
 
-ARCHITECTURE = "videoalign"
 MARKS = ("<|VQ_reward|>", "<|MQ_reward|>", "<|TA_reward|>")  # the tokens at which a score is read
 MEAN, DEVIATION = np.array([3.6757, 1.1646, 2.8105]), np.array([2.2476, 1.3811, 2.5121])  # of upstream's training set
 LEAST, MOST = 128 * 28 * 28, 256 * 28 * 28  # pixels of a frame
@@ -32,6 +31,9 @@ TEMPLATE_SHA256 = "fdb6309bac618dd0c8b1b589d3a0970a974f7856eecbb355a190b2dce54af
 def head(width: int) -> nn.Module:
     """What makes a score of a hidden state."""
     return nn.Linear(width, 1, bias=False)
+
+
+GRADING = qwen_vl.Grading("videoalign", head, qwen_vl.VIDEO, MARKS)
 
 
 class VideoAlign:
@@ -63,8 +65,7 @@ class VideoAlign:
         dtype: Dtype,
     ) -> None:
         """Raises ConfigError unless the folder is one of VideoReward, whatever the latents are."""
-        qwen_vl.check_grader(qwen_vl.located(folder), ARCHITECTURE, head)
-        qwen_vl.Reader(qwen_vl.located(folder), qwen_vl.VIDEO, MARKS)
+        GRADING.fits(qwen_vl.located(folder))
 
     def __init__(
         self,
@@ -76,8 +77,7 @@ class VideoAlign:
         dtype: Dtype = "bfloat16",
     ) -> None:
         where = qwen_vl.located(folder)
-        self.reader = qwen_vl.Reader(where, qwen_vl.VIDEO, MARKS)
-        self.net = qwen_vl.grader(where, ARCHITECTURE, head, dtype)
+        self.reader, self.net = GRADING.reader(where), GRADING.grader(where, dtype)
         self.patching = qwen_vl.Patching.of(self.net.qwen.config.vision_config)
         self.normalise, self.fps, self.video_fps = normalise, fps, video_fps
 
@@ -135,4 +135,4 @@ def convert(source: Path, out: Path, *, base: Path | None = None) -> None:
     given = bool(numbers) and all(type(n) is int and 0 < n < 10**6 for n in numbers)
     check(given, "SOURCE", str(source), "a folder whose model_config.json has whole numbers lora_alpha and lora_r")
     state = merged(converting.pickled(weights), numbers[0] / numbers[1])
-    qwen_vl.write_grader(out, ARCHITECTURE, head, base, state, template, words, qwen_vl.VIDEO, MARKS)
+    GRADING.write(out, base, state, template, words)
