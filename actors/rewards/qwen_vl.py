@@ -288,9 +288,7 @@ class Grading:
                 wanted = Grader(whole.to_dict(), self.head, torch.float32).state_dict()
         for name in sorted(wanted.keys() | found.keys()):
             shapes = [tuple(s[name].shape) if name in s else checkpoint.NONE for s in (wanted, found)]
-            fits = (
-                f"weights of {self.architecture} on the model of --base: {name} must be {shapes[0]}, and is {shapes[1]}"
-            )
+            fits = f"weights of {self.architecture} on --base: {name} must be {shapes[0]}, there is {shapes[1]}"
             check(shapes[0] == shapes[1], "SOURCE", self.architecture, fits)
         with tempfile.TemporaryDirectory() as folder:
             (file := Path(folder) / "template.txt").write_bytes(template.encode())

@@ -231,8 +231,8 @@ PROJECTION = "base_model.model.model.layers.0.self_attn.q_proj"
 @pytest.mark.parametrize(
     ("changes", "line"),
     [
-        ({"base_model.model.rm_head.weight": torch.zeros(3, 32)}, "rm_head.weight must be (1, 32), and is (3, 32)"),
-        ({"base_model.model.rm_head.weight": None}, "rm_head.weight must be (1, 32), and is no such tensor"),
+        ({"base_model.model.rm_head.weight": torch.zeros(3, 32)}, "rm_head.weight must be (1, 32), there is (3, 32)"),
+        ({"base_model.model.rm_head.weight": None}, "rm_head.weight must be (1, 32), there is no such tensor"),
         ({"encoder.weight": torch.zeros(2)}, "SOURCE: 'encoder.weight' is not allowed"),
         ({f"{PROJECTION}.lora_B.default.weight": None}, f"SOURCE: '{PROJECTION[17:]}.lora_A.default.weight' is not"),
         ({f"{PROJECTION}.lora_B.default.weight": torch.zeros(7, 3)}, "shapes are (32, 32), (3, 32) and (7, 3)"),
