@@ -169,6 +169,7 @@ def test_rewards_of_a_folder_share_its_weights(folder, tmp_path):
     assert pick.clip.model is score.clip.model
     half = PickScore(folder=str(folder), dtype="bfloat16")
     assert half.clip.model is not pick.clip.model
+    assert (half.clip.model.dtype, pick.clip.model.dtype) == (torch.bfloat16, torch.float32)
     views = [toy.view(toy.frames())]
     np.testing.assert_allclose(half(views), pick(views), atol=0.3)
     for file in ("config.json", "model.safetensors"):
@@ -353,6 +354,13 @@ def test_weights_that_are_not_finite_are_refused_when_they_load(tmp_path):
     toy.damaged(folder, "text_projection.weight", lambda x: x.fill_(torch.inf))
     with pytest.raises(ConfigError, match=r"folder: .* one of finite weights: text_projection.weight has NaN or inf"):
         PickScore(folder=str(folder))
+
+
+def test_old_configs_end_captions_with_2_and_mean_the_highest_token(folder, tmp_path):
+    old = other_text(toy.clip_folder(tmp_path / "clip"), eos_token_id=2)
+    assert prepared(old).components == ("pickscore", "pickscore_min")
+    views = [toy.view(toy.frames())]
+    np.testing.assert_array_equal(PickScore(folder=str(old))(views), PickScore(folder=str(folder))(views))
 
 
 def test_arguments_are_checked(folder):

@@ -149,6 +149,7 @@ def test_published_sizes_are_read_from_the_tensors():
         "num_attention_heads": 16,
         "image_size": 224,
     }
+    assert (found["vision"]["layer_norm_eps"], found["text"]["layer_norm_eps"]) == (1e-6, 1e-12)
     assert (found["text"]["num_hidden_layers"], found["text"]["num_attention_heads"]) == (12, 12)
     with torch.device("meta"):
         net = imagereward.Net(**found, head=[768, 1024, 128, 64, 16, 1])

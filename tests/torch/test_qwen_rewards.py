@@ -100,6 +100,24 @@ def test_a_score_is_that_of_an_independent_computation(made, graded, tmp_path, f
     np.testing.assert_allclose(stored([view])[0], raw, atol=2e-4)
 
 
+def test_a_frame_has_at_most_200704_pixels(graded):
+    large = toys.view(frames=4, size=(480, 832))
+    np.testing.assert_array_equal(graded([large]), graded([toys.resized(large, 336, 588)]))
+
+
+def test_adapters_are_merged_in_float32():
+    generator = torch.Generator().manual_seed(0)
+    w, a, b = (torch.randn(s, generator=generator).bfloat16() for s in ((32, 48), (16, 48), (32, 16)))
+    state = dict(
+        zip(("x.base_layer.weight", "x.lora_A.default.weight", "x.lora_B.default.weight"), (w, a, b), strict=True)
+    )
+    exact = (w.double() + 2 * b.double() @ a.double()).bfloat16()
+    assert not torch.equal(w + 2 * (b @ a), exact)
+    merged = videoalign.merged(state, 2.0)["x.weight"]
+    assert merged.dtype == torch.bfloat16
+    assert (merged != exact).float().mean() < 1e-3  # float32 and float64 seldom round to different neighbours
+
+
 def test_a_row_depends_on_its_view_alone_and_on_all_of_it(graded):
     views = [toys.view(), toys.view("a blue square moving left", seed=1), toys.view(frames=1, size=(20, 31))]
     together = graded(views)
@@ -208,6 +226,11 @@ def test_padding_and_the_batch_move_no_row(graded):
 def test_weights_in_half_precision_give_about_the_same(made, graded):
     half = videoalign.VideoAlign(folder=str(made[0] / "out"))
     assert half.net.qwen.dtype == torch.bfloat16
+    seen = []
+    hook = half.net.rm_head.register_forward_hook(lambda _, x, y: seen.append((x[0].dtype, y.dtype)))
+    half([toys.view()])
+    hook.remove()
+    assert seen == [(torch.float32, torch.float32)]  # the head
     np.testing.assert_allclose(half([toys.view()]), graded([toys.view()]), atol=0.2)
 
 

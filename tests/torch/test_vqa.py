@@ -79,6 +79,12 @@ def test_the_models_that_know_of_times_are_told_them(folders, kind, told):
     assert (abs(slow - fast) > 1e-5) == told
 
 
+def test_a_frame_has_at_most_602112_pixels_by_default(folders):
+    graded = vqa.Vqa(folder=str(folders["qwen2_vl"][0]), dtype="float32", frames=2)
+    large = toys.view(frames=2, size=(800, 1400))
+    np.testing.assert_array_equal(graded([large]), graded([toys.resized(large, 560, 1008)]))
+
+
 def test_swapped_words_swap_the_score(folders, tmp_path):
     folder, _ = folders["qwen2_vl"]
     other = shutil.copytree(folder, tmp_path / "other")
