@@ -5,6 +5,7 @@ Weights are random, and the tokenizer knows bytes, a few words, and the special 
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from transformers import (
     Qwen3VLForConditionalGeneration,
 )
 
-from actors.rewards import View
+from actors.rewards import View, qwen_vl
 
 SPECIAL = ("<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
 MARKS = ("<|VQ_reward|>", "<|MQ_reward|>", "<|TA_reward|>")
@@ -119,6 +120,12 @@ def view(prompt: str = "a red circle", *, frames: int = 17, size: tuple[int, int
     """A view of noise."""
     shown = np.random.default_rng(seed).integers(0, 256, (frames, *size, 3), np.uint8)
     return View(prompt, 0.0, frames=shown, fps=fps)
+
+
+def resized(view: View, height: int, width: int) -> View:
+    """The view with frames of another size."""
+    frames = qwen_vl.resized(view.frames, height, width).permute(0, 2, 3, 1).numpy()
+    return replace(view, frames=frames)
 
 
 def hps3(source: Path) -> dict[str, torch.Tensor]:

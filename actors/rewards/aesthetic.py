@@ -9,10 +9,9 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import CLIPModel, SiglipVisionModel
 
-from actors.rewards import checkpoint, clip, pictures
+from actors.rewards import backbones, checkpoint, linears, pictures
 from actors.rewards.backbones import backbone, fitting, kind_of
 from actors.rewards.convert import pickled, tensors, written
-from actors.rewards.linears import chain, chained
 from raysearch.config.numbers import Count, Dtype
 from raysearch.errors import check
 
@@ -53,7 +52,7 @@ class Aesthetic(pictures.Pictured):
             taken == given, "head", str(head), f"one for embeddings of {given} numbers, as {folder} gives, not {taken}"
         )
         found = [place / name for place in (path, head) for name in checkpoint.FILES]
-        return [*found, Path(clip.__file__), Path(pictures.__file__)]
+        return [*found, *map(Path, (backbones.__file__, linears.__file__, pictures.__file__))]
 
     def to(self, device: str) -> None:
         """Moves model and head to a device."""
@@ -79,11 +78,11 @@ def _located(folder: str) -> Path:
 def _head(folder: Path) -> nn.Sequential:
     config = checkpoint.config_of(folder, KIND, "head")
     with checkpoint.described(folder, "aesthetic head", "head"):
-        return chain(**config)
+        return linears.chain(**config)
 
 
 def convert(source: Path, out: Path, *, base: Path | None = None) -> None:
     """Write the head's folder from a state dict of upstream's, pickled or safetensors. Raises ConfigError."""
     state = tensors(source) if source.suffix == ".safetensors" else pickled(source)
-    widths, found = chained(state, source)
+    widths, found = linears.chained(state, source)
     written(out, KIND, {"widths": widths}, found)

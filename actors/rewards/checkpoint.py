@@ -51,7 +51,7 @@ def config_of(folder: Path, architecture: str | None, key: str = "folder") -> di
     try:
         config = json.loads((folder / FILES[0]).read_text())
         found = config.pop("architecture", None)
-    except (ValueError, TypeError, AttributeError) as error:
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise ConfigError.of(key, str(folder), f"a folder whose {FILES[0]} is a JSON object") from error
     check(found == architecture, key, str(folder), f"a reward of architecture {architecture!r}, not {found!r}")
     try:

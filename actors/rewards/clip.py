@@ -9,8 +9,7 @@ from torch.nn import functional as F
 from transformers import CLIPModel, CLIPTokenizer
 
 from actors.models.weights import pretrained
-from actors.rewards import pictures
-from actors.rewards.backbones import backbone, fitting
+from actors.rewards import backbones, pictures
 from actors.rewards.checkpoint import FILES, located
 from raysearch.config.numbers import Count, Dtype
 from raysearch.errors import ConfigError, check, told
@@ -23,7 +22,7 @@ class Clip:
     """A CLIPModel with its tokenizer. Two of the same folder and type share their weights."""
 
     def __init__(self, folder: str, tokenizer: str | None, dtype: Dtype) -> None:
-        self.model = backbone(CLIPModel, folders(folder, tokenizer)[0], dtype)
+        self.model = backbones.backbone(CLIPModel, folders(folder, tokenizer)[0], dtype)
         config = self.model.config
         self.side, self.length = config.vision_config.image_size, config.text_config.max_position_embeddings
         self._spell = speller(folder, tokenizer, config.text_config)
@@ -81,10 +80,10 @@ def folders(folder: str, tokenizer: str | None) -> tuple[Path, Path]:
 def files(folder: str, tokenizer: str | None) -> list[Path]:
     """The files on which a reward over CLIP depends. Raises ConfigError, before weights load, for what does not fit."""
     path, spelling = folders(folder, tokenizer)
-    net = fitting(CLIPModel, path, "clip")
+    net = backbones.fitting(CLIPModel, path, "clip")
     speller(folder, tokenizer, net.config.text_config)
     found = [place / name for place, names in ((path, FILES), (spelling, TOKENIZER)) for name in names]
-    return [*filter(Path.is_file, found), Path(__file__), Path(pictures.__file__)]
+    return [*filter(Path.is_file, found), *map(Path, (__file__, backbones.__file__, pictures.__file__))]
 
 
 def speller(folder: str, tokenizer: str | None, config: Any) -> Any:

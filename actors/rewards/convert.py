@@ -18,11 +18,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from actors.rewards import checkpoint
 from actors.shipped import REWARDS, find
 from raysearch.errors import ConfigError, check, told
+
+TYPES = (torch.float16, torch.bfloat16, torch.float32)  # of weights, as checkpoint.TYPES
 
 
 def convert(name: str, source: Path, out: Path, base: Path | None = None) -> str:
@@ -58,7 +61,8 @@ def part(folder: Path, name: str, key: str = "SOURCE") -> Path:
 def pickled(path: Path) -> dict[str, torch.Tensor]:
     """The tensors of a pickled state dict by name, on the CPU and in the types that they have in the file.
 
-    A file whose one key `state_dict` holds the tensors is read, too. Raises ConfigError for anything but tensors.
+    A file whose one key `state_dict` holds the tensors is read, too. Raises ConfigError for anything but dense tensors
+    of float16, bfloat16, float32 or, as some positions are, int64.
     """
     try:
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
@@ -68,7 +72,18 @@ def pickled(path: Path) -> dict[str, torch.Tensor]:
         state = state["state_dict"]
     plain = isinstance(state, Mapping) and all(isinstance(v, torch.Tensor) for v in state.values())
     check(plain and bool(state), "SOURCE", str(path), "a file with a dictionary of tensors")
+    for name, value in state.items():
+        named = isinstance(name, str) and name.isascii() and name.isprintable() and len(name) < 256
+        check(named, "SOURCE", str(path), f"a file whose tensors have short names in ASCII, not {ascii(name)[:80]}")
+        fits = f"a file of dense tensors: {name} is one of {value.dtype} on {value.device}, or not whole"
+        check(_dense(value), "SOURCE", str(path), fits)
     return dict(state)
+
+
+def _dense(value: torch.Tensor) -> bool:
+    """Whether a tensor has known numbers, each in its own place: a pickle of bytes can stand for terabytes."""
+    known = value.layout == torch.strided and value.device.type == "cpu" and value.dtype in (*TYPES, torch.int64)
+    return known and value.numel() * value.itemsize <= value.untyped_storage().nbytes()
 
 
 def tensors(path: Path) -> dict[str, torch.Tensor]:
@@ -91,7 +106,7 @@ def json_of(path: Path, key: str = "--base") -> dict[str, Any]:
     """The object of a JSON file. Raises ConfigError."""
     try:
         found = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ConfigError.of(key, str(path), "a JSON file") from error
     check(isinstance(found, dict), key, str(path), "a JSON file with an object")
     return found
@@ -104,7 +119,7 @@ def literals(path: Path, *names: str, sha256: str) -> str:
     """
     try:
         tree = ast.parse(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, SyntaxError) as error:
+    except (OSError, ValueError, SyntaxError, RecursionError, MemoryError) as error:  # the parser's for deep nesting
         raise ConfigError.of("SOURCE", str(path), "a Python file") from error
     given = {
         target.id: statement.value.value  # type: ignore[attr-defined]
@@ -116,10 +131,21 @@ def literals(path: Path, *names: str, sha256: str) -> str:
     for name in names:
         check(name in given, "SOURCE", str(path), f"a file that gives a text to {name}")
     text = "".join(given[name] for name in names)
-    found = hashlib.sha256(text.encode()).hexdigest()
+    found = hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()
     allowed = f"the file whose {' + '.join(names)} has sha256 {sha256}, and not {found}"
     check(found == sha256, "SOURCE", str(path), allowed)
     return text
+
+
+def _apart(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The tensors, each with memory of its own, as safetensors wants them. Only those that share theirs are copied."""
+    found: dict[str, torch.Tensor] = {}
+    seen: set[int] = set()
+    for name, value in state.items():
+        plain = value.contiguous()
+        found[name] = plain.clone() if (at := plain.untyped_storage().data_ptr()) in seen else plain
+        seen.add(at)
+    return found
 
 
 def written(
@@ -132,11 +158,11 @@ def written(
     """Write the folder `out` of a converted reward, whole or not at all. Raises ConfigError.
 
     The folder holds config.json, model.safetensors, and copies of `files`: a name in `out`, and the file or folder with
-    the content. `state` must be finite. Each of its tensors keeps its type.
+    the content. `state` must be finite, and of float16, bfloat16 or float32. Each of its tensors keeps its type.
     """
     for name, value in state.items():
-        finite = not value.is_floating_point() or bool(value.isfinite().all())
-        check(finite, "SOURCE", name, "a tensor of finite numbers: there is a NaN or inf")
+        check(value.dtype in TYPES, "SOURCE", name, f"a tensor of {', '.join(checkpoint.TYPES)}, not {value.dtype}")
+        check(bool(value.isfinite().all()), "SOURCE", name, "a tensor of finite numbers: there is a NaN or inf")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as beside:
@@ -144,7 +170,7 @@ def written(
             whole.mkdir()
             about = json.dumps({"architecture": architecture, **config}, indent=2)
             (whole / checkpoint.FILES[0]).write_text(about + "\n")
-            save_file({k: v.contiguous() for k, v in state.items()}, whole / checkpoint.FILES[1])
+            save_file(_apart(state), whole / checkpoint.FILES[1])
             for name, file in (files or {}).items():
                 if file.is_dir():
                     shutil.copytree(file, whole / name)
@@ -152,5 +178,5 @@ def written(
                     (whole / name).parent.mkdir(parents=True, exist_ok=True)
                     shutil.copyfile(file, whole / name)
             whole.rename(out)
-    except OSError as error:
+    except (OSError, ValueError, SafetensorError) as error:  # such as a full disk, or a name with a null
         raise ConfigError(f"OUT: {out} cannot be written: {told(error)}") from error

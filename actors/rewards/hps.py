@@ -89,12 +89,12 @@ def renamed(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         if block := BLOCKS.fullmatch(name):
             tower = "vision_model" if block["visual"] else "text_model"
             stem, kind, layer = block["stem"], block["kind"], f"{tower}.encoder.layers.{block['layer']}"
-            if stem == "attn.in_proj":  # the query's, the key's and the value's weights in one tensor
+            if stem == "attn.in_proj" and value.ndim:  # the query's, the key's and the value's weights in one tensor
                 parts = zip("qkv", value.tensor_split(3), strict=True)
-                found |= {f"{layer}.self_attn.{p}_proj.{kind}": v.clone() for p, v in parts}
+                found |= {f"{layer}.self_attn.{p}_proj.{kind}": v for p, v in parts}
             else:
                 found[f"{layer}.{BLOCK.get(stem, stem)}.{kind}"] = value
-        elif name in PROJECTIONS:
+        elif name in PROJECTIONS and value.ndim == 2:
             found[PROJECTIONS[name]] = value.T  # OpenCLIP multiplies from the right
         else:
             found[REST.get(name, name)] = value

@@ -21,7 +21,6 @@ from raysearch.errors import check
 if TYPE_CHECKING:
     from actors.rewards import View
 
-ARCHITECTURE = "hps3"
 MARKS = ("<|Reward|>",)  # the token at which a score is read
 PIXELS = 256 * 28 * 28  # of a frame
 CAP, BEST = 15.0, 2  # of hps3_best
@@ -33,6 +32,9 @@ def head(width: int) -> nn.Module:
     """What makes the mean and the deviation of a score out of a hidden state. Its weights are float32."""
     layers = nn.Linear(width, 1024), nn.ReLU(), nn.Dropout(0.05), nn.Linear(1024, 16), nn.ReLU(), nn.Linear(16, 2)
     return nn.Sequential(*layers)
+
+
+GRADING = qwen_vl.Grading("hps3", head, qwen_vl.IMAGE, MARKS)
 
 
 class Hps3:
@@ -48,19 +50,17 @@ class Hps3:
 
     @staticmethod
     def files(*, folder: str, frames: int, dtype: Dtype) -> list[Path]:
-        """The config, the weights, the tokenizer and the template."""
+        """The config, the weights, the tokenizer, the template and the code that all Graders share."""
         return qwen_vl.files(qwen_vl.located(folder))
 
     @staticmethod
     def fits(shape: Sequence[int], text_dim: int | None, *, folder: str, frames: int, dtype: Dtype) -> None:
         """Raises ConfigError unless the folder is one of HPSv3, whatever the latents are."""
-        qwen_vl.check_grader(qwen_vl.located(folder), ARCHITECTURE, head)
-        qwen_vl.Reader(qwen_vl.located(folder), qwen_vl.IMAGE, MARKS)
+        GRADING.fits(qwen_vl.located(folder))
 
     def __init__(self, *, folder: str, frames: Count = 5, dtype: Dtype = "bfloat16") -> None:
         where = qwen_vl.located(folder)
-        self.reader = qwen_vl.Reader(where, qwen_vl.IMAGE, MARKS)
-        self.net = qwen_vl.grader(where, ARCHITECTURE, head, dtype)
+        self.reader, self.net = GRADING.reader(where), GRADING.grader(where, dtype)
         self.patching = qwen_vl.Patching.of(self.net.qwen.config.vision_config)
         self.frames = frames
 
@@ -103,4 +103,4 @@ def convert(source: Path, out: Path, *, base: Path | None = None) -> None:
     words.add_tokens(list(MARKS), special_tokens=True)
     with tempfile.TemporaryDirectory() as saved:
         words.save_pretrained(saved)
-        qwen_vl.write_grader(out, ARCHITECTURE, head, base, state, template, Path(saved), qwen_vl.IMAGE, MARKS)
+        GRADING.write(out, base, state, template, Path(saved))

@@ -11,10 +11,9 @@ from torch import nn
 from transformers import BertTokenizer, BlipTextConfig, BlipTextModel, BlipVisionConfig, BlipVisionModel
 
 from actors.models.weights import DTYPES, pretrained
-from actors.rewards import checkpoint, pictures
+from actors.rewards import checkpoint, linears, pictures
 from actors.rewards.backbones import shared
 from actors.rewards.convert import pickled, same_shapes, written
-from actors.rewards.linears import chain, chained
 from raysearch.config.numbers import Count, Dtype
 from raysearch.errors import ConfigError, check, told
 
@@ -42,7 +41,7 @@ class Net(nn.Module):
         super().__init__()
         self.vision = BlipVisionModel(BlipVisionConfig(**vision))
         self.text = BlipTextModel(BlipTextConfig(**text), add_pooling_layer=False)
-        self.head = chain(head)
+        self.head = linears.chain(head)
 
     def forward(self, ids: torch.Tensor, mask: torch.Tensor, pixels: torch.Tensor) -> torch.Tensor:
         """The head's number, (T,), for a caption (1, L), a mask of its tokens, and each image (T, 3, side, side)."""
@@ -85,7 +84,7 @@ class ImageReward(pictures.Pictured):
         checkpoint.compare(net.state_dict(), path)
         _speller(path, net)
         found = [path / name for name in (*checkpoint.FILES, *TOKENIZER)]
-        return [*filter(Path.is_file, found), Path(pictures.__file__)]
+        return [*filter(Path.is_file, found), Path(linears.__file__), Path(pictures.__file__)]
 
     def to(self, device: str) -> None:
         """Moves the net to a device."""
@@ -96,7 +95,7 @@ class ImageReward(pictures.Pictured):
         device = next(self.net.parameters()).device
         asked = {"padding": "max_length", "truncation": True, "max_length": LENGTH, "return_tensors": "pt"}
         words = self._spell(prompt, **asked).to(device)
-        x = pictures.pixels(pictures.cropped, frames, self.net.vision.config.image_size).to(device)
+        x = pictures.pixels(pictures.centred, frames, self.net.vision.config.image_size).to(device)
         return (self.net(words.input_ids, words.attention_mask, x) - MEAN) / DEVIATION  # type: ignore[no-any-return]
 
 
@@ -131,11 +130,14 @@ def convert(source: Path, out: Path, *, base: Path | None = None) -> None:
     check({"vocab.txt", "tokenizer.json"} & spelling.keys() != set(), "--base", str(base), "a folder with vocab.txt")
     state = pickled(source)
     found = renamed(state)
-    widths, head = chained({k: v for k, v in state.items() if k.startswith("mlp.")}, source)
+    widths, head = linears.chained({k: v for k, v in state.items() if k.startswith("mlp.")}, source)
     found |= {f"head.{k}": v for k, v in head.items()}
     config = described(found, source) | {"head": widths}
-    with torch.device("meta"):
-        wanted = Net(**config).state_dict()
+    try:
+        with torch.device("meta"):
+            wanted = Net(**config).state_dict()
+    except ValueError as error:  # of transformers, for widths that its heads of attention do not divide
+        raise ConfigError.of("SOURCE", str(source), f"ImageReward's state dict: {told(error)}") from error
     same_shapes(wanted, found, source, "ImageReward's state dict")
     written(out, KIND, config, found, spelling)
 
@@ -159,24 +161,27 @@ def renamed(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 def described(state: Mapping[str, torch.Tensor], source: Path) -> dict[str, Any]:
     """The sizes of both towers as their config classes take them, read from their tensors. Raises ConfigError."""
 
-    def shape(name: str) -> torch.Size:
+    def shape(name: str, dimensions: int) -> torch.Size:
         check(name in state, "SOURCE", str(source), f"ImageReward's state dict: {name} is missing")
-        return state[name].shape
+        found = state[name].shape
+        fits = f"ImageReward's state dict: {name} must have {dimensions} dimensions above 0, not {tuple(found)}"
+        check(len(found) == dimensions and min(found) > 0, "SOURCE", str(source), fits)
+        return found
 
     def layers(tower: str) -> int:
         return len({m[1] for k in state if (m := re.match(rf"{tower}\.(\d+)\.", k))})
 
     (_, places, wide), patch = (
-        shape("vision.embeddings.position_embedding"),
-        shape("vision.embeddings.patch_embedding.weight"),
+        shape("vision.embeddings.position_embedding", 3),
+        shape("vision.embeddings.patch_embedding.weight", 4),
     )
     (tokens, narrow), length = (
-        shape("text.embeddings.word_embeddings.weight"),
-        shape("text.embeddings.position_embeddings.weight"),
+        shape("text.embeddings.word_embeddings.weight", 2),
+        shape("text.embeddings.position_embeddings.weight", 2),
     )
     vision = {
         "hidden_size": wide,
-        "intermediate_size": shape("vision.encoder.layers.0.mlp.fc1.bias")[0],
+        "intermediate_size": shape("vision.encoder.layers.0.mlp.fc1.bias", 1)[0],
         "num_hidden_layers": layers("vision.encoder.layers"),
         "num_attention_heads": max(1, wide // HEAD),
         "image_size": patch[-1] * round((places - 1) ** 0.5),
@@ -187,7 +192,7 @@ def described(state: Mapping[str, torch.Tensor], source: Path) -> dict[str, Any]
         "vocab_size": tokens,
         "hidden_size": narrow,
         "encoder_hidden_size": wide,
-        "intermediate_size": shape("text.encoder.layer.0.intermediate.dense.bias")[0],
+        "intermediate_size": shape("text.encoder.layer.0.intermediate.dense.bias", 1)[0],
         "num_hidden_layers": layers("text.encoder.layer"),
         "num_attention_heads": max(1, narrow // HEAD),
         "max_position_embeddings": length[0],

@@ -11,7 +11,9 @@ from torch import nn
 
 from raysearch.errors import check
 
-LAYER = re.compile(r"(?:.*?(\d+)\.)?(weight|bias)")  # a layer's number, if there is one, and what the tensor is
+LAYER = re.compile(r"(?:(?:.*\.)?(\d{1,3})\.)?(weight|bias)")  # a layer's number, if it has one, and the kind
+# The numbers of linear layers in published heads: LAION's first one, its improved one, and V2.5. Dropouts count, too.
+PUBLISHED = ([0], [0, 2, 4, 6, 7], [0, 2, 4, 6, 8])
 
 
 def chain(widths: Sequence[Any]) -> nn.Sequential:
@@ -24,8 +26,8 @@ def chain(widths: Sequence[Any]) -> nn.Sequential:
 def chained(state: Mapping[str, torch.Tensor], source: Path) -> tuple[list[int], dict[str, torch.Tensor]]:
     """The widths of a chain, and its tensors by the names of `chain`, from a state dict of upstream's.
 
-    There the numbers of layers count dropouts, too, and a single layer may have none. Raises ConfigError, also where
-    numbers leave room for an activation beside a dropout.
+    A state dict does not say what is between its layers: dropouts, or activations that would be lost. So the numbers
+    of layers must be those of a published head without activations; a single layer may have none. Raises ConfigError.
     """
     layers: dict[int, dict[str, torch.Tensor]] = {}
     for name, value in state.items():
@@ -34,15 +36,15 @@ def chained(state: Mapping[str, torch.Tensor], source: Path) -> tuple[list[int],
         assert found is not None
         layers.setdefault(int(found[1] or 0), {})[found[2]] = value
     ordered = [layers[number] for number in sorted(layers)]
-    near = all(b - a <= 2 for a, b in pairwise(sorted(layers)))
-    check(near, "SOURCE", str(source), f"a head without activations: its layers have the numbers {sorted(layers)}")
+    known = f"a head whose layers have the numbers {' or '.join(map(str, PUBLISHED))}, and not {sorted(layers)}"
+    check(sorted(layers) in PUBLISHED, "SOURCE", str(source), known)
     whole = all({k: v.ndim for k, v in layer.items()} == {"weight": 2, "bias": 1} for layer in ordered)
-    check(whole and bool(ordered), "SOURCE", str(source), "a file of linear layers, each with a weight and a bias")
+    check(whole, "SOURCE", str(source), "a file of linear layers, each with a weight and a bias")
     widths = [ordered[0]["weight"].shape[1], *(len(layer["weight"]) for layer in ordered)]
     fits = all(
         layer["weight"].shape == (b, a) and layer["bias"].shape == (b,)
         for layer, (a, b) in zip(ordered, pairwise(widths), strict=True)
     )
     allowed = f"a file of linear layers of which each takes what the one before gives, and the last gives 1: {widths}"
-    check(fits and widths[-1] == 1, "SOURCE", str(source), allowed)
+    check(fits and widths[-1] == 1 and min(widths) > 0, "SOURCE", str(source), allowed)
     return widths, {f"{i}.{k}": v for i, layer in enumerate(ordered) for k, v in layer.items()}

@@ -18,7 +18,7 @@ from raysearch.errors import check
 if TYPE_CHECKING:
     from actors.rewards import View
 
-SMALLEST = 12  # pixels: DIS takes no frames of which both sides are smaller
+SMALLEST = 16  # pixels: of thinner frames DIS gives NaN, or reads memory that is not theirs
 LARGEST = 0.05  # the share of a frame's pixels, those that move most, whose mean is a pair's motion
 THRESHOLD = 6.0  # what counts as a move, in units of the shorter side over 256
 
@@ -108,8 +108,8 @@ class Motion:
     def motions(self, frames: np.ndarray) -> np.ndarray:
         """The motion between consecutive frames of (n, H, W, 3), in units of min(H, W) / 256 pixels, float64 (n-1,)."""
         height, width = frames.shape[1:3]
-        allowed = f"larger: optical flow needs a side of {SMALLEST} pixels"
-        check(max(height, width) >= SMALLEST, "model.height and width", f"{height} x {width}", allowed)
+        allowed = f"larger: optical flow needs sides of {SMALLEST} pixels or more"
+        check(min(height, width) >= SMALLEST, "model.height and width", f"{height} x {width}", allowed)
         grey = [self._grey(frame) for frame in frames]
         found = []
         for a, b in pairwise(grey):

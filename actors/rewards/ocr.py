@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import torch
 
+from actors.rewards import pictures
 from actors.rewards.extras import library
 from raysearch.config.numbers import Count
 from raysearch.errors import check
@@ -83,8 +84,8 @@ class Ocr:
 
     @staticmethod
     def files(*, frames: int) -> list[Path]:
-        """The weights in the installed package. Raises ConfigError where something is missing."""
-        return list(weights().values())
+        """The weights in the installed package, and how frames are chosen. Raises ConfigError for what is missing."""
+        return [*weights().values(), Path(pictures.__file__)]
 
     def __call__(self, views: "Sequence[View]") -> np.ndarray:
         """Scores, float64 (len(views), 1)."""
@@ -95,8 +96,7 @@ class Ocr:
         texts = quoted(view.prompt)
         if not texts:
             return 0.0
-        at = np.unique(np.linspace(0, len(view.frames) - 1, self.frames).round().astype(int))
-        read = [self.read(view.frames[i]) for i in at]
+        read = [self.read(frame) for frame in pictures.chosen(view.frames, self.frames)]
         return float(np.mean([max(likeness(text, r) for r in read) for text in texts]))
 
     def read(self, frame: np.ndarray) -> str:

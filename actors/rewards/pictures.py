@@ -51,18 +51,35 @@ def chosen(frames: np.ndarray, n: int) -> np.ndarray:
 
     A single frame is the first one.
     """
-    if len(frames) <= n:
-        return frames
-    return frames[np.rint(np.linspace(0, len(frames) - 1, n)).astype(int)]
+    return frames[evenly(len(frames), n)]
+
+
+def evenly(total: int, n: int) -> np.ndarray:
+    """The indices of `chosen` frames among `total`, int (min(total, n),), in order and each of them once."""
+    return np.unique(np.rint(np.linspace(0, total - 1, n)).astype(int))
 
 
 def cropped(frames: np.ndarray, side: int) -> np.ndarray:
-    """CLIP's square: the shorter side becomes `side`, bicubic, and the middle is cut out. float32 in [0, 1]."""
-    height, width = frames.shape[1:3]
-    short = min(height, width)
-    x = _resized(frames, height * side // short, width * side // short)
-    top, left = (x.shape[1] - side) // 2, (x.shape[2] - side) // 2
+    """CLIP's square: the shorter side becomes `side`, bicubic, and the middle is cut out. float32 in [0, 1].
+
+    Where what is cut off has an odd width, the right side loses a pixel more, as in transformers.
+    """
+    x = _shortened(frames, side)
+    top, left = ((n - side) // 2 for n in x.shape[1:3])
     return _unit(x[:, top : top + side, left : left + side])
+
+
+def centred(frames: np.ndarray, side: int) -> np.ndarray:
+    """CLIP's square, whose middle is torchvision's. float32 in [0, 1]."""
+    x = _shortened(frames, side)
+    rows, columns = (middle(n, side) for n in x.shape[1:3])
+    return _unit(x[:, rows, columns])
+
+
+def middle(n: int, side: int) -> slice:
+    """The middle `side` of n pixels as torchvision's CenterCrop has it, which rounds the half of what is cut off."""
+    first = round((n - side) / 2)
+    return slice(first, first + side)
 
 
 def stretched(frames: np.ndarray, side: int) -> np.ndarray:
@@ -93,6 +110,12 @@ def pixels(
     """What a vision model of input size `side` reads of frames, float32 (T, 3, side, side), normalised by channel."""
     mean, deviation = (np.array(values, np.float32) for values in normal)
     return torch.from_numpy(((square(frames, side) - mean) / deviation).transpose(0, 3, 1, 2).copy())
+
+
+def _shortened(frames: np.ndarray, side: int) -> np.ndarray:
+    height, width = frames.shape[1:3]
+    short = min(height, width)
+    return _resized(frames, height * side // short, width * side // short)
 
 
 def _resized(frames: np.ndarray, height: int, width: int) -> np.ndarray:

@@ -22,12 +22,10 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, Qwen2VLConfig, 
 from transformers.initialization import no_init_weights
 
 from actors.models.weights import DTYPES, pretrained
-from actors.rewards import checkpoint, convert
+from actors.rewards import checkpoint, convert, pictures
 from actors.rewards.backbones import shared
 from raysearch.errors import ConfigError, check, told
 
-CLIP = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))  # mean and deviation of channels
-HALVES = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 VIDEO, IMAGE = "<|video_pad|>", "<|image_pad|>"  # one for each visual token
 PROMPT = "{text_prompt}"  # what a template has in the caption's place
 SYSTEM = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"  # Qwen3-VL's chats begin without
@@ -43,11 +41,11 @@ class Patching:
     size: int = 14
     time: int = 2
     merge: int = 2
-    mean: tuple[float, ...] = CLIP[0]
-    deviation: tuple[float, ...] = CLIP[1]
+    mean: tuple[float, ...] = pictures.CLIP[0]
+    deviation: tuple[float, ...] = pictures.CLIP[1]
 
     @staticmethod
-    def of(vision: Any, values: tuple[tuple[float, ...], ...] = CLIP) -> "Patching":
+    def of(vision: Any, values: tuple[tuple[float, ...], ...] = pictures.CLIP) -> "Patching":
         """That of a vision config of transformers; `values` are the mean and the deviation."""
         return Patching(vision.patch_size, vision.temporal_patch_size, vision.spatial_merge_size, *values)
 
@@ -59,6 +57,7 @@ class Patching:
 
 def uniform(total: int, n: int) -> list[int]:
     """The indices of n frames out of `total`, evenly spaced from the first to the last."""
+    # As qwen-vl-utils has them: float32, in which some halves round to another frame than those of pictures.evenly.
     return torch.linspace(0, total - 1, n).round().long().tolist()
 
 
@@ -173,12 +172,11 @@ def graded_state(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 class Reader:
     """Texts of a template as token ids, with the places of visual and of special tokens."""
 
-    def __init__(self, folder: Path, token: str, marks: Sequence[str]) -> None:
+    def __init__(self, folder: Path, visual: str, marks: Sequence[str]) -> None:
         """`folder` has tokenizer/ and template.txt. Raises ConfigError unless both know the special tokens `marks`."""
         self.tokenizer = tokenizer(folder / "tokenizer")
-        self.visual = token
-        self.ids = dict(zip((token, *marks), ids_of(self.tokenizer, (token, *marks), folder), strict=True))
-        self.marks = tuple(marks)
+        self.visual, self.marks = visual, tuple(marks)
+        self.ids = dict(zip((visual, *marks), ids_of(self.tokenizer, (visual, *marks), folder), strict=True))
         try:
             self.template = (folder / "template.txt").read_bytes().decode()
         except (OSError, ValueError) as error:
@@ -205,9 +203,14 @@ def located(folder: str) -> Path:
 
 
 def files(folder: Path) -> list[Path]:
-    """The files that are read of a Grader's folder."""
+    """The files on which a Grader's scores depend: those that are read of its folder, and the code."""
     words = sorted(file for file in (folder / "tokenizer").glob("*") if file.is_file())
-    return [*(folder / name for name in (*checkpoint.FILES, "template.txt")), *words]
+    return [
+        *(folder / name for name in (*checkpoint.FILES, "template.txt")),
+        *words,
+        Path(__file__),
+        Path(pictures.__file__),
+    ]
 
 
 def tokenizer(folder: Path, key: str = "folder") -> PreTrainedTokenizerBase:
@@ -227,64 +230,67 @@ def ids_of(words: PreTrainedTokenizerBase, tokens: Sequence[str], folder: Path, 
     return [known[token] for token in tokens]
 
 
-def grader(folder: Path, architecture: str, head: Callable[[int], nn.Module], dtype: str) -> Grader:
-    """The Grader of a converted folder, in evaluation mode, with its weights in `dtype`. Raises ConfigError.
+@dataclass(frozen=True)
+class Grading:
+    """What makes a reward of a Grader: its converted folders are of `architecture`, and `head` makes a head for D.
 
-    Rewards of one process share it.
+    `visual` is the token of what is seen, and `marks` are the special tokens at which grades are read.
     """
 
-    def build() -> Grader:
-        net = bare_grader(folder, architecture, head, dtype)
-        checkpoint.fill(net.state_dict(), folder)
-        return net.eval().requires_grad_(False)
+    architecture: str
+    head: Callable[[int], nn.Module]
+    visual: str
+    marks: tuple[str, ...]
 
-    return shared((architecture, folder.resolve(), dtype), build)
-
-
-def bare_grader(folder: Path, architecture: str, head: Callable[[int], nn.Module], dtype: str) -> Grader:
-    """A Grader as a converted folder's config describes it, without weights. Raises ConfigError."""
-    config = checkpoint.config_of(folder, architecture)
-    with checkpoint.described(folder, architecture):
-        return Grader(config["model"], head, DTYPES[dtype])
-
-
-def check_grader(folder: Path, architecture: str, head: Callable[[int], nn.Module]) -> None:
-    """Raises ConfigError unless the weights of a converted folder fit its config; loads none."""
-    with torch.device("meta"):
-        net = bare_grader(folder, architecture, head, "float32")
-    checkpoint.compare(net.state_dict(), folder)
-
-
-def write_grader(
-    out: Path,
-    architecture: str,
-    head: Callable[[int], nn.Module],
-    base: Path,
-    state: dict[str, torch.Tensor],
-    template: str,
-    words: Path,
-    visual: str,
-    marks: Sequence[str],
-) -> None:
-    """Write the folder of a Grader: upstream's `state` by its old names, under the config of the folder `base`.
-
-    `words` is the folder of the tokenizer, which must know the tokens `visual` and `marks`. Raises ConfigError.
-    """
-    ids = ids_of(tokenizer(words, "SOURCE"), (visual, *marks), words, "SOURCE")
-    found = graded_state(state)
-    size = len(found.get("qwen.language_model.embed_tokens.weight", ()))
-    check(max(ids) < size, "SOURCE", max(ids), f"a token that the weights know, of which there are {size}")
-    config = convert.json_of(convert.part(base, "config.json", "--base"))
-    with checkpoint.described(base, "Qwen2-VL", "--base"):
-        whole = Qwen2VLConfig.from_dict(config)
-        whole.text_config.vocab_size = size
+    def fits(self, folder: Path) -> None:
+        """Raises ConfigError unless a converted folder's weights, tokenizer and template fit; loads no weights."""
         with torch.device("meta"):
-            wanted = Grader(whole.to_dict(), head, torch.float32).state_dict()
-    for name in sorted(wanted.keys() | found.keys()):
-        shapes = [tuple(s[name].shape) if name in s else checkpoint.NONE for s in (wanted, found)]
-        fits = f"weights of {architecture} on the model of --base: {name} must be {shapes[0]}, there is {shapes[1]}"
-        check(shapes[0] == shapes[1], "SOURCE", architecture, fits)
-    with tempfile.TemporaryDirectory() as folder:
-        (file := Path(folder) / "template.txt").write_bytes(template.encode())
-        files = {"template.txt": file, "tokenizer": words}
-        convert.written(out, architecture, {"model": whole.to_dict()}, found, files)
+            net = self._bare(folder, "float32")
+        checkpoint.compare(net.state_dict(), folder)
+        self.reader(folder)
+
+    def reader(self, folder: Path) -> Reader:
+        """The Reader of a converted folder. Raises ConfigError."""
+        return Reader(folder, self.visual, self.marks)
+
+    def grader(self, folder: Path, dtype: str) -> Grader:
+        """The Grader of a converted folder, in evaluation mode, with its weights in `dtype`. Raises ConfigError.
+
+        Rewards of one process share it.
+        """
+
+        def build() -> Grader:
+            net = self._bare(folder, dtype)
+            checkpoint.fill(net.state_dict(), folder)
+            return net.eval().requires_grad_(False)
+
+        return shared((self.architecture, folder.resolve(), dtype), build)
+
+    def _bare(self, folder: Path, dtype: str) -> Grader:
+        config = checkpoint.config_of(folder, self.architecture)
+        with checkpoint.described(folder, self.architecture):
+            return Grader(config["model"], self.head, DTYPES[dtype])
+
+    def write(self, out: Path, base: Path, state: dict[str, torch.Tensor], template: str, words: Path) -> None:
+        """Write a converted folder: upstream's `state` by its old names, under the config of the folder `base`.
+
+        `words` is the folder of the tokenizer, which must know all special tokens. Raises ConfigError.
+        """
+        ids = ids_of(tokenizer(words, "SOURCE"), (self.visual, *self.marks), words, "SOURCE")
+        found = graded_state(state)
+        size = next(iter(getattr(found.get("qwen.language_model.embed_tokens.weight"), "shape", ())), 0)
+        check(max(ids) < size, "SOURCE", max(ids), f"a token that the weights know, of which there are {size}")
+        config = convert.json_of(convert.part(base, "config.json", "--base"))
+        with checkpoint.described(base, "Qwen2-VL", "--base"):
+            whole = Qwen2VLConfig.from_dict(config)
+            whole.text_config.vocab_size = size
+            with torch.device("meta"):
+                wanted = Grader(whole.to_dict(), self.head, torch.float32).state_dict()
+        for name in sorted(wanted.keys() | found.keys()):
+            shapes = [tuple(s[name].shape) if name in s else checkpoint.NONE for s in (wanted, found)]
+            fits = f"weights of {self.architecture} on --base: {name} must be {shapes[0]}, there is {shapes[1]}"
+            check(shapes[0] == shapes[1], "SOURCE", self.architecture, fits)
+        with tempfile.TemporaryDirectory() as folder:
+            (file := Path(folder) / "template.txt").write_bytes(template.encode())
+            files = {"template.txt": file, "tokenizer": words}
+            convert.written(out, self.architecture, {"model": whole.to_dict()}, found, files)

@@ -10,6 +10,7 @@ import torch
 from torch.nn import functional as F
 
 from actors.features import vision
+from actors.rewards import pictures
 from actors.rewards.checkpoint import located
 from actors.rewards.motion import check_frames
 from raysearch.errors import check
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from actors.rewards import View
 
 FILES = ["config.json", "model.safetensors", "preprocessor_config.json"]
-CLIP = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))  # mean and deviation of its pixels
 
 
 def short_side(x: torch.Tensor, side: int, mode: str) -> torch.Tensor:
@@ -43,12 +43,12 @@ class Subject(vision.Dino):
 class Background(vision.Clip):
     """CLIP's embedding of the middle square of frames that are resized bicubically."""
 
-    normal = CLIP
+    normal = pictures.CLIP
 
     def _resized(self, x: torch.Tensor) -> torch.Tensor:
         x = short_side(x, self._side, "bicubic")
-        top, left = (round((n - self._side) / 2) for n in x.shape[2:])
-        return x[:, :, top : top + self._side, left : left + self._side]
+        rows, columns = (pictures.middle(n, self._side) for n in x.shape[2:])
+        return x[:, :, rows, columns]
 
 
 PARTS = {"subject": ("dino", Subject), "background": ("clip", Background)}
@@ -82,7 +82,7 @@ class VBenchConsistency:
     def files(*, dino: str | None, clip: str | None) -> list[Path]:
         """The models' files and the code that runs them. Raises ConfigError, before weights load, for other models."""
         check(dino is not None or clip is not None, "dino", None, "given, or else clip")
-        found = [Path(str(inspect.getsourcefile(vision)))]
+        found = [Path(str(inspect.getsourcefile(vision))), Path(pictures.__file__)]
         for component, folder in folders_of(dino, clip).items():
             key, kind = PARTS[component]
             found += kind.files(folder, key)

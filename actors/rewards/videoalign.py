@@ -6,7 +6,7 @@ LoRA adapters into the weights.
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -15,12 +15,11 @@ from torch import nn
 from actors.rewards import convert as converting
 from actors.rewards import qwen_vl
 from raysearch.config.numbers import Dtype, Positive
-from raysearch.errors import ConfigError, check
+from raysearch.errors import check
 
 if TYPE_CHECKING:
     from actors.rewards import View
 
-ARCHITECTURE = "videoalign"
 MARKS = ("<|VQ_reward|>", "<|MQ_reward|>", "<|TA_reward|>")  # the tokens at which a score is read
 MEAN, DEVIATION = np.array([3.6757, 1.1646, 2.8105]), np.array([2.2476, 1.3811, 2.5121])  # of upstream's training set
 LEAST, MOST = 128 * 28 * 28, 256 * 28 * 28  # pixels of a frame
@@ -32,6 +31,9 @@ TEMPLATE_SHA256 = "fdb6309bac618dd0c8b1b589d3a0970a974f7856eecbb355a190b2dce54af
 def head(width: int) -> nn.Module:
     """What makes a score of a hidden state."""
     return nn.Linear(width, 1, bias=False)
+
+
+GRADING = qwen_vl.Grading("videoalign", head, qwen_vl.VIDEO, MARKS)
 
 
 class VideoAlign:
@@ -48,7 +50,7 @@ class VideoAlign:
 
     @staticmethod
     def files(*, folder: str, normalise: bool, fps: float, video_fps: float | None, dtype: Dtype) -> list[Path]:
-        """The config, the weights, the tokenizer and the template."""
+        """The config, the weights, the tokenizer, the template and the code that all Graders share."""
         return qwen_vl.files(qwen_vl.located(folder))
 
     @staticmethod
@@ -63,8 +65,7 @@ class VideoAlign:
         dtype: Dtype,
     ) -> None:
         """Raises ConfigError unless the folder is one of VideoReward, whatever the latents are."""
-        qwen_vl.check_grader(qwen_vl.located(folder), ARCHITECTURE, head)
-        qwen_vl.Reader(qwen_vl.located(folder), qwen_vl.VIDEO, MARKS)
+        GRADING.fits(qwen_vl.located(folder))
 
     def __init__(
         self,
@@ -76,8 +77,7 @@ class VideoAlign:
         dtype: Dtype = "bfloat16",
     ) -> None:
         where = qwen_vl.located(folder)
-        self.reader = qwen_vl.Reader(where, qwen_vl.VIDEO, MARKS)
-        self.net = qwen_vl.grader(where, ARCHITECTURE, head, dtype)
+        self.reader, self.net = GRADING.reader(where), GRADING.grader(where, dtype)
         self.patching = qwen_vl.Patching.of(self.net.qwen.config.vision_config)
         self.normalise, self.fps, self.video_fps = normalise, fps, video_fps
 
@@ -113,7 +113,8 @@ def merged(state: dict[str, torch.Tensor], scale: float) -> dict[str, torch.Tens
         check(weight in found and other in plain, "SOURCE", name, f"beside {layer}.base_layer.weight and {other}")
         w, a, b = found[weight], plain[name], plain[other]
         fits = f"an adapter of {weight}: shapes are {tuple(w.shape)}, {tuple(a.shape)} and {tuple(b.shape)}"
-        check((*b.shape, *a.shape) == (w.shape[0], len(a), len(a), w.shape[1]), "SOURCE", name, fits)
+        whole = w.ndim == a.ndim == b.ndim == 2 and b.shape[1] == len(a) and w.shape == (len(b), a.shape[1])
+        check(whole, "SOURCE", name, fits)
         found[weight] = (w.float() + scale * (b.float() @ a.float())).to(w.dtype)
     return found
 
@@ -129,12 +130,9 @@ def convert(source: Path, out: Path, *, base: Path | None = None) -> None:
     weights = converting.part(source, f"{CHECKPOINT}/model.pth")
     words = converting.part(source, f"{CHECKPOINT}/tokenizer")
     template = converting.literals(converting.part(source, TEMPLATE[0]), TEMPLATE[1], sha256=TEMPLATE_SHA256)
-    adapters = converting.json_of(converting.part(source, "model_config.json"), "SOURCE").get("peft_lora_config", {})
-    try:
-        scale = adapters["lora_alpha"] / adapters["lora_r"]
-    except (KeyError, TypeError, ZeroDivisionError) as error:
-        raise ConfigError.of(
-            "SOURCE", str(source), "a folder whose model_config.json has lora_alpha and lora_r"
-        ) from error
-    state = merged(converting.pickled(weights), scale)
-    qwen_vl.write_grader(out, ARCHITECTURE, head, base, state, template, words, qwen_vl.VIDEO, MARKS)
+    adapters = converting.json_of(converting.part(source, "model_config.json"), "SOURCE").get("peft_lora_config")
+    numbers: list[Any] = [adapters.get(k) for k in ("lora_alpha", "lora_r")] if isinstance(adapters, dict) else []
+    given = bool(numbers) and all(type(n) is int and 0 < n < 10**6 for n in numbers)
+    check(given, "SOURCE", str(source), "a folder whose model_config.json has whole numbers lora_alpha and lora_r")
+    state = merged(converting.pickled(weights), numbers[0] / numbers[1])
+    GRADING.write(out, base, state, template, words)

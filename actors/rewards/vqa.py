@@ -17,8 +17,7 @@ from transformers import (
     Qwen3VLForConditionalGeneration,
 )
 
-from actors.rewards import checkpoint, convert, qwen_vl
-from actors.rewards.backbones import backbone
+from actors.rewards import backbones, checkpoint, convert, pictures, qwen_vl
 from raysearch.config.binding import Such
 from raysearch.config.numbers import Count, Dtype
 from raysearch.errors import check
@@ -28,7 +27,9 @@ if TYPE_CHECKING:
 
 QUESTIONS = {"vqa": 'Does this video show "{}"? Please answer yes or no.'}
 ANSWERS = {"yes": ("Yes", "yes", "YES"), "no": ("No", "no", "NO")}  # each with and without a space before it
-LEAST = 128  # tokens' worth of pixels of a frame, as transformers' processors of videos have it
+# Tokens' worth of pixels of a frame. Processors of Qwen2-VL and Qwen2.5-VL have the same bound, and 768 as the most;
+# that of Qwen3-VL bounds the pixels of all frames together, so that long videos are seen in less detail than here.
+LEAST = 128
 PATTERNS = ["config.json", "*.safetensors", "*.safetensors.index.json", "tokenizer*", "vocab.json", "merges.txt"]
 Question = Annotated[str, Such("a question, with {} in the caption's place", lambda text: bool(text.strip()))]
 Questions = Annotated[dict[str, Question], Len(1)]
@@ -39,7 +40,7 @@ class Kind:
     """What differs between the models: the class, the values of pixels, and how a chat begins."""
 
     model: Any
-    values: tuple[tuple[float, ...], ...] = qwen_vl.CLIP
+    values: tuple[tuple[float, ...], ...] = pictures.CLIP
     system: str = qwen_vl.SYSTEM
     stamped: bool = False  # each pair of frames follows its time as a text
 
@@ -47,7 +48,7 @@ class Kind:
 KINDS = {
     "qwen2_vl": Kind(Qwen2VLForConditionalGeneration),
     "qwen2_5_vl": Kind(Qwen2_5_VLForConditionalGeneration),
-    "qwen3_vl": Kind(Qwen3VLForConditionalGeneration, qwen_vl.HALVES, "", stamped=True),
+    "qwen3_vl": Kind(Qwen3VLForConditionalGeneration, pictures.HALF, "", stamped=True),
 }
 
 
@@ -87,9 +88,10 @@ class Vqa:
         pixels: int,
         dtype: Dtype,
     ) -> list[Path]:
-        """The config, the weights and the tokenizer."""
+        """The config, the weights, the tokenizer and the code of Qwen-VL's inputs."""
         where = located(folder)
-        return sorted({file for pattern in PATTERNS for file in where.glob(pattern) if file.is_file()})
+        found = sorted({file for pattern in PATTERNS for file in where.glob(pattern) if file.is_file()})
+        return [*found, *map(Path, (backbones.__file__, pictures.__file__, qwen_vl.__file__))]
 
     @staticmethod
     def fits(
@@ -121,7 +123,7 @@ class Vqa:
         self.components = tuple(self.questions)
         self.kind = kind_of(where := located(folder))
         self.words = Words(where)
-        self.net = backbone(self.kind.model, where, dtype)
+        self.net = backbones.backbone(self.kind.model, where, dtype)
         self.patching = qwen_vl.Patching.of(self.net.config.vision_config, self.kind.values)
         self.normalise, self.frames, self.pixels = normalise, frames, pixels
 

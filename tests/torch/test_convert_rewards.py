@@ -102,6 +102,90 @@ def test_weights_with_nan_are_not_written(user):
     assert not (user / "out").exists()
 
 
+def unlike() -> dict[str, object]:
+    """Things that a pickle of tensors alone may hold, and no state dict of weights does."""
+    one = torch.ones(2)
+    return {
+        "stands for terabytes": {"w": one[:1].expand(10**13)},
+        "sparse": {"w": one.to_sparse()},
+        "meta": {"w": one.to("meta")},
+        "float8": {"w": one.to(torch.float8_e4m3fn)},
+        "complex": {"w": one.to(torch.complex64)},
+        "double": {"w": one.double()},
+        "numbered": {3: one},
+        "two lines": {"a\nb": one},
+        "odd": {"\ud800": one},
+        "long": {"w" * 300: one},
+    }
+
+
+@pytest.mark.parametrize("what", unlike())
+def test_tensors_that_are_no_weights_are_one_line(user, capsys, what):
+    torch.save(unlike()[what], user / "odd.pth")
+    assert command("doubling:Doubled", user / "odd.pth", user / "out") == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"raysearch: SOURCE: '{user / 'odd.pth'}' is not allowed; it must be a file")
+    assert said.count("\n") == 1 and len(said) < 500
+
+
+@pytest.mark.parametrize("kind", [torch.float64, torch.int64, torch.int32, torch.complex64, torch.float8_e4m3fn])
+def test_what_is_written_is_what_rewards_read(tmp_path, kind):
+    with pytest.raises(ConfigError, match="SOURCE: 'w' is not allowed; it must be a tensor of F16, BF16, F32, not"):
+        converting.written(tmp_path / "out", "x", {}, {"w": torch.ones(2).to(kind)})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_tensors_that_share_memory_are_written_apart(tmp_path):
+    whole = torch.arange(6.0)
+    state = {"a": whole, "b": whole, "c": whole[2:], "d": whole.view(2, 3).T, "e": torch.tensor([6.0])}
+    converting.written(tmp_path / "out", "x", {}, state)
+    found = load_file(tmp_path / "out" / "model.safetensors")
+    assert found.keys() == state.keys() and all(torch.equal(found[k], v) for k, v in state.items())
+
+
+@pytest.mark.parametrize(
+    "text", ["-" * 100_000 + "1", "not " * 50_000 + "1", "a = " + "1+" * 50_000 + "1", "A = 'x\0'", 'A = "\\ud800"']
+)
+def test_files_that_strain_the_parser_are_one_line(tmp_path, text):
+    (tmp_path / "prompt.py").write_text(text)
+    with pytest.raises(ConfigError, match=r"^SOURCE: '.*prompt.py' is not allowed; it must be (a|the) "):
+        converting.literals(tmp_path / "prompt.py", "A", sha256="0")
+    (tmp_path / "config.json").write_text("[" * 100_000)
+    with pytest.raises(ConfigError, match=r"^--base: '.*config.json' is not allowed; it must be a JSON file$"):
+        converting.json_of(tmp_path / "config.json")
+
+
+def test_an_out_that_no_file_can_have_is_one_line(user, capsys):
+    for out in (f"{user}/o\0ut", f"{user}/{'o' * 300}"):
+        assert command("doubling:Doubled", user / "model.pth", out) == 2
+        said = capsys.readouterr().err
+        assert said.startswith("raysearch: OUT: ") and said.count("\n") == 1
+
+
+def test_a_link_to_nothing_is_no_free_place(user, capsys):
+    (user / "out").symlink_to(user / "elsewhere")
+    assert command("doubling:Doubled", user / "model.pth", user / "out") == 2
+    assert "a folder that does not exist yet" in capsys.readouterr().err
+    assert not (user / "elsewhere").exists()
+
+
+def test_a_folder_appears_whole(tmp_path, monkeypatch):
+    """When the last step fails, nothing is there; and what the last step moves is whole."""
+    (tmp_path / "words").mkdir()
+    (tmp_path / "words" / "vocab.txt").write_text("a b")
+    moved = []
+
+    def fails(self: Path, target: Path) -> None:
+        moved.extend(sorted(str(p.relative_to(self)) for p in self.rglob("*")))
+        raise OSError("no more")
+
+    monkeypatch.setattr(Path, "rename", fails)
+    with pytest.raises(ConfigError, match=r"^OUT: .* cannot be written: OSError: no more"):
+        converting.written(tmp_path / "out", "x", {}, {"w": torch.ones(1)}, {"tokenizer": tmp_path / "words"})
+    assert moved == ["config.json", "model.safetensors", "tokenizer", "tokenizer/vocab.txt"]
+    assert [p.name for p in tmp_path.iterdir()] == ["words"]
+
+
 def test_a_reward_with_nothing_to_convert_says_which_have(user, capsys):
     assert command("consistency", user / "model.pth", user / "out") == 2
     named = capsys.readouterr().err.split("a reward with a converter: ")[1].strip().split(", ")

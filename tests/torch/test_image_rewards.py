@@ -52,6 +52,22 @@ def test_pixels_are_those_of_the_librarys_processors(height, width, side):
     assert torch.equal(found, theirs(images, return_tensors="pt").pixel_values)
 
 
+@pytest.mark.parametrize(
+    ("size", "corner"),
+    [((704, 1280), (0, 92)), ((480, 848), (0, 86)), ((544, 960), (0, 86)), ((848, 480), (86, 0)), ((224, 225), (0, 0)),
+     ((224, 227), (0, 2))],
+)  # fmt: skip
+def test_the_middle_is_torchvisions_where_a_reward_was_trained_with_it(size, corner):
+    """torchvision's CenterCrop cuts at int(round((n - side) / 2.0)), and the shorter side is resized to 224."""
+    clip = toy.frames(1, *size)
+    short = min(size)
+    height, width = (224 * n // short for n in size)
+    whole = Image.fromarray(clip[0]).resize((width, height), Image.Resampling.BICUBIC)
+    top, left = corner
+    expected = np.asarray(whole)[top : top + 224, left : left + 224] / 255
+    np.testing.assert_allclose(pictures.centred(clip, 224)[0], expected, atol=1e-6)
+
+
 def bars(frame: np.ndarray, side: int) -> np.ndarray:
     """HPSv2's square of a frame by PIL in floating point, one channel after the other."""
     height, width = (max(1, round(n * side / max(frame.shape[:2]))) for n in frame.shape[:2])
@@ -153,6 +169,7 @@ def test_rewards_of_a_folder_share_its_weights(folder, tmp_path):
     assert pick.clip.model is score.clip.model
     half = PickScore(folder=str(folder), dtype="bfloat16")
     assert half.clip.model is not pick.clip.model
+    assert (half.clip.model.dtype, pick.clip.model.dtype) == (torch.bfloat16, torch.float32)
     views = [toy.view(toy.frames())]
     np.testing.assert_allclose(half(views), pick(views), atol=0.3)
     for file in ("config.json", "model.safetensors"):
@@ -242,6 +259,9 @@ def test_hps_is_converted_from_openclip(tmp_path):
         ("more must be no such tensor, there is (2,)", lambda s: s.update(more=torch.zeros(2))),
         ("text_model.final_layer_norm.bias must be (32,), there is (3,)",
          lambda s: s.update({"ln_final.bias": torch.zeros(3)})),
+        ("in_proj.weight must be no such tensor", lambda s: s.update(
+            {"transformer.resblocks.0.attn.in_proj_weight": torch.tensor(1.0)})),
+        ("visual.proj must be no such tensor", lambda s: s.update({"visual.proj": torch.zeros(2, 2, 2)})),
         ("must be a tensor of finite numbers", lambda s: s["visual.proj"].fill_(torch.nan)),
     ],
 )  # fmt: skip
@@ -334,6 +354,13 @@ def test_weights_that_are_not_finite_are_refused_when_they_load(tmp_path):
     toy.damaged(folder, "text_projection.weight", lambda x: x.fill_(torch.inf))
     with pytest.raises(ConfigError, match=r"folder: .* one of finite weights: text_projection.weight has NaN or inf"):
         PickScore(folder=str(folder))
+
+
+def test_old_configs_end_captions_with_2_and_mean_the_highest_token(folder, tmp_path):
+    old = other_text(toy.clip_folder(tmp_path / "clip"), eos_token_id=2)
+    assert prepared(old).components == ("pickscore", "pickscore_min")
+    views = [toy.view(toy.frames())]
+    np.testing.assert_array_equal(PickScore(folder=str(old))(views), PickScore(folder=str(folder))(views))
 
 
 def test_arguments_are_checked(folder):

@@ -93,6 +93,11 @@ def test_scores_are_those_of_the_published_layout(folder, state, prompt):
     assert np.ptp(scores) > 0.01
 
 
+def test_frames_are_cut_where_upstream_cuts_them(folder):
+    made, clip = ImageReward(folder=str(folder)), toy.frames(2, 28, 31)
+    np.testing.assert_array_equal(made([toy.view(clip)]), made([toy.view(clip[:, :, 2:30])]))
+
+
 def test_padding_does_not_move_the_score(folder):
     made = ImageReward(folder=str(folder))
     words = made._spell("a red circle", padding="max_length", max_length=35, return_tensors="pt")
@@ -144,6 +149,7 @@ def test_published_sizes_are_read_from_the_tensors():
         "num_attention_heads": 16,
         "image_size": 224,
     }
+    assert (found["vision"]["layer_norm_eps"], found["text"]["layer_norm_eps"]) == (1e-6, 1e-12)
     assert (found["text"]["num_hidden_layers"], found["text"]["num_attention_heads"]) == (12, 12)
     with torch.device("meta"):
         net = imagereward.Net(**found, head=[768, 1024, 128, 64, 16, 1])
@@ -163,6 +169,10 @@ def test_published_sizes_are_read_from_the_tensors():
          lambda s: s.pop("blip.text_encoder.embeddings.word_embeddings.weight")),
         ("must be (32, 32), there is (31, 32)",
          lambda s: s.update({"blip.visual_encoder.blocks.1.attn.proj.weight": torch.zeros(31, 32)})),
+        ("text.embeddings.word_embeddings.weight must have 2 dimensions above 0, not (0, 24)",
+         lambda s: s.update({"blip.text_encoder.embeddings.word_embeddings.weight": torch.zeros(0, 24)})),
+        ("vision.embeddings.position_embedding must have 3 dimensions above 0, not (5, 32)",
+         lambda s: s.update({"blip.visual_encoder.pos_embed": torch.zeros(5, 32)})),
         ("a file of linear layers, each with a weight and a bias", lambda s: s.pop("mlp.layers.4.bias")),
         ("of which each takes what the one before gives",
          lambda s: s.update({"mlp.layers.4.weight": torch.zeros(8, 11)})),

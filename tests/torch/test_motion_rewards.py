@@ -99,11 +99,12 @@ class Given(Motion):
 def test_units_and_pairs_by_hand():
     v = greys(8, 2, 7, 7, 7, 7, 9, 0, 0, size=16)  # in units of 16 / 256 pixels, so 16 times as much
     by_hand = [np.mean([8, 2, 7, 7, 7, 7, 9, 0]) * 16, np.mean([8, 7, 7, 9]) * 16, np.mean([8, 7]) * 16]
-    for fps, expected in zip((8, 16, 24), (by_hand[0], by_hand[1], np.mean([8, 7]) * 16), strict=True):
+    assert Motion()._grey(np.full((1, 1, 3), (255, 0, 0), np.uint8)) == 76  # red counts 0.299
+    for fps, expected in zip((8, 15, 16, 24), by_hand[:1] + by_hand[1:2] * 2 + by_hand[2:], strict=True):
         assert Given()([view(v, fps)])[0, 0] == pytest.approx(expected)
     assert Given()([view(v, 4)])[0, 0] == pytest.approx(by_hand[0] / 2)  # a pair is a quarter of a second apart
-    (row,) = Given()([view(greys(*range(20), size=16)[:, :, :8])])
-    assert row[0] == pytest.approx(np.mean(range(19)) * 256 / 8)  # the shorter side
+    (row,) = Given()([view(greys(*range(20), size=32)[:, :, :16])])
+    assert row[0] == pytest.approx(np.mean(range(19)) * 256 / 16)  # the shorter side
 
 
 @pytest.mark.parametrize(
@@ -152,6 +153,12 @@ def test_one_frame_is_refused_before_anything_loads(name):
         reward("rewards.search", {"name": name}, {}, (), (1, 4, 1, 8, 8))
 
 
+@pytest.mark.parametrize("size", [(16, 16), (16, 200), (1000, 16), (17, 999)])
+def test_thin_frames_have_finite_scores(motion, size):
+    frames = np.random.default_rng(0).integers(0, 256, (3, *size, 3), np.uint8)
+    assert np.isfinite(motion([view(frames)])).all()
+
+
 def test_views_that_are_too_short_or_too_small_are_refused(motion):
     with pytest.raises(ConfigError, match="num_frames: 1 is not allowed; it must be at least 2"):
         Flicker()([view(greys(0))])
@@ -159,9 +166,10 @@ def test_views_that_are_too_short_or_too_small_are_refused(motion):
         motion([view(greys(0, 0))])
     with pytest.raises(ConfigError, match="num_frames: 3 is not allowed; it must be at least 4"):
         motion([view(greys(0, 0, 0), fps=24)])
-    with pytest.raises(ConfigError, match=r"height and width: '11 x 11' is not allowed; .* a side of 12 pixels"):
-        motion([view(greys(0, 0, 0, size=11))])
-    motion([view(greys(0, 0, 0, size=12))])
+    for height, width in ((8, 200), (12, 200), (200, 15)):
+        said = rf"height and width: '{height} x {width}' is not allowed; .* sides of 16 pixels or more"
+        with pytest.raises(ConfigError, match=said):
+            Given()([view(greys(0, 0, 0, size=200)[:, :height, :width])])
 
 
 def test_a_missing_extra_is_one_line(monkeypatch):

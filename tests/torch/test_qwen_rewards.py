@@ -11,7 +11,7 @@ import toy_rewards as toys
 from safetensors.torch import load_file, save_file
 from transformers import Qwen2VLImageProcessorPil, Qwen2VLModel
 
-from actors.rewards import View, planning, qwen_vl, videoalign
+from actors.rewards import View, pictures, planning, qwen_vl, videoalign
 from raysearch.__main__ import main
 from raysearch.errors import ConfigError
 
@@ -61,7 +61,7 @@ def by_hand(folder: Path, state: dict[str, torch.Tensor], view: View, indices: l
             a, b = (plain[f"model.{name}.lora_{side}.default.weight"] for side in "AB")
             layer.register_forward_hook(lambda _, x, y, a=a, b=b: y + 2 * (x[0] @ a.T) @ b.T)
     pixels = view.frames[indices].transpose(0, 3, 1, 2) / 255
-    mean, deviation = (np.array(v).reshape(3, 1, 1) for v in qwen_vl.CLIP)
+    mean, deviation = (np.array(v).reshape(3, 1, 1) for v in pictures.CLIP)
     patches = torch.tensor(cut((pixels - mean) / deviation), dtype=torch.float32)
     grid = torch.tensor([[len(indices) // 2, view.frames.shape[1] // 14, view.frames.shape[2] // 14]])
     words = toys.tokenizer(folder / "words", *toys.MARKS)
@@ -98,6 +98,24 @@ def test_a_score_is_that_of_an_independent_computation(made, graded, tmp_path, f
     np.testing.assert_allclose(graded([view])[0], normal, atol=2e-4)
     stored = videoalign.VideoAlign(folder=str(made[0] / "out"), dtype="float32", normalise=False)
     np.testing.assert_allclose(stored([view])[0], raw, atol=2e-4)
+
+
+def test_a_frame_has_at_most_200704_pixels(graded):
+    large = toys.view(frames=4, size=(480, 832))
+    np.testing.assert_array_equal(graded([large]), graded([toys.resized(large, 336, 588)]))
+
+
+def test_adapters_are_merged_in_float32():
+    generator = torch.Generator().manual_seed(0)
+    w, a, b = (torch.randn(s, generator=generator).bfloat16() for s in ((32, 48), (16, 48), (32, 16)))
+    state = dict(
+        zip(("x.base_layer.weight", "x.lora_A.default.weight", "x.lora_B.default.weight"), (w, a, b), strict=True)
+    )
+    exact = (w.double() + 2 * b.double() @ a.double()).bfloat16()
+    assert not torch.equal(w + 2 * (b @ a), exact)
+    merged = videoalign.merged(state, 2.0)["x.weight"]
+    assert merged.dtype == torch.bfloat16
+    assert (merged != exact).float().mean() < 1e-3  # float32 and float64 seldom round to different neighbours
 
 
 def test_a_row_depends_on_its_view_alone_and_on_all_of_it(graded):
@@ -172,7 +190,7 @@ def test_images_become_the_patches_of_the_librarys_own_processor(size):
 def test_two_frames_of_a_video_are_cut_as_their_definition_says():
     pixels = np.random.default_rng(0).integers(0, 256, (3, 3, 56, 84), np.uint8)
     mine, grid = qwen_vl.patches(torch.from_numpy(pixels), qwen_vl.Patching())
-    mean, deviation = (np.array(v).reshape(3, 1, 1) for v in qwen_vl.CLIP)
+    mean, deviation = (np.array(v).reshape(3, 1, 1) for v in pictures.CLIP)
     padded = np.concatenate([pixels, pixels[-1:]])
     np.testing.assert_allclose(mine, cut((padded / 255 - mean) / deviation), atol=1e-5)
     assert grid.tolist() == [[2, 4, 6]]
@@ -208,6 +226,11 @@ def test_padding_and_the_batch_move_no_row(graded):
 def test_weights_in_half_precision_give_about_the_same(made, graded):
     half = videoalign.VideoAlign(folder=str(made[0] / "out"))
     assert half.net.qwen.dtype == torch.bfloat16
+    seen = []
+    hook = half.net.rm_head.register_forward_hook(lambda _, x, y: seen.append((x[0].dtype, y.dtype)))
+    half([toys.view()])
+    hook.remove()
+    assert seen == [(torch.float32, torch.float32)]  # the head
     np.testing.assert_allclose(half([toys.view()]), graded([toys.view()]), atol=0.2)
 
 
@@ -221,6 +244,10 @@ def upstream(made, tmp_path: Path, **changes) -> Path:
     return source
 
 
+def adapters(source: Path, **values: object) -> None:
+    (source / "model_config.json").write_text(json.dumps({"peft_lora_config": values}))
+
+
 PROJECTION = "base_model.model.model.layers.0.self_attn.q_proj"
 
 
@@ -232,6 +259,8 @@ PROJECTION = "base_model.model.model.layers.0.self_attn.q_proj"
         ({"encoder.weight": torch.zeros(2)}, "SOURCE: 'encoder.weight' is not allowed"),
         ({f"{PROJECTION}.lora_B.default.weight": None}, f"SOURCE: '{PROJECTION[17:]}.lora_A.default.weight' is not"),
         ({f"{PROJECTION}.lora_B.default.weight": torch.zeros(7, 3)}, "shapes are (32, 32), (3, 32) and (7, 3)"),
+        ({f"{PROJECTION}.base_layer.weight": torch.tensor(1.0)}, "shapes are (), (3, 32) and (32, 3)"),
+        ({"base_model.model.model.embed_tokens.weight": torch.tensor(1.0)}, "weights know, of which there are 0"),
         ({f"{PROJECTION}.base_layer.bias": torch.full((32,), torch.nan)}, "a tensor of finite numbers"),
     ],
 )
@@ -252,7 +281,12 @@ def test_a_wrong_checkpoint_is_one_line(made, tmp_path, monkeypatch, capsys, cha
         (lambda s: (s / "prompt_template.py").write_text("x = 1"), "a text to DETAILED_PROMPT_WITH_SPECIAL_TOKEN"),
         (lambda s: (s / "prompt_template.py").unlink(), "a folder with prompt_template.py"),
         (lambda s: (s / "prompt_template.py").write_text("x ="), "a Python file"),
-        (lambda s: (s / "model_config.json").write_text("{}"), "has lora_alpha and lora_r"),
+        (lambda s: (s / "model_config.json").write_text("{}"), "lora_alpha and lora_r"),
+        *(
+            (lambda s, r=r: adapters(s, lora_r=r, lora_alpha=6), "lora_alpha and lora_r")
+            for r in (-1, True, 0, "3", 1e400)
+        ),
+        (lambda s: (s / "model_config.json").write_text("[" * 100_000), "a JSON file"),
         (lambda s: (s / "checkpoint-11352" / "model.pth").unlink(), "a folder with checkpoint-11352/model.pth"),
         (
             lambda s: toys.tokenizer(s / "checkpoint-11352" / "tokenizer", "<|a|>", *toys.MARKS),

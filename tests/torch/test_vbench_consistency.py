@@ -12,8 +12,9 @@ from transformers import CLIPConfig, CLIPModel, ViTConfig, ViTModel
 
 from actors import features
 from actors.rewards import View
+from actors.rewards.pictures import CLIP
 from actors.rewards.planning import reward
-from actors.rewards.vbench import CLIP, Background, Subject, VBenchConsistency, consistency
+from actors.rewards.vbench import Background, Subject, VBenchConsistency, consistency
 from raysearch.__main__ import main
 from raysearch.errors import ConfigError
 

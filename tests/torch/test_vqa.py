@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer
 from transformers.models.qwen3_vl.processing_qwen3_vl import Qwen3VLProcessor
 
-from actors.rewards import View, planning, qwen_vl, vqa
+from actors.rewards import View, pictures, planning, qwen_vl, vqa
 from raysearch.errors import ConfigError
 
 KINDS = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
@@ -36,7 +36,7 @@ def whole(folder, net, kind: str, view: View) -> torch.Tensor:
     stamped = kind == "qwen3_vl"
     size, factor = (16, 32) if stamped else (14, 28)
     h, w = qwen_vl.fitted(37, 53, factor, 128 * factor**2, 768 * 28 * 28)
-    values = ((0.5,) * 3, (0.5,) * 3) if stamped else qwen_vl.CLIP
+    values = ((0.5,) * 3, (0.5,) * 3) if stamped else pictures.CLIP
     shown = qwen_vl.resized(view.frames[indices], h, w)
     patches, grid = qwen_vl.patches(shown, qwen_vl.Patching(size, 2, 2, *values))
     n = h * w // factor**2
@@ -77,6 +77,12 @@ def test_the_models_that_know_of_times_are_told_them(folders, kind, told):
     graded = vqa.Vqa(folder=str(folders[kind][0]), dtype="float32", normalise="yes_no")
     slow, fast = graded([toys.view(fps=4), toys.view(fps=24)])[:, 0]
     assert (abs(slow - fast) > 1e-5) == told
+
+
+def test_a_frame_has_at_most_602112_pixels_by_default(folders):
+    graded = vqa.Vqa(folder=str(folders["qwen2_vl"][0]), dtype="float32", frames=2)
+    large = toys.view(frames=2, size=(800, 1400))
+    np.testing.assert_array_equal(graded([large]), graded([toys.resized(large, 560, 1008)]))
 
 
 def test_swapped_words_swap_the_score(folders, tmp_path):
