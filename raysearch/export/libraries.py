@@ -51,7 +51,7 @@ def check_library(track: TrackConfig) -> None:
     module, _, _ = MODULES[to].partition(".")
     spec = find_spec(module)  # without an origin it is only a folder of that name, which trackers make
     there = spec is not None and spec.origin is not None
-    check(there, "track.to", to, f"one whose library is installed: pip install 'raysearch[{to}]'")
+    check(there, "track.to", to, f"one whose library is installed: pip install -e '.[{to}]'")
     placed = to != "mlflow" or bool(track.url or os.environ.get("MLFLOW_TRACKING_URI"))
     where = "the server, such as http://host:5000, given here or in the environment variable MLFLOW_TRACKING_URI"
     check(placed, "track.url", track.url, where)

@@ -265,7 +265,7 @@ def test_a_search_that_was_not_taken_is_told_again(tmp_path, monkeypatch):
 @pytest.mark.parametrize("spec", [None, ModuleSpec("wandb", None)], ids=["missing", "a folder of that name"])
 def test_a_library_that_is_not_installed_is_one_line(tmp_path, monkeypatch, spec):
     monkeypatch.setattr(libraries, "find_spec", lambda name: spec)
-    with pytest.raises(ConfigError, match=r"pip install 'raysearch\[wandb\]'"):
+    with pytest.raises(ConfigError, match=r"pip install -e '.\[wandb\]'"):
         trackers.sinks(config(track={"to": "wandb"}), tmp_path / "run")
 
 

@@ -85,7 +85,7 @@ def test_every_policy_runs_end_to_end_and_is_charged_what_it_spends(name, tmp_pa
     search = find_policy(name)
     result = raysearch.run(
         CONFIG,
-        [f"run_dir={tmp_path / 'run'}", "seeds=[0, 1]", "max_searches=1"],
+        [f"run_dir={tmp_path / 'run'}", "seeds=[0, 1]", "max_searches=1", "rewards.compare.name=near"],
         policy=search,
         arguments=GIVEN.get(name),
         report=quiet,

@@ -174,7 +174,7 @@ def test_views_that_are_too_short_or_too_small_are_refused(motion):
 
 def test_a_missing_extra_is_one_line(monkeypatch):
     monkeypatch.setitem(sys.modules, "cv2", None)
-    with pytest.raises(ConfigError, match=r"^rewards.search.name: .* needs cv2 .* pip install 'raysearch\[flow\]'$"):
+    with pytest.raises(ConfigError, match=r"^rewards.search.name: .* needs cv2 .* pip install -e '.\[flow\]'$"):
         reward("rewards.search", {"name": "motion"}, {}, (), SHAPE)
     reward("rewards.search", {"name": "flicker"}, {}, (), SHAPE)  # needs nothing
 

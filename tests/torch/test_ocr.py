@@ -139,7 +139,7 @@ def test_mistakes_are_one_line(monkeypatch):
     for missing in ("rapidocr", "onnxruntime"):
         with monkeypatch.context() as m:
             m.setitem(sys.modules, missing, None)
-            with pytest.raises(ConfigError, match=r"^rewards.search.name: .* pip install 'raysearch\[ocr\]'$"):
+            with pytest.raises(ConfigError, match=r"^rewards.search.name: .* pip install -e '.\[ocr\]'$"):
                 block()
 
 
