@@ -94,3 +94,5 @@ class RewardSpec:
     arguments: dict[str, Any]  # the constructor's, checked and complete
     where: str = "reward"  # its place in the config
     first: int | None = None  # it reads the frames of so many first latent frames; None: all
+    content: bytes = b""  # the digest of the files that it depends on, where that was taken
+    files: tuple[Path, ...] = ()  # these files

@@ -12,12 +12,12 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from actors.shipped import label
 from raysearch.config.numbers import finite
 from raysearch.errors import ConfigError, check
 from raysearch.files import Folder
+from raysearch.parquet import run_table
 from raysearch.recipe.digests import digest
 from raysearch.recipe.reward import Blend, Reward, met
 from raysearch.session.tables import CANDIDATES
@@ -110,8 +110,8 @@ def _scales(key: str, run_dir: Path, members: Sequence[Reward]) -> list[tuple[fl
     columns = [c for m in members for c in m.components]
     try:
         Folder(run_dir).check(["candidates.parquet"])
-        table = pq.read_table(run_dir / "candidates.parquet")
-    except (ConfigError, OSError, pa.ArrowException) as error:
+        table = run_table(run_dir, "candidates.parquet", (), more=True)
+    except ConfigError as error:
         raise ConfigError.of(key, str(run_dir), "the folder of a run, with its candidates.parquet") from error
     for c in (*columns, "sigma", "by"):
         allowed = f"a run with a column {c}: one that searched by an ensemble of the same members"

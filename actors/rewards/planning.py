@@ -1,7 +1,8 @@
 """The rewards of a config as recipes see them, checked before anything is loaded."""
 
 import importlib.metadata
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -25,8 +26,26 @@ def installed(package: str) -> str:
 
 def gigabytes_of(specs: Sequence[RewardSpec]) -> float:
     """The size of the rewards' files of weights, in units of 10^9 bytes; a file that several read counts once."""
-    read = {f for s in specs for f in files(find(s.name), s.arguments) if f.suffix == ".safetensors"}
+    read = {f for s in specs for f in s.files if f.suffix == ".safetensors"}
     return sum(f.stat().st_size for f in read) / 1e9
+
+
+def specified(
+    key: str, name: str, build: Callable[..., Any], arguments: dict[str, Any], first: int | None
+) -> RewardSpec:
+    """How a scorer builds a reward of these arguments. Reads the files that it depends on. Raises ConfigError."""
+    with under(key, build):
+        content = files(build, arguments)
+    for file in content:
+        check(file.exists(), key, str(file), "an existing file")
+    found = content_digest(content, partial(finite_chunks, key=key))
+    # A file counts by its content, not by its path: every job has the checkout in another folder.
+    by_content = {k: content_digest([v]).hex() if isinstance(v, Path) else v for k, v in arguments.items()}
+    folders = [k for k, v in arguments.items() if isinstance(v, str) and any(Path(v) in f.parents for f in content)]
+    by_content |= dict.fromkeys(folders, found.hex())
+    part = {} if first is None else {"first_latent_frames": first}
+    spec_key = f"{name}-{digest(canonical_json(by_content | part)).hex()[:8]}"
+    return RewardSpec(spec_key, name, arguments, key, first, found, tuple(content))
 
 
 def reward(
@@ -61,24 +80,17 @@ def reward(
     weights = dict.fromkeys(components, 1.0) | default
     if block.get("weights") is not None:
         weights |= weights_of(f"{key}.weights", block["weights"], components)
-    with under(key, build):
-        content = files(build, arguments)
-    for file in content:
-        check(file.exists(), key, str(file), "an existing file")
-    found = content_digest(content, partial(finite_chunks, key=key))
-    # A file counts by its content, not by its path: every job has the checkout in another folder.
-    by_content = {k: content_digest([v]).hex() if isinstance(v, Path) else v for k, v in arguments.items()}
-    folders = [k for k, v in arguments.items() if isinstance(v, str) and any(Path(v) in f.parents for f in content)]
-    by_content |= dict.fromkeys(folders, found.hex())
     needs = build.needs  # type: ignore[attr-defined]
     first = first_of(block, shape, needs, key)
-    part = {} if first is None else {"first_latent_frames": first}
-    spec_key = f"{name}-{digest(canonical_json(by_content | part)).hex()[:8]}"
-    specs[spec_key] = RewardSpec(spec_key, str(name), arguments, key, first)
-    if (fits := getattr(build, "fits", None)) is not None:
-        with under(key, build):
-            fits(shape if first is None else (*shape[:2], first, *shape[3:]), text_dim, **arguments)
-    identity = digest(spec_key, found, source(build), installed("torch"))
+    alike = (s for s in specs.values() if s.content and (s.name, s.arguments, s.first) == (name, arguments, first))
+    spec = next(alike, None)  # of another arm: its files, which may be gigabytes, are read and checked once
+    if spec is None:
+        spec = specified(key, str(name), build, arguments, first)
+        if (fits := getattr(build, "fits", None)) is not None:
+            with under(key, build):
+                fits(shape if first is None else (*shape[:2], first, *shape[3:]), text_dim, **arguments)
+    specs[spec.key] = replace(spec, where=key)
+    identity = digest(spec.key, spec.content, source(build), installed("torch"))
     if not getattr(build, "meets_obstacles", False):
         obstacles = ()
     else:
@@ -91,5 +103,5 @@ def reward(
     if role == "compare" and hasattr(build, "compare"):
         check(not (text or earlier or obstacles), f"{key}.name", name, "a reward that compares frames or latents alone")
         whole = digest("compare", identity)
-        return recipes.Reward(spec_key, whole, ("preferred",), (1.0,), needs, tags=tags, pairwise=True)
-    return recipes.Reward(spec_key, identity, components, totals, needs, obstacles, text, earlier, tags)
+        return recipes.Reward(spec.key, whole, ("preferred",), (1.0,), needs, tags=tags, pairwise=True)
+    return recipes.Reward(spec.key, identity, components, totals, needs, obstacles, text, earlier, tags)

@@ -191,6 +191,11 @@ class Config:
     run_dir: str | None = None
     resume: Resume = "never"  # go on with what run_dir holds: if it holds a run, or else refuse; extend may add to it
 
+    @property
+    def noises_apart(self) -> bool:
+        """True if no two prompts share a noise: as `seeds_apart` says, and always when latents are collected."""
+        return self.seeds_apart or self.collect is not None
+
 
 @dataclass(frozen=True)
 class Arm:

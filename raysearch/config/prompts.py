@@ -69,7 +69,7 @@ class Entry:
 def load(config: Config) -> list[Entry]:
     """The prompts of a config. Raises ConfigError."""
     found = read(config.prompts, config.prompts_file, config.prompts_column, config.model)
-    apart = config.seeds_apart or config.collect is not None
+    apart = config.noises_apart
     for e in found:
         allowed = "left out of a collection" if config.collect else "left out, unless seeds_apart=false"
         check(not apart or e.seed is None, key(e, "seed"), e.seed, allowed)

@@ -89,11 +89,7 @@ class Wandb:
 
     def log(self, step: int, scalars: Mapping[str, float], search: Row, video: Path | None) -> None:
         """One step of the run."""
-        shown: dict[str, Any] = dict(scalars)
-        if video is not None:
-            kind = self._library.Image if video.suffix == ".png" else self._library.Video
-            shown[f"videos/{search['arm']}"] = kind(str(video), caption=caption(search))
-        self._run.log(shown, step=step)
+        self._run.log({**scalars, **shown(self._library, search, video)}, step=step)
 
     def close(self, table: Path, searches: Sequence[Row]) -> None:
         """The table is `searches`, of which the latest one holds all."""
@@ -189,11 +185,7 @@ class Trackio:
 
     def log(self, step: int, scalars: Mapping[str, float], search: Row, video: Path | None) -> None:
         """One step of the run."""
-        shown: dict[str, Any] = dict(scalars)
-        if video is not None:
-            kind = self._library.Image if video.suffix == ".png" else self._library.Video
-            shown[f"videos/{search['arm']}"] = kind(str(video), caption=caption(search))
-        self._run.log(shown, step=step)
+        self._run.log({**scalars, **shown(self._library, search, video)}, step=step)
 
     def close(self, table: Path, searches: Sequence[Row]) -> None:
         """The table is `searches`, of which the latest one holds all."""
@@ -203,9 +195,13 @@ class Trackio:
         self._run.finish()
 
 
-def caption(search: Row) -> str:
-    """What a video is shown with."""
-    return f"{search['prompt']} (seed {search['seed']}, {search['search_id']})"
+def shown(library: Any, search: Row, video: Path | None) -> dict[str, Any]:
+    """A winner's video or picture, by its name, as the media of W&B or of Trackio, which are alike in this."""
+    if video is None:
+        return {}
+    kind = library.Image if video.suffix == ".png" else library.Video
+    caption = f"{search['prompt']} (seed {search['seed']}, {search['search_id']})"
+    return {f"videos/{search['arm']}": kind(str(video), caption=caption)}
 
 
 def animation(video: Path) -> tuple[bytes, int, int]:

@@ -144,8 +144,7 @@ def recipes(
     except MISREAD as error:
         raise ConfigError.of("RUN_DIR", str(run_dir), f"a folder whose journal can be read ({told(error)})") from error
     found: dict[str, tuple[Search, Candidate]] = {}
-    apart = config.seeds_apart or config.collect is not None
-    for s in searches(plan, entries, config.seeds, apart=apart):
+    for s in searches(plan, entries, config.seeds, apart=config.noises_apart):
         if s.id in asked and s.id in trials:
             made = asyncio.run(_asked_again(s, past, trials[s.id]))
             found |= {i: (s, made[i]) for i in asked[s.id] if i in made}

@@ -95,7 +95,7 @@ class Session:
             so_far: Sequence[Entry] = self.prompts
             if begun and config.resume == "extend":
                 so_far = entries_so_far(run_dir, self.prompts)
-                before = searches(self.plan, so_far, begun.seeds, apart=self._apart)
+                before = searches(self.plan, so_far, begun.seeds, apart=self.config.noises_apart)
                 check_kept(before, self._searches(), config.seeds)
             check_content(run_dir, content_of(self.plan, so_far))
         self.journal = journal.Journal(run_dir / JOURNAL)
@@ -137,12 +137,7 @@ class Session:
             self._report(line)
 
     def _searches(self) -> Iterator[Search]:
-        return searches(self.plan, self.prompts, self.config.seeds, apart=self._apart)
-
-    @property
-    def _apart(self) -> bool:
-        """True if no two prompts share a noise: as the config says, and always when latents are collected."""
-        return self.config.seeds_apart or self.config.collect is not None
+        return searches(self.plan, self.prompts, self.config.seeds, apart=self.config.noises_apart)
 
     def _stops(self, sampler: Sampler) -> list[int]:
         return dataset.stops(sampler.sigmas, self.config.collect.levels) if self.config.collect else []
@@ -151,7 +146,7 @@ class Session:
         if judge is None:
             return ArmTally(self.searches_per_arm, components=("reward",))
         name = judge.key.rpartition("-")[0] or judge.key
-        apart = self._apart and len({e.prompt.title for e in self.prompts}) > 1
+        apart = self.config.noises_apart and len({e.prompt.title for e in self.prompts}) > 1
         return ArmTally(self.searches_per_arm, name, judge.components, apart, unlike)
 
     @property

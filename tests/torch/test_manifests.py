@@ -215,6 +215,22 @@ def test_a_folder_that_is_named_by_a_text_counts_by_its_content(tmp_path):
     assert all(a != b for a, b in zip(other, here, strict=True))
 
 
+def test_the_files_of_a_reward_are_read_once_for_all_arms(tmp_path, monkeypatch):
+    """They may be gigabytes: a run of five arms, each with three judges, must not read them fifteen times."""
+    read = []
+    monkeypatch.setattr(planning, "finite_chunks", lambda file, key: (read.append(file), file.read_bytes())[1:])
+    block, specs = {"name": "pickscore", "folder": str(toy_images.clip_folder(tmp_path / "clip"))}, {}
+    made = [
+        planning.reward(f"rewards.{role}", block | more, specs, (), (1, 8, 5, 8, 8))
+        for more in ({}, {"weights": {"pickscore_min": 1}})
+        for role in ("search", "final", "holdout")
+    ]
+    assert len({(r.key, r.identity) for r in made}) == len(specs) == 1 and len({r.weights for r in made}) == 2
+    assert len(read) == len(set(read)) > 3
+    planning.reward("rewards.search", block | {"frames": 3}, specs, (), (1, 8, 5, 8, 8))
+    assert len(specs) == 2 and len(read) == 2 * len(set(read))
+
+
 def test_the_package_of_a_job_is_small_and_has_what_a_run_needs(tmp_path):
     names = packaged(ROOT, tmp_path / "package.zip")
     assert {"raysearch/__main__.py", "configs/quickstart.yaml", "actors/assets/tiny-wan/model_index.json"} <= names
