@@ -16,6 +16,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 from jsonschema import Draft202012Validator
+from omegaconf import OmegaConf
 
 import raysearch
 from actors.models import wan
@@ -116,6 +117,7 @@ def test_the_schema_takes_every_shipped_config(editor):
     assert len(paths) > 25
     for path in paths:
         editor.validate(read(path, [], configuration.Config))
+        editor.validate(OmegaConf.to_container(OmegaConf.load(path)))  # as an editor sees it: its base is not there
 
 
 @pytest.mark.parametrize(
@@ -144,6 +146,13 @@ def test_the_schema_marks_mistakes(editor, values):
     model = {"model": {"path": "x"}}
     assert editor.is_valid(model)
     assert not editor.is_valid(model | values)
+
+
+def test_the_schema_knows_that_a_base_may_have_what_a_file_lacks(editor):
+    assert editor.is_valid({"base": "a.yaml", "policy": {"n": 3}})
+    assert not editor.is_valid({"policy": {"n": 3}}) and not editor.is_valid({"seeds": [0]})
+    assert not editor.is_valid({"base": "a.yaml", "sampler": {"num_steps": 0}})
+    assert not editor.is_valid({"base": ["a.yaml"]})
 
 
 @pytest.mark.parametrize(
