@@ -9,32 +9,28 @@ import asyncio
 import inspect
 import json
 import re
-import signal
 import sys
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NoReturn, TextIO, TypeVar
+from typing import Any, NoReturn, TextIO
 
 from actors import shipped
-from actors.models.settled import check_request, settled
+from actors.models.settled import check_request
 from actors.training import driver
 from raysearch import __version__
 from raysearch.bars import report as bars
 from raysearch.config import config as configuration
-from raysearch.config.config import Config
 from raysearch.config.policies import find_policy, policy_names
 from raysearch.errors import ConfigError, RaysearchError, plain, single
 from raysearch.export import command as exports
-from raysearch.export import render, trackers
-from raysearch.session import dataset, display, status
-from raysearch.session.directory import chosen, goes_on
-from raysearch.sweep import grid
+from raysearch.export import render
+from raysearch.running import CHECKING, ended_by_sigterm, run_collection, run_config, run_sweep
+from raysearch.session import display, status
+from raysearch.session.ending import Command, described
 from raysearch.threads import announced
 
-T = TypeVar("T")
-CHECKING = "the config, the model and the rewards are being checked"
 MEASURING = "# the pipeline is loaded and measured: whole, in legs, in a batch, and by its own call"  # as COMPARING
 CONVERTING = "the weights are being converted"
 COMPARING = "# rules are being compared"  # a comment of what is printed then, which is YAML
@@ -73,6 +69,8 @@ def obey(argv: Sequence[str] | None) -> int:
             arguments.parser.error(f"unrecognized arguments: {' '.join(more)}")
         if more:
             arguments.overrides += more  # argparse itself takes no overrides after an option
+        if "given" in arguments:
+            arguments.given = Command.given(argv)
         check_packages()
         command: Callable[..., int] = arguments.command
         return command(**{k: v for k, v in vars(arguments).items() if k not in ("command", "parser")})
@@ -135,9 +133,16 @@ def parser() -> argparse.ArgumentParser:
         added.add_argument("path", type=Path, metavar="config", help="a YAML file; see configs/")
         added.add_argument("overrides", nargs="*", default=[], metavar="key=value", help=f"for example {example}")
     shown = "print the config as YAML, overrides and defaults included, and run nothing"
-    of_configs[0][0].add_argument("--print-config", action="store_true", help=shown)
+    instead = of_configs[0][0].add_mutually_exclusive_group()
+    instead.add_argument("--print-config", action="store_true", help=shown)
+    for adding in (instead, *(added for added, _ in of_configs[1:3])):
+        ended = "print how it ended as one JSON object, and all other lines on stderr"
+        adding.add_argument("--json", action="store_true", dest="as_json", help=ended)
+    for added, _ in of_configs[:3]:
+        added.set_defaults(given=None)
     folder = add("status", show_status, "how a run is going, or how it ended")
     folder.add_argument("run_dir", type=Path, metavar="RUN_DIR", help="the folder of a run or a sweep")
+    folder.add_argument("--json", action="store_true", dest="as_json", help="print a JSON object")
     tuned = add("bars", choose_bars, "choose looks, bars and enough of `sequential` from a tuning run")
     tuned.add_argument("run_dir", type=Path, metavar="RUN_DIR", help="a run of `sequential`, bars and enough null")
     share = "the mean cost of a search, as a share of best-of-4's"
@@ -170,40 +175,6 @@ def parser() -> argparse.ArgumentParser:
     return whole
 
 
-def run_config(path: Path, overrides: Sequence[str], print_config: bool) -> int:
-    """Run every prompt and seed under every arm of a config; results go to its run directory."""
-    config = configuration.load(path, overrides)
-    if print_config:
-        from raysearch.config.schema import spelled_out
-
-        print(configuration.resolved(spelled_out(config)), end="")
-        return 0
-    return searched(config, chosen(config.run_dir, config.resume, path.stem))
-
-
-def run_sweep(path: Path, overrides: Sequence[str]) -> int:
-    """Run every arm of a sweep's grid and draw its curves; run again, it finishes what is missing."""
-    sweep = grid.load(path, overrides)
-    run_dir = chosen(sweep.config.run_dir, sweep.config.resume, path.stem)
-    try:
-        code = searched(sweep.config, run_dir)
-    except KeyboardInterrupt:
-        if (run_dir / "searches.parquet").exists():  # else no search had begun
-            grid.write_report(sweep, run_dir)  # of the searches that are done
-        raise
-    grid.write_report(sweep, run_dir)
-    return code
-
-
-def run_collection(path: Path, overrides: Sequence[str]) -> int:
-    """Run every prompt and seed of a config and write their noisy latents, graded; run again, it finishes the rest."""
-    config = dataset.load(path, overrides)
-    run_dir = chosen(config.run_dir, config.resume, path.stem)
-    code = searched(config, run_dir)
-    print(dataset.collected(config, run_dir, complete=code == 0))
-    return code
-
-
 def train_reward(path: Path, overrides: Sequence[str]) -> int:
     """Train a latent reward on a collected dataset; run again, a training that was stopped goes on."""
     return driver.train(path, overrides)
@@ -214,46 +185,12 @@ def tune_generator(path: Path, overrides: Sequence[str]) -> int:
     return driver.prfl(path, overrides)
 
 
-def searched(config: Config, run_dir: Path) -> int:
-    """Run a config's searches, showing how they go, and return the exit code. Raises ConfigError, KeyboardInterrupt."""
-    console = display.console(lasting=True)
-    say = display.say(console)
-    with announced(CHECKING, say):
-        config = settled(config, say)
-        shipped.check_rewards(configuration.arms(config))
-        goes_on(run_dir, config, config.resume)
-        tracked = trackers.sinks(config, run_dir)
-        # torch and diffusers take seconds to import, and a mistake in the config should not wait for them.
-        from actors.backend import Backend
-        from raysearch.session.session import Session
-
-        session = Session(config, Backend(say), run_dir=run_dir, report=say)
-    for arm, cost in session.costs.items():
-        say(f"{arm}: about {display.cost_text(cost)} a search")
-    in_all = sum(c.nfe for c in session.costs.values()) * session.searches_per_arm
-    kept = f" ({session.progress.kept} are done already)" if session.progress.kept else ""
-    say(f"{session.progress.total} searches{kept}, about {in_all} NFE before sharing; starting the fleet")
-    try:
-        with display.Display(console) as screen:
-            asyncio.run(ended_by_sigterm(session.run([screen.sink, *tracked])))
-    except (asyncio.CancelledError, KeyboardInterrupt):
-        say(f"to go on, give the same command again with run_dir={run_dir} resume=require")
-        raise KeyboardInterrupt from None
-    display.summary(console, session.progress.snapshot(time.monotonic(), time.time()), str(run_dir))
-    return 3 if session.progress.failed or session.progress.lacking else 0
-
-
-async def ended_by_sigterm(work: Coroutine[Any, Any, T]) -> T:
-    """`ray job stop` ends a run as Ctrl-C does. Set here, since Ray takes the signal for itself when it starts."""
-    task = asyncio.current_task()
-    assert task is not None
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
-    return await work
-
-
-def show_status(run_dir: Path) -> int:
+def show_status(run_dir: Path, as_json: bool) -> int:
     """How the run or sweep in a folder is going, or how it ended; from any terminal, while it runs or after."""
     snapshot = status.read(run_dir)
+    if as_json:
+        print(json.dumps(described(snapshot, str(run_dir.expanduser().absolute()))))
+        return 0
     display.status(display.console(), snapshot, time.time())
     return 0
 

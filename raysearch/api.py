@@ -1,36 +1,62 @@
-"""Runs from Python: `raysearch.run("configs/quickstart.yaml", policy=my_search)`."""
+"""Runs from Python: `raysearch.run("configs/quickstart.yaml", policy=my_search)`, and what is in a run's folder."""
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from raysearch.config import config as configuration
+from raysearch.config.config import Config
 from raysearch.config.policies import find_policy
 from raysearch.errors import ConfigError, check
 from raysearch.export import trackers
-from raysearch.session.directory import chosen
-from raysearch.threads import in_its_own_loop
+from raysearch.parquet import run_table
+from raysearch.session import card, status
+from raysearch.session.directory import chosen, goes_on
+from raysearch.session.progress import Sink
+from raysearch.threads import beside, in_its_own_loop
+
+if TYPE_CHECKING:
+    from raysearch.session.session import Session
 
 
 @dataclass(frozen=True)
 class Result:
-    """A finished run: its directory, and its rows (see configs/README.md)."""
+    """A run's directory and its rows (see configs/README.md). A notebook shows the best winners of it."""
 
     path: Path
 
     @property
     def searches(self) -> pa.Table:
-        """A row for each search, with its winner's rewards and its cost."""
-        return pq.read_table(self.path / "searches.parquet")
+        """A row for each search that has ended, with its winner's rewards and its cost. Raises ConfigError."""
+        return run_table(self.path, "searches.parquet", (), more=True)
 
     @property
     def candidates(self) -> pa.Table:
-        """A row for each candidate that a search scored."""
-        return pq.read_table(self.path / "candidates.parquet")
+        """A row for each candidate that a search scored. Raises ConfigError."""
+        return run_table(self.path, "candidates.parquet", (), more=True)
+
+    @property
+    def best(self) -> dict[str, Any] | None:
+        """The row of the search whose winner has the highest search reward; None if no search has one."""
+        return next(iter(card.best(self.searches, 1)), None)
+
+    def _repr_html_(self) -> str:
+        """How the run goes or ended, and the best winners: with posters, if the run has some, else as a table."""
+        snapshot = None
+        with suppress(ConfigError):  # it has not started its fleet, or is another version's
+            snapshot = status.read(self.path)
+        return card.html(self.path, self.searches, snapshot)
+
+
+def open(run_dir: str | Path) -> Result:
+    """What is in the folder of a run, which may go on meanwhile. Raises ConfigError."""
+    path = Path(run_dir).expanduser().absolute()
+    status.check_folder(path)
+    return Result(path)
 
 
 def run(
@@ -44,8 +70,62 @@ def run(
     """Run every prompt and seed of a config (a YAML file, or a mapping) and return where the results are.
 
     `policy`, a coroutine function `search(ctx, *, ...)` at the top level of its module, takes the place of the config's
-    policy, and `arguments` are its own. Works inside a running event loop too (a notebook). Raises ConfigError.
+    policy, and `arguments` are its own. Works inside a running event loop too, which it blocks; `arun` does not.
+    Raises ConfigError.
     """
+    loaded, path = _loaded(config, overrides, policy, arguments)
+    session, tracked = prepared(loaded, path, report)
+    in_its_own_loop(session.run(tracked))
+    return Result(path)
+
+
+async def arun(
+    config: str | Path | Mapping[str, Any],
+    overrides: Sequence[str] = (),
+    *,
+    policy: Callable[..., Any] | None = None,
+    arguments: Mapping[str, Any] | None = None,
+    report: Callable[[str], None] = print,
+) -> Result:
+    """What `run` does, while the caller's event loop goes on: `result = await raysearch.arun(...)` in a notebook.
+
+    A task that is cancelled ends the run as Ctrl-C ends the command: what is done is written, and with resume=auto the
+    same call goes on. Raises ConfigError, and CancelledError when the run has ended.
+    """
+    loaded, path = _loaded(config, overrides, policy, arguments)
+
+    async def work(report: Callable[[str], None]) -> None:
+        session, tracked = prepared(loaded, path, report)  # takes seconds, so not in the caller's loop
+        await session.run(tracked)
+
+    await beside(work, report)
+    return Result(path)
+
+
+def prepared(config: Config, path: Path, report: Callable[[str], None]) -> tuple["Session", list[Sink]]:
+    """A session of a config in a folder, with real models and rewards, and its trackers. Raises ConfigError."""
+    # The one other place, beside the command line, where the engine meets real models.
+    from actors import shipped
+    from actors.models.settled import settled
+
+    config = settled(config, report)
+    shipped.check_rewards(configuration.arms(config))
+    goes_on(path, config, config.resume)
+    tracked = trackers.sinks(config, path)
+    # torch and diffusers take seconds to import, and a mistake in the config should not wait for them.
+    from actors.backend import Backend
+    from raysearch.session.session import Session
+
+    return Session(config, Backend(report), run_dir=path, report=report), list(tracked)
+
+
+def _loaded(
+    config: str | Path | Mapping[str, Any],
+    overrides: Sequence[str],
+    policy: Callable[..., Any] | None,
+    arguments: Mapping[str, Any] | None,
+) -> tuple[Config, Path]:
+    """The checked config, and the folder of its run. Raises ConfigError."""
     check(not isinstance(overrides, str), "overrides", overrides, "a list, such as ['seeds=[0,1]']")
     check(not (overrides and isinstance(config, Mapping)), "overrides", overrides, "left out where config is a mapping")
     if isinstance(config, Mapping):
@@ -59,13 +139,4 @@ def run(
             raise ConfigError(f"policy: {where} is another function than the one given; define it at the top level")
         loaded = replace(loaded, policy={"name": where, **(arguments or {})})
         configuration.arms(loaded)  # raises ConfigError where the arguments are not the policy's
-    # The one other place, beside the command line, where the engine meets real models.
-    from actors.backend import Backend
-    from actors.models.settled import settled
-    from raysearch.session.session import Session
-
-    path = chosen(loaded.run_dir, loaded.resume, name)
-    tracked = trackers.sinks(loaded, path)
-    session = Session(settled(loaded, report), Backend(report), run_dir=path, report=report)
-    in_its_own_loop(session.run(tracked))
-    return Result(path)
+    return loaded, chosen(loaded.run_dir, loaded.resume, name)

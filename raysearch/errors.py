@@ -103,6 +103,11 @@ def _printable(c: str) -> str:
     return "" if category(c) == "Cf" else "?"  # what only formats is left out
 
 
+def counted(n: int, one: str, many: str = "") -> str:
+    """A number and its noun, such as `1 search`, `2 searches`; `many` is the plural where that is not one + s or es."""
+    return f"{n} {one if n == 1 else many or one + ('es' if one.endswith(('s', 'x', 'ch')) else 's')}"
+
+
 def told(error: BaseException) -> str:
     """The class and the message of an error, whatever it is, as `plain` text."""
     error = single(error)

@@ -36,7 +36,16 @@ GROWING = ("seeds", "prompts", "prompts_file", "prompts_column")
 CONFIG, TABLES, JOURNAL = "config.yaml", ("searches.parquet", "candidates.parquet"), "journal"
 CONTENT = Path(JOURNAL, "content.json")
 FILES = (CONFIG, *TABLES, TIMELINE, TRACE, STATUS, CONTENT, Path(JOURNAL, ANSWERS))
-FOLDERS = {"mp4": "videos", "png": "images", "safetensors": "latents", "npy": "frames", "arrow": "rollouts"}
+FOLDERS = {
+    "mp4": "videos",
+    "png": "images",
+    "safetensors": "latents",
+    "npy": "frames",
+    "arrow": "rollouts",
+    "poster": "posters",
+    "preview": "previews",
+}
+SUFFIXES = {"poster": "webp", "preview": "webp"}  # of files that are not called by their extension
 MOST_FILES = 10_000  # in one folder: a run with more searches has sub-folders
 BLOCKS = (1000, 100, 10, 1)  # how many prompts share a sub-folder, which is named by the first of them
 
@@ -120,7 +129,7 @@ def _place(extension: str, search_id: str, block: int | None) -> Path:
     """Where a search's file lies in a run's folder."""
     prompt = int(search_id.partition("-")[0])
     holder = Path(FOLDERS[extension], "" if block is None else f"{prompt - prompt % block:06d}")
-    return holder / f"{search_id}.{extension}"
+    return holder / f"{search_id}.{SUFFIXES.get(extension, extension)}"
 
 
 def found(run_dir: Path, extension: str, search_id: str) -> Path | None:

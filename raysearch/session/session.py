@@ -24,7 +24,7 @@ from raysearch.engine.engine import Engine, Finished, Spent
 from raysearch.engine.protocol import Fleet, Outputs, Replica
 from raysearch.engine.spill import Spill
 from raysearch.engine.store import Store
-from raysearch.errors import ConfigError, FolderError, NoReplica, single, told
+from raysearch.errors import ConfigError, FolderError, NoReplica, counted, single, told
 from raysearch.recipe import long_video
 from raysearch.recipe.candidate import Candidate, Sampler
 from raysearch.recipe.reward import Question, Reward, Score
@@ -201,7 +201,7 @@ class Session:
             if self._idle:
                 return
             if self.past.lacking:
-                self.report(f"files of {len(self.past.lacking)} finished searches are made again")
+                self.report(f"files of {counted(len(self.past.lacking), 'finished search')} are made again")
             kept, left = self._embeddings, (s for s in self._searches() if s.id not in self._ended)
             config, texts = encoders.needed(self.config, kept, left, self.report)
             async with (
@@ -324,7 +324,7 @@ class Session:
         except BaseException as error:
             if self._interrupted(error):
                 raise
-            self.progress.lacking += 1
+            self.progress.unmade.add(told(error), s.id)
             self.report(f"{s.id}: its files cannot be made again: {told(error)}")
         else:
             self.directory.save(s.id, finished.files)

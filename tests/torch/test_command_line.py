@@ -4,6 +4,7 @@ import importlib.util
 import io
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -258,7 +259,10 @@ def test_a_run_is_ended_by_signals_and_gone_on_with(tmp_path, capsys, monkeypatc
         out, err = run.communicate(timeout=600)
         assert run.returncode == 130
         assert err.strip() == "raysearch: interrupted"
-        assert f"give the same command again with run_dir={run_dir} resume=require" in out
+        again = out.partition("\nto go on: ")[2].partition("\n")[0]
+        kept = [a for a in arguments if not a.startswith(("run_dir=", "resume="))]
+        own = [sys.executable, "-m", "raysearch", *kept, f"run_dir={run_dir}", "resume=require"]
+        assert shlex.split(again) == own
         statuses = pq.read_table(run_dir / "searches.parquet")["status"].to_pylist()
         assert {"done", "cancelled"} == set(statuses)
     run = started(3)

@@ -1,0 +1,102 @@
+"""The commands that search: `raysearch run`, `sweep` and `collect`."""
+
+import asyncio
+import signal
+import time
+from collections.abc import Callable, Coroutine, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from raysearch.api import prepared
+from raysearch.config import config as configuration
+from raysearch.config.config import Config
+from raysearch.errors import ConfigError, counted, single, told
+from raysearch.session import dataset, display
+from raysearch.session.directory import chosen
+from raysearch.session.ending import Command, described, unfinished
+from raysearch.sweep import grid
+from raysearch.threads import announced
+
+T = TypeVar("T")
+CHECKING = "the config, the model and the rewards are being checked"
+
+
+def run_config(path: Path, overrides: Sequence[str], given: Command, as_json: bool, print_config: bool) -> int:
+    """Run every prompt and seed under every arm of a config; results go to its run directory."""
+    config = configuration.load(path, overrides)
+    if print_config:
+        from raysearch.config.schema import spelled_out
+
+        print(configuration.resolved(spelled_out(config)), end="")
+        return 0
+    with display.one_object(as_json) as tell:
+        return searched(config, chosen(config.run_dir, config.resume, path.stem), given, tell)
+
+
+def run_sweep(path: Path, overrides: Sequence[str], given: Command, as_json: bool) -> int:
+    """Run every arm of a sweep's grid and draw its curves; run again, it finishes what is missing."""
+    sweep = grid.load(path, overrides)
+    run_dir = chosen(sweep.config.run_dir, sweep.config.resume, path.stem)
+    with display.one_object(as_json) as tell:
+        try:
+            code = searched(sweep.config, run_dir, given, tell)
+        except KeyboardInterrupt:
+            if (run_dir / "searches.parquet").exists():  # else no search had begun
+                grid.write_report(sweep, run_dir)  # of the searches that are done
+            raise
+        grid.write_report(sweep, run_dir)
+    return code
+
+
+def run_collection(path: Path, overrides: Sequence[str], given: Command, as_json: bool) -> int:
+    """Run every prompt and seed of a config and write their noisy latents, graded; run again, it finishes the rest."""
+    config = dataset.load(path, overrides)
+    run_dir = chosen(config.run_dir, config.resume, path.stem)
+    with display.one_object(as_json) as tell:
+        code = searched(config, run_dir, given, tell)
+        print(dataset.collected(config, run_dir, complete=code == 0))
+    return code
+
+
+def searched(config: Config, run_dir: Path, given: Command, tell: Callable[[dict[str, Any]], None]) -> int:
+    """Run a config's searches, showing how they go, and return the exit code. Raises ConfigError, KeyboardInterrupt.
+
+    `tell` takes what became of the run, also where it was stopped or broke; of a mistake there is nothing to tell.
+    """
+    console = display.console(lasting=True)
+    say = display.say(console)
+    with announced(CHECKING, say):
+        session, tracked = prepared(config, run_dir, say)
+    for arm, cost in session.costs.items():
+        say(f"{arm}: about {display.cost_text(cost)} a search")
+    in_all = sum(c.nfe for c in session.costs.values()) * session.searches_per_arm
+    kept, total = session.progress.kept, counted(session.progress.total, "search")
+    done = f" ({kept} {'is' if kept == 1 else 'are'} done already)" if kept else ""
+    say(f"{total}{done}, about {in_all} NFE before sharing; starting the fleet")
+
+    def end(code: int, state: str, reason: str = "") -> int:
+        s = session.progress.snapshot(time.monotonic(), time.time(), state, reason)
+        display.summary(console, s, str(run_dir), given)
+        again = given.again(str(run_dir)) if unfinished(s) else None
+        tell(described(s, str(run_dir)) | {"again": again, "exit_code": code})
+        return code
+
+    try:
+        with display.Display(console) as screen:
+            asyncio.run(ended_by_sigterm(session.run([screen.sink, *tracked])))
+    except (asyncio.CancelledError, KeyboardInterrupt):
+        end(130, "interrupted")
+        raise KeyboardInterrupt from None
+    except (Exception, BaseExceptionGroup) as raised:
+        if not isinstance(single(raised), ConfigError):
+            end(1, "broken", told(raised))
+        raise
+    return end(3 if session.progress.failed or session.progress.unmade.total else 0, "finished")
+
+
+async def ended_by_sigterm(work: Coroutine[Any, Any, T]) -> T:
+    """`ray job stop` ends a run as Ctrl-C does. Set here, since Ray takes the signal for itself when it starts."""
+    task = asyncio.current_task()
+    assert task is not None
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    return await work
