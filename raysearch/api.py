@@ -41,8 +41,8 @@ class Result:
 
     @property
     def best(self) -> dict[str, Any] | None:
-        """The row of the search whose winner has the highest search reward; None if no search has one."""
-        return next(iter(card.best(self.searches, 1)), None)
+        """The row of the best winner's search: by the search's reward, or by the judge's where there is none."""
+        return next(iter(card.ranked(self.searches).slice(0, 1).to_pylist()), None)
 
     def _repr_html_(self) -> str:
         """How the run goes or ended, and the best winners: with posters, if the run has some, else as a table."""

@@ -9,38 +9,50 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from raysearch.errors import plain
+from raysearch.errors import counted, plain
 from raysearch.files import own_content
 from raysearch.session import display
 from raysearch.session.directory import found
 from raysearch.session.snapshot import Snapshot
+from raysearch.session.tables import FINISHED
 
 MOST = 12  # winners that are shown
 LONGEST = 120  # characters of a caption
 LARGEST = 200_000  # bytes of a poster
+BY = ("reward_search", "reward_holdout", "reward_final")
 REWARDS = {"reward_search": "reward", "reward_final": "final", "reward_holdout": "held out"}
 COLUMNS = ("search_id", "arm", "prompt", "seed", "status", *REWARDS, "nfe")
 
 
-def best(searches: pa.Table, most: int) -> list[dict[str, Any]]:
-    """The rows of searches.parquet whose winners have the highest search rewards, the highest first."""
-    rewards = searches["reward_search"].to_numpy().astype(float)
-    order = np.argsort(-rewards, kind="stable")[: int(np.isfinite(rewards).sum())]  # NaN, a null, comes last
-    rows: list[dict[str, Any]] = searches.take(order[:most]).to_pylist()
-    return rows
+def ranked(searches: pa.Table) -> pa.Table:
+    """The rows of searches.parquet that have a winner, by its reward, the highest first.
+
+    That is the search's own reward, or the judge's in a run whose searches have none.
+    """
+    won = searches.filter(pc.is_in(searches["status"], pa.array(sorted(FINISHED))))
+    keys = [k for k in BY if k in won.column_names and won[k].null_count < len(won)]
+    return won.take(pc.sort_indices(won, sort_keys=[(keys[0], "descending")])) if keys else won
 
 
 def html(path: Path, searches: pa.Table, s: Snapshot | None) -> str:
     """The run in the folder `path`, with the rows of its table; without a snapshot the line about it is shorter."""
-    known = s.state + ": " + ", ".join(display.facts(s)) if s else f"{len(searches)} searches have ended"
-    rows = best(searches, MOST)
+    known = _state(s) if s else f"{counted(len(searches), 'search')} ended"
+    rows: list[dict[str, Any]] = ranked(searches).slice(0, MOST).to_pylist()
     posters = [_poster(path, str(r["search_id"])) for r in rows]
     shown = _pictures(rows, posters) if any(posters) else _table(rows)
     more = f"<p>and {len(searches) - len(rows)} more in <code>.searches</code></p>" if len(searches) > len(rows) else ""
     return f"<div><p><b>{_text(path.name)}</b> {_text(known)}</p>{shown}{more}</div>"
+
+
+def _state(s: Snapshot) -> str:
+    parts = [f"{s.state}: {s.done}/{counted(s.total, 'search')}"]
+    parts += [f"{s.failed} failed"] if s.failed else []
+    parts += [f"best reward {s.best:.3f}"] if s.best is not None else []
+    parts += [f"{display.duration(s.left)} left"] if s.left is not None else []
+    return ", ".join(parts)
 
 
 def _text(value: object) -> str:

@@ -11,7 +11,8 @@ import pytest
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("raysearch", "policies", "actors", "tests", "docs")
 CORE = ("recipe", "search", "engine", "session")
-SHOWN = ("display.py", "dataset.py", "recording.py")  # of the session: what is shown, what collections and pages read
+# Of the session: what is shown, and what collections and pages read.
+SHOWN = ("display.py", "card.py", "ending.py", "dataset.py", "recording.py")
 SPACE = (tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER)
 
 
