@@ -8,8 +8,6 @@ from typing import Any
 
 from raysearch.session.snapshot import ArmStatus, Snapshot
 
-VERSION = 1  # of the object's names, which other programs rely on
-
 
 @dataclass(frozen=True)
 class Command:
@@ -51,7 +49,7 @@ def described(s: Snapshot, run_dir: str) -> dict[str, Any]:
     """
     searches = {"n": s.total, "done": s.done, "failed": s.failed, "kept": s.kept, "unmade": sum(f.n for f in s.unmade)}
     return {
-        "schema_version": VERSION,
+        "schema_version": s.schema_version,
         "run_dir": run_dir,
         "run": s.run,
         "state": s.state,
