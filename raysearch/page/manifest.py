@@ -131,6 +131,7 @@ def _run(run: Run, searches: pa.Table) -> dict[str, Any]:
     over = s is not None and s.state == "finished" and not failed
     return {
         "name": s.run if s else run.path.resolve().name,
+        "dir": run.shown,
         "state": s.state if s else None,
         "reason": s.reason if s else "",
         "started": s.started if s else None,
