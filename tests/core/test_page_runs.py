@@ -32,6 +32,7 @@ def test_a_run_before_its_first_search(tmp_path):
     assert [a["name"] for a in page.manifest["arms"]] == ["single", "best"]
     assert page.manifest["measures"] == [] and page.manifest["comparisons"] == {"single": {}, "best": {}}
     assert page.manifest["run"]["state"] is None and page.manifest["failures"] == []
+    assert page.manifest["run"]["again"].startswith("python -m raysearch run ")
     assert page.manifest["tables"]["utilisation"] is None
 
 
@@ -94,7 +95,7 @@ def test_an_older_run_lacks_columns_and_files(tmp_path):
     assert page.table("candidates")["candidate"] == whole.table("candidates")["candidate"]
     assert set(page.table("candidates")["parent_row"]) == {None} and "trajectory" not in page.table("candidates")
     assert page.table("searches")["search_id"] == whole.table("searches")["search_id"]
-    assert page.manifest["run"]["nfe"] is None
+    assert page.manifest["run"]["nfe"] is None and page.manifest["run"]["again"] == ""
     row = page.manifest["comparisons"]["single"]["reward_search"][1]
     assert row["nfe"] is None and row["n"] == 2
 
