@@ -37,6 +37,7 @@ FLOORS = [
     ["search", "engine"],
     ["session"],
     ["sweep", "bars", "export", "testing"],
+    ["page"],
     ["api"],
     ["running"],
     ["__init__"],
