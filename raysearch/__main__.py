@@ -23,13 +23,16 @@ from actors.training import driver
 from raysearch import __version__
 from raysearch.bars import report as bars
 from raysearch.config import config as configuration
+from raysearch.config.address import where
 from raysearch.config.config import Config
 from raysearch.config.policies import find_policy, policy_names
 from raysearch.errors import ConfigError, RaysearchError, plain, single
 from raysearch.export import command as exports
 from raysearch.export import render, trackers
+from raysearch.remote import command as remote
+from raysearch.remote.place import Place
 from raysearch.session import dataset, display, status
-from raysearch.session.directory import chosen, goes_on
+from raysearch.session.directory import goes_on
 from raysearch.sweep import grid
 from raysearch.threads import announced
 
@@ -75,7 +78,10 @@ def obey(argv: Sequence[str] | None) -> int:
             arguments.overrides += more  # argparse itself takes no overrides after an option
         check_packages()
         command: Callable[..., int] = arguments.command
-        return command(**{k: v for k, v in vars(arguments).items() if k not in ("command", "parser")})
+        values = {k: v for k, v in vars(arguments).items() if k not in ("command", "parser")}
+        if command is not show_status and isinstance(values.get("run_dir"), str):
+            values["run_dir"] = remote.copied(values["run_dir"], print)
+        return command(**values)
     except (RaysearchError, BaseExceptionGroup) as raised:
         error = single(raised)
         if not isinstance(error, RaysearchError):
@@ -137,9 +143,9 @@ def parser() -> argparse.ArgumentParser:
     shown = "print the config as YAML, overrides and defaults included, and run nothing"
     of_configs[0][0].add_argument("--print-config", action="store_true", help=shown)
     folder = add("status", show_status, "how a run is going, or how it ended")
-    folder.add_argument("run_dir", type=Path, metavar="RUN_DIR", help="the folder of a run or a sweep")
+    folder.add_argument("run_dir", type=where, metavar="RUN_DIR", help="the folder or URL of a run or a sweep")
     tuned = add("bars", choose_bars, "choose looks, bars and enough of `sequential` from a tuning run")
-    tuned.add_argument("run_dir", type=Path, metavar="RUN_DIR", help="a run of `sequential`, bars and enough null")
+    tuned.add_argument("run_dir", type=where, metavar="RUN_DIR", help="a run of `sequential`, bars and enough null")
     share = "the mean cost of a search, as a share of best-of-4's"
     tuned.add_argument("--cost", type=float, required=True, metavar="SHARE", help=share)
     tuned.add_argument("--arm", metavar="NAME", help="which arm of the run, if several can be read")
@@ -178,30 +184,31 @@ def run_config(path: Path, overrides: Sequence[str], print_config: bool) -> int:
 
         print(configuration.resolved(spelled_out(config)), end="")
         return 0
-    return searched(config, chosen(config.run_dir, config.resume, path.stem))
+    with remote.placed(config, path.stem, display.say(display.console())) as place:
+        return searched(config, place)
 
 
 def run_sweep(path: Path, overrides: Sequence[str]) -> int:
     """Run every arm of a sweep's grid and draw its curves; run again, it finishes what is missing."""
     sweep = grid.load(path, overrides)
-    run_dir = chosen(sweep.config.run_dir, sweep.config.resume, path.stem)
-    try:
-        code = searched(sweep.config, run_dir)
-    except KeyboardInterrupt:
-        if (run_dir / "searches.parquet").exists():  # else no search had begun
-            grid.write_report(sweep, run_dir)  # of the searches that are done
-        raise
-    grid.write_report(sweep, run_dir)
-    return code
+    with remote.placed(sweep.config, path.stem, display.say(display.console())) as place:
+        try:
+            code = searched(sweep.config, place)
+        except KeyboardInterrupt:
+            if (place.path / "searches.parquet").exists():  # else no search had begun
+                grid.write_report(sweep, place.path)  # of the searches that are done
+            raise
+        grid.write_report(sweep, place.path)
+        return code
 
 
 def run_collection(path: Path, overrides: Sequence[str]) -> int:
     """Run every prompt and seed of a config and write their noisy latents, graded; run again, it finishes the rest."""
     config = dataset.load(path, overrides)
-    run_dir = chosen(config.run_dir, config.resume, path.stem)
-    code = searched(config, run_dir)
-    print(dataset.collected(config, run_dir, complete=code == 0))
-    return code
+    with remote.placed(config, path.stem, display.say(display.console())) as place:
+        code = searched(config, place)
+        print(dataset.collected(config, place.path, complete=code == 0))
+        return code
 
 
 def train_reward(path: Path, overrides: Sequence[str]) -> int:
@@ -214,20 +221,20 @@ def tune_generator(path: Path, overrides: Sequence[str]) -> int:
     return driver.prfl(path, overrides)
 
 
-def searched(config: Config, run_dir: Path) -> int:
+def searched(config: Config, place: Place) -> int:
     """Run a config's searches, showing how they go, and return the exit code. Raises ConfigError, KeyboardInterrupt."""
     console = display.console(lasting=True)
     say = display.say(console)
     with announced(CHECKING, say):
         config = settled(config, say)
         shipped.check_rewards(configuration.arms(config))
-        goes_on(run_dir, config, config.resume)
-        tracked = trackers.sinks(config, run_dir)
+        goes_on(place.path, config, config.resume)
+        tracked = trackers.sinks(config, place.path)
         # torch and diffusers take seconds to import, and a mistake in the config should not wait for them.
         from actors.backend import Backend
         from raysearch.session.session import Session
 
-        session = Session(config, Backend(say), run_dir=run_dir, report=say)
+        session = Session(config, Backend(say), run_dir=place.path, report=say, elsewhere=place.elsewhere)
     for arm, cost in session.costs.items():
         say(f"{arm}: about {display.cost_text(cost)} a search")
     in_all = sum(c.nfe for c in session.costs.values()) * session.searches_per_arm
@@ -235,11 +242,11 @@ def searched(config: Config, run_dir: Path) -> int:
     say(f"{session.progress.total} searches{kept}, about {in_all} NFE before sharing; starting the fleet")
     try:
         with display.Display(console) as screen:
-            asyncio.run(ended_by_sigterm(session.run([screen.sink, *tracked])))
+            asyncio.run(ended_by_sigterm(place.guarded(session.run([screen.sink, *tracked]))))
     except (asyncio.CancelledError, KeyboardInterrupt):
-        say(f"to go on, give the same command again with run_dir={run_dir} resume=require")
+        say(f"to go on, give the same command again with run_dir={place.shown} resume=require")
         raise KeyboardInterrupt from None
-    display.summary(console, session.progress.snapshot(time.monotonic(), time.time()), str(run_dir))
+    display.summary(console, session.progress.snapshot(time.monotonic(), time.time()), place.shown)
     return 3 if session.progress.failed or session.progress.lacking else 0
 
 
@@ -251,9 +258,9 @@ async def ended_by_sigterm(work: Coroutine[Any, Any, T]) -> T:
     return await work
 
 
-def show_status(run_dir: Path) -> int:
+def show_status(run_dir: Path | str) -> int:
     """How the run or sweep in a folder is going, or how it ended; from any terminal, while it runs or after."""
-    snapshot = status.read(run_dir)
+    snapshot = remote.status(run_dir) if isinstance(run_dir, str) else status.read(run_dir)
     display.status(display.console(), snapshot, time.time())
     return 0
 

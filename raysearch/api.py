@@ -12,7 +12,7 @@ from raysearch.config import config as configuration
 from raysearch.config.policies import find_policy
 from raysearch.errors import ConfigError, check
 from raysearch.export import trackers
-from raysearch.session.directory import chosen
+from raysearch.remote.command import placed
 from raysearch.threads import in_its_own_loop
 
 
@@ -64,8 +64,10 @@ def run(
     from actors.models.settled import settled
     from raysearch.session.session import Session
 
-    path = chosen(loaded.run_dir, loaded.resume, name)
-    tracked = trackers.sinks(loaded, path)
-    session = Session(settled(loaded, report), Backend(report), run_dir=path, report=report)
-    in_its_own_loop(session.run(tracked))
-    return Result(path)
+    with placed(loaded, name, report) as place:
+        tracked, backend = trackers.sinks(loaded, place.path), Backend(report)
+        session = Session(
+            settled(loaded, report), backend, run_dir=place.path, report=report, elsewhere=place.elsewhere
+        )
+        in_its_own_loop(place.guarded(session.run(tracked)))
+        return Result(place.path)
