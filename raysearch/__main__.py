@@ -23,7 +23,7 @@ from actors.training import driver
 from raysearch import __version__
 from raysearch.bars import report as bars
 from raysearch.config import config as configuration
-from raysearch.config.address import where
+from raysearch.config.address import folder_or_url
 from raysearch.config.config import Config
 from raysearch.config.policies import find_policy, policy_names
 from raysearch.errors import ConfigError, RaysearchError, plain, single
@@ -143,9 +143,11 @@ def parser() -> argparse.ArgumentParser:
     shown = "print the config as YAML, overrides and defaults included, and run nothing"
     of_configs[0][0].add_argument("--print-config", action="store_true", help=shown)
     folder = add("status", show_status, "how a run is going, or how it ended")
-    folder.add_argument("run_dir", type=where, metavar="RUN_DIR", help="the folder or URL of a run or a sweep")
+    folder.add_argument("run_dir", type=folder_or_url, metavar="RUN_DIR", help="the folder or URL of a run or a sweep")
     tuned = add("bars", choose_bars, "choose looks, bars and enough of `sequential` from a tuning run")
-    tuned.add_argument("run_dir", type=where, metavar="RUN_DIR", help="a run of `sequential`, bars and enough null")
+    tuned.add_argument(
+        "run_dir", type=folder_or_url, metavar="RUN_DIR", help="a run of `sequential`, bars and enough null"
+    )
     share = "the mean cost of a search, as a share of best-of-4's"
     tuned.add_argument("--cost", type=float, required=True, metavar="SHARE", help=share)
     tuned.add_argument("--arm", metavar="NAME", help="which arm of the run, if several can be read")

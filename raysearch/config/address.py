@@ -53,7 +53,7 @@ def folder_url(key: str, url: str) -> str:
     return f"{found.scheme.lower()}://{found.netloc}/{path}"
 
 
-def where(text: str) -> Path | str:
+def folder_or_url(text: str) -> Path | str:
     """What a command is given as a run's folder: a path, or as a text a URL."""
     given = unfiled(text)
     return given if is_url(given) else Path(given)

@@ -63,8 +63,8 @@ def _mirrored(store: Store, stage: Path, resume: str, say: Callable[[str], None]
     try:
         names = tried(lambda: files_of(store))  # whoever had the lease may have written meanwhile
         sealed = levelled(store, stage, names, say)
-        say(f"{store.url} is filled from {stage}")
-        place = Place(stage, store.url, frozenset(n for n in names if n.startswith(MADE) and not (stage / n).is_file()))
+        elsewhere = frozenset(n for n in names if n.startswith(MADE) and not (stage / n).is_file())
+        place = Place(stage, store.url, elsewhere, lambda: say(_note(store, stage)))
         mirror = Mirror(store, stage, sealed, names, Lane("upload", THREADS).submit, say)
         beside.follow(mirror, place)
         bound: float | None = LEAVING
@@ -100,6 +100,13 @@ def _finish(mirror: Mirror, store: Store, stage: Path, bound: float | None, say:
     if bound is None:
         raise StoreError(line)
     say(line)
+
+
+def _note(store: Store, stage: Path) -> str:
+    line = f"the run works in {stage}, and {store.url} is filled from there"
+    if store.conditional:
+        return line
+    return f"{line}; that store has no conditional writes: start a run on one machine alone"
 
 
 def _leave(lease: Lease, store: Store, stage: Path, mirror: Mirror | None) -> None:

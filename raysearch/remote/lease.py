@@ -64,8 +64,6 @@ class Lease:
             raise self._held(self._read()[0] or self._holder) from error
         if self._store.conditional and not self._heeded():
             self._store.conditional = False
-        if not self._store.conditional:
-            say("the store has no conditional writes: do not start this run on two machines in the same second")
 
     def renew(self) -> None:
         """Move the lease's end on. Raises Taken if another run has taken it over, and StoreError."""

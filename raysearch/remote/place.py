@@ -21,8 +21,11 @@ T = TypeVar("T")
 class Place:
     """The folder in which a run works, what is shown as its place, and its files that lie in the store alone."""
 
-    def __init__(self, path: Path, shown: str, elsewhere: frozenset[str] = frozenset()) -> None:
-        self.path, self.shown, self.elsewhere = path, shown, elsewhere
+    def __init__(
+        self, path: Path, shown: str, elsewhere: frozenset[str] = frozenset(), note: Callable[[], None] = lambda: None
+    ) -> None:
+        """`note` is called when the run has passed its checks."""
+        self.path, self.shown, self.elsewhere, self._note = path, shown, elsewhere, note
         self.broken = ""  # why the run has to end
         self._cancel: Callable[[], None] = lambda: None
 
@@ -37,6 +40,7 @@ class Place:
                 loop.call_soon_threadsafe(cancel)
 
         self._cancel = cancelled
+        self._note()
         try:
             if self.broken:
                 cancel()

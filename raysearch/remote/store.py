@@ -70,6 +70,18 @@ def whole(store: Store, name: str) -> bytes:
     return b"".join(store.read(name))
 
 
+def looked(store: Store, name: str, content: bytes, tag: Any) -> Any:
+    """What `put_if` does in a store without conditional writes."""
+    try:
+        found = store.tagged(name)[1]
+    except Missing:
+        found = None
+    if found != tag:
+        raise Taken(f"{name} is there" if tag is None else f"{name} has changed")
+    store.put(name, content)
+    return store.tagged(name)[1]
+
+
 def opened(url: str, key: str = "run_dir") -> Store:
     """The store of a folder's URL, which `key` gives; nothing is read yet. Raises ConfigError."""
     scheme = urlsplit(url).scheme
@@ -123,8 +135,17 @@ class Objects:
 
     def put_if(self, name: str, content: bytes, tag: Any) -> Any:
         """Write a small file in place of the version `tag`, or with None where there is none."""
-        with self._told():
-            return _version(self._api.put(self._store, name, content, mode="create" if tag is None else tag))
+        from obstore.exceptions import NotSupportedError
+
+        if self.conditional:
+            try:
+                with self._told():
+                    return _version(self._api.put(self._store, name, content, mode="create" if tag is None else tag))
+            except StoreError as error:
+                if not isinstance(error.__cause__, NotSupportedError | NotImplementedError):
+                    raise
+                self.conditional = False
+        return looked(self, name, content, tag)
 
     def delete(self, name: str) -> None:
         """Delete a file, if there is one."""
@@ -198,14 +219,7 @@ class Files:
 
     def put_if(self, name: str, content: bytes, tag: Any) -> Any:
         """Write a small file if it is found to be as the tag has it."""
-        try:
-            found = self.tagged(name)[1]
-        except Missing:
-            found = None
-        if found != tag:
-            raise Taken(f"{name} is there" if tag is None else f"{name} has changed")
-        self.put(name, content)
-        return content
+        return looked(self, name, content, tag)
 
     def delete(self, name: str) -> None:
         """Delete a file, if there is one."""
