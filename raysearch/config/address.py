@@ -44,9 +44,8 @@ def folder_url(key: str, url: str) -> str:
     except ValueError:
         bare = False
     if not (bare and url.isprintable()):
-        raise hidden(
-            key, f"{allowed}, without a user's name, a password and a query: credentials are the environment's"
-        )
+        where = "the library finds credentials in the environment"
+        raise hidden(key, f"{allowed}, without a user's name, a password and a query: {where}")
     path = found.path.strip("/")
     whole = bool(found.netloc and path) and not {"", ".", ".."} & set(path.split("/"))
     check(whole, key, url, f"{allowed}, with a bucket and the folder's name in it")

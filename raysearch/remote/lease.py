@@ -49,11 +49,10 @@ class Lease:
         renewed is waited for, until it has run out.
         """
         found, tag = self._read()
-        if patient and found and found.owner != before and found.expires > self._wall():
+        if patient and found and found.owner != before and 0 < found.expires - self._wall() <= LASTS:
             say(f"a run on {found.host} holds the lease; waiting at most {LASTS:.0f} s for it to run out")
-            end = self._wall() + LASTS
             was = tag
-            while found and tag == was and min(found.expires, end) > self._wall():
+            while found and tag == was and found.expires > self._wall():
                 self._pause(1.0)
                 found, tag = self._read()
         if found and found.owner != before and found.expires > self._wall():

@@ -167,8 +167,8 @@ class Objects:
             raise Missing(_line(error)) from error
         except StoreError:
             raise
-        except (BaseError, OSError) as error:
-            raise StoreError(_line(error)) from error
+        except (BaseError, OSError) as error:  # a listing of no bucket is none of the library's own NotFoundErrors
+            raise (Missing if "404 Not Found" in str(error) else StoreError)(_line(error)) from error
 
 
 class Files:
@@ -271,4 +271,5 @@ def _line(error: BaseException) -> str:
     first = (str(error).strip() or type(error).__name__).splitlines()[0]
     if "169.254.169.254" in first:  # where machines of a cloud ask for credentials, when the environment has none
         return "there are no credentials in the environment, and this machine has none of its own"
+    first = re.sub(r"(status code: \d+ [A-Za-z ]+).*", r"\1", first)  # the answer's XML
     return re.sub(r"(https?://[^\s?]+)\?\S*", r"\1", first)[:300]

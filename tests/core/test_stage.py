@@ -2,6 +2,7 @@
 
 import asyncio
 import shutil
+import sys
 from pathlib import Path
 
 import fsspec
@@ -16,7 +17,9 @@ from raysearch.remote.command import copied, placed, status
 from raysearch.remote.mirror import Mirror
 from raysearch.remote.segments import Sealed, name_of, numbered
 from raysearch.remote.stage import levelled, tried
+from raysearch.remote.store import opened
 from raysearch.session import journal
+from raysearch.session.directory import chosen
 from raysearch.session.session import Session
 from raysearch.testing import FakeBackend, FakeFleet, run_virtual, virtual_now
 
@@ -281,3 +284,14 @@ def test_two_runs_on_one_machine_do_not_share_a_stage(tmp_path, memory):
 def test_a_file_url_is_a_path(tmp_path):
     with placed(config(run_dir=f"file://{tmp_path}/a%20b"), "run", pytest.fail) as place:
         assert place.path == tmp_path / "a b"
+
+
+def test_a_training_has_its_folder_on_this_machine():
+    with pytest.raises(ConfigError, match="it must be the path of a folder: URLs are for `run`, `sweep` and `collect`"):
+        chosen("s3://bucket/run", "never", "x")
+
+
+def test_a_library_that_is_not_installed_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "obstore", None)
+    with pytest.raises(ConfigError, match=r"whose library is installed: pip install -e '\.\[remote\]'"):
+        opened("gs://bucket/run")
