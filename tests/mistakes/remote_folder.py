@@ -84,7 +84,6 @@ TABLE = [
         ["run_dir=s3://bucket/run", "stage=/dev/null"],
         "stage: '/dev/null' is not allowed; it must be a folder that can be written (...)",
     ),
-    Mistake(),
     Mistake(
         at("memory://held/run", "resume=auto"),
         "run_dir: 'memory://held/run' is not allowed; it must be one that no other run is writing to now (a run on "
