@@ -1,5 +1,6 @@
 """Runs at s3:// against a real server whose uploads fail, are slow, or whose client is killed midway."""
 
+import json
 import os
 import random
 import signal
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from fakes import same
+from fakes import answers, same
 from s3 import files, s3
 
 from raysearch.errors import ConfigError, StoreError
@@ -21,7 +22,8 @@ from raysearch.remote.store import Missing, Objects, Taken, opened, whole
 from raysearch.session import journal
 
 ROOT = Path(__file__).parents[2]
-CONFIG = ["configs/mixture.yaml", "policy.n=6", "seeds=[0,1,2,3,4,5,6,7,8,9,10,11]", "max_searches=1"]
+CONFIG = ["configs/mixture.yaml", f"seeds={list(range(24))}", "max_searches=3"]
+FAKES, REAL = ["-m", "tests.fake_command"], ["-m", "raysearch"]
 URL = "s3://bucket/run"
 
 
@@ -42,9 +44,9 @@ def store(server, monkeypatch):
     server.puts.clear()
 
 
-def command(server, stage: Path, *more: str, of: str = "run", config=CONFIG) -> subprocess.Popen:
+def command(server, stage: Path, *more: str, by=FAKES) -> subprocess.Popen:
     environ = os.environ | server.environ | {"OMP_NUM_THREADS": "1", "RAYSEARCH_CACHE": str(stage)}
-    line = [sys.executable, "-m", "raysearch", of, *config, f"run_dir={URL}", *more]
+    line = [sys.executable, *by, "run", *CONFIG, f"run_dir={URL}", *more]
     return subprocess.Popen(line, cwd=ROOT, env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
@@ -59,11 +61,14 @@ def rows(stage: Path) -> list[dict]:
     return same(pq.read_table(table).to_pylist())
 
 
+def undisturbed(path: Path, by) -> list[dict]:
+    subprocess.run([sys.executable, *by, "run", *CONFIG, f"run_dir={path}"], cwd=ROOT, check=True)
+    return same(pq.read_table(path / "searches.parquet").to_pylist())
+
+
 @pytest.fixture(scope="module")
 def expected(tmp_path_factory):
-    path = tmp_path_factory.mktemp("local") / "run"
-    subprocess.run([sys.executable, "-m", "raysearch", "run", *CONFIG, f"run_dir={path}"], cwd=ROOT, check=True)
-    return same(pq.read_table(path / "searches.parquet").to_pylist())
+    return undisturbed(tmp_path_factory.mktemp("local") / "run", FAKES)
 
 
 # -- what the store must keep to -------------------------------------------------------------------------------------
@@ -153,9 +158,9 @@ def test_a_run_whose_uploads_fail_loses_nothing(server, store, tmp_path, expecte
     assert there == on_stage
 
 
-def killed(server, store, stage: Path, when: int, how: int) -> subprocess.Popen:
+def killed(server, stage: Path, when: int, how: int, by=FAKES) -> subprocess.Popen:
     """A run that is ended when it writes its `when`th file or segment after the first five."""
-    process = command(server, stage)
+    process = command(server, stage, by=by)
     count = 0
 
     def fault(method, path):
@@ -171,35 +176,37 @@ def killed(server, store, stage: Path, when: int, how: int) -> subprocess.Popen:
     return process
 
 
-@pytest.mark.parametrize("when", [1, 6])
-def test_a_run_that_was_killed_goes_on_on_another_machine(server, store, tmp_path, expected, when):
-    process = killed(server, store, tmp_path / "a", when, signal.SIGKILL)
+@pytest.mark.parametrize(("by", "when"), [(FAKES, 10), (FAKES, 40), (REAL, 8)], ids=["early", "late", "real model"])
+def test_a_run_that_was_killed_goes_on_on_another_machine(server, store, tmp_path, expected, by, when):
+    whole_run = undisturbed(tmp_path / "whole", by) if by is REAL else expected
+    process = killed(server, tmp_path / "a", when, signal.SIGKILL, by)
     assert process.returncode == -signal.SIGKILL
     before = files(server.environ)
     n = numbered(before)
     sealed = b"".join(segments.opened(before[name_of(i)], i)[0] for i in range(1, n + 1))
-    store.delete(LEASE)  # else the next one waits a minute for it to run out
+    store.delete(LEASE)  # else the next one waits for it to run out
     server.puts.clear()
-    ended(command(server, tmp_path / "b", "resume=require"))
-    assert rows(tmp_path / "b") == expected
+    ended(command(server, tmp_path / "b", "resume=require", by=by))
+    assert rows(tmp_path / "b") == whole_run
     after = files(server.environ)
     assert all(after[name_of(i)] == before[name_of(i)] for i in range(1, n + 1))
     (stage,) = (tmp_path / "b").glob("stages/*/run")
     assert (stage / "journal" / "answers.jsonl").read_bytes().startswith(sealed)
-    asked = Counter(
-        (r["search"], a) for r in journal.read(stage / "journal") if r["kind"] == "answer" for a in r["asked"]
-    )
+    asked = Counter(answers(stage))
     assert asked and max(asked.values()) == 1  # what was sealed was not asked again
     ends = [r["search_id"] for r in journal.read(stage / "journal") if r["kind"] == "search"]
-    assert len(ends) == len(set(ends)) == len(expected)
-    made = [p for p in server.puts if p.startswith("run/latents/")]
-    there = [p for p in before if p.startswith("latents/")]
-    assert not {f"run/{p}" for p in there} & set(made)  # nor was a file made again that was there
-    assert len(there) + len(made) == len(expected)
+    assert len(ends) == len(set(ends)) == len(whole_run)
+    made = {p.removeprefix("run/") for p in server.puts if p.startswith("run/latents/")}
+    there = {p for p in before if p.startswith("latents/")}
+    finished = {
+        f"latents/{r['search_id']}.safetensors" for r in map(json.loads, lines_of(sealed)) if r["kind"] == "search"
+    }
+    assert finished <= there  # what is sealed as finished has its files
+    assert not finished & made and len(finished | made) == len(whole_run)  # which were not made again
 
 
 def test_an_interrupted_run_sends_what_it_has(server, store, tmp_path, expected):
-    process = killed(server, store, tmp_path / "a", 2, signal.SIGTERM)
+    process = killed(server, tmp_path / "a", 2, signal.SIGTERM)
     assert process.returncode == 130
     assert b'"expires": 0.0' in whole(store, LEASE)
     (stage,) = (tmp_path / "a").glob("stages/*/run")
@@ -210,7 +217,7 @@ def test_an_interrupted_run_sends_what_it_has(server, store, tmp_path, expected)
     assert rows(tmp_path / "b") == expected
 
 
-def test_a_store_that_takes_nothing_more_leaves_the_rest_on_the_stage(server, store, tmp_path, expected, monkeypatch):
+def test_a_store_that_takes_nothing_more_leaves_the_rest_on_the_stage(server, store, tmp_path, expected):
     """The run ends with exit code 1, and the same command sends what is left."""
     count = 0
 
@@ -220,23 +227,18 @@ def test_a_store_that_takes_nothing_more_leaves_the_rest_on_the_stage(server, st
         return "fail" if method == "PUT" and count > 4 and not path.endswith(LEASE) else None
 
     server.fault = fault
-    tests = tmp_path / "sitecustomize.py"
-    tests.write_text("import raysearch.remote.mirror as m\nm.GIVE_UP = 3.0\n")
-    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{ROOT}")
     _, err = ended(command(server, tmp_path / "a"), 1)
     (line,) = err.splitlines()
     assert "files are not in s3://bucket/run but in" in line and "run_dir=s3://bucket/run resume=require" in line
     server.fault = lambda method, path: None
     out, _ = ended(command(server, tmp_path / "a", "resume=require"))
-    assert "12 are done already" in out
-    assert sum(p.startswith("latents/") for p in files(server.environ)) == 12
+    assert "24 are done already" in out
+    assert sum(p.startswith("latents/") for p in files(server.environ)) == 24
     ended(command(server, tmp_path / "b", "resume=require"))
     assert rows(tmp_path / "b") == expected
 
 
-def test_a_run_that_loses_its_lease_stops(server, store, tmp_path, monkeypatch):
-    (tmp_path / "sitecustomize.py").write_text("import raysearch.remote.place as p\np.RENEWED = 0.2\n")
-    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{ROOT}")
+def test_a_run_that_loses_its_lease_stops(server, store, tmp_path):
     process = command(server, tmp_path / "a", "policy.n=2000")
 
     def fault(method, path):
@@ -255,7 +257,7 @@ def test_a_run_that_loses_its_lease_stops(server, store, tmp_path, monkeypatch):
     assert b"host-b" in whole(store, LEASE)
 
 
-def test_sweeps_and_collections_and_readers(server, store, tmp_path):
+def test_what_reads_a_url(server, store, tmp_path):
     env = os.environ | server.environ | {"RAYSEARCH_CACHE": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1"}
     ended(command(server, tmp_path / "cache"))
     lines = [["status", URL], ["export", URL, "--to", "files", str(tmp_path / "out"), "--pattern", "{seed}.mp4"]]
