@@ -22,11 +22,13 @@ from actors.training import driver
 from raysearch import __version__
 from raysearch.bars import report as bars
 from raysearch.config import config as configuration
+from raysearch.config.address import folder_or_url
 from raysearch.config.policies import find_policy, policy_names
 from raysearch.errors import ConfigError, RaysearchError, plain, single
 from raysearch.export import command as exports
 from raysearch.export import render
 from raysearch.page import command as pages
+from raysearch.remote import command as remote
 from raysearch.running import CHECKING, ended_by_sigterm, run_collection, run_config, run_sweep
 from raysearch.session import display, status
 from raysearch.session.ending import Command, described
@@ -74,7 +76,10 @@ def obey(argv: Sequence[str] | None) -> int:
             arguments.given = Command.given(argv)
         check_packages()
         command: Callable[..., int] = arguments.command
-        return command(**{k: v for k, v in vars(arguments).items() if k not in ("command", "parser")})
+        values = {k: v for k, v in vars(arguments).items() if k not in ("command", "parser")}
+        if command is not show_status and isinstance(values.get("run_dir"), str):
+            values["run_dir"] = remote.copied(values["run_dir"], print)
+        return command(**values)
     except (RaysearchError, BaseExceptionGroup) as raised:
         error = single(raised)
         if not isinstance(error, RaysearchError):
@@ -142,10 +147,12 @@ def parser() -> argparse.ArgumentParser:
     for added, _ in of_configs[:3]:
         added.set_defaults(given=None)
     folder = add("status", show_status, "how a run is going, or how it ended")
-    folder.add_argument("run_dir", type=Path, metavar="RUN_DIR", help="the folder of a run or a sweep")
+    folder.add_argument("run_dir", type=folder_or_url, metavar="RUN_DIR", help="the folder or URL of a run or a sweep")
     folder.add_argument("--json", action="store_true", dest="as_json", help="print a JSON object")
     tuned = add("bars", choose_bars, "choose looks, bars and enough of `sequential` from a tuning run")
-    tuned.add_argument("run_dir", type=Path, metavar="RUN_DIR", help="a run of `sequential`, bars and enough null")
+    tuned.add_argument(
+        "run_dir", type=folder_or_url, metavar="RUN_DIR", help="a run of `sequential`, bars and enough null"
+    )
     share = "the mean cost of a search, as a share of best-of-4's"
     tuned.add_argument("--cost", type=float, required=True, metavar="SHARE", help=share)
     tuned.add_argument("--arm", metavar="NAME", help="which arm of the run, if several can be read")
@@ -188,11 +195,12 @@ def tune_generator(path: Path, overrides: Sequence[str]) -> int:
     return driver.prfl(path, overrides)
 
 
-def show_status(run_dir: Path, as_json: bool) -> int:
+def show_status(run_dir: Path | str, as_json: bool) -> int:
     """How the run or sweep in a folder is going, or how it ended; from any terminal, while it runs or after."""
-    snapshot = status.read(run_dir)
+    snapshot = remote.status(run_dir) if isinstance(run_dir, str) else status.read(run_dir)
     if as_json:
-        print(json.dumps(described(snapshot, str(run_dir.expanduser().absolute()))))
+        shown = run_dir if isinstance(run_dir, str) else str(run_dir.expanduser().absolute())
+        print(json.dumps(described(snapshot, shown)))
         return 0
     display.status(display.console(), snapshot, time.time())
     return 0

@@ -14,8 +14,10 @@ from raysearch.config.policies import find_policy
 from raysearch.errors import ConfigError, check
 from raysearch.export import trackers
 from raysearch.parquet import run_table
+from raysearch.remote.command import placed
+from raysearch.remote.place import Place
 from raysearch.session import card, status
-from raysearch.session.directory import chosen, goes_on
+from raysearch.session.directory import goes_on
 from raysearch.session.progress import Sink
 from raysearch.threads import beside, in_its_own_loop
 
@@ -73,10 +75,11 @@ def run(
     policy, and `arguments` are its own. Works inside a running event loop too, which it blocks; `arun` does not.
     Raises ConfigError.
     """
-    loaded, path = _loaded(config, overrides, policy, arguments)
-    session, tracked = prepared(loaded, path, report)
-    in_its_own_loop(session.run(tracked))
-    return Result(path)
+    loaded, name = _loaded(config, overrides, policy, arguments)
+    with placed(loaded, name, report) as place:
+        session, tracked = prepared(loaded, place, report)
+        in_its_own_loop(place.guarded(session.run(tracked)))
+        return Result(place.path)
 
 
 async def arun(
@@ -92,31 +95,33 @@ async def arun(
     A task that is cancelled ends the run as Ctrl-C ends the command: what is done is written, and with resume=auto the
     same call goes on. Raises ConfigError, and CancelledError when the run has ended.
     """
-    loaded, path = _loaded(config, overrides, policy, arguments)
+    loaded, name = _loaded(config, overrides, policy, arguments)
 
-    async def work(report: Callable[[str], None]) -> None:
-        session, tracked = prepared(loaded, path, report)  # takes seconds, so not in the caller's loop
-        await session.run(tracked)
+    async def work(report: Callable[[str], None]) -> Path:
+        with placed(loaded, name, report) as place:
+            session, tracked = prepared(loaded, place, report)  # takes seconds, so not in the caller's loop
+            await place.guarded(session.run(tracked))
+            return place.path
 
-    await beside(work, report)
-    return Result(path)
+    return Result(await beside(work, report))
 
 
-def prepared(config: Config, path: Path, report: Callable[[str], None]) -> tuple["Session", list[Sink]]:
-    """A session of a config in a folder, with real models and rewards, and its trackers. Raises ConfigError."""
+def prepared(config: Config, place: Place, report: Callable[[str], None]) -> tuple["Session", list[Sink]]:
+    """A session of a config at its place, with real models and rewards, and its trackers. Raises ConfigError."""
     # The one other place, beside the command line, where the engine meets real models.
     from actors import shipped
     from actors.models.settled import settled
 
     config = settled(config, report)
     shipped.check_rewards(configuration.arms(config))
-    goes_on(path, config, config.resume)
-    tracked = trackers.sinks(config, path)
+    goes_on(place.path, config, config.resume)
+    tracked = trackers.sinks(config, place.path)
     # torch and diffusers take seconds to import, and a mistake in the config should not wait for them.
     from actors.backend import Backend
     from raysearch.session.session import Session
 
-    return Session(config, Backend(report), run_dir=path, report=report), list(tracked)
+    session = Session(config, Backend(report), run_dir=place.path, report=report, elsewhere=place.elsewhere)
+    return session, list(tracked)
 
 
 def _loaded(
@@ -124,8 +129,8 @@ def _loaded(
     overrides: Sequence[str],
     policy: Callable[..., Any] | None,
     arguments: Mapping[str, Any] | None,
-) -> tuple[Config, Path]:
-    """The checked config, and the folder of its run. Raises ConfigError."""
+) -> tuple[Config, str]:
+    """The checked config, and its name. Raises ConfigError."""
     check(not isinstance(overrides, str), "overrides", overrides, "a list, such as ['seeds=[0,1]']")
     check(not (overrides and isinstance(config, Mapping)), "overrides", overrides, "left out where config is a mapping")
     if isinstance(config, Mapping):
@@ -139,4 +144,4 @@ def _loaded(
             raise ConfigError(f"policy: {where} is another function than the one given; define it at the top level")
         loaded = replace(loaded, policy={"name": where, **(arguments or {})})
         configuration.arms(loaded)  # raises ConfigError where the arguments are not the policy's
-    return loaded, chosen(loaded.run_dir, loaded.resume, name)
+    return loaded, name

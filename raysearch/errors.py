@@ -10,6 +10,7 @@ RaysearchError
 ├── ReplicaDied (ConnectionError)     the replica that ran an item is gone; the item goes back to the queue
 ├── PoisonousItem (RuntimeError)      an item that killed three replicas while it ran alone; its search fails
 ├── FolderError (OSError)             a file of the run's folder that the disk does not take; the run ends
+├── StoreError (OSError)              an object store that does not take or give a file, or that another run writes to
 └── NoReplica (RuntimeError)          the fleet is gone: the run ends, and its searches are left undone
 """
 
@@ -61,6 +62,10 @@ class PoisonousItem(RaysearchError, RuntimeError):
 
 class FolderError(RaysearchError, OSError):
     """A file of a run's folder that cannot be written. The message names the folder and how to go on."""
+
+
+class StoreError(RaysearchError, OSError):
+    """An object store does not take or give a file, or another run has taken a run's folder in it over."""
 
 
 class NoReplica(RaysearchError, RuntimeError):

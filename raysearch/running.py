@@ -4,6 +4,7 @@ import asyncio
 import signal
 import time
 from collections.abc import Callable, Coroutine, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -11,8 +12,9 @@ from raysearch.api import prepared
 from raysearch.config import config as configuration
 from raysearch.config.config import Config
 from raysearch.errors import ConfigError, counted, single, told
+from raysearch.remote.command import placed
+from raysearch.remote.place import Place
 from raysearch.session import dataset, display
-from raysearch.session.directory import chosen
 from raysearch.session.ending import Command, described, unfinished
 from raysearch.sweep import grid
 from raysearch.threads import announced
@@ -29,36 +31,38 @@ def run_config(path: Path, overrides: Sequence[str], given: Command, as_json: bo
 
         print(configuration.resolved(spelled_out(config)), end="")
         return 0
-    with display.one_object(as_json) as tell:
-        return searched(config, chosen(config.run_dir, config.resume, path.stem), given, tell)
+    with display.one_object(as_json) as tell, _placed(config, path) as place:
+        return searched(config, place, given, tell)
 
 
 def run_sweep(path: Path, overrides: Sequence[str], given: Command, as_json: bool) -> int:
     """Run every arm of a sweep's grid and draw its curves; run again, it finishes what is missing."""
     sweep = grid.load(path, overrides)
-    run_dir = chosen(sweep.config.run_dir, sweep.config.resume, path.stem)
-    with display.one_object(as_json) as tell:
+    with display.one_object(as_json) as tell, _placed(sweep.config, path) as place:
         try:
-            code = searched(sweep.config, run_dir, given, tell)
+            code = searched(sweep.config, place, given, tell)
         except KeyboardInterrupt:
-            if (run_dir / "searches.parquet").exists():  # else no search had begun
-                grid.write_report(sweep, run_dir)  # of the searches that are done
+            if (place.path / "searches.parquet").exists():  # else no search had begun
+                grid.write_report(sweep, place.path)  # of the searches that are done
             raise
-        grid.write_report(sweep, run_dir)
+        grid.write_report(sweep, place.path)
     return code
 
 
 def run_collection(path: Path, overrides: Sequence[str], given: Command, as_json: bool) -> int:
     """Run every prompt and seed of a config and write their noisy latents, graded; run again, it finishes the rest."""
     config = dataset.load(path, overrides)
-    run_dir = chosen(config.run_dir, config.resume, path.stem)
-    with display.one_object(as_json) as tell:
-        code = searched(config, run_dir, given, tell)
-        print(dataset.collected(config, run_dir, complete=code == 0))
+    with display.one_object(as_json) as tell, _placed(config, path) as place:
+        code = searched(config, place, given, tell)
+        print(dataset.collected(config, place.path, complete=code == 0))
     return code
 
 
-def searched(config: Config, run_dir: Path, given: Command, tell: Callable[[dict[str, Any]], None]) -> int:
+def _placed(config: Config, path: Path) -> AbstractContextManager[Place]:
+    return placed(config, path.stem, display.say(display.console()))
+
+
+def searched(config: Config, place: Place, given: Command, tell: Callable[[dict[str, Any]], None]) -> int:
     """Run a config's searches, showing how they go, and return the exit code. Raises ConfigError, KeyboardInterrupt.
 
     `tell` takes what became of the run, also where it was stopped or broke; of a mistake there is nothing to tell.
@@ -66,7 +70,7 @@ def searched(config: Config, run_dir: Path, given: Command, tell: Callable[[dict
     console = display.console(lasting=True)
     say = display.say(console)
     with announced(CHECKING, say):
-        session, tracked = prepared(config, run_dir, say)
+        session, tracked = prepared(config, place, say)
     for arm, cost in session.costs.items():
         say(f"{arm}: about {display.cost_text(cost)} a search")
     in_all = sum(c.nfe for c in session.costs.values()) * session.searches_per_arm
@@ -76,14 +80,14 @@ def searched(config: Config, run_dir: Path, given: Command, tell: Callable[[dict
 
     def end(code: int, state: str, reason: str = "") -> int:
         s = session.progress.snapshot(time.monotonic(), time.time(), state, reason)
-        display.summary(console, s, str(run_dir), given)
-        again = given.again(str(run_dir)) if unfinished(s) else None
-        tell(described(s, str(run_dir)) | {"again": again, "exit_code": code})
+        display.summary(console, s, place.shown, given)
+        again = given.again(place.shown) if unfinished(s) else None
+        tell(described(s, place.shown) | {"again": again, "exit_code": code})
         return code
 
     try:
         with display.Display(console) as screen:
-            asyncio.run(ended_by_sigterm(session.run([screen.sink, *tracked])))
+            asyncio.run(ended_by_sigterm(place.guarded(session.run([screen.sink, *tracked]))))
     except (asyncio.CancelledError, KeyboardInterrupt):
         end(130, "interrupted")
         raise KeyboardInterrupt from None

@@ -7,7 +7,7 @@ an allocator shares a total budget out: all searches of the arm are then under w
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -79,7 +79,9 @@ class Session:
         run_dir: Path,
         clock: Callable[[], float] = time.monotonic,
         report: Callable[[str], None] = lambda line: None,
+        elsewhere: Container[str] = (),
     ) -> None:
+        """`elsewhere` are names of files of the run that lie in an object store alone, and are not made again."""
         self.config, self.backend, self.clock, self._report = config, backend, clock, report
         resolved = configuration.resolved(config)
         with claimed(run_dir, config, config.resume) as begun:
@@ -111,6 +113,7 @@ class Session:
             prompts=len(self.prompts),
             searches_per_prompt=max(len(e.seeds(config.seeds)) for e in self.prompts) * len(self.plan.arms),
             long=config.long.chunks > 1,
+            elsewhere=elsewhere,
         )
         self._new = begun is None
         self._digest = about.config_digest(config)

@@ -36,7 +36,7 @@ FLOORS = [
     ["config"],
     ["search", "engine"],
     ["session"],
-    ["sweep", "bars", "export", "testing"],
+    ["sweep", "bars", "export", "remote", "testing"],
     ["page"],
     ["api"],
     ["running"],
