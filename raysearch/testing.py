@@ -224,13 +224,16 @@ class FakeReplica:
         rewards: tuple[Components, ...] = tuple(
             {key: (x.quality * (10 if key == GLIMPSE else 1),) for key in request.rewards} for x in latents
         )
-        return Answer(Scored(rewards, n, self.seconds * n))
+        preview = _strip(latents[0]) if isinstance(request, Look) and request.preview else b""
+        return Answer(Scored(rewards, n, self.seconds * n, preview=preview))
 
     async def _finish(self, request: Finish, inputs: Inputs) -> Answer:
         answer = await self._score(request, inputs)
         latent: FakeLatent = series(inputs, "state")[-1]
         kinds = request.outputs.asked
-        files = dict.fromkeys(kinds, latent.value)
+        files = dict.fromkeys([*kinds, *(["poster"] if request.outputs.poster else [])], latent.value)
+        if request.outputs.previews:
+            files["preview"] = b"".join(request.outputs.previews)
         if kept := request.kept:
             way: list[FakeLatent] = series(inputs, "kept")
             assert [c.step for c in way] == [step for step, _ in kept]
@@ -361,6 +364,11 @@ class FakeBackend:
     def publish(self, snapshot: Snapshot) -> None:
         """Keep the snapshot for a test to look at."""
         self.published.append(snapshot)
+
+
+def _strip(x: FakeLatent) -> bytes:
+    """A preview of 16 bytes that says which latent it shows; a fake sprite is one preview after the other."""
+    return digest("preview", x.value, x.step)
 
 
 def _picture(x: FakeLatent) -> np.ndarray:

@@ -34,8 +34,11 @@ def run(path: Path, on: FakeFleet | None = None, **values: Any) -> tuple[list[di
 
 
 def candidates(path: Path) -> pa.Table:
-    """A run's candidates.parquet, but for the seconds at which was asked: a run that was killed asks later."""
-    return pq.read_table(path / "candidates.parquet").drop_columns(["asked_s"])
+    """A run's candidates.parquet, but for the seconds at which was asked, and previews.
+
+    A run that was killed asks later, and what the journal answers is not decoded again.
+    """
+    return pq.read_table(path / "candidates.parquet").drop_columns(["asked_s", "preview"])
 
 
 def unlucky(fleet: FakeFleet) -> FakeFleet:

@@ -15,7 +15,7 @@ from safetensors.torch import save as save_safetensors
 from actors.models.source import Source
 from actors.rewards import RewardSpec, View, answers, building, earlier
 from actors.sampling import potential
-from actors.workers import video
+from actors.workers import thumbnails, video
 from actors.workers.pulse import Pulse, Stopwatch
 from actors.workers.state import State, finished
 from raysearch.engine.protocol import Compare, Components, Finish, Look, Scored, series
@@ -63,7 +63,10 @@ class Scorer:
         with self._turn(watch):
             view = self._view(request, inputs, 0, request.sigma)
         found, tokens = self._scores(request.rewards, view, watch)
-        return Scored((found,), int(view.frames is not None), watch.seconds, tokens)
+        preview = b""
+        if request.preview and view.frames is not None:
+            preview = thumbnails.strip(view.frames)  # for which no search is charged
+        return Scored((found,), int(view.frames is not None), watch.seconds, tokens, preview)
 
     def compare(self, request: Compare, inputs: Mapping[str, Any]) -> Scored:
         """How much the first of two candidates is preferred by rewards that compare."""
@@ -113,8 +116,9 @@ class Scorer:
     def finish(self, request: Finish, inputs: Mapping[str, Any]) -> tuple[Scored, dict[str, bytes]]:
         """The rewards of a finished video's chunks, and the video's files by extension.
 
-        The reply's seconds leave out the rewards. Chunks are decoded one after the other, and only the frames of the
-        first, the previous and the current chunk are in memory, unless a file of all frames is asked for.
+        The reply's seconds leave out the rewards and small pictures. Chunks are decoded one after the other, and only
+        the frames of the first, the previous and the current chunk are in memory, unless a file of all frames is asked
+        for.
         """
         watch, tokens = Stopwatch(), 0
         outputs, n = request.outputs, len(request.captions)
@@ -129,6 +133,7 @@ class Scorer:
         scores = []
         before: np.ndarray | None = None
         opening: np.ndarray | None = None
+        middle: np.ndarray | None = None
         chunks = zip(latents, clean, texts, request.captions, request.links, strict=True)
         for latent, clean_frames, text, caption, link in chunks:
             with self._turn(watch):
@@ -147,6 +152,8 @@ class Scorer:
             scores.append(rewards)
             tokens += paid
             before, opening = clip, clip if opening is None else opening
+            if len(scores) == (n + 1) // 2:
+                middle = clip[len(clip) // 2].copy()  # not a view: a clip's frames may be large
         files = {}
         with self._turn(watch):
             if file is not None:
@@ -165,6 +172,10 @@ class Scorer:
                 found = torch.cat([state.noisy() for state in way]).numpy()
                 first = way[0].clean_frames > 0
                 files["arrow"] = rollout(found, states[-1].latent[0], list(request.kept), first=first)
+        if outputs.poster and middle is not None:
+            files["poster"] = thumbnails.poster(middle, scale=outputs.scale)
+        if outputs.previews and before is not None:
+            files["preview"] = thumbnails.sprite(outputs.previews, before)
         return Scored(tuple(scores), n, watch.seconds, tokens), files
 
     def _next(

@@ -122,13 +122,15 @@ class RewardsConfig:
 
 @dataclass(frozen=True)
 class OutputConfig:
-    """Which files are written of each winner, and how its mp4 looks."""
+    """Which files are written of each winner, and how its mp4 looks; and previews of which candidates."""
 
     videos: bool = True
     latents: bool = False
     frames: bool = False
     fps: Rate | None = None  # frames a second of the mp4; None: the model's own
     scale: Count = 1  # each pixel becomes scale x scale in the mp4
+    posters: bool = True  # a small picture beside each video or image
+    previews: Literal["none", "kept", "all"] = "kept"  # small frames of candidates that were decoded
 
 
 @dataclass(frozen=True)

@@ -36,6 +36,24 @@ class Tally:
     deaths: int = 0
 
 
+@dataclass
+class Pace:
+    """A number of steps or scores, and the replica-seconds that they took."""
+
+    n: int = 0
+    seconds: float = 0.0
+
+    def add(self, n: int, seconds: float) -> None:
+        """Count `n` more, which took `seconds` together."""
+        self.n += n
+        self.seconds += seconds
+
+    @property
+    def each(self) -> float | None:
+        """The mean replica-seconds of one; None before the first."""
+        return self.seconds / self.n if self.n else None
+
+
 class Dispatcher:
     """Gives items to replicas. Use as `async with Dispatcher.open(replicas) as d: await d.submit(...)`."""
 

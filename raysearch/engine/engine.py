@@ -13,7 +13,7 @@ from math import isfinite
 from typing import Any
 
 from raysearch.engine import requests
-from raysearch.engine.dispatcher import Dispatcher
+from raysearch.engine.dispatcher import Dispatcher, Pace
 from raysearch.engine.embeddings import Embeddings
 from raysearch.engine.protocol import (
     Answer,
@@ -42,6 +42,7 @@ from raysearch.recipe.origins import Extend, Recording, points
 from raysearch.recipe.reward import Question, Reward, Score, met, score_key, seen
 
 ATTEMPTS = 8  # at making something whose inputs keep getting lost
+STRIPS = 8192  # previews that are remembered until the searches that share them have ended: 16 KiB each at most
 IN_FLIGHT = 8  # candidates of one call that are worked on at a time, for each slot: no slot waits, and little is held
 
 
@@ -57,24 +58,6 @@ class Spent:
     nfe: int = 0
     group: str = ""
     spilled: list[Digest] = field(default_factory=list)
-
-
-@dataclass
-class Pace:
-    """A number of steps or scores, and the replica-seconds that they took."""
-
-    n: int = 0
-    seconds: float = 0.0
-
-    def add(self, n: int, seconds: float) -> None:
-        """Count `n` more, which took `seconds` together."""
-        self.n += n
-        self.seconds += seconds
-
-    @property
-    def each(self) -> float | None:
-        """The mean replica-seconds of one; None before the first."""
-        return self.seconds / self.n if self.n else None
 
 
 @dataclass(frozen=True)
@@ -121,10 +104,13 @@ class Engine:
         recorded: Mapping[Digest, Score] | None = None,
         spill: Spill | None = None,
         embeddings: Embeddings | None = None,
+        *,
+        previews: bool = False,
     ) -> None:
         """`recorded` are the scores of an earlier run, by `score_key`: they stand; `spill` is for long videos.
 
-        `embeddings` are those of texts that earlier runs have left.
+        `embeddings` are those of texts that earlier runs have left. With `previews`, `strips` has one of each candidate
+        that was decoded for a reward, by its identity.
         """
         self.store = store
         self._recorded = recorded or {}
@@ -136,6 +122,7 @@ class Engine:
         self._conditions: Memo[Any] = Memo(256)
         self._making: Memo[float] = Memo(200_000)  # replica-seconds of trajectories
         self._spill, self.embeddings = spill, embeddings
+        self._previews, self.strips = previews, Memo[bytes](STRIPS)
 
     # -- rewards ---------------------------------------------------------------------------------------------------
 
@@ -155,10 +142,12 @@ class Engine:
         return known
 
     async def _measure(self, x: Question, reward: Reward, spent: Spent) -> Score:
-        request, also = requests.look(x, reward)
+        request, also = requests.look(x, reward, preview=self._previews)
         (entry, *_), answer, (found,) = await self._view(request, seen(x), [reward], spent, also)
         self.score_pace.add(1, answer.reply.seconds)
         first, *others = seen(x)
+        if answer.reply.preview:
+            self.strips.keep(first.identity, answer.reply.preview, spent.group)
         earlier = tuple(self._making.get(c.trajectory, 0.0) for c in others or long_video.unseen(first))
         return Score(found[reward.key], entry.seconds, answer.reply.seconds, earlier, answer.reply.tokens)
 
@@ -352,7 +341,8 @@ class Engine:
             self._spill.drop(spent.spilled)
 
     def forget_group(self, group: str) -> None:
-        """Forget the scores of a group of searches that have all ended."""
+        """Forget the scores and the previews of a group of searches that have all ended."""
+        self.strips.forget(group)
         self._scores.forget(group)
         self._making.forget(group)
 

@@ -63,7 +63,8 @@ class Look:
     """Rewards of a candidate at its own point, at noise level `sigma`, under its caption.
 
     `links` says how its chunk goes on from the one before it; `earlier` names the finished chunks that the inputs of
-    the same names hold. `tags` are what is known of the prompt besides.
+    the same names hold. `tags` are what is known of the prompt besides. With `preview` the reply
+    shows what was decoded.
 
     Inputs: `state 0`; `text 0` (a condition, if a reward reads it); `point 0` .. (of the obstacles of the layout);
     `before` and `opening` (states).
@@ -77,6 +78,7 @@ class Look:
     obstacles: Layout = ()
     earlier: Mapping[str, str] = field(default_factory=dict)
     tags: Mapping[str, str | None] = field(default_factory=dict)
+    preview: bool = False
 
 
 @dataclass(frozen=True)
@@ -95,7 +97,10 @@ class Compare:
 
 @dataclass(frozen=True)
 class Outputs:
-    """Which files of a winner are made, frames per second of the video, pixels per pixel of it, and what it says."""
+    """Which files of a winner are made, frames per second of the video, pixels per pixel of it, and what it says.
+
+    `previews` are those of candidates, of which the search's sprite is made from top to bottom; it has none without.
+    """
 
     mp4: bool = False
     png: bool = False
@@ -105,10 +110,12 @@ class Outputs:
     scale: int = 1
     title: str = ""
     comment: str = ""
+    poster: bool = False
+    previews: tuple[bytes, ...] = ()
 
     @property
     def asked(self) -> list[str]:
-        """The extensions of the files that are made."""
+        """The extensions of the files that are made, and made again where they lack: not poster and previews."""
         return [k for k in ("mp4", "png", "safetensors", "npy") if getattr(self, k)]
 
 
@@ -202,13 +209,14 @@ class Denoised:
 class Scored:
     """Rewards under each caption, decodes, replica-seconds without judging, and tokens that the rewards paid for.
 
-    The answer refers to files, if any.
+    `preview` is a small picture of some frames, if one was asked for. The answer refers to files, if any.
     """
 
     rewards: tuple[Components, ...]
     decodes: int
     seconds: float
     tokens: int = 0
+    preview: bytes = b""
 
 
 @dataclass(frozen=True)

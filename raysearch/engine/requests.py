@@ -76,8 +76,11 @@ def leg(x: Candidate, base: int | None, velocity: bool) -> Denoise:
     )
 
 
-def look(x: Question, reward: Reward) -> tuple[Look | Compare, dict[str, Candidate]]:
-    """The look at `x` for a reward, and the finished parts that are read besides, by their names."""
+def look(x: Question, reward: Reward, *, preview: bool = False) -> tuple[Look | Compare, dict[str, Candidate]]:
+    """The look at `x` for a reward, and the finished parts that are read besides, by their names.
+
+    With `preview` a reply about one candidate whose frames were decoded shows them.
+    """
     if isinstance(x, Pair):
         sigmas = x.first.sigma, x.second.sigma
         return Compare(reward.keys, (x.first.prompt.text,), sigmas, tags(x.first, [reward])), {}
@@ -91,6 +94,7 @@ def look(x: Question, reward: Reward) -> tuple[Look | Compare, dict[str, Candida
         sigma=x.sigma,
         earlier={name: c.id for name, c in also.items()},
         tags=tags(x, [reward]),
+        preview=preview and reward.decodes,
     )
     return request, also
 

@@ -174,7 +174,7 @@ async def render(r: Recipes, backend: Backend, where: Path, *, latents: bool = F
     Files that are there are kept. With `latents` a safetensors file is beside each video. Raises ConfigError where the
     folder cannot be written, and NoReplica if the fleet is gone.
     """
-    whole = outputs(replace(r.config.output, videos=True, latents=latents, frames=False), r.plan)
+    whole = outputs(replace(r.config.output, videos=True, posters=False, latents=latents, frames=False), r.plan)
     left = {i: _lacking(where, i, whole) for i in r.found}
     todo = {i: o for i, o in left.items() if o.asked}
     if len(todo) < len(left):

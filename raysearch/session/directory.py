@@ -1,7 +1,7 @@
 """The folder of a run: which files it holds, who may claim it, and which config may resume its run.
 
-config.yaml, status.json, journal/, the Parquet files, videos/, latents/, frames/ and rollouts/ are an interface: other
-programs read them.
+config.yaml, status.json, journal/, the Parquet files and the folders of FOLDERS are an interface: other programs read
+them.
 """
 
 import json
@@ -37,15 +37,8 @@ GROWING = ("seeds", "prompts", "prompts_file", "prompts_column")
 CONFIG, TABLES, JOURNAL = "config.yaml", ("searches.parquet", "candidates.parquet"), "journal"
 CONTENT = Path(JOURNAL, "content.json")
 FILES = (CONFIG, *TABLES, TIMELINE, TRACE, STATUS, CONTENT, Path(JOURNAL, ANSWERS))
-FOLDERS = {
-    "mp4": "videos",
-    "png": "images",
-    "safetensors": "latents",
-    "npy": "frames",
-    "arrow": "rollouts",
-    "poster": "posters",
-    "preview": "previews",
-}
+FOLDERS = {"mp4": "videos", "png": "images", "safetensors": "latents", "npy": "frames", "arrow": "rollouts"}
+FOLDERS |= {"poster": "posters", "preview": "previews"}
 SUFFIXES = {"poster": "webp", "preview": "webp"}  # of files that are not called by their extension
 MOST_FILES = 10_000  # in one folder: a run with more searches has sub-folders
 BLOCKS = (1000, 100, 10, 1)  # how many prompts share a sub-folder, which is named by the first of them
@@ -111,8 +104,9 @@ class RunDirectory:
         return str(_place(shown, search_id, self._block)) if shown else None
 
     def lacking(self, search_id: str, outputs: Outputs) -> Outputs:
-        """`outputs` but for the files that a search has."""
-        there: dict[str, Any] = {k: False for k in outputs.asked if self._has(k, search_id)}
+        """`outputs` but for the files that a search has. No poster is made for its own sake: older runs have none."""
+        kinds = (*outputs.asked, "poster")
+        there: dict[str, Any] = {k: False for k in kinds if self._has(k, search_id)}
         return replace(outputs, **there)
 
     def _has(self, extension: str, search_id: str) -> bool:

@@ -132,7 +132,8 @@ def outputs(o: OutputConfig, plan: Plan) -> Outputs:
     """Which files are made of a finished video, without what they say of themselves."""
     fps = frame_rate(plan.fps if o.fps is None else o.fps)
     still = plan.still
-    return Outputs(o.videos and not still, o.videos and still, o.latents, o.frames, fps, o.scale)
+    kinds = o.videos and not still, o.videos and still, o.latents, o.frames
+    return Outputs(*kinds, fps, o.scale, poster=o.posters and o.videos)
 
 
 def content_of(plan: Plan, entries: Sequence[Entry | Prompt]) -> bytes:

@@ -30,7 +30,7 @@ from raysearch.recipe.candidate import Candidate, Sampler
 from raysearch.recipe.reward import Question, Reward, Score
 from raysearch.search.budget import Cost
 from raysearch.search.context import Context
-from raysearch.session import about, dataset, encoders, journal, replay, tables
+from raysearch.session import about, dataset, encoders, journal, previews, replay, tables
 from raysearch.session.allocation import Allocation
 from raysearch.session.directory import (
     CONFIG,
@@ -215,7 +215,8 @@ class Session:
                 store = Store(int(self.config.fleet.store_gb * 1e9))
                 spill = Spill(self.directory.folder, fleet.put) if self.config.long.chunks > 1 else None
                 kept = kept and replace(kept, put=fleet.condition)
-                engine = Engine(dispatcher, store, fleet.fetch, tasks, self.past.scores, spill, kept)
+                shown = self.config.output.previews != "none"
+                engine = Engine(dispatcher, store, fleet.fetch, tasks, self.past.scores, spill, kept, previews=shown)
                 self.progress.engine, self.progress.dispatcher = engine, dispatcher
                 self.progress.started = self.clock()
                 live = asyncio.Semaphore(self.config.max_searches or max(2, self._alive_for(fleet.replicas)))
@@ -306,7 +307,9 @@ class Session:
             if exhausted:
                 self.journal.add({"kind": "exhausted", "search": s.id, "wall": ctx.meter.asked_at})
                 end = replace(end, status="budget", reason=str(ctx.history.exhausted))
-            end = replace(end, finished=await self._finish(s, ctx, winner, engine, spent))
+            shown = self._previews(s, ctx, winner, engine)
+            finished = await self._finish(s, ctx, winner, engine, spent, tuple(shown.values()))
+            end = replace(end, finished=finished, previews=tuple(shown))
         except BaseException as error:
             if self._interrupted(error):
                 self._record(s, ctx, replace(end, status="cancelled", reason="interrupted"), spent)
@@ -333,15 +336,20 @@ class Session:
             self.directory.save(s.id, finished.files)
         engine.forget(spent)
 
-    async def _finish(self, s: Search, ctx: Context, winner: Candidate, engine: Engine, spent: Spent) -> Finished:
-        """The winner denoised to the end, decoded and judged, for which the search is charged."""
+    def _previews(self, s: Search, ctx: Context, winner: Candidate, engine: Engine) -> dict[str, bytes]:
+        rows = tables.candidate_rows(s, ctx.history, winner) if engine.strips else []
+        return previews.chosen(rows, engine.strips, self.config.output.previews)
+
+    async def _finish(
+        self, s: Search, ctx: Context, winner: Candidate, engine: Engine, spent: Spent, shown: tuple[bytes, ...]
+    ) -> Finished:
+        """The winner denoised to the end, decoded and judged, for which the search is charged; previews go with it."""
         ctx.meter.charged += ctx.meter.ledger.finish(winner)
         judges = list({r.key: r for _, r in s.plan.judges}.values())
         kept = [t for t in self._stops(winner.sampler) if t >= winner.origin.step]
         collected = [Candidate(winner.prompt, winner.sampler, winner.origin, t) for t in kept]
-        finished = await engine.finish(
-            winner, judges, self._named(outputs(self.config.output, self.plan), s, winner), spent, collected
-        )
+        files = replace(self._named(outputs(self.config.output, self.plan), s, winner), previews=shown)
+        finished = await engine.finish(winner, judges, files, spent, collected)
         for _, judge in s.plan.judges:
             judge.total(finished.reward(judge.key))  # raises where it is not finite
         for part, making in zip(long_video.parts(winner), finished.making, strict=True):
@@ -360,6 +368,8 @@ class Session:
         video = self.directory.save(s.id, end.finished.files) if end.finished else None
         row = tables.search_row(s, ctx, end, nfe_spent=spent.nfe, video=video)
         candidates = tables.candidate_rows(s, ctx.history, end.winner)
+        places = {candidate: row for row, candidate in enumerate(end.previews)}
+        candidates = [c | {"preview": places.get(c["candidate"])} for c in candidates]
         allocation = self._allocations.get(s.plan.arm.name)
         rounds = allocation.leave(s.id, ctx) if allocation and end.status != "cancelled" else {}
         self.journal.add(tables.search_record(row, candidates) | rounds)

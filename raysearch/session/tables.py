@@ -67,6 +67,7 @@ CANDIDATES: dict[str, pa.DataType] = {
     "making_s": pa.float64(),
     "scoring_s": pa.float64(),
     "kept": pa.bool_(),
+    "preview": pa.int64(),
 }
 
 
@@ -86,6 +87,7 @@ class Outcome:
     reason: str = ""
     winner: Candidate | None = None
     finished: Finished | None = None
+    previews: tuple[str, ...] = ()  # the candidates that the sprite shows, from top to bottom
 
 
 def search_row(s: Search, ctx: Context, end: Outcome, *, nfe_spent: int, video: str | None) -> dict[str, Any]:

@@ -211,7 +211,8 @@ def test_rows_and_files(tmp_path):
     folder = tmp_path / "run"
     assert [r["search_id"] for r in rows] == sorted(r["search_id"] for r in rows)
     assert {p.name for p in folder.iterdir()} == {
-        *("config.yaml", "journal", "searches.parquet", "candidates.parquet", "videos", "latents", "frames")
+        *("config.yaml", "journal", "searches.parquet", "candidates.parquet"),
+        *("videos", "latents", "frames", "posters", "previews"),
     }
     for r in rows:
         assert (folder / r["video"]).is_file()

@@ -48,12 +48,22 @@ def test_colours_are_tagged_and_converted_as_tagged(height, width, scale, tag, w
         assert np.abs(middle.astype(int) - colour).max() <= 4
 
 
-def test_the_index_comes_before_the_frames():
-    data, names, at = written(32, 32), [], 0
+@pytest.mark.parametrize("clips", [1, 200])
+def test_the_index_comes_before_the_frames(clips):
+    """Also that of a long video, whose index alone is larger than a short video."""
+    file = Mp4(fps=Fraction(16))
+    for _ in range(clips):
+        file.add(np.stack([np.full((16, 16, 3), colour, np.uint8) for colour in COLOURS]))
+    data, boxes, at = file.close(), dict[bytes, int](), 0
     while at < len(data):
-        names.append(data[at + 4 : at + 8])
-        at += int.from_bytes(data[at : at + 4], "big")
+        boxes[data[at + 4 : at + 8]] = size = int.from_bytes(data[at : at + 4], "big")
+        at += size
+    names = list(boxes)
     assert names.index(b"moov") < names.index(b"mdat") and at == len(data)
+    assert (boxes[b"moov"] > len(written(16, 16))) == (clips > 1)
+    with av.open(io.BytesIO(data)) as read:
+        shown = [frame.to_ndarray(format="rgb24")[8, 8] for frame in read.decode(video=0)]
+    assert np.abs(np.subtract(shown, COLOURS * clips, dtype=int)).max() <= 4
 
 
 def test_the_same_frames_are_the_same_bytes():

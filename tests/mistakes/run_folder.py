@@ -109,7 +109,8 @@ LINKED = [
     *("candidates.parquet", "journal/answers.jsonl", "journal/content.json", "journal/content.json.partial"),
     *("videos/000000-s0-single.mp4", "summary.md", "curves.png.partial", "mine"),
 ]
-FOLDERS = ["videos", "latents", "frames", "rollouts", "spill", "journal", "dataset.partial", "checkpoints"]
+FOLDERS = ["videos", "latents", "frames", "rollouts", "posters", "previews"]
+FOLDERS += ["spill", "journal", "dataset.partial", "checkpoints"]
 TABLE = [
     *(Mistake(GO_ON, f"{PLAIN}{n} in it is a link", make=link(n), left=True) for n in LINKED),
     *(Mistake(GO_ON, f"{PLAIN}{n} in it is a link", make=link(n, folder=True), left=True) for n in FOLDERS),
