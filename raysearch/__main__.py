@@ -28,8 +28,11 @@ from raysearch.config.policies import find_policy, policy_names
 from raysearch.errors import ConfigError, RaysearchError, plain, single
 from raysearch.export import command as exports
 from raysearch.export import render, trackers
+from raysearch.planner import command as planner
+from raysearch.planner.facts import Facts
 from raysearch.session import dataset, display, status
 from raysearch.session.directory import chosen, goes_on
+from raysearch.session.plan import Plan
 from raysearch.sweep import grid
 from raysearch.threads import announced
 
@@ -136,6 +139,7 @@ def parser() -> argparse.ArgumentParser:
         added.add_argument("overrides", nargs="*", default=[], metavar="key=value", help=f"for example {example}")
     shown = "print the config as YAML, overrides and defaults included, and run nothing"
     of_configs[0][0].add_argument("--print-config", action="store_true", help=shown)
+    planner.run_arguments(of_configs[0][0])
     folder = add("status", show_status, "how a run is going, or how it ended")
     folder.add_argument("run_dir", type=Path, metavar="RUN_DIR", help="the folder of a run or a sweep")
     tuned = add("bars", choose_bars, "choose looks, bars and enough of `sequential` from a tuning run")
@@ -165,12 +169,14 @@ def parser() -> argparse.ArgumentParser:
     converted.add_argument("--base", type=Path, metavar="FOLDER", help=upstream)
     exports.export_arguments(add("export", export_run, "bring a run's videos to a benchmark suite or a training"))
     exports.render_arguments(add("render", render_candidates, "make any candidate of a run again, as a video"))
+    planner.plan_arguments(add("plan", plan_run, "how long a run would take and what it would cost, on which fleet"))
+    planner.calibrate_arguments(add("calibrate", calibrate, "measure on this device what a plan needs to know"))
     add("policies", list_policies, "the policies that ship, with their arguments")
     add("schema", print_schema, "the JSON schema of a config, with which an editor completes and checks its keys")
     return whole
 
 
-def run_config(path: Path, overrides: Sequence[str], print_config: bool) -> int:
+def run_config(path: Path, overrides: Sequence[str], print_config: bool, ask: bool, timings: Path | None) -> int:
     """Run every prompt and seed under every arm of a config; results go to its run directory."""
     config = configuration.load(path, overrides)
     if print_config:
@@ -178,7 +184,8 @@ def run_config(path: Path, overrides: Sequence[str], print_config: bool) -> int:
 
         print(configuration.resolved(spelled_out(config)), end="")
         return 0
-    return searched(config, chosen(config.run_dir, config.resume, path.stem))
+    first = planner.first(path, timings, ask=ask, terminal=sys.stdin is not None and sys.stdin.isatty())
+    return searched(config, chosen(config.run_dir, config.resume, path.stem), first)
 
 
 def run_sweep(path: Path, overrides: Sequence[str]) -> int:
@@ -214,7 +221,7 @@ def tune_generator(path: Path, overrides: Sequence[str]) -> int:
     return driver.prfl(path, overrides)
 
 
-def searched(config: Config, run_dir: Path) -> int:
+def searched(config: Config, run_dir: Path, first: planner.First | None = None) -> int:
     """Run a config's searches, showing how they go, and return the exit code. Raises ConfigError, KeyboardInterrupt."""
     console = display.console(lasting=True)
     say = display.say(console)
@@ -228,6 +235,11 @@ def searched(config: Config, run_dir: Path) -> int:
         from raysearch.session.session import Session
 
         session = Session(config, Backend(say), run_dir=run_dir, report=say)
+    from actors.planning import facts
+
+    if first is not None and not first.agreed(config, session.plan, lambda: facts(config, session.plan), say, input):
+        session.discard()
+        return 0
     for arm, cost in session.costs.items():
         say(f"{arm}: about {display.cost_text(cost)} a search")
     in_all = sum(c.nfe for c in session.costs.values()) * session.searches_per_arm
@@ -345,6 +357,31 @@ def rendered(
         recipes = render.recipes(run_dir, picks, backend, overrides)
     failed = asyncio.run(ended_by_sigterm(render.render(recipes, backend, where, latents=latents)))
     return 3 if failed or len(recipes.found) < len({p.candidate for p in picks}) else 0
+
+
+def plan_run(path: str | None, overrides: Sequence[str], asked: planner.Asked) -> int:
+    """Foretell a run in virtual time, with timings that were measured or given: how long, which fleet, what cost."""
+
+    def prepare(config: Config) -> tuple[Config, Plan, Facts]:
+        with announced(CHECKING, lambda line: print(line, file=sys.stderr)):
+            config = settled(config, lambda line: None)
+            shipped.check_rewards(configuration.arms(config))
+            from actors import planning
+
+            return config, *planning.prepared(config)
+
+    return planner.plan(path, overrides, asked, prepare, print)
+
+
+def calibrate(path: Path, overrides: Sequence[str], to: Path | None) -> int:
+    """Measure on this device how long a config's model and rewards take, and add it to a file for `raysearch plan`."""
+    file, config = planner.calibrated_to(path, to), settled(planner.local(path, overrides), lambda line: None)
+    shipped.check_rewards(configuration.arms(config))
+    with announced(CHECKING, print):
+        from actors.calibration import measured
+
+        planner.keep(file, measured(config, print), print)
+    return 0
 
 
 def list_policies() -> int:
