@@ -71,7 +71,7 @@ def kept(source: Source, sampler: Sampler, step: int) -> int:
     """How many arrays of a latent's size a solver's history has after so many steps from the start; 1 of a pipeline."""
     if sampler.piped:
         return 1
-    if sampler.queue is not None or step >= sampler.num_steps:
+    if sampler.whole is not sampler or step >= sampler.num_steps:  # a queue has no history
         return 0
     counts = histories(str(source.folder), sampler)
     return counts[min(step, len(counts) - 1)]

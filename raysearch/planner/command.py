@@ -14,6 +14,7 @@ from raysearch.config.config import Config
 from raysearch.config.reading import read
 from raysearch.errors import ConfigError, check
 from raysearch.files import Folder
+from raysearch.parquet import run_table
 from raysearch.planner import against, report, rewards, timings, traced
 from raysearch.planner.facts import Facts
 from raysearch.planner.fleets import seconds, tried
@@ -132,8 +133,13 @@ def check_known(file: Path | None, step: float | None) -> None:
     """Raises ConfigError where no timings are known, with a line that says how to get them."""
     if file is None and step is None:
         raise ConfigError(f"--timings: no timings are known; {HOW}")
-    there = file is None or file.expanduser().exists()
-    check(there, "--timings", str(file), "an existing file, or the folder of a run")
+    if file is not None:
+        file = file.expanduser()
+        check(file.exists(), "--timings", str(file), "an existing file, or the folder of a run")
+        if file.is_dir():
+            run_table(file, traced.TRACE, traced.COLUMNS)
+        else:
+            timings.entries(file)
 
 
 def _checked(asked: Asked) -> Bounds:
@@ -142,12 +148,17 @@ def _checked(asked: Asked) -> Bounds:
         check(value is None or (value > 0 and isfinite(value)), f"--{name}", value, "a number above 0")
     check(asked.budget is None or asked.price is not None, "--budget", asked.budget, "given together with --price")
     check(1 <= asked.draws <= 100, "--draws", asked.draws, "in 1..100")
+    timings.check_hand(asked.step, asked.decode, asked.score)
     deadline = None if asked.deadline is None else seconds("--deadline", asked.deadline)
+    if asked.arrival is not None:
+        seconds("--arrival", asked.arrival)
     if asked.against is not None:
         for name in ("rewards", "deadline", "budget", "price"):
             check(getattr(asked, name) is None, f"--{name}", str(getattr(asked, name)), "left out with --against")
         check(not asked.tries, "--try", " ".join(asked.tries), "left out with --against")
         check(not asked.arms, "--arms", True, "left out with --against")
+    if asked.rewards is not None:
+        rewards.check_run(asked.rewards)
     return Bounds(asked.price, deadline, asked.budget)
 
 

@@ -1,24 +1,29 @@
 """What a plan says of each fleet: rehearsals of it, and sentences about what they show."""
 
+import asyncio
 import gc
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import product
 from math import ceil
 
 import numpy as np
 
+from raysearch.config import prompts
 from raysearch.config.config import Config
 from raysearch.planner.facts import Facts, alone
 from raysearch.planner.fleets import one_more
 from raysearch.planner.rehearsal import Rehearsed, rehearse
 from raysearch.planner.rewards import Draws
 from raysearch.planner.timings import Timings
-from raysearch.session.plan import Plan
+from raysearch.recipe.reward import Question, Reward, Score
+from raysearch.session.plan import Plan, Search, context, run_policy
 
 FULL, IDLE = 0.85, 0.25  # shares of busy time that are worth a sentence
 LATE = 0.15  # the same, of the time in which the last 5% of the searches end
 MUCH = 0.005  # of NFE
+SOME = 3  # searches of an arm that tell whether rewards change what it costs
 SEEN = ("denoiser", "scorer", "encoder")
 
 
@@ -66,16 +71,36 @@ class Stage:
     arrival: float = 0.0
 
     def forecast(self, label: str, config: Config, most: int | None = None) -> Forecast:
-        """The rehearsals of a fleet: as many as there are draws, or two if rewards change nothing."""
-        runs: list[Rehearsed] = []
+        """The rehearsals of a fleet: as many as there are draws, or one if rewards change nothing."""
+        n = (most or self.most) if self.timings.spread or not self.steady(config) else 1
         with rarely_collected():
-            for i in range(most or self.most):
-                runs.append(
-                    rehearse(config, self.plan, self.facts, self.timings, self.draws(i), arrival=self.arrival, seed=i)
-                )
-                if i == 1 and (runs[0].nfe, runs[0].wall) == (runs[1].nfe, runs[1].wall):
-                    break
+            runs = [
+                rehearse(config, self.plan, self.facts, self.timings, self.draws(i), arrival=self.arrival, seed=i)
+                for i in range(n)
+            ]
         return Forecast(label, config, tuple(runs))
+
+    def steady(self, config: Config) -> bool:
+        """True if some searches of every arm cost the same in all draws: then one rehearsal tells as much as many."""
+        entry = prompts.load(config)[0]
+        if any(a.arm.allocate for a in self.plan.arms):
+            return False
+        for arm, seed in product(self.plan.arms, entry.seeds(config.seeds)[:SOME]):
+            s = Search(0, "dry-run", entry.prompt, seed, arm)
+            if len({asyncio.run(_cost(s, self.draws(i))) for i in range(self.most)}) > 1:
+                return False
+        return True
+
+
+async def _cost(s: Search, draws: Draws) -> int:
+    """The NFE that a search is charged."""
+
+    async def answer(xs: Sequence[Question], reward: Reward) -> list[Score]:
+        return [Score(draws.components(x, reward)) for x in xs]
+
+    ctx = context(s, answer, lambda: 0.0)
+    winner, _ = await run_policy(s, ctx)
+    return (ctx.charged + ctx.meter.ledger.finish(winner)).nfe
 
 
 @contextmanager

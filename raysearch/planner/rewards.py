@@ -21,6 +21,7 @@ from raysearch.session.directory import JOURNAL
 from raysearch.session.plan import Plan, arm_of
 
 NORMAL = NormalDist()
+SCORED = ("search_id", "trajectory", "step", "reward")  # columns
 LEVELS = 3.0  # the deviation of made-up rewards' means, where that of candidates of one search is 1
 INHERITED = 0.7  # the correlation of a candidate's quality with its parent's
 
@@ -47,8 +48,9 @@ class MadeUp:
 
     @property
     def level(self) -> float:
-        """The mean of all rewards."""
-        return LEVELS * NORMAL.inv_cdf((self.draw + 0.5) / self.draws)
+        """The mean of all rewards; that of the first draw is in the middle."""
+        place = (self.draw + self.draws // 2) % self.draws
+        return LEVELS * NORMAL.inv_cdf((place + 0.5) / self.draws)
 
     def quality(self, x: Candidate) -> float:
         """Standard normal, fixed by the trajectory, and correlated with the parent's."""
@@ -114,6 +116,13 @@ class Recorded:
         return found or self.otherwise.components(x, reward)
 
 
+def check_run(run_dir: Path) -> None:
+    """Raises ConfigError for a folder without the tables of a run."""
+    run_table(run_dir, "searches.parquet", ("search_id", "prompt"))
+    table = run_table(run_dir, "candidates.parquet", SCORED)
+    check(table.num_rows > 0, "--rewards", str(run_dir), "the folder of a run with scored candidates")
+
+
 def recorded(run_dir: Path, plan: Plan, draw: int, draws: int) -> Recorded:
     """The rewards of the run in a folder. Raises ConfigError."""
     return Recorded(_answers(run_dir, plan), _rollouts(run_dir), MadeUp(draw, draws))
@@ -138,14 +147,12 @@ def _answers(run_dir: Path, plan: Plan) -> dict[Digest, tuple[float, ...]]:
 
 def _rollouts(run_dir: Path) -> dict[str, list[Rollout]]:
     """The trajectories of candidates.parquet that were scored, by caption."""
-    columns = ("search_id", "trajectory", "step", "reward")
-    table = run_table(run_dir, "candidates.parquet", columns, more=True)
+    table = run_table(run_dir, "candidates.parquet", SCORED, more=True)
     prompts = dict(
         zip(*run_table(run_dir, "searches.parquet", ("search_id", "prompt")).to_pydict().values(), strict=True)
     )
     known = {"sigma", "nfe", "nfe_after", "making_s", "scoring_s", "asked_s", "reward", "step", "part", "call"}
     names = [f.name for f in table.schema if str(f.type) in ("double", "float") and f.name not in known]
-    check(table.num_rows > 0, "--rewards", str(run_dir), "the folder of a run with scored candidates")
     points: dict[tuple[str, str], list[tuple[int, int | None, dict[str, float]]]] = defaultdict(list)
     for r in table.to_pylist():
         if r["reward"] is not None:

@@ -154,7 +154,7 @@ class TimedDenoiser(TimedReplica):
         evaluations = 0 if not steps and known else evaluations + r.velocity - (known and steps > 0)
         self.work.ran(r, call.inputs.get("text"), known, evaluations)
         units = (evaluations - r.velocity * (1 - t.preview)) * self.work.factor("denoise")
-        leg = Leg(max(units, 1e-9), r.sampler.nfe_per_step, asyncio.get_running_loop().create_future())
+        leg = Leg(max(units, 0.0), r.sampler.nfe_per_step, asyncio.get_running_loop().create_future())
         if t.item:
             await asyncio.sleep(t.item)
         self._queue.append(leg)

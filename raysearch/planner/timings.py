@@ -68,6 +68,13 @@ class Timings:
         return self.rewards.get(key, self.other_rewards)
 
 
+def check_hand(step: float | None, decode: float | None, score: float | None) -> None:
+    """Raises ConfigError for what are no seconds."""
+    for name, value in (("--step", step), ("--decode", decode), ("--score", score)):
+        check(value is None or (isfinite(value) and value >= 0), name, value, "seconds, such as 2.4")
+    check(step != 0, "--step", step, "seconds above 0, such as 2.4")
+
+
 def by_hand(
     base: Timings | None, nfe_per_step: int, step: float | None, decode: float | None, score: float | None
 ) -> Timings:
@@ -76,9 +83,6 @@ def by_hand(
     A step is of one candidate that has its replica for itself, both halves of guidance together. Slots share a
     replica, so that two candidates take twice as long.
     """
-    for name, value in (("--step", step), ("--decode", decode), ("--score", score)):
-        check(value is None or (isfinite(value) and value >= 0), name, value, "seconds, such as 2.4")
-    check(step != 0, "--step", step, "seconds above 0, such as 2.4")
     if base is None:
         if step is None:
             raise ConfigError(f"--timings: no timings are known; {HOW}")

@@ -3,8 +3,8 @@
     python tests/benchmarks/planning.py --json docs/figures/planning.json
     python tests/benchmarks/planning.py --large --json docs/figures/planning_large.json
 
-The tiny model is calibrated on this machine. Then the quick start, a small sweep and a small allocation run on Ray, each
-with one and with two denoisers, and each run is planned again with its own rewards: NFE are to be the same, and the
+The tiny model is calibrated on this machine. Then the quick start, a small sweep and a small allocation run on Ray,
+each with one and with two denoisers, and each run is planned again with its own rewards: NFE are to be the same, the
 time within 25%. With two cores, two denoisers share them with the scorer and the driver. What else the machine does
 counts as well, so nothing else should run.
 

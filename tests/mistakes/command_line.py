@@ -3,10 +3,10 @@
 from mistakes import Mistake
 
 COMMANDS = (
-    "'run', 'sweep', 'collect', 'train', 'prfl', 'status', 'bars', 'check', 'reward', 'export', 'render', 'policies', "
-    "'schema'"
+    "'run', 'sweep', 'collect', 'train', 'prfl', 'status', 'bars', 'check', 'reward', 'export', 'render', 'plan', "
+    "'calibrate', 'policies', 'schema'"
 )
-USAGE = "usage: raysearch run [-h] [--print-config] config [key=value ...]"
+USAGE = "usage: raysearch run [-h] [--print-config] [--ask] [--timings FILE] config [key=value ...]"
 
 TABLE = [
     Mistake(
