@@ -11,8 +11,9 @@ from raysearch.errors import ConfigError
 from raysearch.parquet import run_table
 from raysearch.planner.forecast import SEEN, Forecast
 from raysearch.planner.report import aligned, duration
-from raysearch.planner.traced import COLUMNS, TRACE, busy_seconds
+from raysearch.planner.traced import COLUMNS, busy_seconds
 from raysearch.session import status
+from raysearch.session.recording import TIMELINE, TRACE
 
 
 @dataclass(frozen=True)
@@ -31,12 +32,12 @@ def actual(run_dir: Path) -> Actual:
     if s.state != "finished" or s.fleet is None:
         raise ConfigError.of("--against", str(run_dir), f"the folder of a run that has finished: this one is {s.state}")
     wall, nfe = s.elapsed, s.fleet.nfe
-    timeline = run_dir / "timeline.parquet"
+    timeline = run_dir / TIMELINE
     if timeline.is_file():
         rows = pq.read_table(timeline, columns=["session", "elapsed", "nfe_run"]).to_pydict()
         last: dict[int, tuple[float, int]] = {}
         for session, elapsed, run in zip(rows["session"], rows["elapsed"], rows["nfe_run"], strict=True):
-            last[session] = max(last.get(session, (0.0, 0)), (elapsed, run))
+            last[session] = max(last.get(session, (0.0, 0)), (elapsed or 0.0, run or 0))
         wall, nfe = sum(e for e, _ in last.values()) or wall, sum(n for _, n in last.values()) or nfe
     busy: dict[str, float] = {}
     if (run_dir / TRACE).is_file():

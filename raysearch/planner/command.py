@@ -25,6 +25,7 @@ from raysearch.planner.timings import HOW, Timings
 from raysearch.session import dataset
 from raysearch.session.directory import CONFIG
 from raysearch.session.plan import Plan, searches
+from raysearch.session.recording import TRACE
 from raysearch.sweep import grid
 
 Prepare: TypeAlias = Callable[[Config], tuple[Config, Plan, Facts]]
@@ -137,7 +138,7 @@ def check_known(file: Path | None, step: float | None) -> None:
         file = file.expanduser()
         check(file.exists(), "--timings", str(file), "an existing file, or the folder of a run")
         if file.is_dir():
-            run_table(file, traced.TRACE, traced.COLUMNS)
+            run_table(file, TRACE, traced.COLUMNS)
         else:
             timings.entries(file)
 

@@ -11,8 +11,8 @@ from raysearch.parquet import run_table
 from raysearch.planner.facts import alone
 from raysearch.planner.timings import Timings
 from raysearch.session.plan import Plan
+from raysearch.session.recording import TRACE
 
-TRACE = "trace.parquet"
 COLUMNS = (
     "session", "start", "end", "waited", "kind", "what", "replica", "slots", "nfe", "evaluations", "decodes", "seconds",
     "nbytes", "ended",
@@ -32,7 +32,7 @@ def read(run_dir: Path, plan: Plan) -> Timings:
     made = (rows["what"] == "denoise") & (rows["nfe"].astype(float) > 0)
     check(bool(made.any()), "--timings", str(run_dir), f"a run whose {TRACE} has legs that were denoised")
     seconds, nfe = rows["seconds"].astype(float), rows["nfe"].astype(float)
-    together = np.maximum(shared(rows), 1.0)
+    together = np.clip(shared(rows), 1.0, max(float(rows["slots"][made].max()), 1.0))
     forward: dict[int, float] = {}
     for n in sorted({round(float(k)) for k in together[made]}):
         those = made & (np.round(together) == n)

@@ -5,13 +5,15 @@ import json
 from dataclasses import replace
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from fakes import ARMS, GLIMPSES, config, session
 
 from raysearch.config import config as configuration
 from raysearch.engine.protocol import Call, Denoise, Start
 from raysearch.errors import ConfigError
-from raysearch.planner import against, report
+from raysearch.planner import against, report, traced
 from raysearch.planner.facts import Facts
 from raysearch.planner.fleets import seconds, tried
 from raysearch.planner.forecast import Forecast, Stage, sentences
@@ -246,3 +248,32 @@ def test_durations_are_drawn_from_their_quantiles():
     drawn = np.array([work.factor("denoise") for _ in range(2000)])
     assert 0.5 <= drawn.min() < 0.6 and 1.4 < drawn.max() <= 1.5 and abs(drawn.mean() - 1) < 0.02
     assert work.factor("look") == 1.0
+
+
+def test_timings_of_a_trace(tmp_path):
+    """Two replicas: one runs two legs side by side, the other one leg alone; then a look and a video."""
+    item = {"session": 0, "waited": 0.0, "node": "n", "search": 0, "nbytes": 1, "ended": "done"}
+
+    def denoise(replica, start, end, slots, seconds):
+        own = {"kind": "denoiser", "what": "denoise", "replica": replica, "slots": slots, "seconds": seconds}
+        return item | own | {"start": start, "end": end, "nfe": 20, "evaluations": 10, "decodes": 0}
+
+    def looked(what, start, end, seconds):
+        own = {"kind": "scorer", "what": what, "replica": "s", "slots": 1, "seconds": seconds}
+        return item | own | {"start": start, "end": end, "nfe": 0, "evaluations": 1, "decodes": 1}
+
+    rows = [
+        denoise("a", 0.0, 16.0, 1, 8.0),
+        denoise("a", 0.0, 16.0, 2, 8.0),
+        denoise("b", 0.0, 10.0, 1, 10.0),
+        looked("look", 16.0, 19.0, 2.5),
+        looked("finish", 20.0, 26.0, 4.0),
+        denoise("b", 30.0, 99.0, 1, None) | {"ended": "died"},
+    ]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "trace.parquet")
+    _, plan = prepared()
+    t = traced.read(tmp_path, plan)
+    assert t.forward == pytest.approx({1: 0.5, 2: 0.8})
+    assert (t.decode, t.finish, t.reward("quality"), t.spread) == (2.5, 3.5, 0.0, {})
+    columns = {k: np.array(v) for k, v in pq.read_table(tmp_path / "trace.parquet").to_pydict().items()}
+    assert traced.busy_seconds(columns, "denoiser") == (16 + 10 + 69, 2)
