@@ -9,13 +9,12 @@ import asyncio
 import inspect
 import json
 import re
-import signal
 import sys
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NoReturn, TextIO, TypeVar
+from typing import Any, NoReturn, TextIO
 
 from actors import shipped
 from actors.models.settled import check_request, settled
@@ -23,21 +22,22 @@ from actors.training import driver
 from raysearch import __version__
 from raysearch.bars import report as bars
 from raysearch.config import config as configuration
+from raysearch.config.address import folder_or_url
 from raysearch.config.config import Config
 from raysearch.config.policies import find_policy, policy_names
 from raysearch.errors import ConfigError, RaysearchError, plain, single
 from raysearch.export import command as exports
-from raysearch.export import render, trackers
+from raysearch.export import render
+from raysearch.page import command as pages
 from raysearch.planner import command as planner
 from raysearch.planner.facts import Facts
-from raysearch.session import dataset, display, status
-from raysearch.session.directory import chosen, goes_on
+from raysearch.remote import command as remote
+from raysearch.running import CHECKING, ended_by_sigterm, run_collection, run_config, run_sweep
+from raysearch.session import display, status
+from raysearch.session.ending import Command, described
 from raysearch.session.plan import Plan
-from raysearch.sweep import grid
 from raysearch.threads import announced
 
-T = TypeVar("T")
-CHECKING = "the config, the model and the rewards are being checked"
 MEASURING = "# the pipeline is loaded and measured: whole, in legs, in a batch, and by its own call"  # as COMPARING
 CONVERTING = "the weights are being converted"
 COMPARING = "# rules are being compared"  # a comment of what is printed then, which is YAML
@@ -76,9 +76,14 @@ def obey(argv: Sequence[str] | None) -> int:
             arguments.parser.error(f"unrecognized arguments: {' '.join(more)}")
         if more:
             arguments.overrides += more  # argparse itself takes no overrides after an option
+        if "given" in arguments:
+            arguments.given = Command.given(argv)
         check_packages()
         command: Callable[..., int] = arguments.command
-        return command(**{k: v for k, v in vars(arguments).items() if k not in ("command", "parser")})
+        values = {k: v for k, v in vars(arguments).items() if k not in ("command", "parser")}
+        if command is not show_status and isinstance(values.get("run_dir"), str):
+            values["run_dir"] = remote.copied(values["run_dir"], print)
+        return command(**values)
     except (RaysearchError, BaseExceptionGroup) as raised:
         error = single(raised)
         if not isinstance(error, RaysearchError):
@@ -138,12 +143,21 @@ def parser() -> argparse.ArgumentParser:
         added.add_argument("path", type=Path, metavar="config", help="a YAML file; see configs/")
         added.add_argument("overrides", nargs="*", default=[], metavar="key=value", help=f"for example {example}")
     shown = "print the config as YAML, overrides and defaults included, and run nothing"
-    of_configs[0][0].add_argument("--print-config", action="store_true", help=shown)
+    instead = of_configs[0][0].add_mutually_exclusive_group()
+    instead.add_argument("--print-config", action="store_true", help=shown)
+    for adding in (instead, *(added for added, _ in of_configs[1:3])):
+        ended = "print how it ended as one JSON object, and all other lines on stderr"
+        adding.add_argument("--json", action="store_true", dest="as_json", help=ended)
+    for added, _ in of_configs[:3]:
+        added.set_defaults(given=None)
     planner.run_arguments(of_configs[0][0])
     folder = add("status", show_status, "how a run is going, or how it ended")
-    folder.add_argument("run_dir", type=Path, metavar="RUN_DIR", help="the folder of a run or a sweep")
+    folder.add_argument("run_dir", type=folder_or_url, metavar="RUN_DIR", help="the folder or URL of a run or a sweep")
+    folder.add_argument("--json", action="store_true", dest="as_json", help="print a JSON object")
     tuned = add("bars", choose_bars, "choose looks, bars and enough of `sequential` from a tuning run")
-    tuned.add_argument("run_dir", type=Path, metavar="RUN_DIR", help="a run of `sequential`, bars and enough null")
+    tuned.add_argument(
+        "run_dir", type=folder_or_url, metavar="RUN_DIR", help="a run of `sequential`, bars and enough null"
+    )
     share = "the mean cost of a search, as a share of best-of-4's"
     tuned.add_argument("--cost", type=float, required=True, metavar="SHARE", help=share)
     tuned.add_argument("--arm", metavar="NAME", help="which arm of the run, if several can be read")
@@ -169,46 +183,13 @@ def parser() -> argparse.ArgumentParser:
     converted.add_argument("--base", type=Path, metavar="FOLDER", help=upstream)
     exports.export_arguments(add("export", export_run, "bring a run's videos to a benchmark suite or a training"))
     exports.render_arguments(add("render", render_candidates, "make any candidate of a run again, as a video"))
+    pages.report_arguments(add("report", write_report, "write report.html, a page to see a run in the browser"))
+    pages.view_arguments(add("view", view_run, "serve the same page on this machine, live while the run goes on"))
     planner.plan_arguments(add("plan", plan_run, "how long a run would take and what it would cost, on which fleet"))
     planner.calibrate_arguments(add("calibrate", calibrate, "measure on this device what a plan needs to know"))
     add("policies", list_policies, "the policies that ship, with their arguments")
     add("schema", print_schema, "the JSON schema of a config, with which an editor completes and checks its keys")
     return whole
-
-
-def run_config(path: Path, overrides: Sequence[str], print_config: bool, ask: bool, timings: Path | None) -> int:
-    """Run every prompt and seed under every arm of a config; results go to its run directory."""
-    config = configuration.load(path, overrides)
-    if print_config:
-        from raysearch.config.schema import spelled_out
-
-        print(configuration.resolved(spelled_out(config)), end="")
-        return 0
-    first = planner.first(path, timings, ask=ask, terminal=sys.stdin is not None and sys.stdin.isatty())
-    return searched(config, chosen(config.run_dir, config.resume, path.stem), first)
-
-
-def run_sweep(path: Path, overrides: Sequence[str]) -> int:
-    """Run every arm of a sweep's grid and draw its curves; run again, it finishes what is missing."""
-    sweep = grid.load(path, overrides)
-    run_dir = chosen(sweep.config.run_dir, sweep.config.resume, path.stem)
-    try:
-        code = searched(sweep.config, run_dir)
-    except KeyboardInterrupt:
-        if (run_dir / "searches.parquet").exists():  # else no search had begun
-            grid.write_report(sweep, run_dir)  # of the searches that are done
-        raise
-    grid.write_report(sweep, run_dir)
-    return code
-
-
-def run_collection(path: Path, overrides: Sequence[str]) -> int:
-    """Run every prompt and seed of a config and write their noisy latents, graded; run again, it finishes the rest."""
-    config = dataset.load(path, overrides)
-    run_dir = chosen(config.run_dir, config.resume, path.stem)
-    code = searched(config, run_dir)
-    print(dataset.collected(config, run_dir, complete=code == 0))
-    return code
 
 
 def train_reward(path: Path, overrides: Sequence[str]) -> int:
@@ -221,51 +202,13 @@ def tune_generator(path: Path, overrides: Sequence[str]) -> int:
     return driver.prfl(path, overrides)
 
 
-def searched(config: Config, run_dir: Path, first: planner.First | None = None) -> int:
-    """Run a config's searches, showing how they go, and return the exit code. Raises ConfigError, KeyboardInterrupt."""
-    console = display.console(lasting=True)
-    say = display.say(console)
-    with announced(CHECKING, say):
-        config = settled(config, say)
-        shipped.check_rewards(configuration.arms(config))
-        goes_on(run_dir, config, config.resume)
-        tracked = trackers.sinks(config, run_dir)
-        # torch and diffusers take seconds to import, and a mistake in the config should not wait for them.
-        from actors.backend import Backend
-        from raysearch.session.session import Session
-
-        session = Session(config, Backend(say), run_dir=run_dir, report=say)
-    from actors.planning import facts
-
-    if first is not None and not first.agreed(config, session.plan, lambda: facts(config, session.plan), say, input):
-        session.discard()
-        return 0
-    for arm, cost in session.costs.items():
-        say(f"{arm}: about {display.cost_text(cost)} a search")
-    in_all = sum(c.nfe for c in session.costs.values()) * session.searches_per_arm
-    kept = f" ({session.progress.kept} are done already)" if session.progress.kept else ""
-    say(f"{session.progress.total} searches{kept}, about {in_all} NFE before sharing; starting the fleet")
-    try:
-        with display.Display(console) as screen:
-            asyncio.run(ended_by_sigterm(session.run([screen.sink, *tracked])))
-    except (asyncio.CancelledError, KeyboardInterrupt):
-        say(f"to go on, give the same command again with run_dir={run_dir} resume=require")
-        raise KeyboardInterrupt from None
-    display.summary(console, session.progress.snapshot(time.monotonic(), time.time()), str(run_dir))
-    return 3 if session.progress.failed or session.progress.lacking else 0
-
-
-async def ended_by_sigterm(work: Coroutine[Any, Any, T]) -> T:
-    """`ray job stop` ends a run as Ctrl-C does. Set here, since Ray takes the signal for itself when it starts."""
-    task = asyncio.current_task()
-    assert task is not None
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
-    return await work
-
-
-def show_status(run_dir: Path) -> int:
+def show_status(run_dir: Path | str, as_json: bool) -> int:
     """How the run or sweep in a folder is going, or how it ended; from any terminal, while it runs or after."""
-    snapshot = status.read(run_dir)
+    snapshot = remote.status(run_dir) if isinstance(run_dir, str) else status.read(run_dir)
+    if as_json:
+        shown = run_dir if isinstance(run_dir, str) else str(run_dir.expanduser().absolute())
+        print(json.dumps(described(snapshot, shown)))
+        return 0
     display.status(display.console(), snapshot, time.time())
     return 0
 
@@ -357,6 +300,16 @@ def rendered(
         recipes = render.recipes(run_dir, picks, backend, overrides)
     failed = asyncio.run(ended_by_sigterm(render.render(recipes, backend, where, latents=latents)))
     return 3 if failed or len(recipes.found) < len({p.candidate for p in picks}) else 0
+
+
+def write_report(run_dir: Path, embed: int, price: float | None, to: Path | None) -> int:
+    """Write report.html into the folder of a run: a page with its arms, videos, searches and costs."""
+    return pages.report(run_dir, embed, price, to, display.say(display.console()))
+
+
+def view_run(run_dir: Path, port: int, price: float | None) -> int:
+    """Serve the page of a run on 127.0.0.1 until Ctrl-C; it follows a run that goes on, and changes nothing."""
+    return pages.view(run_dir, port, price, display.say(display.console()))
 
 
 def plan_run(path: str | None, overrides: Sequence[str], asked: planner.Asked) -> int:

@@ -10,6 +10,7 @@ RaysearchError
 ├── ReplicaDied (ConnectionError)     the replica that ran an item is gone; the item goes back to the queue
 ├── PoisonousItem (RuntimeError)      an item that killed three replicas while it ran alone; its search fails
 ├── FolderError (OSError)             a file of the run's folder that the disk does not take; the run ends
+├── StoreError (OSError)              an object store that does not take or give a file, or that another run writes to
 └── NoReplica (RuntimeError)          the fleet is gone: the run ends, and its searches are left undone
 """
 
@@ -63,6 +64,10 @@ class FolderError(RaysearchError, OSError):
     """A file of a run's folder that cannot be written. The message names the folder and how to go on."""
 
 
+class StoreError(RaysearchError, OSError):
+    """An object store does not take or give a file, or another run has taken a run's folder in it over."""
+
+
 class NoReplica(RaysearchError, RuntimeError):
     """The fleet does not start, or is gone: no search is to blame, and the run can go on later."""
 
@@ -101,6 +106,11 @@ def _printable(c: str) -> str:
     if c.isprintable() or c.isspace():
         return c
     return "" if category(c) == "Cf" else "?"  # what only formats is left out
+
+
+def counted(n: int, one: str, many: str = "") -> str:
+    """A number and its noun, such as `1 search`, `2 searches`; `many` is the plural where that is not one + s or es."""
+    return f"{n} {one if n == 1 else many or one + ('es' if one.endswith(('s', 'x', 'ch')) else 's')}"
 
 
 def told(error: BaseException) -> str:

@@ -61,6 +61,41 @@ def announced(line: str, say: Callable[[str], None], *, after: float = 0.5) -> I
         timer.cancel()
 
 
+async def beside(work: Callable[[Callable[[str], None]], Coroutine[Any, Any, T]], report: Callable[[str], None]) -> T:
+    """The result of `work`, which runs in a loop of its own in another thread while the caller's loop goes on.
+
+    `work` takes a function that calls `report` in the caller's loop. When the caller is cancelled, `work` is cancelled,
+    and CancelledError is raised when `work` has ended.
+    """
+    here = asyncio.get_running_loop()
+    started: Future[tuple[asyncio.AbstractEventLoop, asyncio.Task[Any]]] = Future()
+
+    def tell(line: str) -> None:
+        with suppress(RuntimeError):  # the caller's loop is closed
+            here.call_soon_threadsafe(report, line)
+
+    async def held() -> T:
+        task = asyncio.current_task()
+        assert task is not None
+        started.set_result((asyncio.get_running_loop(), task))
+        return await work(tell)
+
+    lane = Lane("loop")
+    ended = asyncio.wrap_future(lane.submit(lambda: asyncio.run(held())))
+    try:
+        await asyncio.wait([ended])
+    except asyncio.CancelledError:
+        loop, task = await asyncio.wrap_future(started)
+        with suppress(RuntimeError):  # the loop is closed: the work has just ended
+            loop.call_soon_threadsafe(task.cancel)
+        await asyncio.wait([ended])
+        ended.cancelled() or ended.exception()  # it is looked at, whatever it is
+        raise
+    finally:
+        lane.close(0.0)
+    return ended.result()
+
+
 def in_its_own_loop(work: Coroutine[Any, Any, T]) -> T:
     """The result of `asyncio.run` in another thread, so that the caller may be inside a running event loop.
 

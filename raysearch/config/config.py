@@ -188,7 +188,8 @@ class Config:
     output: OutputConfig = field(default_factory=OutputConfig)
     track: TrackConfig | None = None  # an experiment tracker that is told of finished searches
     max_searches: Count | None = None  # alive at a time; None: twice the denoisers' slots
-    run_dir: str | None = None
+    run_dir: str | None = None  # a path, or the URL of a folder in an object store
+    stage: str | None = None  # where the folders of URLs are worked on; None: the user's cache
     resume: Resume = "never"  # go on with what run_dir holds: if it holds a run, or else refuse; extend may add to it
 
     @property

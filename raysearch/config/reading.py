@@ -1,4 +1,8 @@
-"""A config file and its `key=value` overrides as one plain mapping, which the schema then checks."""
+"""A config file, over its base if it has one, and `key=value` overrides as one plain mapping, which the schema checks.
+
+A file with `base: other.yaml`, a path from its own folder, has the keys of that file, but for those that it gives
+itself: mappings are merged, and lists and other values replaced, as by an override. A base has no base.
+"""
 
 import re
 from collections.abc import Sequence
@@ -12,18 +16,17 @@ from raysearch.config.media import is_file
 from raysearch.config.mistakes import below, members
 from raysearch.errors import ConfigError, check, plain
 
+BASE = "base"
+
 
 def read(path: Path, overrides: Sequence[str], schema: type, *, resolve: bool = True) -> dict[str, Any]:
     """A file with `key=value` overrides as a plain mapping; `schema` says which keys are texts. Raises ConfigError.
 
     Without `resolve` a ${...} is a text, as in the config.yaml of a run, where what it stood for is written out.
     """
-    check(is_file(path), "the config file", str(path), "an existing YAML file")
-    try:
-        loaded = OmegaConf.load(path)
-    except Exception as error:  # yaml's own errors have no common type
-        raise ConfigError(f"the config file: {str(path)!r} is no YAML: {plain(error)}") from error
-    check(isinstance(loaded, DictConfig), "the config file", str(path), "a YAML mapping")
+    loaded = _loaded("the config file", path, "an existing YAML file")
+    if resolve and BASE in loaded:
+        loaded = _over_base(path, loaded, schema)
     given: dict[str, Any] = {}
     for o in overrides:
         check("=" in o and not o.startswith("="), "an override", o, "of the form key=value")
@@ -32,13 +35,36 @@ def read(path: Path, overrides: Sequence[str], schema: type, *, resolve: bool = 
         for name in reversed(key.split(".")):
             value = {name: value}
         given = _merged(given, value)
+    check(BASE not in given, BASE, given.get(BASE), "given in the config file, and not as an override")
     try:
-        merged = _merged(OmegaConf.to_container(loaded), given, schema)
+        merged = _merged(loaded, given, schema)
         found: dict[str, Any] = OmegaConf.to_container(OmegaConf.create(merged), resolve=resolve)  # type: ignore[assignment]
     except OmegaConfBaseException as error:
         key = str(error.full_key or "the config file")
         raise ConfigError(f"{key}: {plain(error).partition(' full_key:')[0]}") from error
     return found
+
+
+def _loaded(key: str, path: Path, allowed: str) -> dict[str, Any]:
+    """The mapping in a YAML file, in which a ${...} is a text. Raises ConfigError, which names `key` and the file."""
+    check(is_file(path), key, str(path), allowed)
+    try:
+        loaded = OmegaConf.load(path)
+    except Exception as error:  # yaml's own errors have no common type
+        raise ConfigError(f"{key}: {str(path)!r} is no YAML: {plain(error)}") from error
+    check(isinstance(loaded, DictConfig), key, str(path), "a YAML mapping")
+    found: dict[str, Any] = OmegaConf.to_container(loaded)  # type: ignore[assignment]
+    return found
+
+
+def _over_base(path: Path, own: dict[str, Any], schema: type) -> dict[str, Any]:
+    """The keys of a file over those of the file that its key `base` names. Raises ConfigError."""
+    name = own.pop(BASE)
+    check(isinstance(name, str) and bool(name), BASE, name, f"the path of a YAML file, from the folder of {path}")
+    file = path.parent / name
+    base = _loaded(BASE, file, f"an existing YAML file, whose path is from the folder of {path}")
+    check(BASE not in base, BASE, str(file), f"a file without a base of its own: that one has {base.get(BASE)!r}")
+    return _merged(base, own, schema)  # type: ignore[no-any-return]
 
 
 def _value(key: str, text: str, schema: type) -> Any:

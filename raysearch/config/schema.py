@@ -17,6 +17,7 @@ from raysearch.config import obstacles
 from raysearch.config.binding import adapter, signature
 from raysearch.config.config import PLAIN, ArmBlock, Config, arms
 from raysearch.config.policies import PolicyBlock, allocator_names, find_allocator, find_policy, policy_names
+from raysearch.config.reading import BASE
 from raysearch.config.suites import SuiteConfig
 
 Node = dict[str, Any]
@@ -36,8 +37,7 @@ def json_schema(rewards: Mapping[str, Callable[..., Any]]) -> Node:
     parts["allocator"] = _named({name: find_allocator(name) for name in allocator_names()}, {})
     parts["reward"] = _named(rewards, OF_REWARDS)
     parts["obstacle"] = {"anyOf": [_part(kind, parts) for kind in obstacles.KINDS.values()]}
-    for place, name in ((parts["Config"], "policy"), (parts["Classifier"], "reward")):
-        place["properties"][name] = {"$ref": f"#/$defs/{name}", "required": ["name"]}
+    parts["Classifier"]["properties"]["reward"] = {"$ref": "#/$defs/reward", "required": ["name"]}
     one: Node = {"$ref": "#/$defs/reward"}
     for key in parts["RewardsConfig"]["properties"]:
         parts["RewardsConfig"]["properties"][key] = {"anyOf": [one, {"type": "array", "items": one}, {"type": "null"}]}
@@ -58,7 +58,11 @@ def json_schema(rewards: Mapping[str, Callable[..., Any]]) -> Node:
         "allocation": shared,
         "arms": {"anyOf": [{"type": "array", "items": arm}, {"type": "null"}]},
         "sweep": sweep | {"required": ["curves"], "additionalProperties": False},
+        "policy": {"$ref": "#/$defs/policy"},
+        BASE: {"type": "string"},
     }
+    whole = {"required": parts["Config"].pop("required"), "properties": {"policy": {"required": ["name"]}}}
+    parts["Config"]["anyOf"] = [whole, {"required": [BASE]}]  # what a file lacks may be in its base
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
 
 

@@ -49,8 +49,7 @@ class Embeddings:
 
     def there(self, what: What) -> bool:
         """True if there is a file of a text's embedding, whole or not."""
-        key = self.key(what)
-        return key is not None and self._file(key).is_file()
+        return (key := self.key(what)) is not None and self._file(key).is_file()
 
     def read(self, what: What) -> Any:
         """A reference to the embedding of a text; None without a whole file."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
+from raysearch.config.address import folder_or_url
 from raysearch.config.binding import structured
 from raysearch.config.track import LIBRARIES, TrackConfig, check_track
 from raysearch.errors import ConfigError, check
@@ -62,7 +63,7 @@ class _Into(argparse.Action):
 
 def export_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `raysearch export`."""
-    parser.add_argument("run_dir", type=Path, metavar="RUN_DIR", help="the folder of a run")
+    parser.add_argument("run_dir", type=folder_or_url, metavar="RUN_DIR", help="the folder or URL of a run")
     what = f"{', '.join(FOLDERS)}, each with the folder to make; or {', '.join(LIBRARIES)}"
     own: dict[str, dict[str, Any]] = {
         "--to": {"nargs": "+", "required": True, "metavar": ("WHAT", "DIR"), "help": what},
@@ -86,7 +87,7 @@ def export_arguments(parser: argparse.ArgumentParser) -> None:
 
 def render_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `raysearch render`."""
-    parser.add_argument("run_dir", type=Path, metavar="RUN_DIR", help="the folder of a run")
+    parser.add_argument("run_dir", type=folder_or_url, metavar="RUN_DIR", help="the folder or URL of a run")
     which = parser.add_mutually_exclusive_group(required=True)
     which.add_argument("--candidate", metavar="ID", help="its id in candidates.parquet, or how that begins")
     which.add_argument("--top", type=int, metavar="K", help="the K candidates with the highest rewards")

@@ -7,7 +7,7 @@ programs read them.
 import json
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +18,7 @@ import pyarrow as pa
 from omegaconf import OmegaConf
 
 from raysearch.config import config as configuration
+from raysearch.config.address import is_url
 from raysearch.config.binding import structured
 from raysearch.config.prompts import Entry
 from raysearch.engine.protocol import Outputs
@@ -31,12 +32,21 @@ from raysearch.session.snapshot import STATUS
 from raysearch.session.tables import CANDIDATES, SEARCHES, candidates_in, schema, search_records
 
 # Keys that may differ in a resumed run, and in one that is extended.
-FREE = ("fleet", "output", "track", "max_searches", "baseline", "run_dir", "resume", "address")
+FREE = ("fleet", "output", "track", "max_searches", "baseline", "run_dir", "stage", "resume", "address")
 GROWING = ("seeds", "prompts", "prompts_file", "prompts_column")
 CONFIG, TABLES, JOURNAL = "config.yaml", ("searches.parquet", "candidates.parquet"), "journal"
 CONTENT = Path(JOURNAL, "content.json")
 FILES = (CONFIG, *TABLES, TIMELINE, TRACE, STATUS, CONTENT, Path(JOURNAL, ANSWERS))
-FOLDERS = {"mp4": "videos", "png": "images", "safetensors": "latents", "npy": "frames", "arrow": "rollouts"}
+FOLDERS = {
+    "mp4": "videos",
+    "png": "images",
+    "safetensors": "latents",
+    "npy": "frames",
+    "arrow": "rollouts",
+    "poster": "posters",
+    "preview": "previews",
+}
+SUFFIXES = {"poster": "webp", "preview": "webp"}  # of files that are not called by their extension
 MOST_FILES = 10_000  # in one folder: a run with more searches has sub-folders
 BLOCKS = (1000, 100, 10, 1)  # how many prompts share a sub-folder, which is named by the first of them
 
@@ -57,13 +67,15 @@ class RunDirectory:
         prompts: int,
         searches_per_prompt: int,
         long: bool = False,
+        elsewhere: Container[str] = (),
     ) -> None:
         """Write `resolved`, the run's config, to the claimed folder `path`, unless config.yaml holds one already.
 
         Components name the columns of rewards, and `tags` columns that are copied from a file of prompts. For `long`
-        videos searches.parquet has, beside each judged mean, the list of its values chunk by chunk.
+        videos searches.parquet has, beside each judged mean, the list of its values chunk by chunk. `elsewhere` are
+        names of files that the run has in an object store, and lacks as little as those in the folder.
         """
-        self._block = block(prompts, searches_per_prompt)
+        self._block, self._elsewhere = block(prompts, searches_per_prompt), elsewhere
         self.path, self.journal, self.folder = path, path / JOURNAL, Folder(path)
         if not _written(path):
             self.folder.write(CONFIG, resolved.encode())
@@ -100,8 +112,12 @@ class RunDirectory:
 
     def lacking(self, search_id: str, outputs: Outputs) -> Outputs:
         """`outputs` but for the files that a search has."""
-        there: dict[str, Any] = {k: False for k in outputs.asked if found(self.path, k, search_id) is not None}
+        there: dict[str, Any] = {k: False for k in outputs.asked if self._has(k, search_id)}
         return replace(outputs, **there)
+
+    def _has(self, extension: str, search_id: str) -> bool:
+        stored = any(str(place) in self._elsewhere for place in places(extension, search_id))
+        return stored or found(self.path, extension, search_id) is not None
 
     def flush(self) -> None:
         """Write both tables as the journal has them."""
@@ -120,13 +136,17 @@ def _place(extension: str, search_id: str, block: int | None) -> Path:
     """Where a search's file lies in a run's folder."""
     prompt = int(search_id.partition("-")[0])
     holder = Path(FOLDERS[extension], "" if block is None else f"{prompt - prompt % block:06d}")
-    return holder / f"{search_id}.{extension}"
+    return holder / f"{search_id}.{SUFFIXES.get(extension, extension)}"
+
+
+def places(extension: str, search_id: str) -> Iterator[Path]:
+    """Where in a run's folder a search's file may lie, whatever sub-folders the run has."""
+    return (_place(extension, search_id, b) for b in (None, *BLOCKS))
 
 
 def found(run_dir: Path, extension: str, search_id: str) -> Path | None:
-    """The file of a search, whatever sub-folders its run has; None if there is none."""
-    places = (run_dir / _place(extension, search_id, b) for b in (None, *BLOCKS))
-    return next((p for p in places if p.is_file()), None)
+    """The file of a search; None if there is none."""
+    return next((p for place in places(extension, search_id) if (p := run_dir / place).is_file()), None)
 
 
 def chosen(run_dir: str | None, resume: str, name: str) -> Path:
@@ -136,6 +156,8 @@ def chosen(run_dir: str | None, resume: str, name: str) -> Path:
     The path is absolute because it is printed, and the user of a Ray job does not know the job's working directory.
     Raises ConfigError.
     """
+    allowed = "the path of a folder: URLs are for `run`, `sweep` and `collect`"
+    check(not is_url(run_dir or ""), "run_dir", run_dir, allowed)
     when = f"-{time.strftime('%Y%m%d-%H%M%S')}-{token_hex(3)}" if resume == "never" else ""
     try:
         path = Path(run_dir or f"runs/{name}{when}").expanduser().absolute()
@@ -159,9 +181,14 @@ def goes_on(path: Path, config: C, resume: str) -> bool:
         empty = not path.exists() or not any(path.iterdir())
     except OSError as error:
         raise ConfigError.of("run_dir", str(path), f"a readable folder ({error.strerror})") from error
-    hint = "; resume=auto goes on with the run in it" if (path / CONFIG).exists() else ""
-    check(empty, "run_dir", str(path), f"a new or empty folder: this one holds files, which are kept{hint}")
+    check_new(str(path), empty=empty, begun=(path / CONFIG).exists())
     return False
+
+
+def check_new(where: str, *, empty: bool, begun: bool) -> None:
+    """Raises ConfigError unless a folder is empty; `begun` if it holds a run's config."""
+    hint = "; resume=auto goes on with the run in it" if begun else ""
+    check(empty, "run_dir", where, f"a new or empty folder: this one holds files, which are kept{hint}")
 
 
 @contextmanager

@@ -1,10 +1,11 @@
 """What a run prints while it goes on and when it ends: drawn live on a terminal, plain lines in a pipe."""
 
+import json
 import os
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, redirect_stdout, suppress
 from io import TextIOWrapper
 from typing import Any, TextIO
 
@@ -15,19 +16,21 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from raysearch.errors import plain
+from raysearch.errors import counted, plain
 from raysearch.search.budget import Cost
+from raysearch.session.ending import Command, unfinished
 from raysearch.session.snapshot import ArmStatus, FleetStatus, Snapshot
 
 LINE_EVERY = 10.0  # seconds between plain lines
 DRAW_EVERY = 0.5
 GAIN = "gain"  # the column of it
+MOST_REASONS = 5  # lines about failed searches
 MOST_FOLDS = 4  # lines of an arm's name in a table
 
 
 def cost_text(c: Cost) -> str:
     """A cost as words, such as `480 NFE, 8 decodes, 8 reward calls`."""
-    return f"{c.nfe} NFE, {c.decodes} decodes, {c.reward_calls} reward calls"
+    return f"{c.nfe} NFE, {counted(c.decodes, 'decode')}, {counted(c.reward_calls, 'reward call')}"
 
 
 def duration(seconds: float) -> str:
@@ -39,7 +42,7 @@ def duration(seconds: float) -> str:
 
 def facts(s: Snapshot) -> list[str]:
     """Phrases for one line: searches done, best reward, NFE per second, busy slots, time left."""
-    parts = [f"{s.done}/{s.total} searches"]
+    parts = [f"{s.done}/{counted(s.total, 'search')}"]
     if s.state == "starting":
         parts.append("the fleet is starting")
     if s.failed:
@@ -85,29 +88,61 @@ class Display:
             say(self._console)("; ".join(facts(s)))
 
 
-def summary(console: Console, s: Snapshot, run_dir: str) -> None:
-    """Print how a run ended: a table of its arms, the best winner, and where the results are."""
-    _print_arms(console, s)
+def summary(console: Console, s: Snapshot, run_dir: str, command: Command) -> None:
+    """Print how a run ended: its arms, the best winner, what failed, how to go on, and where the results are.
+
+    A run that was stopped has no table of arms.
+    """
+    print_line = say(console)
+    if s.state == "finished":
+        _print_arms(console, s)
+    else:
+        print_line(f"{s.state}: {s.done} of {counted(s.total, 'search')} done")
     if s.best is not None:
-        say(console)(f"best reward: {s.best:.3f}, of {s.best_search}")
-    say(console)(f"results: {run_dir}")
+        print_line(f"best reward: {s.best:.3f}, of {s.best_search}")
+    for line in _failures(s):
+        print_line(line)
+    if unfinished(s):
+        print_line(f"to go on: {command.again(run_dir)}")
+    print_line(f"results: {run_dir}")
+    print_line(f"as a page: {command.report(run_dir)}")
 
 
 def status(console: Console, s: Snapshot, now: float) -> None:
     """Print how a run goes, `now` in seconds since the epoch: tables on a terminal, else plain lines."""
-    details = _details(s, now)
+    details, print_line = _details(s, now), say(console)
     if console.is_terminal:
         grid = Table.grid(padding=(0, 2))
         for name, text in details:
             grid.add_row(name, _text(text))
         console.print(grid, "")
         _print_arms(console, s)
+        for line in _failures(s):
+            print_line(line)
         return
-    print_line = say(console)
     for name, text in details:
         print_line(f"{name}: {text}")
-    for line in _lines(s):
+    for line in (*_lines(s), *_failures(s)):
         print_line(line)
+
+
+@contextmanager
+def one_object(wanted: bool) -> Iterator[Callable[[dict[str, Any]], None]]:
+    """A function that takes an object, which at the end is all that is on standard output, as JSON, if it is `wanted`.
+
+    What else is printed meanwhile then goes to standard error. Nothing is written if the function was not called.
+    """
+    told: list[dict[str, Any]] = []
+    if not wanted:
+        yield told.append
+        return
+    output = sys.stdout
+    try:
+        with redirect_stdout(sys.stderr):
+            yield told.append
+    finally:
+        if told:
+            print(json.dumps(told[-1]), file=output, flush=True)
 
 
 class Lasting:
@@ -176,6 +211,8 @@ def _details(s: Snapshot, now: float) -> list[tuple[str, str]]:
         parts.append(("seen", f"{duration(max(now - s.at, 0))} ago"))
     notes = "".join(f", {n} {what}" for what, n in (("failed", s.failed), ("done before", s.kept)) if n)
     parts.append(("searches", f"{s.done}/{s.total}{notes}"))
+    if unfinished(s):
+        parts.append(("to go on", "give its command again with its run_dir and resume=require"))
     if s.left is not None:
         parts.append(("left", f"about {duration(s.left)}"))
     if s.best is not None:
@@ -193,6 +230,17 @@ def _details(s: Snapshot, now: float) -> list[tuple[str, str]]:
         parts.append(("store", f"{f.store_latents} latents, {f.store_bytes / 1e6:.1f} MB"))
     lost = f"{f.restarts} replicas died, {f.recomputed} items done again, {f.evicted} latents evicted"
     return [*parts, ("faults", lost)]
+
+
+def _failures(s: Snapshot) -> Iterator[str]:
+    """A line for each of the most frequent reasons why searches failed or have no files, and one for the others."""
+    for found, what in ((s.failures, "failed"), (s.unmade, "finished, but files could not be made")):
+        for f in found[:MOST_REASONS]:
+            yield f"{counted(f.n, 'search')} {what}: {f.reason} ({'first ' * (f.n > 1)}{f.first})"
+        others = found[MOST_REASONS:]
+        if others:
+            n, reasons = sum(f.n for f in others), counted(len(others), "other reason")
+            yield f"{counted(n, 'search')} {what} for {reasons} ({'first ' * (n > 1)}{others[0].first})"
 
 
 def _busy(f: FleetStatus) -> str:

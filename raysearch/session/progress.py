@@ -12,14 +12,16 @@ import numpy as np
 from raysearch.bootstrap import RunningGains, RunningMean
 from raysearch.engine.dispatcher import Dispatcher
 from raysearch.engine.engine import Engine
-from raysearch.errors import single, told
+from raysearch.errors import plain, single, told
 from raysearch.search.budget import Cost
 from raysearch.session.plan import group_of
-from raysearch.session.snapshot import ArmStatus, FleetStatus, Snapshot, Totals
+from raysearch.session.snapshot import ArmStatus, Failure, FleetStatus, Snapshot, Totals
 
 T = TypeVar("T")
 Sink = tuple[float, Callable[[Snapshot], None]]  # seconds between the snapshots that it is called with
 
+MOST_REASONS, LONGEST_REASON = 20, 300
+OTHER = "another reason"
 WINDOW = 300.0  # seconds over which rates are taken: a large model's item takes minutes and counts when it ends
 
 
@@ -82,6 +84,32 @@ class ArmTally:
 
 
 @dataclass
+class Reasons:
+    """Searches by the reason why they failed, in bounded memory: what comes after MOST_REASONS is `OTHER`."""
+
+    _found: dict[str, tuple[int, str]] = field(default_factory=dict)
+
+    def add(self, reason: str, search_id: str) -> None:
+        """Count a search."""
+        key = plain(reason, LONGEST_REASON)
+        if key not in self._found and len(self._found) >= MOST_REASONS:
+            key = OTHER
+        n, first = self._found.get(key, (0, search_id))
+        self._found[key] = n + 1, first
+
+    @property
+    def total(self) -> int:
+        """How many searches there are."""
+        return sum(n for n, _ in self._found.values())
+
+    @property
+    def groups(self) -> tuple[Failure, ...]:
+        """The searches by reason, the most frequent first."""
+        found = sorted(self._found.items(), key=lambda group: -group[1][0])
+        return tuple(Failure(reason, n, first) for reason, (n, first) in found)
+
+
+@dataclass
 class Progress(Totals):
     """How far a run has come, by arm. `engine` and `dispatcher` are set when its fleet is up."""
 
@@ -94,7 +122,8 @@ class Progress(Totals):
     best: float | None = None
     best_search: str = ""
     kept: int = 0  # searches that an earlier run finished
-    lacking: int = 0  # of these, searches whose files could not be made again
+    failures: Reasons = field(default_factory=Reasons)
+    unmade: Reasons = field(default_factory=Reasons)  # of those kept: searches whose files could not be made again
     _past: deque[tuple[float, np.ndarray]] = field(default_factory=deque)  # seconds elapsed, and counts so far
 
     def add(self, row: dict[str, Any]) -> None:
@@ -105,6 +134,8 @@ class Progress(Totals):
             value = None if arm.unlike else row.get("reward_holdout")
             seed = None if arm.apart else row["seed"]
             self.gains.add(row["arm"], group_of(row["search_id"]), value, row["prompt"], seed)
+        if row["status"] == "failed":
+            self.failures.add(row["reason"], row["search_id"])
         reward = row["reward_search"]
         if reward is not None and (self.best is None or reward > self.best):
             self.best, self.best_search = reward, row["search_id"]
@@ -129,6 +160,8 @@ class Progress(Totals):
             arms={name: a.status(self.gains.of.get(name)) for name, a in self.arms.items()},
             fleet=self._fleet(elapsed, self.engine, self.dispatcher) if self.engine and self.dispatcher else None,
             baseline=self.gains.baseline,
+            failures=self.failures.groups,
+            unmade=self.unmade.groups,
         )
 
     def _fleet(self, elapsed: float, e: Engine, d: Dispatcher) -> FleetStatus:

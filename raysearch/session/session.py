@@ -7,7 +7,7 @@ an allocator shares a total budget out: all searches of the arm are then under w
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -24,7 +24,7 @@ from raysearch.engine.engine import Engine, Finished, Spent
 from raysearch.engine.protocol import Fleet, Outputs, Replica
 from raysearch.engine.spill import Spill
 from raysearch.engine.store import Store
-from raysearch.errors import ConfigError, FolderError, NoReplica, single, told
+from raysearch.errors import ConfigError, FolderError, NoReplica, counted, single, told
 from raysearch.recipe import long_video
 from raysearch.recipe.candidate import Candidate, Sampler
 from raysearch.recipe.reward import Question, Reward, Score
@@ -79,7 +79,9 @@ class Session:
         run_dir: Path,
         clock: Callable[[], float] = time.monotonic,
         report: Callable[[str], None] = lambda line: None,
+        elsewhere: Container[str] = (),
     ) -> None:
+        """`elsewhere` are names of files of the run that lie in an object store alone, and are not made again."""
         self.config, self.backend, self.clock, self._report = config, backend, clock, report
         resolved = configuration.resolved(config)
         with claimed(run_dir, config, config.resume) as begun:
@@ -111,6 +113,7 @@ class Session:
             prompts=len(self.prompts),
             searches_per_prompt=max(len(e.seeds(config.seeds)) for e in self.prompts) * len(self.plan.arms),
             long=config.long.chunks > 1,
+            elsewhere=elsewhere,
         )
         self._new = begun is None
         self._digest = about.config_digest(config)
@@ -207,7 +210,7 @@ class Session:
             if self._idle:
                 return
             if self.past.lacking:
-                self.report(f"files of {len(self.past.lacking)} finished searches are made again")
+                self.report(f"files of {counted(len(self.past.lacking), 'finished search')} are made again")
             kept, left = self._embeddings, (s for s in self._searches() if s.id not in self._ended)
             config, texts = encoders.needed(self.config, kept, left, self.report)
             async with (
@@ -330,7 +333,7 @@ class Session:
         except BaseException as error:
             if self._interrupted(error):
                 raise
-            self.progress.lacking += 1
+            self.progress.unmade.add(told(error), s.id)
             self.report(f"{s.id}: its files cannot be made again: {told(error)}")
         else:
             self.directory.save(s.id, finished.files)

@@ -72,6 +72,15 @@ class FleetStatus:
         return self.slots.keys() == self.busy.keys() == self.waiting.keys()
 
 
+@dataclass(frozen=True)
+class Failure:
+    """Searches that failed for one reason, or whose files could not be made again."""
+
+    reason: str
+    n: int
+    first: str  # the id of the first of them
+
+
 class Totals:
     """Sums over the arms of a run."""
 
@@ -109,6 +118,8 @@ class Snapshot(Totals):
     fleet: FleetStatus | None  # None before it is up
     best_search: str = ""  # the id of the search of the best winner
     baseline: str = ""  # the arm over which gains are measured
+    failures: tuple[Failure, ...] = ()  # by reason, the most frequent first
+    unmade: tuple[Failure, ...] = ()  # of searches that an earlier run finished: files that could not be made again
     schema_version: int = SCHEMA_VERSION
 
     @property

@@ -22,9 +22,14 @@ def read(run_dir: Path) -> Snapshot:
         raise ConfigError.of("RUN_DIR", str(run_dir), f"the folder of a run, which can be read ({error})") from error
 
 
-def _read(run_dir: Path) -> Snapshot:
+def check_folder(run_dir: Path) -> None:
+    """Raise ConfigError unless a run has begun in a folder."""
     holds = (run_dir / CONFIG).is_file() and (run_dir / JOURNAL / journal.ANSWERS).is_file()
     check(holds, "RUN_DIR", str(run_dir), "the folder of a run, with config.yaml and journal/")
+
+
+def _read(run_dir: Path) -> Snapshot:
+    check_folder(run_dir)
     s = _latest(run_dir)
     if s.going and journal.written(run_dir / JOURNAL) is False:
         s = _latest(run_dir)  # a run writes how it ended before it lets go of its journal

@@ -272,7 +272,7 @@ def test_lost_files_of_finished_searches_are_made_again(tmp_path):
         for v in videos[::2]:
             v.unlink()
         rows, progress = run(tmp_path / name, **shared(policy=policy), resume="require")
-        assert rows == expected and not progress.lacking
+        assert rows == expected and not progress.unmade.total
         assert {v.name: v.read_bytes() for v in (tmp_path / name / "videos").iterdir()} == before
 
 

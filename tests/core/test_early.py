@@ -256,7 +256,7 @@ def test_files_are_made_again_without_asking(tmp_path):
         (tmp_path / "run" / r["video"]).unlink()
     fleet = FakeFleet()
     again, progress = run(tmp_path / "run", fleet, **values)
-    assert same(again) == same(rows) and not progress.lacking
+    assert same(again) == same(rows) and not progress.unmade.total
     assert all((tmp_path / "run" / r["video"]).is_file() for r in rows)
     assert not any(c.name == "look" for r in fleet.replicas for c in r.calls)
 

@@ -80,9 +80,9 @@ def test_a_policy_that_now_chooses_another_winner_is_reported_and_writes_nothing
     said: list[str] = []
     s = session(tmp_path / "run", **values, resume="require", output={"latents": True})
     s._report = said.append
-    assert run_virtual(s.run()).lacking == 1
+    assert run_virtual(s.run()).unmade.total == 1
     assert said == [
-        "files of 1 finished searches are made again",
+        "files of 1 finished search are made again",
         "000000-s0-test_outputs-shifting: its files cannot be made again: "
         "LookupError: the policy now chooses another winner",
     ]

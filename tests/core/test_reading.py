@@ -2,10 +2,13 @@
 
 import pytest
 
+from raysearch.__main__ import main
 from raysearch.config import config as configuration
 from raysearch.config.config import Config
 from raysearch.config.reading import read
 from raysearch.errors import ConfigError
+from raysearch.session import dataset
+from raysearch.sweep import grid
 
 FILE = """\
 model: {path: x}
@@ -77,3 +80,74 @@ def test_prompts_with_quotes_or_of_one_word_may_have_commas_between_them(file):
     assert configuration.load(file, ["prompts=[a cat]"]).prompts == ["a cat"]
     with pytest.raises(ConfigError, match="quotes"):
         configuration.load(file, ["prompts=[a cat, asleep]"])
+
+
+def over(file, text, name="own.yaml"):
+    """Write a config whose base is `file` beside it, and return its path."""
+    path = file.with_name(name)
+    path.write_text(f"base: {file.name}\n{text}")
+    return path
+
+
+def test_a_base_has_what_a_file_leaves_out(file):
+    """Mappings are merged, lists replaced, and a block of another name has none of the arguments."""
+    own = over(file, "prompts: [b, c]\nsampler: {num_steps: 3}\nrewards: {search: {weights: {nearness: 3}}}\n")
+    found = configuration.load(own)
+    assert (found.sampler.name, found.sampler.num_steps) == ("euler", 3)
+    assert (found.prompts, found.policy) == (["b", "c"], {"name": "best_of_n", "n": 9})
+    assert found.rewards.search == {"name": "near", "point": [1, 2], "weights": {"nearness": 3}}
+    assert configuration.load(over(file, "policy: {name: rbf}\n")).policy == {"name": "rbf"}
+    assert configuration.load(over(file, "rewards: {search: null}\n")).rewards.search is None
+
+
+def test_overrides_come_after_the_base_and_the_file(file):
+    own = over(file, "sampler: {num_steps: 3}\n")
+    found = configuration.load(own, ["sampler.num_steps=2", "policy.n=1", "prompts=[z]"])
+    assert (found.sampler.num_steps, found.policy["n"], found.prompts) == (2, 1, ["z"])
+
+
+def test_a_base_is_written_out(file, capsys):
+    """What runs is the whole config, and so are `--print-config` and a run's config.yaml; both name no base."""
+    own = over(file, "sampler: {num_steps: 3}\n")
+    whole = file.with_name("whole.yaml")
+    whole.write_text(FILE.replace("num_steps: 7", "num_steps: 3"))
+    assert configuration.load(own) == configuration.load(whole)
+    assert main(["run", str(own), "--print-config"]) == 0
+    printed = capsys.readouterr().out
+    assert main(["run", str(whole), "--print-config"]) == 0
+    assert printed == capsys.readouterr().out and "\nbase:" not in "\n" + printed
+
+
+def test_a_bases_path_is_from_the_folder_of_the_file(file, tmp_path, monkeypatch):
+    folder = tmp_path / "mine" / "deep"
+    folder.mkdir(parents=True)
+    own = folder / "own.yaml"
+    own.write_text("base: ../../c.yaml\nseeds: [5]\n")
+    monkeypatch.chdir(folder.parent)
+    assert configuration.load(own).seeds == [5]
+    own.write_text(f"base: {file}\nseeds: [6]\n")
+    assert configuration.load(own).seeds == [6]
+
+
+def test_what_a_text_stands_for_is_found_in_either_file(file):
+    own = over(file, "run_dir: runs/${sampler.name}-${sampler.num_steps}\nsampler: {num_steps: 3}\n")
+    assert configuration.load(own).run_dir == "runs/euler-3"
+
+
+def test_sweeps_and_collections_have_bases_too(file):
+    swept = over(
+        file, "policy: {name: single}\nsweep: {curves: [{policy: {name: best_of_n}, along: {policy.n: [1, 2]}}]}\n"
+    )
+    assert list(grid.load(swept).points) == ["best_of_n-n1", "best_of_n-n2"]
+    again = swept.with_name("again.yaml")  # the grid itself may come from the base
+    again.write_text("base: own.yaml\n")
+    with pytest.raises(ConfigError, match=r"^base: .*own\.yaml' is not allowed; it must be a file without a base"):
+        grid.load(again)
+    collecting = over(file, "collect: {train: 0.5}\nrewards: {final: {name: near}}\n", "collect.yaml")
+    assert dataset.load(collecting).collect.train == 0.5
+
+
+def test_a_run_folder_has_no_base(file):
+    """The config.yaml of a run may come from anyone: no other file is read for it."""
+    own = over(file, "seeds: [5]\n")
+    assert read(own, [], Config, resolve=False) == {"base": "c.yaml", "seeds": [5]}

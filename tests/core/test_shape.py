@@ -36,9 +36,10 @@ FLOORS = [
     ["config"],
     ["search", "engine"],
     ["session"],
-    ["sweep", "bars", "export", "testing"],
-    ["planner"],
+    ["sweep", "bars", "export", "remote", "testing"],
+    ["page", "planner"],
     ["api"],
+    ["running"],
     ["__init__"],
     ["__main__"],
 ]
@@ -95,7 +96,8 @@ def test_what_the_packages_export():
     import policies
     import raysearch
 
-    assert raysearch.__all__ == ["BudgetExhausted", "Candidate", "Context", "Result", "__version__", "run"]
+    names = ["BudgetExhausted", "Candidate", "Context", "Result", "__version__", "arun", "open", "run"]
+    assert raysearch.__all__ == names
     assert [
         n for p in (actors, policies) for n in vars(p) if not n.startswith("_") and not inspect.ismodule(vars(p)[n])
     ] == []

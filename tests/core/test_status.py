@@ -20,6 +20,7 @@ from raysearch.__main__ import main
 from raysearch.bootstrap import draws, interval
 from raysearch.errors import InputLost, NoReplica, ReplicaDied, single
 from raysearch.session import display, journal
+from raysearch.session.ending import Command
 from raysearch.session.session import Session
 from raysearch.session.snapshot import ArmStatus, parse
 from raysearch.session.status import read
@@ -27,6 +28,7 @@ from raysearch.testing import FakeBackend, FakeFleet, run_virtual, virtual_now
 
 ROOT = Path(__file__).parents[2]
 BEST_OF_2 = {"name": "best", "policy": {"name": "best_of_n", "n": 2}}
+COMMAND = Command(("raysearch",), ("run", "c.yaml"))
 IDLE = {"denoiser": 0, "scorer": 0, "encoder": 0}
 
 
@@ -177,10 +179,10 @@ def test_gains_are_shown(tmp_path, capsys):
     assert f", gain over base {gain[0]} ± {gain[1]} of 3 pairs, " in lines["arm best"]
     assert "gain" not in lines["arm base"]
     out = StringIO()
-    display.summary(Console(file=out, width=120), s, "runs/r")
+    display.summary(Console(file=out, width=120), s, "runs/r", COMMAND)
     assert "gain: in the judged reward over base, paired" in out.getvalue() and " ± ".join(gain) in out.getvalue()
     alone = watched(tmp_path / "alone", arms=[BEST_OF_2])["end"]
-    display.summary(Console(file=(out := StringIO()), width=120), alone, "runs/r")
+    display.summary(Console(file=(out := StringIO()), width=120), alone, "runs/r", COMMAND)
     assert "gain" not in out.getvalue()
 
 

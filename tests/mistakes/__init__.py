@@ -19,6 +19,7 @@ from collections.abc import Callable, Mapping
 from contextlib import chdir, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
 from pathlib import Path
+from unittest.mock import patch
 
 ROOT = Path(__file__).parents[2]
 BASE = f"""\
@@ -50,6 +51,7 @@ class Mistake:
     code: int = 2
     left: bool = False  # the run folder was there before, and stays
     late: bool = False  # it is found while the fleet starts, after the first lines on stdout
+    environ: Mapping[str, str] = field(default_factory=dict)  # of the command, beside what there is
 
     @property
     def words(self) -> list[str]:
@@ -71,7 +73,7 @@ class Mistake:
         modules = set(sys.modules)
         sys.path.insert(0, str(folder))
         try:
-            with chdir(folder), redirect_stdout(out), redirect_stderr(err):
+            with chdir(folder), redirect_stdout(out), redirect_stderr(err), patch.dict(os.environ, self.environ):
                 code: object = main(self.words)
         except SystemExit as end:
             code = end.code

@@ -3,10 +3,10 @@
 from mistakes import Mistake
 
 COMMANDS = (
-    "'run', 'sweep', 'collect', 'train', 'prfl', 'status', 'bars', 'check', 'reward', 'export', 'render', 'plan', "
-    "'calibrate', 'policies', 'schema'"
+    "'run', 'sweep', 'collect', 'train', 'prfl', 'status', 'bars', 'check', 'reward', 'export', 'render', 'report', "
+    "'view', 'plan', 'calibrate', 'policies', 'schema'"
 )
-USAGE = "usage: raysearch run [-h] [--print-config] [--ask] [--timings FILE] config [key=value ...]"
+USAGE = "usage: raysearch run [-h] [--print-config | --json] [--ask] [--timings FILE] config [key=value ...]"
 
 TABLE = [
     Mistake(
@@ -30,14 +30,24 @@ TABLE = [
     Mistake("run config.yaml --print-config=5", f"argument --print-config: ignored explicit argument '5'; {USAGE}"),
     Mistake("run config.yaml other.yaml", "an override: 'other.yaml' is not allowed; it must be of the form key=value"),
     Mistake(
-        "sweep", "the following arguments are required: config; usage: raysearch sweep [-h] config [key=value ...]"
+        "sweep",
+        "the following arguments are required: config; usage: raysearch sweep [-h] [--json] config [key=value ...]",
     ),
+    Mistake(
+        "run config.yaml --json --print-config",
+        f"argument --print-config: not allowed with argument --json; {USAGE}",
+    ),
+    Mistake("run config.yaml --json seed=3", "seed: unknown key (did you mean 'seeds'?); ..."),
+    Mistake("sweep config.yaml --json", "sweep: None is not allowed; it must be a mapping with curves: ..."),
+    Mistake("collect config.yaml --json", "rewards.final: None is not allowed; ..."),
+    Mistake("status --json none", "RUN_DIR: 'none' is not allowed; it must be the folder of a run, ..."),
+    Mistake("train config.yaml --json", "unrecognized arguments: --json; usage: raysearch train ..."),
     Mistake("sweep config.yaml --print-config", "unrecognized arguments: --print-config; usage: raysearch sweep ..."),
     Mistake("collect", "the following arguments are required: config; usage: raysearch collect ..."),
     Mistake("train", "the following arguments are required: config; usage: raysearch train ..."),
     Mistake("prfl none.yaml", "the config file: 'none.yaml' is not allowed; it must be an existing YAML file"),
-    Mistake("status", "the following arguments are required: RUN_DIR; usage: raysearch status [-h] RUN_DIR"),
-    Mistake("status a b", "unrecognized arguments: b; usage: raysearch status [-h] RUN_DIR"),
+    Mistake("status", "the following arguments are required: RUN_DIR; usage: raysearch status [-h] [--json] RUN_DIR"),
+    Mistake("status a b", "unrecognized arguments: b; usage: raysearch status [-h] [--json] RUN_DIR"),
     Mistake(
         "status none", "RUN_DIR: 'none' is not allowed; it must be the folder of a run, with config.yaml and journal/"
     ),

@@ -2,6 +2,7 @@
 
 import os
 import secrets
+import shlex
 import shutil
 import subprocess
 import sys
@@ -128,7 +129,7 @@ def test_a_job_runs_the_checkout_and_logs_plain_lines(head, tmp_path):
     assert len(list((run_dir / "latents").glob("*.safetensors"))) == 4
     assert all(map(plain, log))
     assert "4 searches, about 640 NFE before sharing; starting the fleet" in log
-    assert log[-1] == f"results: {run_dir}"
+    assert log[-2:] == [f"results: {run_dir}", f"as a page: python -m raysearch report {run_dir}"]
 
 
 def test_a_stopped_job_keeps_what_it_has_and_goes_on_when_submitted_again(head, tmp_path):
@@ -142,10 +143,10 @@ def test_a_stopped_job_keeps_what_it_has_and_goes_on_when_submitted_again(head, 
     job, log = head.ended("stopped"), head.log("stopped")
     assert job.status == JobStatus.STOPPED, log
     assert all(map(plain, log))
-    assert log[-2:] == [
-        f"to go on, give the same command again with run_dir={run_dir} resume=require",
-        "raysearch: interrupted",
-    ]
+    (again,) = [line.partition(": ")[2] for line in log if line.startswith("to go on: ")]
+    given = [a for a in (*MIXTURE, *more) if not a.startswith("resume=")]
+    assert shlex.split(again) == [*given, f"run_dir={run_dir}", "resume=require"]
+    assert log[-1] == "raysearch: interrupted"
     before = {r["search_id"]: r for r in rows(run_dir)}
     assert {r["status"] for r in before.values()} == {"done", "cancelled"}
     kept = {k: r for k, r in before.items() if r["status"] == "done"}

@@ -112,6 +112,12 @@ def test_on_ray(name, arguments):
     assert printed(f"benchmarks/{name}.py", arguments)
 
 
+def test_the_record_of_a_run():
+    lines = printed("benchmarks/recording.py", "seeds=[0] --config configs/mixture.yaml").splitlines()
+    rows = {line.split()[0]: int(line.split()[1]) for line in lines if ".parquet" in line}
+    assert rows["trace.parquet"] > rows["timeline.parquet"] > 0 and lines[-1].split()[-1].endswith("%")
+
+
 def test_on_a_gpu_where_there_is_one():
     sizes = "--layers 1 --heads 1 --ffn 64 --text-width 32 --vae-width 8 --height 32 --width 32 --frames 5 --tokens 40"
     ltx = "--ltx-layers 1 --ltx-heads 1 --ltx-size 64 64 9"
@@ -131,6 +137,11 @@ def test_a_pipeline_as_it_is_against_its_own_call():
 def test_in_virtual_time(printed_here):
     assert "100.0%" in printed_here("benchmarks/occupancy.py", "--replicas 4 --waves 2")
     assert "\n60  " in printed_here("benchmarks/many_searches.py", "--searches 30 60")
+
+
+def test_the_folder_of_a_run_that_never_was(tmp_path, printed_here):
+    assert str(tmp_path) in printed_here("benchmarks/page_data.py", f"{tmp_path / 'run'} --searches 20 --candidates 60")
+    assert pq.read_metadata(tmp_path / "run" / "candidates.parquet").num_rows == 60
 
 
 def test_prfl_decodes_nothing_and_pixels_do():

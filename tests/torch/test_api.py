@@ -15,6 +15,7 @@ import raysearch
 from policies import best_of_n
 from raysearch.config.policies import find_policy, policy_names
 from raysearch.errors import ConfigError
+from raysearch.session import journal, status
 
 CONFIG = Path(__file__).parents[2] / "configs" / "mixture.yaml"
 GIVEN = {
@@ -78,6 +79,64 @@ def test_it_runs_inside_an_event_loop_and_from_a_mapping(tmp_path):
         return raysearch.run(values, policy=best_of_n.search, report=quiet)
 
     assert asyncio.run(notebook()).searches["nfe"].to_pylist() == [16]
+
+
+def test_a_notebook_goes_on_while_a_run_does(tmp_path):
+    """`await` leaves the caller's loop free."""
+
+    async def notebook():
+        values = [f"run_dir={tmp_path / 'run'}"]
+        task = asyncio.create_task(raysearch.arun(CONFIG, values, policy=halves, report=quiet))
+        turns = 0
+        while not task.done():
+            await asyncio.sleep(0)
+            turns += 1
+        assert turns > 100
+        return await task
+
+    result = asyncio.run(notebook())
+    assert result.searches["status"].to_pylist() == ["done"] * 4
+    assert result.best["reward_search"] == max(result.searches["reward_search"].to_pylist())
+    assert raysearch.open(result.path) == result and "finished: 4/4 searches" in result._repr_html_()
+    plain = raysearch.run(CONFIG, [f"run_dir={tmp_path / 'plain'}"], policy=halves, report=quiet)
+    assert result.searches["winner"].to_pylist() == plain.searches["winner"].to_pylist()
+
+
+def test_a_cancelled_task_ends_the_run_which_goes_on_later(tmp_path):
+    """Twice: before it has begun, and in its second search."""
+    run_dir, gate = tmp_path / "run", tmp_path / "gate"
+    values = [f"run_dir={run_dir}", "resume=auto", "max_searches=1"]
+    values += ["seeds=[0,1]"]
+    values += [f"policy={{name: gated:search, gate: {gate}}}"]
+
+    def done() -> int:
+        return len({r["search_id"] for r in journal.read(run_dir / "journal") if r.get("status") == "done"})
+
+    async def stopped(after: int):
+        task = asyncio.create_task(raysearch.arun(CONFIG, values, report=quiet))
+        await asyncio.sleep(0)
+        while done() < after:
+            await asyncio.sleep(0.02)  # the run is in another thread
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    gate.write_text("1")
+    asyncio.run(stopped(0))
+    assert status.read(run_dir).state == "interrupted" and done() == 0
+    asyncio.run(stopped(1))
+    assert status.read(run_dir).state == "interrupted" and done() == 1
+    assert set(raysearch.open(run_dir).searches["status"].to_pylist()) == {"done", "cancelled"}
+    gate.write_text("9")
+    result = asyncio.run(raysearch.arun(CONFIG, values, report=quiet))
+    assert result.searches["status"].to_pylist() == ["done"] * 2 and done() == 2
+
+
+def test_mistakes_of_an_awaited_run_are_raised(tmp_path):
+    for overrides, match in ((["polcy.n=3"], "polcy"), (["model.height=2"], r"model\.height: 2")):
+        with pytest.raises(ConfigError, match=match):
+            asyncio.run(raysearch.arun(CONFIG, [*overrides, f"run_dir={tmp_path / 'run'}"], report=quiet))
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("name", policy_names())

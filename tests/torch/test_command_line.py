@@ -4,6 +4,7 @@ import importlib.util
 import io
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 from jsonschema import Draft202012Validator
+from omegaconf import OmegaConf
 
 import raysearch
 from actors.models import wan
@@ -116,6 +118,7 @@ def test_the_schema_takes_every_shipped_config(editor):
     assert len(paths) > 25
     for path in paths:
         editor.validate(read(path, [], configuration.Config))
+        editor.validate(OmegaConf.to_container(OmegaConf.load(path)))  # as an editor sees it: its base is not there
 
 
 @pytest.mark.parametrize(
@@ -144,6 +147,13 @@ def test_the_schema_marks_mistakes(editor, values):
     model = {"model": {"path": "x"}}
     assert editor.is_valid(model)
     assert not editor.is_valid(model | values)
+
+
+def test_the_schema_knows_that_a_base_may_have_what_a_file_lacks(editor):
+    assert editor.is_valid({"base": "a.yaml", "policy": {"n": 3}})
+    assert not editor.is_valid({"policy": {"n": 3}}) and not editor.is_valid({"seeds": [0]})
+    assert not editor.is_valid({"base": "a.yaml", "sampler": {"num_steps": 0}})
+    assert not editor.is_valid({"base": ["a.yaml"]})
 
 
 @pytest.mark.parametrize(
@@ -249,7 +259,10 @@ def test_a_run_is_ended_by_signals_and_gone_on_with(tmp_path, capsys, monkeypatc
         out, err = run.communicate(timeout=600)
         assert run.returncode == 130
         assert err.strip() == "raysearch: interrupted"
-        assert f"give the same command again with run_dir={run_dir} resume=require" in out
+        again = out.partition("\nto go on: ")[2].partition("\n")[0]
+        kept = [a for a in arguments if not a.startswith(("run_dir=", "resume="))]
+        own = [sys.executable, "-m", "raysearch", *kept, f"run_dir={run_dir}", "resume=require"]
+        assert shlex.split(again) == own
         statuses = pq.read_table(run_dir / "searches.parquet")["status"].to_pylist()
         assert {"done", "cancelled"} == set(statuses)
     run = started(3)
