@@ -59,20 +59,25 @@ class Backend:
         `begun` is the config that a resumed run began with, whose numerics the candidates' identities keep.
         Raises ConfigError for what the model, the rewards or the cluster cannot do.
         """
-        model, entries = checked_model(config, arms), prompts.load(config)
-        if not config.model.truncate:
-            check_lengths(model.source, texts_of(entries, arms), config.model.max_sequence_length, "model.")
-        specs: dict[str, RewardSpec] = {}
-        plans = tuple(plan_arm(arm, config, begun or config, model, specs) for arm in arms)
+        plan = self.planned(config, arms, begun)
         if config.fleet.backend == "ray":
             from actors.cluster.fleet import connect
 
             connect(config, self._report)
         else:
             check_devices(config)
-        warn_of_memory(config, model.source, tuple(specs.values()), self._report)
+        warn_of_memory(config, plan.details["source"], plan.details["rewards"], self._report)
         for name, given in ((name, p.given) for name, p in config.parts.items() if p.given):
             self._report(f"parts.{name}: {', '.join(k if v is True else f'{k} {v}' for k, v in given.items())}")
+        return plan
+
+    def planned(self, config: Config, arms: Sequence[Arm], begun: Config | None = None) -> Plan:
+        """What `prepare` returns, without a look at this machine's devices or at a cluster. Raises ConfigError."""
+        model, entries = checked_model(config, arms), prompts.load(config)
+        if not config.model.truncate:
+            check_lengths(model.source, texts_of(entries, arms), config.model.max_sequence_length, "model.")
+        specs: dict[str, RewardSpec] = {}
+        plans = tuple(plan_arm(arm, config, begun or config, model, specs) for arm in arms)
         caption = entries[0].prompt.caption(0)
         details = {
             "source": model.source,

@@ -17,21 +17,25 @@ from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
 from actors import shipped
-from actors.models.settled import check_request
+from actors.models.settled import check_request, settled
 from actors.training import driver
 from raysearch import __version__
 from raysearch.bars import report as bars
 from raysearch.config import config as configuration
 from raysearch.config.address import folder_or_url
+from raysearch.config.config import Config
 from raysearch.config.policies import find_policy, policy_names
 from raysearch.errors import ConfigError, RaysearchError, plain, single
 from raysearch.export import command as exports
 from raysearch.export import render
 from raysearch.page import command as pages
+from raysearch.planner import command as planner
+from raysearch.planner.facts import Facts
 from raysearch.remote import command as remote
 from raysearch.running import CHECKING, ended_by_sigterm, run_collection, run_config, run_sweep
 from raysearch.session import display, status
 from raysearch.session.ending import Command, described
+from raysearch.session.plan import Plan
 from raysearch.threads import announced
 
 MEASURING = "# the pipeline is loaded and measured: whole, in legs, in a batch, and by its own call"  # as COMPARING
@@ -146,6 +150,7 @@ def parser() -> argparse.ArgumentParser:
         adding.add_argument("--json", action="store_true", dest="as_json", help=ended)
     for added, _ in of_configs[:3]:
         added.set_defaults(given=None)
+    planner.run_arguments(of_configs[0][0])
     folder = add("status", show_status, "how a run is going, or how it ended")
     folder.add_argument("run_dir", type=folder_or_url, metavar="RUN_DIR", help="the folder or URL of a run or a sweep")
     folder.add_argument("--json", action="store_true", dest="as_json", help="print a JSON object")
@@ -180,6 +185,8 @@ def parser() -> argparse.ArgumentParser:
     exports.render_arguments(add("render", render_candidates, "make any candidate of a run again, as a video"))
     pages.report_arguments(add("report", write_report, "write report.html, a page to see a run in the browser"))
     pages.view_arguments(add("view", view_run, "serve the same page on this machine, live while the run goes on"))
+    planner.plan_arguments(add("plan", plan_run, "how long a run would take and what it would cost, on which fleet"))
+    planner.calibrate_arguments(add("calibrate", calibrate, "measure on this device what a plan needs to know"))
     add("policies", list_policies, "the policies that ship, with their arguments")
     add("schema", print_schema, "the JSON schema of a config, with which an editor completes and checks its keys")
     return whole
@@ -303,6 +310,31 @@ def write_report(run_dir: Path, embed: int, price: float | None, to: Path | None
 def view_run(run_dir: Path, port: int, price: float | None) -> int:
     """Serve the page of a run on 127.0.0.1 until Ctrl-C; it follows a run that goes on, and changes nothing."""
     return pages.view(run_dir, port, price, display.say(display.console()))
+
+
+def plan_run(path: str | None, overrides: Sequence[str], asked: planner.Asked) -> int:
+    """Foretell a run in virtual time, with timings that were measured or given: how long, which fleet, what cost."""
+
+    def prepare(config: Config) -> tuple[Config, Plan, Facts]:
+        with announced(CHECKING, lambda line: print(line, file=sys.stderr)):
+            config = settled(config, lambda line: None)
+            shipped.check_rewards(configuration.arms(config))
+            from actors import planning
+
+            return config, *planning.prepared(config)
+
+    return planner.plan(path, overrides, asked, prepare, print)
+
+
+def calibrate(path: Path, overrides: Sequence[str], to: Path | None) -> int:
+    """Measure on this device how long a config's model and rewards take, and add it to a file for `raysearch plan`."""
+    file, config = planner.calibrated_to(path, to), settled(planner.local(path, overrides), lambda line: None)
+    shipped.check_rewards(configuration.arms(config))
+    with announced(CHECKING, print):
+        from actors.calibration import measured
+
+        planner.keep(file, measured(config, print), print)
+    return 0
 
 
 def list_policies() -> int:

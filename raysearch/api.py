@@ -22,6 +22,8 @@ from raysearch.session.progress import Sink
 from raysearch.threads import beside, in_its_own_loop
 
 if TYPE_CHECKING:
+    from raysearch.planner.facts import Facts
+    from raysearch.session.plan import Plan
     from raysearch.session.session import Session
 
 
@@ -122,6 +124,13 @@ def prepared(config: Config, place: Place, report: Callable[[str], None]) -> tup
 
     session = Session(config, Backend(report), run_dir=place.path, report=report, elsewhere=place.elsewhere)
     return session, list(tracked)
+
+
+def facts(config: Config, plan: "Plan") -> "Facts":
+    """What a plan of a run needs to know of its model."""
+    from actors import planning
+
+    return planning.facts(config, plan)
 
 
 def _loaded(

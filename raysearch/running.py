@@ -2,16 +2,19 @@
 
 import asyncio
 import signal
+import sys
 import time
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from raysearch.api import prepared
+from raysearch.api import facts, prepared
 from raysearch.config import config as configuration
 from raysearch.config.config import Config
 from raysearch.errors import ConfigError, counted, single, told
+from raysearch.planner import command as planner
 from raysearch.remote.command import placed
 from raysearch.remote.place import Place
 from raysearch.session import dataset, display
@@ -23,7 +26,15 @@ T = TypeVar("T")
 CHECKING = "the config, the model and the rewards are being checked"
 
 
-def run_config(path: Path, overrides: Sequence[str], given: Command, as_json: bool, print_config: bool) -> int:
+def run_config(
+    path: Path,
+    overrides: Sequence[str],
+    given: Command,
+    as_json: bool,
+    print_config: bool,
+    ask: bool,
+    timings: Path | None,
+) -> int:
     """Run every prompt and seed under every arm of a config; results go to its run directory."""
     config = configuration.load(path, overrides)
     if print_config:
@@ -31,8 +42,9 @@ def run_config(path: Path, overrides: Sequence[str], given: Command, as_json: bo
 
         print(configuration.resolved(spelled_out(config)), end="")
         return 0
+    first = planner.first(path, timings, ask=ask, terminal=sys.stdin is not None and sys.stdin.isatty())
     with display.one_object(as_json) as tell, _placed(config, path) as place:
-        return searched(config, place, given, tell)
+        return searched(config, place, given, tell, first)
 
 
 def run_sweep(path: Path, overrides: Sequence[str], given: Command, as_json: bool) -> int:
@@ -62,15 +74,26 @@ def _placed(config: Config, path: Path) -> AbstractContextManager[Place]:
     return placed(config, path.stem, display.say(display.console()))
 
 
-def searched(config: Config, place: Place, given: Command, tell: Callable[[dict[str, Any]], None]) -> int:
+def searched(
+    config: Config,
+    place: Place,
+    given: Command,
+    tell: Callable[[dict[str, Any]], None],
+    first: planner.First | None = None,
+) -> int:
     """Run a config's searches, showing how they go, and return the exit code. Raises ConfigError, KeyboardInterrupt.
 
-    `tell` takes what became of the run, also where it was stopped or broke; of a mistake there is nothing to tell.
+    `first` shows the run's plan before anything else, and may find that the user does not want the run. `tell` takes
+    what became of the run, also where it was stopped or broke; of a mistake there is nothing to tell.
     """
     console = display.console(lasting=True)
     say = display.say(console)
     with announced(CHECKING, say):
         session, tracked = prepared(config, place, say)
+    known = partial(facts, session.config, session.plan)
+    if first is not None and not first.agreed(session.config, session.plan, known, say, input):
+        session.discard()
+        return 0
     for arm, cost in session.costs.items():
         say(f"{arm}: about {display.cost_text(cost)} a search")
     in_all = sum(c.nfe for c in session.costs.values()) * session.searches_per_arm

@@ -8,13 +8,12 @@ candidate differently than its recipe says would be seen in a reward or a winner
 """
 
 import asyncio
-import selectors
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -49,56 +48,24 @@ from raysearch.search.obstacles import barriers
 from raysearch.session import dataset
 from raysearch.session.plan import ArmPlan, Plan
 from raysearch.session.snapshot import Snapshot
+from raysearch.virtual import VirtualLoop, run_virtual, virtual_now
 
-T = TypeVar("T")
+__all__ = [
+    "FakeBackend",
+    "FakeFleet",
+    "FakeLatent",
+    "FakeReplica",
+    "Fault",
+    "VirtualLoop",
+    "run_virtual",
+    "virtual_now",
+]
+
 Inputs: TypeAlias = Mapping[str, Any]
 
 CLIP = 5  # latent frames of a fake video
 GLIMPSE = "glimpse"  # an early reward, which is ten times the quality
 DUEL = "duel"  # a reward that compares: it prefers the higher quality, surely if that is twice the other's
-
-
-# -- virtual time ----------------------------------------------------------------------------------------------------
-
-
-class _Jump(selectors.SelectSelector):
-    """Where a real selector would wait, move the clock on."""
-
-    now = 0.0
-
-    def select(self, timeout: float | None = None) -> Any:
-        ready = super().select(0)
-        if not ready:
-            if timeout is None:
-                raise RuntimeError("deadlock: every task waits and no timer is set")
-            self.now += max(timeout, 0.0)
-        return ready
-
-
-class VirtualLoop(asyncio.SelectorEventLoop):
-    """An event loop whose clock jumps to the next timer; a deadlock is an error, not a hang."""
-
-    def __init__(self) -> None:
-        self._jump = _Jump()
-        super().__init__(self._jump)
-
-    def time(self) -> float:
-        """Virtual seconds since the loop began."""
-        return self._jump.now
-
-
-def run_virtual(work: Coroutine[Any, Any, T]) -> T:
-    """`asyncio.run` in virtual time."""
-    with asyncio.Runner(loop_factory=VirtualLoop) as runner:
-        return runner.run(work)
-
-
-def virtual_now() -> float:
-    """The clock of the running loop, 0 outside of one: a `clock` for Session."""
-    try:
-        return asyncio.get_running_loop().time()
-    except RuntimeError:
-        return 0.0
 
 
 # -- fakes -----------------------------------------------------------------------------------------------------------

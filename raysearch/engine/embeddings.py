@@ -47,6 +47,10 @@ class Embeddings:
         key = self.key(what)
         return unsealed(key, own_content(self._file(key))) if key else None
 
+    def there(self, what: What) -> bool:
+        """True if there is a file of a text's embedding, whole or not."""
+        return (key := self.key(what)) is not None and self._file(key).is_file()
+
     def read(self, what: What) -> Any:
         """A reference to the embedding of a text; None without a whole file."""
         arrays = self.arrays(what)

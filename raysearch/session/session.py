@@ -159,6 +159,12 @@ class Session:
         """True if an earlier run has finished every search and no file is lacking."""
         return self.progress.kept == self.progress.total and not self.past.lacking
 
+    def discard(self) -> None:
+        """Leave nothing of a new run that is not wanted after all."""
+        self.journal.close()
+        if self._new:
+            self.directory.discard()
+
     async def run(self, sinks: Sequence[Sink] | None = None) -> Progress:
         """Run every unfinished search. With `sinks`, even none, snapshots go to them and to status.json meanwhile.
 

@@ -29,7 +29,7 @@ ALLOWED = {
 # The rooms of raysearch, from the ground up: each may import what is below it. Rooms on one floor know nothing of
 # each other.
 FLOORS = [
-    ["errors", "bootstrap", "threads"],
+    ["errors", "bootstrap", "threads", "virtual"],
     ["recipe"],
     ["files"],
     ["parquet"],
@@ -37,7 +37,7 @@ FLOORS = [
     ["search", "engine"],
     ["session"],
     ["sweep", "bars", "export", "remote", "testing"],
-    ["page"],
+    ["page", "planner"],
     ["api"],
     ["running"],
     ["__init__"],

@@ -3,10 +3,10 @@
 from mistakes import Mistake
 
 COMMANDS = (
-    "'run', 'sweep', 'collect', 'train', 'prfl', 'status', 'bars', 'check', 'reward', 'export', 'render', 'policies', "
-    "'schema'"
+    "'run', 'sweep', 'collect', 'train', 'prfl', 'status', 'bars', 'check', 'reward', 'export', 'render', 'report', "
+    "'view', 'plan', 'calibrate', 'policies', 'schema'"
 )
-USAGE = "usage: raysearch run [-h] [--print-config | --json] config [key=value ...]"
+USAGE = "usage: raysearch run [-h] [--print-config | --json] [--ask] [--timings FILE] config [key=value ...]"
 
 TABLE = [
     Mistake(

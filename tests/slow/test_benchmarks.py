@@ -318,3 +318,20 @@ def test_a_judged_run_is_ended_and_goes_on(backend):
     assert [(c[0], c[1], c[-2]) for c in cells] == [(stop, "12 of 12", "12") for stop in stops]
     again = {c[0]: int(c[-3]) for c in cells}
     assert again["SIGTERM"] == 0 and again.get("SIGKILL", 0) <= 2
+
+
+def test_plans_beside_runs():
+    small = (
+        "--set fleet.backend=local sampler.num_steps=6 seeds=[0] rewards.search.name=pixel arms=null policy.name=rgrp"
+    )
+    lines = printed(
+        "benchmarks/planning.py", f"--kinds quickstart --denoisers 1 {small} policy.schedule=[2,4]"
+    ).splitlines()
+    (row,) = [line for line in lines if line.startswith("quickstart ") and " | " not in line]
+    alone, shared = re.findall(r"(\d+) / (\d+)", row)[:2]
+    assert alone[0] == alone[1] and shared[0] == shared[1]
+
+
+def test_plans_of_large_fleets():
+    lines = printed("benchmarks/planning.py", "--large --searches 20").splitlines()
+    assert [line.split()[:4] for line in lines if " + " in line] == [["20", "64", "+", "16"], ["20", "512", "+", "64"]]
