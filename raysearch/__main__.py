@@ -28,6 +28,7 @@ from raysearch.config.policies import find_policy, policy_names
 from raysearch.errors import ConfigError, RaysearchError, plain, single
 from raysearch.export import command as exports
 from raysearch.export import render, trackers
+from raysearch.page import command as pages
 from raysearch.session import dataset, display, status
 from raysearch.session.directory import chosen, goes_on
 from raysearch.sweep import grid
@@ -165,6 +166,8 @@ def parser() -> argparse.ArgumentParser:
     converted.add_argument("--base", type=Path, metavar="FOLDER", help=upstream)
     exports.export_arguments(add("export", export_run, "bring a run's videos to a benchmark suite or a training"))
     exports.render_arguments(add("render", render_candidates, "make any candidate of a run again, as a video"))
+    pages.report_arguments(add("report", write_report, "write report.html, a page to see a run in the browser"))
+    pages.view_arguments(add("view", view_run, "serve the same page on this machine, live while the run goes on"))
     add("policies", list_policies, "the policies that ship, with their arguments")
     add("schema", print_schema, "the JSON schema of a config, with which an editor completes and checks its keys")
     return whole
@@ -345,6 +348,16 @@ def rendered(
         recipes = render.recipes(run_dir, picks, backend, overrides)
     failed = asyncio.run(ended_by_sigterm(render.render(recipes, backend, where, latents=latents)))
     return 3 if failed or len(recipes.found) < len({p.candidate for p in picks}) else 0
+
+
+def write_report(run_dir: Path, embed: int, price: float | None, to: Path | None) -> int:
+    """Write report.html into the folder of a run: a page with its arms, videos, searches and costs."""
+    return pages.report(run_dir, embed, price, to, display.say(display.console()))
+
+
+def view_run(run_dir: Path, port: int, price: float | None) -> int:
+    """Serve the page of a run on 127.0.0.1 until Ctrl-C; it follows a run that goes on, and changes nothing."""
+    return pages.view(run_dir, port, price, display.say(display.console()))
 
 
 def list_policies() -> int:

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 DRAWS = 2000
+BLOCK = 512  # captions whose weights are in memory at a time
 _CHANCES = np.cumsum([exp(-1) / factorial(k) for k in range(10)])  # that a Poisson number of mean 1 is at most k
 _POISSON = np.searchsorted(_CHANCES * 2**16, np.arange(2**16), side="right").astype(float)  # of a number of 16 bits
 
@@ -41,24 +42,26 @@ def shared(captions: Sequence[object], seeds: Sequence[object]) -> Sequence[obje
 def draws(values: np.ndarray, captions: Sequence[object], seeds: Sequence[object] | None = None) -> np.ndarray:
     """Bootstrap means (D, ...) of values (N, ...); without `seeds` only captions are drawn.
 
-    A draw that holds no search is NaN, and so are all draws if there is but one caption and seed to draw from.
+    A value that is NaN counts in no mean. A draw that holds no value is NaN, and so are all draws of means with but
+    one caption and seed to draw from.
     """
     values = np.asarray(values, dtype=float)
-    nothing = np.full((DRAWS, *values.shape[1:]), np.nan)
-    if not len(values):
-        return nothing
-    rows = np.column_stack([np.ones(len(values)), values.reshape(len(values), -1)])  # (N, 1 + K)
+    flat = values.reshape(len(values), int(np.prod(values.shape[1:])))
+    there = ~np.isnan(flat)
+    rows = np.hstack([there, np.where(there, flat, 0.0)])  # (N, 2 K)
     caption_of, of_caption = _numbered(captions)
     seed_of, of_seed = _numbered([0] * len(rows) if seeds is None else seeds)
-    by_seed = np.column_stack([weights("seed", s) if seeds is not None else np.ones(DRAWS) for s in seed_of])
     sums = np.zeros((len(caption_of), len(seed_of), rows.shape[1]))
     np.add.at(sums, (of_caption, of_seed), rows)
-    if np.count_nonzero(sums[..., 0]) < 2:
-        return nothing
+    by_seed = [np.ones(DRAWS) if seeds is None else weights("seed", s) for s in seed_of]
     drawn = np.zeros((DRAWS, rows.shape[1]))
-    for caption, of_seeds in zip(caption_of, sums, strict=True):
-        drawn += weights("caption", caption)[:, None] * np.einsum("ds,sk->dk", by_seed, of_seeds)
-    return _means(drawn).reshape(DRAWS, *values.shape[1:])
+    for i in range(0, len(caption_of), BLOCK):
+        by_caption = np.column_stack([weights("caption", c) for c in caption_of[i : i + BLOCK]])
+        for j, weight in enumerate(by_seed):
+            drawn += weight[:, None] * (by_caption @ sums[i : i + BLOCK, j])
+    counts, totals = np.split(drawn, 2, axis=1)
+    several = np.count_nonzero(sums[..., : counts.shape[1]], axis=(0, 1)) > 1
+    return _means(np.where(several, counts, 0.0), totals).reshape(DRAWS, *values.shape[1:])
 
 
 def interval(drawn: np.ndarray) -> tuple[Any, Any]:
@@ -104,7 +107,7 @@ class RunningMean:
     def half(self) -> np.ndarray:
         """Half the widths of the intervals, (K,); empty while there is but one caption and seed to draw from."""
         if self._several and self._half[0] != self.n:
-            low, high = interval(_means(self._drawn))
+            low, high = interval(_means(self._drawn[:, :1], self._drawn[:, 1:]))
             self._half = self.n, (high - low) / 2
         return self._half[1]
 
@@ -140,8 +143,8 @@ def _numbered(names: Sequence[object]) -> tuple[list[object], np.ndarray]:
     return list(places), np.array([places[name] for name in names], int)
 
 
-def _means(drawn: np.ndarray) -> np.ndarray:
-    """Sums (D, 1 + K), the weights first -> means (D, K), NaN where nothing was drawn."""
-    made = np.full(drawn[:, 1:].shape, np.nan)
-    np.divide(drawn[:, 1:], drawn[:, :1], out=made, where=drawn[:, :1] > 0)
+def _means(counts: np.ndarray, totals: np.ndarray) -> np.ndarray:
+    """Sums of weights, (D, K) or (D, 1), and of weighted values (D, K) -> means (D, K), NaN where nothing was drawn."""
+    made = np.full(totals.shape, np.nan)
+    np.divide(totals, counts, out=made, where=counts > 0)
     return made

@@ -37,6 +37,7 @@ FLOORS = [
     ["search", "engine"],
     ["session"],
     ["sweep", "bars", "export", "testing"],
+    ["page"],
     ["api"],
     ["__init__"],
     ["__main__"],
