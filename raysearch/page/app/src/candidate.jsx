@@ -31,7 +31,7 @@ export function Candidate({ found, row, search, pinned }) {
   const facts = [
     ["came from", table.text("kind", row)],
     ["step", `${count(value("step"))}${steps >= 0 ? ` of ${count(steps)}` : ""}, sigma ${number(value("sigma"))}`],
-    ["NFE", `${count(value("nfe"))}; the search so far ${count(value("nfe_after"))}`],
+    ["NFE", `${count(value("nfe"))}${value("nfe_after") >= 0 ? `; the search so far ${count(value("nfe_after"))}` : ""}`],
     ["asked", `${number(value("asked_s"))} s into the search${value("call") >= 0 ? `, question ${count(value("call") + 1)}` : ""}`],
     ["took", `${number(value("making_s"))} s to make, ${number(value("scoring_s"))} s to score`],
   ];

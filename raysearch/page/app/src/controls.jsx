@@ -32,7 +32,7 @@ export const Swatch = ({ arm }) => <i class="swatch" style={{ background: colour
 export function BaselineAndMeasure() {
   return (
     <>
-      <Select label="baseline" value={baseline.value} options={index.value.names.map((n) => [n, n])} onChange={(v) => choose({ base: v })} />
+      {index.value.names.length > 1 && <Select label="baseline" value={baseline.value} options={index.value.names.map((n) => [n, n])} onChange={(v) => choose({ base: v })} />}
       {measures.value.length > 0 && (
         <Select label="measure" value={measure.value.key} options={measures.value.map((m) => [m.key, m.label])} onChange={(v) => choose({ m: v })} />
       )}

@@ -87,13 +87,14 @@ function Arms({ table }) {
   const rows = Array.from({ length: table.n }, (_, i) => i);
   const sum = (i) => parts.reduce((s, [name]) => s + (table.number(name, i) || 0), 0);
   const most = Math.max(1e-9, ...rows.map(sum));
+  const lost = rows.some((i) => table.number("lost_items", i) > 0);
   const again = table.has("nfe_run") && table.has("nfe_spent");
   return (
     <div class="scroll">
       <ul class="key">{parts.map(([name, text], k) => <li key={name}><i class={`swatch part-${k}`} />{text}</li>)}</ul>
       <table class="figures costs-table">
         <thead><tr><th scope="col">arm</th><th scope="col" class="wide">seconds</th><th scope="col">sum</th>{parts.map(([name, text]) => <th scope="col" key={name}>{text}</th>)}
-          {table.has("waited_s") && <th scope="col" title="seconds that items stood in the queue">waited</th>}<th scope="col">NFE run</th><th scope="col" title="NFE that was run beyond what the searches were charged: made again, or lost">recomputed</th><th scope="col">lost items</th><th scope="col">searches</th>{price.value > 0 && <><th scope="col">$</th><th scope="col">$ a search</th></>}</tr></thead>
+          {table.has("waited_s") && <th scope="col" title="seconds that items stood in the queue">waited</th>}<th scope="col">NFE run</th>{again && <th scope="col" title="NFE that was run beyond what the searches were charged: made again, or lost">recomputed</th>}{lost && <th scope="col">lost items</th>}<th scope="col">searches</th>{price.value > 0 && <><th scope="col">$</th><th scope="col">$ a search</th></>}</tr></thead>
         <tbody>{rows.map((i) => {
           const spent = again ? table.number("nfe_run", i) : table.number("nfe_spent", i);
           const more = again ? Math.max(0, table.number("nfe_run", i) - table.number("nfe_spent", i)) : NaN;
@@ -103,7 +104,7 @@ function Arms({ table }) {
               <th scope="row"><span class="name"><Swatch arm={table.text("arm", i)} />{table.text("arm", i)}</span></th>
               <td class="wide"><div class="stack" style={{ width: `${(100 * sum(i)) / most}%` }}>{parts.map(([name, text], k) => table.number(name, i) > 0 && <i key={name} class={`part-${k}`} title={`${text}: ${number(table.number(name, i))} s`} style={{ flexGrow: table.number(name, i) }} />)}</div></td>
               <td>{compact(sum(i)) }</td>{parts.map(([name]) => <td key={name} class="soft">{number(table.number(name, i), 1)}</td>)}
-              {table.has("waited_s") && <td class="soft">{number(table.number("waited_s", i), 1)}</td>}<td>{compact(spent)}</td><td class="soft">{compact(more)}</td><td class="soft">{count(table.number("lost_items", i))}</td><td class="soft">{count(table.number("searches", i))}</td>
+              {table.has("waited_s") && <td class="soft">{number(table.number("waited_s", i), 1)}</td>}<td>{compact(spent)}</td>{again && <td class="soft">{compact(more)}</td>}{lost && <td class="soft">{count(table.number("lost_items", i))}</td>}<td class="soft">{count(table.number("searches", i))}</td>
               {price.value > 0 && <><td>{money(dollars)}</td><td>{money(dollars / table.number("searches", i))}</td></>}
             </tr>
           );

@@ -15,7 +15,7 @@ export function number(x, digits = 2) {
 
 export const signed = (x) => (Number.isFinite(x) && x !== null ? (x < 0 ? "\u2212" : "+") + number(Math.abs(x)) : DASH);
 export const percent = (x) => (x === null || !Number.isFinite(x) ? DASH : `${Math.round(100 * x)}%`);
-export const count = (x) => (x === null || x === undefined || !Number.isFinite(x) ? DASH : Math.round(x).toLocaleString("en-US"));
+export const count = (x) => (x === null || x === undefined || !Number.isFinite(x) ? DASH : String(Math.round(x)).replace(/\B(?=(\d{3})+$)/g, ","));
 
 export function compact(x) {
   if (x === null || !Number.isFinite(x)) return DASH;

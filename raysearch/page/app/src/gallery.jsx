@@ -80,15 +80,15 @@ export function Gallery() {
         <Choice label="sort" value={view.value.sort in SORTS ? view.value.sort : "gain"} options={Object.entries(SORTS).map(([k, [text, title]]) => [k, text, title])} onChange={(sort) => choose({ sort })} />
         {!blind.value && <BaselineAndMeasure />}
         <Columns />
-        {!blind.value && <span class="note">search reward / {labelOf(judged.value)}, gain over {baseline.value}</span>}
         <label class="field check"><input type="checkbox" checked={blind.value > 0} onChange={() => choose({ blind: blind.value ? "" : newSeed() })} /><span>blind</span></label>
         {(blind.value > 0 || votes.value.size > 0) && (
           <button type="button" onClick={save} disabled={!votes.value.size}>Download {votes.value.size} vote{votes.value.size === 1 ? "" : "s"}</button>
         )}
+        {!blind.value && <span class="note">search reward / {labelOf(judged.value)}, gain over {baseline.value}</span>}
         <Filters />
       </div>
       <div class="fill" ref={box}>
-        {!groups.length ? <Empty>No prompt and seed passes the filters.</Empty> : (
+        {!groups.length ? <Empty>{run.value.searches.n ? "No prompt and seed passes the filters." : "No search has ended yet."}</Empty> : (
           <VirtualList class="rows" n={groups.length} height={size.height + 82} selected={here} label="Prompts and seeds; arrow keys move, space plays the row"
             head={!blind.value && <div class="columns" aria-hidden="true">{arms.map((arm) => <span key={arm} style={{ width: `${size.width}px` }}><Swatch arm={arm} />{arm}{arm === baseline.value && <small>baseline</small>}</span>)}</div>}
             row={(i, style) => {

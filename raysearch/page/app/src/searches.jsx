@@ -3,7 +3,7 @@ import { useMemo, useState } from "preact/hooks";
 import { Swatch } from "./controls.jsx";
 import { costText, count, number, signed } from "./format.js";
 import { useKeys } from "./keys.jsx";
-import { address, baseline, choose, cost, costOf, gainOf, judge, measure, run, shown } from "./state.js";
+import { address, baseline, choose, cost, costOf, gainOf, judge, measure, run, shown, treeOf } from "./state.js";
 import { VirtualList } from "./virtual.jsx";
 
 /** Rows in the order of a column; numbers fall, texts rise, and what is missing comes last. */
@@ -20,7 +20,7 @@ export function Searches() {
   const { searches } = run.value;
   const [sort, setSort] = useState("order");
   const [at, setAt] = useState(-1);
-  const key = measure.value?.key;
+  const chosen = measure.value?.key;
   const judged = judge.value?.key;
   const sorts = {
     order: (row) => row,
@@ -28,11 +28,11 @@ export function Searches() {
     arm: (row) => searches.column("arm")[row],
     search: (row) => -searches.number("reward_search", row),
     judge: (row) => -searches.number(judged, row),
-    gain: (row) => -gainOf(row, key),
+    gain: (row) => -gainOf(row, chosen),
     apart: (row) => -(searches.number("reward_search", row) - searches.number(judged, row)),
     cost: costOf,
   };
-  const rows = useMemo(() => (sort === "order" ? shown.value : ordered(shown.value, sorts[sort])), [shown.value, sort, key, judged, cost.value, baseline.value, run.value]);
+  const rows = useMemo(() => (sort === "order" ? shown.value : ordered(shown.value, sorts[sort])), [shown.value, sort, chosen, judged, cost.value, baseline.value, run.value]);
   const open = (row) => choose({ screen: "tree", search: searches.text("search_id", row) });
   const move = (by) => setAt((old) => Math.min(rows.length - 1, Math.max(0, old + by)));
   useKeys("Overview", [
@@ -55,21 +55,21 @@ export function Searches() {
           {head("search", "search", "by the search's own reward")}{head("judge", judge.value?.label ?? "judge", "by the judge's reward")}
           {head("gain", "gain", "over the baseline, same prompt and seed")}{head("apart", "apart", "search reward minus the judge's")}{head("cost", cost.value.label, cost.value.long)}
         </div>
-        <VirtualList n={rows.length} height={30} selected={at} class="searches" role="rowgroup" label="Searches; arrow keys move, Enter opens the tree"
-          row={(i, style) => {
+        <VirtualList n={rows.length} height={30} selected={at} recycle class="searches" role="rowgroup" label="Searches; arrow keys move, Enter opens the tree"
+          row={(i, style, key) => {
             const row = rows[i];
             const status = searches.text("status", row);
             const own = searches.number("reward_search", row);
             const other = searches.number(judged, row);
             return (
-              <a key={row} class={`line ${i === at ? "selected" : ""}`} role="row" tabIndex={-1} style={style} href={address({ screen: "tree", search: searches.text("search_id", row) })}>
+              <a key={key} class={`line ${i === at ? "selected" : ""}`} role="row" tabIndex={-1} style={style} href={treeOf(searches.text("search_id", row))}>
                 <span role="cell" class="prompt">{searches.text("prompt", row)}</span>
                 <span role="cell">{searches.text("seed", row)}</span>
                 <span role="cell" class="prompt"><Swatch arm={searches.text("arm", row)} />{searches.text("arm", row)}</span>
                 <span role="cell" class={status === "failed" ? "bad" : "soft"}>{status}</span>
                 <span role="cell">{number(own)}</span>
                 <span role="cell">{number(other)}</span>
-                <span role="cell">{signed(gainOf(row, key))}</span>
+                <span role="cell">{signed(gainOf(row, chosen))}</span>
                 <span role="cell">{signed(own - other)}</span>
                 <span role="cell">{costText(costOf(row), cost.value.name)}</span>
               </a>

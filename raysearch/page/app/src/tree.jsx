@@ -6,12 +6,14 @@ import { Choice, Empty, Select, Swatch } from "./controls.jsx";
 import { costText, count, number } from "./format.js";
 import { useKeys } from "./keys.jsx";
 import { AXES, ORDERS, pathTo, trajectories } from "./layout.js";
-import { address, choose, index, rowById, run, shown, view } from "./state.js";
+import { address, choose, index, judge, rowById, run, shown, view } from "./state.js";
 import { Drawing } from "./tree_canvas.jsx";
+
+const DOT = " \u00b7 ";
 
 export function Tree() {
   const { searches } = run.value;
-  const row = rowById.value.get(view.value.search) ?? shown.value[0] ?? -1;
+  const row = rowById.value.get(view.value.search) ?? first();
   const [found, setFound] = useState(null);
   const [error, setError] = useState("");
   useEffect(() => {
@@ -42,6 +44,13 @@ export function Tree() {
         : <Lineage key={row} found={found} row={row} />}
     </>
   );
+}
+
+/** The first search shown that has a tree to look at, or -1. */
+function first() {
+  const { searches } = run.value;
+  const rows = shown.value;
+  return rows.find((row) => searches.number("candidates", row) > 1) ?? rows[0] ?? -1;
 }
 
 function prepared(rows, row) {
@@ -79,11 +88,12 @@ function Head({ row }) {
         <button type="button" class="quiet" aria-label="The search before" title="[" onClick={() => step(row, -1)}>{"\u2190"}</button>
         <button type="button" class="quiet" aria-label="The next search" title="]" onClick={() => step(row, 1)}>{"\u2192"}</button>
         <div>
-          <h2>{searches.text("prompt", row)}</h2>
+          <h2 class="clamped" title={searches.text("prompt", row)}>{searches.text("prompt", row)}</h2>
           <p class="soft">
-            seed {searches.text("seed", row)} <span class="id">{searches.text("search_id", row)}</span>
-            {" "}<span class={status === "failed" ? "bad" : ""}>{status}</span>
-            {" "}search reward {number(searches.number("reward_search", row))}, {costText(searches.number("nfe", row), "nfe")} NFE, {number(searches.number("replica_seconds", row))} replica-s
+            seed {searches.text("seed", row)}{DOT}<span class="id">{searches.text("search_id", row)}</span>
+            {DOT}<span class={status === "failed" ? "bad" : ""}>{status}</span>
+            {DOT}search reward {number(searches.number("reward_search", row))}{judge.value && judge.value.key !== "reward_search" && <>, {judge.value.label} {number(searches.number(judge.value.key, row))}</>}
+            {DOT}{costText(searches.number("nfe", row), "nfe")} NFE, {number(searches.number("replica_seconds", row))} replica-s
           </p>
         </div>
       </div>

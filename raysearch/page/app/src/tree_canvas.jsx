@@ -11,18 +11,19 @@ import { useWidth } from "./width.js";
 
 export function Drawing({ found, axis, order, part, colours, selected, onSelect, hover, onHover }) {
   const [box, width] = useWidth(900);
-  const [height, setHeight] = useState(520);
+  const [room, setRoom] = useState(520);
   const canvas = useRef(null);
   const zoomer = useRef(null);
   const transform = useRef(zoomIdentity);
   const [open, setOpen] = useState(new Set());
   useLayoutEffect(() => {
-    const fit = () => setHeight(Math.max(320, innerHeight - box.current.getBoundingClientRect().top - scrollY - 60));
+    const fit = () => setRoom(Math.max(320, innerHeight - box.current.getBoundingClientRect().top - scrollY - 60));
     fit();
     addEventListener("resize", fit);
     return () => removeEventListener("resize", fit);
   }, []);
   const lines = useMemo(() => folded(found.lines, found.end - found.start, open), [found, open]);
+  const height = Math.min(room, Math.max(280, lines.length * 30 + 70));
   const shape = useMemo(() => place(found, lines, { axis, order, part, width, height }), [found, lines, axis, order, part, width, height]);
   const tree = useMemo(() => quadtree([...shape.nodes.values()], (d) => d.x, (d) => d.y), [shape]);
   const kept = found.table.column("kept");

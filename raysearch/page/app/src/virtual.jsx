@@ -1,14 +1,18 @@
 // A list that holds only the rows that are seen, and a few beside them.
 import { useEffect, useLayoutEffect, useRef, useState } from "preact/hooks";
 
-/** `n` rows of `height` pixels; `row(i, style)` makes row i. The row `selected` is kept in sight. */
-export function VirtualList({ n, height, row, selected, label, head, class: name, role = "list" }) {
+/**
+ * `n` rows of `height` pixels; `row(i, style)` makes row i. The row `selected` is kept in sight. With `recycle` the
+ * elements of rows that leave are changed into those that come: `row(i, style, key)` then gets the key of its element.
+ */
+export function VirtualList({ n, height, row, selected, label, head, recycle, class: name, role = "list" }) {
   const box = useRef(null);
   const [range, setRange] = useState([0, 20]);
   const look = () => {
     const { scrollTop, clientHeight } = box.current;
-    const from = Math.max(0, Math.floor(scrollTop / height) - 2);
-    const to = Math.min(n, Math.ceil((scrollTop + clientHeight) / height) + 2);
+    const size = Math.ceil(clientHeight / height) + 4;
+    const from = Math.max(0, Math.min(Math.floor(scrollTop / height) - 2, n - size));
+    const to = Math.min(n, from + size);
     setRange((old) => (old[0] === from && old[1] === to ? old : [from, to]));
   };
   useLayoutEffect(look, [n, height]);
@@ -24,9 +28,11 @@ export function VirtualList({ n, height, row, selected, label, head, class: name
     if (above < scrollTop) box.current.scrollTop = above;
     else if (below > scrollTop + clientHeight) box.current.scrollTop = below - clientHeight + 8;
   }, [selected, height]);
+  const slots = Math.max(1, range[1] - range[0]);
   const rows = [];
   for (let i = range[0]; i < Math.min(range[1], n); i++) {
-    rows.push(row(i, { position: "absolute", top: `${i * height}px`, height: `${height}px`, left: 0, right: 0 }));
+    const at = recycle ? i % slots : rows.length;
+    rows[at] = row(i, { position: "absolute", top: `${i * height}px`, height: `${height}px`, left: 0, right: 0 }, at);
   }
   return (
     <div class={`virtual ${name ?? ""}`} ref={box} onScroll={look} tabIndex={0} role={role} aria-label={label} aria-rowcount={n}>
