@@ -3,16 +3,15 @@
 A run may still go on, have been killed, or be an older version's: what is missing is None or empty.
 """
 
-import io
 import os
 import re
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -23,12 +22,18 @@ from raysearch.errors import ConfigError, check
 from raysearch.session import status
 from raysearch.session.directory import CONFIG
 from raysearch.session.snapshot import STATUS, Snapshot, parse
+from raysearch.session.tables import CANDIDATES, SEARCHES
 
 TABLES = ("searches", "candidates", "timeline", "trace", "curves", "fits")  # each a .parquet
 NEEDED = ("search_id", "arm", "prompt", "seed", "status")  # columns of searches.parquet
 MEDIA = {"videos": "mp4", "images": "png", "posters": "webp", "previews": "webp"}  # folder -> extension of its files
 SUBFOLDER = re.compile(r"\d{6}")  # of a run with many searches
 DEFAULT_BASELINE = "single"
+COLUMNS = {
+    "searches": SEARCHES,
+    "candidates": CANDIDATES,
+    "trace": dict.fromkeys(("kind", "what", "ended"), pa.string()),
+}
 
 
 @dataclass(frozen=True)
@@ -106,14 +111,26 @@ def _table(path: Path, run_dir: Path, name: str) -> pa.Table | None:
     lacking = [c for c in wanted if c not in table.column_names]
     allowed = f"the folder of a run of this version of raysearch: its {file} lacks {', '.join(lacking)}"
     check(not lacking, "RUN_DIR", str(run_dir), allowed)
+    try:
+        table = _typed(table, COLUMNS.get(name, {}))
+    except pa.ArrowException as error:
+        said = str(error).splitlines()[0]
+        raise ConfigError.of("RUN_DIR", str(run_dir), f"a folder whose {file} is a run's ({said})") from error
     return table.sort_by("search_id") if name == "searches" else table
+
+
+def _typed(table: pa.Table, types: dict[str, pa.DataType]) -> pa.Table:
+    """A table whose columns have the types of a run's, whatever wrote it. Raises ArrowException."""
+    for i, name in enumerate(table.column_names):
+        if name in types and table.column(i).type != types[name]:
+            table = table.set_column(i, name, table.column(i).cast(types[name]))
+    return table
 
 
 # -- files, of which no part of the way may be a link -----------------------------------------------------------------
 
 
-@contextmanager
-def opened(folder: Path, name: str) -> Iterator[io.BufferedReader]:
+def opened(folder: Path, name: str) -> BinaryIO:
     """A plain file below a folder, open to read; only the folder itself may be a link. Raises OSError, ValueError."""
     *above, last = name.split("/")
     if not all(part and part not in (".", "..") for part in (*above, last)):
@@ -127,10 +144,10 @@ def opened(folder: Path, name: str) -> Iterator[io.BufferedReader]:
         file = os.open(last, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=holder)
     finally:
         os.close(holder)
-    with open(file, "rb") as found:
-        if not stat.S_ISREG(os.fstat(file).st_mode):
-            raise FileNotFoundError(name)
-        yield found
+    if not stat.S_ISREG(os.fstat(file).st_mode):
+        os.close(file)
+        raise FileNotFoundError(name)
+    return open(file, "rb")
 
 
 def content(folder: Path, name: str) -> bytes | None:

@@ -3,8 +3,6 @@
 Shapes: N items of a trace, B bins.
 """
 
-from typing import Any
-
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -103,7 +101,7 @@ def _of_kind(
             if own.any() and f"{k}_{kind}" in table.column_names:
                 found[k] = numbers(table[f"{k}_{kind}"])[own][seen]
     if items is not None:
-        mine = (numbers(items["session"]) == session) & (np.array(items["kind"].to_pylist()) == kind)
+        mine = (numbers(items["session"]) == session) & _is(items["kind"], kind)
         start, end = (numbers(items[k])[mine] for k in ("start", "end"))
         if mine.any() or np.isfinite(found["slots"]).any():
             found["busy"] = np.diff(_worked(edges, start, edges[0]) - _worked(edges, end, edges[0])) / np.diff(edges)
@@ -126,10 +124,9 @@ def by_arm(run: Run, searches: pa.Table, candidates: pa.Table | None) -> Columns
     arms = list(run.blocks)
     place = {a: i for i, a in enumerate(arms)}
     of = np.array([place.get(a, -1) for a in searches["arm"].to_pylist()], int)
-    status = np.array([str(s) for s in searches["status"].to_pylist()])
-    ended = np.isin(status, ENDED) & (of >= 0)
+    ended = pc.is_in(searches["status"], pa.array(ENDED)).to_numpy() & (of >= 0)
     made: Columns = {"arm": texts(arms), "searches": _sums(of[ended], np.ones(ended.sum()), len(arms))}
-    made["failed"] = _sums(of[ended], (status[ended] == "failed") * 1.0, len(arms))
+    made["failed"] = _sums(of[ended], _is(searches["status"], "failed")[ended], len(arms))
     for k in CHARGED:
         if k in searches.column_names:
             made[k] = _sums(of[ended], numbers(searches[k])[ended], len(arms))
@@ -164,12 +161,20 @@ def _run(items: pa.Table, arms: int) -> Columns:
     age = numbers(items["search"])
     own = np.isfinite(age) & (age >= 0)
     arm = age[own].astype(np.int64) % arms
-    what, ended = (np.array([str(v) for v in items[k].to_pylist()])[own] for k in ("what", "ended"))
     seconds, waited, nfe = (np.nan_to_num(numbers(items[k])[own]) for k in ("seconds", "waited", "nfe"))
-    made: dict[str, Any] = {f"{w}_s": _sums(arm[what == w], seconds[what == w], arms) for w in WORK}
+    made: Columns = {}
+    for w in WORK:
+        of = _is(items["what"], w)[own]
+        made[f"{w}_s"] = _sums(arm[of], seconds[of], arms)
     made |= {"waited_s": _sums(arm, waited, arms), "nfe_run": _sums(arm, nfe, arms)}
     made["items"] = _sums(arm, np.ones(len(arm)), arms)
-    return made | {"lost_items": _sums(arm, (ended != "done") * 1.0, arms)}
+    return made | {"lost_items": _sums(arm, ~_is(items["ended"], "done")[own], arms)}
+
+
+def _is(texts: pa.ChunkedArray, text: str) -> np.ndarray:
+    """Which of N texts are this one (N,)."""
+    found: np.ndarray = pc.fill_null(pc.equal(texts, text), False).to_numpy()
+    return found
 
 
 def _sums(of: np.ndarray, values: np.ndarray, n: int) -> np.ndarray:
