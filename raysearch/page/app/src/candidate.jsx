@@ -72,8 +72,8 @@ function Preview({ found, row, search }) {
   if (!(at >= 0)) return <p class="preview none soft">no preview of this one</p>;
   const shape = size ? `${size.width} / ${size.height}` : "16 / 3";
   return (
-    <div class="preview" role="img" aria-label="Three frames of its preview" style={{
-      aspectRatio: shape, backgroundImage: size ? `url("${src}")` : "none", backgroundSize: `100% ${cells * 100}%`,
+    <div class="preview" role="img" aria-label="Frames of its preview" style={{
+      aspectRatio: shape, imageRendering: size?.width < 400 ? "pixelated" : undefined, backgroundImage: size ? `url("${src}")` : "none", backgroundSize: `100% ${cells * 100}%`,
       backgroundPosition: `0 ${cells > 1 ? (100 * at) / (cells - 1) : 0}%`,
     }} />
   );

@@ -6,7 +6,7 @@ export function Select({ label, value, options, onChange, title }) {
   return (
     <label class="field" title={title}>
       <span>{label}</span>
-      <select value={value} onChange={(e) => onChange(e.currentTarget.value)}>
+      <select aria-label={label} value={value} onChange={(e) => onChange(e.currentTarget.value)}>
         {options.map(([v, text]) => <option key={v} value={v}>{text}</option>)}
       </select>
     </label>

@@ -4,7 +4,7 @@ import { blind, downloadVotes, newSeed, savedVotes, sides, vote, votes } from ".
 import { Clock } from "./clock.js";
 import { BaselineAndMeasure, Choice, Empty, Filters, Swatch } from "./controls.jsx";
 import { useKeys } from "./keys.jsx";
-import { aspect, fps, media, still } from "./media.js";
+import { aspect, coarse, fps, media, still } from "./media.js";
 import { columns, judged, ordered, SORTS } from "./order.js";
 import { Row } from "./row.jsx";
 import { address, baseline, choose, index, measures, run, say, view } from "./state.js";
@@ -87,7 +87,7 @@ export function Gallery() {
         {!blind.value && <span class="note">search reward / {labelOf(judged.value)}, gain over {baseline.value}</span>}
         <Filters />
       </div>
-      <div class="fill" ref={box}>
+      <div class={`fill ${coarse() ? "coarse" : ""}`} ref={box}>
         {!groups.length ? <Empty>{run.value.searches.n ? "No prompt and seed passes the filters." : "No search has ended yet."}</Empty> : (
           <VirtualList class="rows" n={groups.length} height={size.height + 82} selected={here} label="Prompts and seeds; arrow keys move, space plays the row"
             head={!blind.value && <div class="columns" aria-hidden="true">{arms.map((arm) => <span key={arm} style={{ width: `${size.width}px` }}><Swatch arm={arm} />{arm}{arm === baseline.value && <small>baseline</small>}</span>)}</div>}

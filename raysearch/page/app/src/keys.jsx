@@ -5,13 +5,13 @@ import { useEffect, useRef } from "preact/hooks";
 const groups = signal([]); // the latest comes first
 export const helping = signal(false);
 
-/** Keys of a part while it is shown: rows of [key or keys, what it does, function]. */
-export function useKeys(title, rows) {
+/** Keys of a part while it is shown: rows of [key or keys, what it does, function]. `last` are those that others go before. */
+export function useKeys(title, rows, { last = false } = {}) {
   const latest = useRef(rows);
   latest.current = rows;
   useEffect(() => {
     const group = { title, rows: () => latest.current };
-    groups.value = [group, ...groups.value];
+    groups.value = last ? [...groups.value, group] : [group, ...groups.value];
     return () => (groups.value = groups.value.filter((g) => g !== group));
   }, [title]);
 }

@@ -53,7 +53,7 @@ function Page() {
     ...SCREENS.map((name, i) => [String(i + 1), TITLES[name], () => choose({ screen: name })]),
     ["/", "Filter by the prompt's text", () => document.querySelector("#prompt-filter")?.focus()],
     ["?", "Show or hide the keys", () => (helping.value = !helping.value)],
-  ]);
+  ], { last: true });
   const Screen = SHOWN[view.value.screen];
   return (
     <>

@@ -10,4 +10,6 @@ export function media(row, kind) {
 
 export const fps = () => run.value.manifest.media.fps || 16;
 export const aspect = () => (run.value.manifest.media.width || 16) / (run.value.manifest.media.height || 9);
+/** Small videos are shown pixel by pixel. */
+export const coarse = () => (run.value.manifest.media.width || 1000) <= 128;
 export const still = (url) => /\.(png|jpe?g|webp)$/i.test(url) || url.startsWith("data:image/");

@@ -30,7 +30,7 @@ export function Row({ group, cells, size, style, active, selected, clock, onSele
     if (!from || (!from.moved && Math.abs(e.clientX - from.x) < 5)) return;
     if (!from.moved) {
       from.moved = true;
-      box.current.setPointerCapture(e.pointerId);
+      e.currentTarget.setPointerCapture(e.pointerId);
       if (!active) onActivate(false);
       else clock.pause();
       from.time = active ? clock.time.value : 0;

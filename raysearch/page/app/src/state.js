@@ -186,6 +186,7 @@ export function costOf(row) {
 
 /** The value of a measure for a search, minus that of the baseline's search of the same prompt and seed. */
 export function gainOf(row, key) {
+  if (!(row >= 0)) return NaN;
   const { group, groups, at } = index.value;
   const other = groups[group[row]][at.get(baseline.value)];
   return other === undefined || other < 0 ? NaN : run.value.searches.number(key, row) - run.value.searches.number(key, other);

@@ -9,6 +9,7 @@ export function VirtualList({ n, height, row, selected, label, head, recycle, cl
   const box = useRef(null);
   const [range, setRange] = useState([0, 20]);
   const look = () => {
+    if (!box.current) return;
     const { scrollTop, clientHeight } = box.current;
     const size = Math.ceil(clientHeight / height) + 4;
     const from = Math.max(0, Math.min(Math.floor(scrollTop / height) - 2, n - size));
