@@ -14,6 +14,7 @@ from raysearch.files import Folder
 
 GROUP = 2_000  # rows of a Parquet file that are read or written at a time
 BATCH = 20_000  # rows that wait in memory, as Python values, at most
+SCHEMA_VERSION = 1  # of status.json and of the Parquet files in a run's folder: other programs read them
 
 Rows = Sequence[dict[str, Any]]  # of one search
 
@@ -38,7 +39,7 @@ class Table:
         """`journaled` reads the rows of every search in the journal, each search once."""
         self.path = folder.path / name
         self._folder, self._name = folder, name
-        self._schema, self._bound, self._journaled, self._clock = columns, bound, journaled, clock
+        self._schema, self._bound, self._journaled, self._clock = versioned(columns), bound, journaled, clock
         self._rows = -1  # of the file as this process wrote it
         self._pending: dict[str, Rows] = {}
         self._waiting = 0  # searches and rows in `_pending`
@@ -112,10 +113,15 @@ class Table:
         return whole.take(pc.sort_indices(whole["search_id"]))  # stable: a search's rows keep their order
 
 
-def write_table(folder: Folder, name: str, rows: pa.Table) -> None:
+def write_table(folder: Folder, name: str, rows: pa.Table, *, group: int = GROUP) -> None:
     """Write a Parquet file that is there whole or not at all. Raises FolderError."""
     with folder.file(name) as file:
-        pq.write_table(rows, file, row_group_size=GROUP)
+        pq.write_table(rows, file, row_group_size=group)
+
+
+def versioned(columns: pa.Schema) -> pa.Schema:
+    """The columns of a file in a run's folder, with the version of such files in the schema's metadata."""
+    return columns.with_metadata({"schema_version": str(SCHEMA_VERSION)})
 
 
 def run_table(run_dir: Path, name: str, columns: Sequence[str], *, more: bool = False) -> pa.Table:

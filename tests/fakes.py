@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from raysearch.config import config as configuration
@@ -30,6 +31,11 @@ def run(path: Path, on: FakeFleet | None = None, **values: Any) -> tuple[list[di
     """The rows of searches.parquet, and the progress."""
     progress = run_virtual(session(path, FakeBackend(on or FakeFleet()), **values).run())
     return pq.read_table(path / "searches.parquet").to_pylist(), progress
+
+
+def candidates(path: Path) -> pa.Table:
+    """A run's candidates.parquet, but for the seconds at which was asked: a run that was killed asks later."""
+    return pq.read_table(path / "candidates.parquet").drop_columns(["asked_s"])
 
 
 def unlucky(fleet: FakeFleet) -> FakeFleet:

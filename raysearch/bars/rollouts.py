@@ -74,6 +74,7 @@ def read(run_dir: Path, arm: str | None, unit: str) -> tuple[str, Rollouts]:
     done = [r for r in searches if r["arm"] == arm and r["status"] == "done"]
     table = run_table(run_dir, "candidates.parquet", TABLES["candidates.parquet"])
     table = table.filter(pc.is_in(table["search_id"], pa.array([r["search_id"] for r in done], pa.string())))
+    table = table.filter(pc.is_valid(table["by"]))  # others were never scored
     return arm, _rollouts(done, table.to_pylist(), tuned[arm], unit, str(run_dir))
 
 

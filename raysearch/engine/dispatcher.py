@@ -15,8 +15,15 @@ from dataclasses import dataclass, field, replace
 
 from raysearch.engine.protocol import Answer, Call, Replica
 from raysearch.engine.scheduler import ReplicaSlots, Scheduler, Work
-from raysearch.errors import NoReplica, OutOfMemory, PoisonousItem, RaysearchError, ReplicaDied
+from raysearch.engine.trace import Listener, Ran
+from raysearch.errors import InputLost, NoReplica, OutOfMemory, PoisonousItem, RaysearchError, ReplicaDied
 
+ENDS: dict[type[BaseException], str] = {  # how an item ended that raised; any other failed
+    ReplicaDied: "died",
+    InputLost: "lost",
+    OutOfMemory: "memory",
+    asyncio.CancelledError: "cancelled",
+}
 DEATHS = 3  # replicas that may die, or lack memory, while an item runs alone on them; then the item fails
 
 
@@ -32,9 +39,9 @@ class Tally:
 class Dispatcher:
     """Gives items to replicas. Use as `async with Dispatcher.open(replicas) as d: await d.submit(...)`."""
 
-    def __init__(self, replicas: Sequence[Replica], tasks: asyncio.TaskGroup) -> None:
+    def __init__(self, replicas: Sequence[Replica], tasks: asyncio.TaskGroup, tell: Listener | None = None) -> None:
         self.tally = Tally()
-        self._tasks = tasks
+        self._tasks, self._tell = tasks, tell
         self._replicas = {r.id: r for r in replicas}
         self._scheduler = Scheduler()
         self._grants: dict[int, asyncio.Future[ReplicaSlots]] = {}  # waiting item -> the replica that it will get
@@ -46,13 +53,15 @@ class Dispatcher:
 
     @classmethod
     @asynccontextmanager
-    async def open(cls, replicas: Sequence[Replica]) -> AsyncIterator["Dispatcher"]:
+    async def open(cls, replicas: Sequence[Replica], tell: Listener | None = None) -> AsyncIterator["Dispatcher"]:
         """A dispatcher with these replicas in service; leaving the context stops the restarts that are under way.
+
+        What replicas ran is told to `tell`.
 
         Raises NoReplica out of the context, whose tasks are cancelled, if all replicas of a kind are gone for good.
         """
         async with asyncio.TaskGroup() as tasks:
-            dispatcher = cls(replicas, tasks)
+            dispatcher = cls(replicas, tasks, tell)
             yield dispatcher
             for task in dispatcher._revivals:
                 task.cancel()
@@ -95,13 +104,14 @@ class Dispatcher:
         self._next_id += 1
         deaths = shortages = 0
         while True:
+            asked = asyncio.get_running_loop().time()
             granted = await self._slot(work)
             replica, began = self._replicas[granted.id], False
             try:
                 if work.alone:  # an idle replica may have died with its node; that death is not the item's doing
                     await replica.ping()
                 began = True
-                return replace(await replica.run(call), place=granted.place)
+                return replace(await self._run(replica, call, granted, age, asked), place=granted.place)
             except ReplicaDied as death:
                 self._bury(granted)
                 deaths += work.alone and began
@@ -118,6 +128,21 @@ class Dispatcher:
                 self.tally.busy[kind] -= running - granted.running
             finally:
                 self._release(granted)
+
+    async def _run(self, replica: Replica, call: Call, granted: ReplicaSlots, age: int, asked: float) -> Answer:
+        """Run an item at a replica, and tell what became of it."""
+        now, busy = asyncio.get_running_loop().time, granted.busy
+        began, reply, how = now(), None, "failed"
+        try:
+            answer = await replica.run(call)
+            reply, how = answer.reply, "done"
+            return answer
+        except BaseException as error:
+            how = next((name for kind, name in ENDS.items() if isinstance(error, kind)), how)
+            raise
+        finally:
+            if self._tell is not None:
+                self._tell(Ran(call, age, granted.id, granted.node, busy, asked, began, now(), reply, how))
 
     async def _slot(self, work: Work) -> ReplicaSlots:
         """Wait for a slot; returns the replica that has it."""

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.compute as pc
 
 from raysearch.config import config as configuration
 from raysearch.config import prompts
@@ -91,13 +92,13 @@ def highest(run_dir: Path, k: int, *, arm: str | None = None, by: str = "reward"
 
 
 def scored(run_dir: Path, by: str) -> list[dict[str, Any]]:
-    """The rows of candidates.parquet, where `by` is a column of finite numbers. Raises ConfigError."""
+    """The rows of candidates.parquet with a score, where `by` is a column of finite numbers. Raises ConfigError."""
     table = run_table(run_dir, "candidates.parquet", CANDIDATES, more=True)
     numbers = [f.name for f in table.schema if str(f.type) == "double"]
     check(by in numbers, "--by", by, f"one of {', '.join(numbers)}")
     values = np.array(table[by].drop_null())
     check(bool(np.isfinite(values).all()), "--by", by, "a column of finite numbers")
-    return table.to_pylist()  # type: ignore[no-any-return]
+    return table.filter(pc.is_valid(table["by"])).to_pylist()  # type: ignore[no-any-return]
 
 
 @dataclass(frozen=True)
@@ -156,13 +157,14 @@ def recipes(
 
 
 async def _asked_again(s: Search, past: replay.Past, trials: int) -> dict[str, Candidate]:
-    """The videos that a search's winner and the candidates that it scored become, by these candidates' ids."""
+    """The videos that a search's winner, the candidates that it scored, and their ancestors become, by their ids."""
     ctx = replay.answered(s, past, time.monotonic, trials)
     made: dict[str, Candidate] = {}
     with suppress(Exception):  # of a search that failed or was cut short: what it asked until then counts
         winner, _ = await run_policy(s, ctx)
         made[winner.id] = winner
-    asked = {row.id: row.candidate for row in ctx.history.rows}
+    scored = [row.candidate for row in ctx.history.rows]
+    asked = {c.id: c for x in scored for c in (x, *x.ancestors())}
     return {i: ctx.complete([x])[0] for i, x in asked.items()} | made
 
 

@@ -16,7 +16,7 @@ from raysearch.recipe.digests import Digest, digest
 from raysearch.recipe.long_video import ALONE, Course
 from raysearch.recipe.origins import Obstacle, Recording
 from raysearch.recipe.reward import Question, Reward, seen
-from raysearch.search.history import Asked
+from raysearch.search.history import Asked, Moment
 
 
 @dataclass(frozen=True)
@@ -167,7 +167,7 @@ class Meter:
         self.asked_at = 0.0
         self._making: dict[Digest, float] = {}
         self._returnable: list[tuple[int, int, Asked]] = []  # a heap of (-NFE that it needs at most, order, row)
-        self._order = count()
+        self._order, self._calls = count(), count()
         self._walls = deque(walls)
         self._clock, self._start = clock, clock() - (walls[-1] if walls else 0.0)
 
@@ -223,6 +223,10 @@ class Meter:
             keep()
         self.charged += cost
         return None
+
+    def moment(self) -> Moment:
+        """The moment of the question that has just been admitted."""
+        return Moment(next(self._calls), self.asked_at, self.charged.nfe)
 
     def _reserve(self, latest: int) -> int:
         """The most NFE that a row held still needs, if those are of the part `latest` or a later one.

@@ -34,7 +34,7 @@ from raysearch.recipe.origins import (
 )
 from raysearch.recipe.reward import Pair, Question, Reward, Score, seen
 from raysearch.search.budget import Cost, Meter
-from raysearch.search.history import History
+from raysearch.search.history import History, Moment
 from raysearch.search.obstacles import Barrier
 
 MOST = 100_000  # candidates made at once: what is beyond is a slip, and would fill the memory
@@ -290,10 +290,10 @@ class Context:
         if reward is None:
             name = "pavrm" if early else "verifier"
             raise ConfigError(f"rewards.{by} is missing: the policy asks for it; say rewards.{by}.name={name}")
-        scores = await self._ask(xs, reward, reward if early else None)
+        scores, moment = await self._ask(xs, reward, reward if early else None)
         totals = reward.totals([s.components for s in scores])
         for x, total, s in zip(xs, totals, scores, strict=True):
-            self.meter.hold(self.history.add(x, total, s, early=early))
+            self.meter.hold(self.history.add(x, total, s, moment, early=early))
         return np.array(totals)
 
     async def compare(self, xs: Sequence[Candidate], ys: Sequence[Candidate]) -> np.ndarray:
@@ -308,11 +308,11 @@ class Context:
             raise ConfigError("rewards.compare is missing: the policy asks for it; say rewards.compare.name=judge")
         if not judge.pairwise:
             by = None if judge == self._rewards["search"] else judge
-            scores = await self._ask([x for pair in pairs for x in pair], judge, by)
+            scores, _ = await self._ask([x for pair in pairs for x in pair], judge, by)
             r = np.array(judge.totals([s.components for s in scores])).reshape(-1, 2)
             return np.asarray(0.5 + 0.5 * np.sign(r[:, 0] - r[:, 1]))
         asked = [Pair.of(x, y) for x, y in pairs if x is not y]
-        scores = await self._ask(asked, judge, judge) if asked else []
+        scores = (await self._ask(asked, judge, judge))[0] if asked else []
         p = {(q.first, q.second): s.components[0] for q, s in zip(asked, scores, strict=True)}
         p |= {(y, x): 1 - won for (x, y), won in p.items()}
         return np.array([p.get(pair, 0.5) for pair in pairs])
@@ -348,19 +348,19 @@ class Context:
 
         Charged and refused as a score is; not in the history.
         """
-        xs = list(xs)
         d = np.zeros((len(xs), len(self.obstacles)))
-        if xs:
-            for i, b in enumerate(self.obstacles):
-                d[:, i] = [b.away(s.components) for s in await self._ask(xs, b.distance, b.distance)]
+        for i, b in enumerate(self.obstacles if len(xs) else ()):
+            scores, _ = await self._ask(xs, b.distance, b.distance)
+            d[:, i] = [b.away(s.components) for s in scores]
         return d
 
-    async def _ask(self, xs: Sequence[Question], reward: Reward, by: Reward | None) -> list[Score]:
+    async def _ask(self, xs: Sequence[Question], reward: Reward, by: Reward | None) -> tuple[list[Score], Moment]:
         fresh = {x.identity for x in xs if not self.meter.ledger.asked(x, by)}
         over = self.meter.admit(xs, lambda: (self.best, self._rendered(self.best)), by)
         if over is not None:
             self.history.exhausted = over
             raise BudgetExhausted(f"{over} is reached")
+        moment = self.meter.moment()
         self._pending, self.history.pending = self._pending + 1, self.history.pending + 1
         try:
             scores = await self._answer(xs, reward)
@@ -374,7 +374,7 @@ class Context:
                     self.meter.charge_seconds(c, seconds, 0.0)  # a dry run knows none
                 self.meter.charge_tokens(s.tokens)
                 fresh.discard(x.identity)
-        return scores
+        return scores, moment
 
     @property
     def best(self) -> Candidate:

@@ -13,6 +13,15 @@ from raysearch.recipe.reward import Score
 
 
 @dataclass(frozen=True)
+class Moment:
+    """When a search asked: the number of the question, its seconds into the search, the NFE charged with it."""
+
+    call: int
+    asked: float
+    nfe: int
+
+
+@dataclass(frozen=True)
 class Asked:
     """A question and its answer. A row holds the recipe's parts: holding the candidate would pin its latent."""
 
@@ -25,6 +34,7 @@ class Asked:
     part: int
     reward: float
     score: Score
+    moment: Moment
     early: bool = False  # it was asked of rewards.early
 
     @property
@@ -47,9 +57,9 @@ class History:
     pending: int = 0  # questions, of whatever context of the search, that are not answered yet
     _ranks: list[tuple[int, bool, float, int, int, Asked]] = field(default_factory=list)  # a heap, the best row first
 
-    def add(self, x: Candidate, reward: float, score: Score, *, early: bool = False) -> Asked:
+    def add(self, x: Candidate, reward: float, score: Score, moment: Moment, *, early: bool = False) -> Asked:
         """Append the answer to a question about `x`; its row."""
-        row = Asked(x.id, x.prompt, x.sampler, x.origin, x.step, x.trajectory, x.part, reward, score, early)
+        row = Asked(x.id, x.prompt, x.sampler, x.origin, x.step, x.trajectory, x.part, reward, score, moment, early)
         self.rows.append(row)
         key = x.trajectory, early
         age = self.last[key][0] if key in self.last else len(self.last)

@@ -1,7 +1,7 @@
 """The folder of a run: which files it holds, who may claim it, and which config may resume its run.
 
-config.yaml, journal/, searches.parquet, candidates.parquet, videos/, latents/, frames/ and rollouts/ are an interface:
-other programs read them.
+config.yaml, status.json, journal/, the Parquet files, videos/, latents/, frames/ and rollouts/ are an interface: other
+programs read them.
 """
 
 import json
@@ -26,6 +26,7 @@ from raysearch.files import Folder
 from raysearch.parquet import BATCH, Table
 from raysearch.recipe.digests import digests
 from raysearch.session.journal import ANSWERS
+from raysearch.session.recording import TIMELINE, TRACE
 from raysearch.session.snapshot import STATUS
 from raysearch.session.tables import CANDIDATES, SEARCHES, candidates_in, schema, search_records
 
@@ -34,7 +35,7 @@ FREE = ("fleet", "output", "track", "max_searches", "baseline", "run_dir", "resu
 GROWING = ("seeds", "prompts", "prompts_file", "prompts_column")
 CONFIG, TABLES, JOURNAL = "config.yaml", ("searches.parquet", "candidates.parquet"), "journal"
 CONTENT = Path(JOURNAL, "content.json")
-FILES = (CONFIG, *TABLES, STATUS, CONTENT, Path(JOURNAL, ANSWERS))
+FILES = (CONFIG, *TABLES, TIMELINE, TRACE, STATUS, CONTENT, Path(JOURNAL, ANSWERS))
 FOLDERS = {"mp4": "videos", "png": "images", "safetensors": "latents", "npy": "frames", "arrow": "rollouts"}
 MOST_FILES = 10_000  # in one folder: a run with more searches has sub-folders
 BLOCKS = (1000, 100, 10, 1)  # how many prompts share a sub-folder, which is named by the first of them
@@ -84,7 +85,7 @@ class RunDirectory:
 
     def discard(self) -> None:
         """Delete the files of a run that has not begun, and the folder if nothing else is in it."""
-        for name in (CONFIG, *TABLES, STATUS):
+        for name in (CONFIG, *TABLES, TIMELINE, TRACE, STATUS):
             (self.path / name).unlink(missing_ok=True)
         self.folder.remove(JOURNAL)
         with suppress(OSError):

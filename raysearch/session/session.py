@@ -56,6 +56,7 @@ from raysearch.session.plan import (
     searches,
 )
 from raysearch.session.progress import ArmTally, Progress, Sink, follow
+from raysearch.session.recording import EVERY, Recording
 from raysearch.session.snapshot import STATUS, Snapshot
 from raysearch.session.tables import Outcome
 
@@ -129,6 +130,7 @@ class Session:
         self.progress.kept, self._ended = len(self.past.finished), self.past.ended
         self._whole: asyncio.Task[Any] | None = None  # the task of all searches
         self._allocations: dict[str, Allocation] = {}  # of the arms that have one
+        self._recording: Recording | None = None
         self._ending = False  # one search's error ends the run, and cancels the others
 
     def report(self, line: str) -> None:
@@ -173,13 +175,16 @@ class Session:
             if sinks is None or self._idle:  # with nothing to do no file changes
                 await self._run()
             else:
-                own = [(SAVE_EVERY, self._save), (SAVE_EVERY, self._publish)]
+                self._recording = Recording(self.directory.folder, self.report)
+                own = [(SAVE_EVERY, self._save), (SAVE_EVERY, self._publish), (EVERY, self._recording.snapshot)]
                 await follow(self._run(), self.progress, [*own, *sinks], report=self.report, clock=self.clock)
         except* NoReplica as lost:
             again = f"to go on, give the same command again with run_dir={self.directory.path} resume=require"
             raise NoReplica(f"{single(lost)}; {again}") from None
-        finally:  # after the last status: `raysearch status` calls a run killed that is neither ended nor locked
-            self.journal.close()
+        finally:
+            if self._recording is not None:
+                self._recording.close()
+            self.journal.close()  # after the last status: `raysearch status` calls a run killed that is not locked
 
     def _save(self, snapshot: Snapshot) -> None:
         try:
@@ -201,7 +206,7 @@ class Session:
             config, texts = encoders.needed(self.config, kept, left, self.report)
             async with (
                 self.backend.fleet(config, self.plan, self.report) as fleet,
-                Dispatcher.open(fleet.replicas) as dispatcher,
+                Dispatcher.open(fleet.replicas, self._recording.ran if self._recording else None) as dispatcher,
                 asyncio.TaskGroup() as tasks,
             ):
                 store = Store(int(self.config.fleet.store_gb * 1e9))

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from raysearch.config.typed import typed
+from raysearch.parquet import SCHEMA_VERSION
 
 STATUS = "status.json"
 GOING = ("starting", "running")  # the states of a run that has not ended
@@ -108,6 +109,7 @@ class Snapshot(Totals):
     fleet: FleetStatus | None  # None before it is up
     best_search: str = ""  # the id of the search of the best winner
     baseline: str = ""  # the arm over which gains are measured
+    schema_version: int = SCHEMA_VERSION
 
     @property
     def started(self) -> float:
@@ -121,8 +123,8 @@ class Snapshot(Totals):
 
     @property
     def fits(self) -> bool:
-        """True if the state is one that a run can have."""
-        return self.state in (*GOING, *ENDED)
+        """True if the state is one that a run can have, and the snapshot is of this version."""
+        return self.state in (*GOING, *ENDED) and self.schema_version == SCHEMA_VERSION
 
     def json(self) -> bytes:
         """The snapshot as status.json holds it."""

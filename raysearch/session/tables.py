@@ -14,7 +14,7 @@ import pyarrow as pa
 from raysearch.engine.engine import Finished
 from raysearch.recipe import long_video
 from raysearch.recipe.candidate import Candidate
-from raysearch.recipe.digests import canonical_json
+from raysearch.recipe.digests import Digest, canonical_json
 from raysearch.search.context import Context
 from raysearch.search.history import Asked, History
 from raysearch.session import journal
@@ -55,11 +55,15 @@ CANDIDATES: dict[str, pa.DataType] = {
     "origin": pa.string(),
     "part": pa.int64(),
     "step": pa.int64(),
+    "num_steps": pa.int64(),
     "sigma": pa.float64(),
     "trajectory": pa.string(),
     "by": pa.string(),
+    "call": pa.int64(),
+    "asked_s": pa.float64(),
     "reward": pa.float64(),
     "nfe": pa.int64(),
+    "nfe_after": pa.int64(),
     "making_s": pa.float64(),
     "scoring_s": pa.float64(),
     "kept": pa.bool_(),
@@ -127,50 +131,72 @@ def search_row(s: Search, ctx: Context, end: Outcome, *, nfe_spent: int, video: 
 def candidate_rows(s: Search, history: History, winner: Candidate | None) -> list[dict[str, Any]]:
     """The rows of a search in candidates.parquet, one for each score, in asking order.
 
-    `kept` says that the candidate was scored again later, had a child that was scored, or led to the winner.
+    `kept` says that the candidate was scored again later, had a child that was scored, or led to the winner. Before the
+    first row that goes back to a candidate without a score there is a row of that candidate, whose `by` is null, and
+    the last row is the winner's if it has no score.
     """
-    used: dict[bytes, int] = {}  # trajectory -> the latest step that something was made of
+    used: dict[Digest, int] = {}  # trajectory -> the latest step that something was made of
     origins = {row.origin for row in history.rows}
     for row in history.rows:
         used[row.trajectory] = max(used.get(row.trajectory, -1), row.step)
     if winner is not None:
         used[winner.trajectory] = winner.step
         origins.add(winner.origin)
-    parents: dict[bytes, int] = {}
+    parents: dict[Digest, int] = {}
     for parent in {o.parent for o in origins if o.parent is not None}:
         for x in (parent, *parent.ancestors()):
             parents[x.trajectory] = max(parents.get(x.trajectory, -1), x.step)
 
-    def values(row: Asked) -> dict[str, float]:
+    def of(x: Candidate | Asked) -> dict[str, Any]:
+        parent = x.origin.parent
+        return dict.fromkeys(CANDIDATES | dict.fromkeys(s.plan.components, pa.float64())) | {
+            "search_id": s.id,
+            "candidate": x.id,
+            "parent": parent.id if parent else None,
+            "origin": canonical_json(x.origin.describe()),
+            "part": x.part,
+            "step": x.step,
+            "num_steps": x.sampler.num_steps,
+            "sigma": x.sampler.sigmas[x.step],
+            "trajectory": x.trajectory.hex()[:32],
+            "kept": used.get(x.trajectory, -1) > x.step
+            or parents.get(x.trajectory, -1) >= x.step
+            or (winner is not None and winner.id == x.id),
+            "nfe": long_video.evaluations(x.sampler, x.part, x.origin.step, x.step) * x.sampler.nfe_per_step,
+        }
+
+    def scored(row: Asked) -> dict[str, Any]:
         reward = s.plan.early if row.early else s.plan.reward
         assert reward is not None  # it answered
-        looks = reward.needs_velocity and row.step < row.sampler.num_steps
-        evaluations = long_video.evaluations(row.sampler, row.part, row.origin.step, row.step) + looks
-        nfe = evaluations * row.sampler.nfe_per_step
-        return {"nfe": nfe} | dict(zip(reward.components, row.score.components, strict=True))
-
-    return [
-        dict.fromkeys(s.plan.components)
-        | {
-            "search_id": s.id,
-            "candidate": row.id,
-            "parent": row.origin.parent.id if row.origin.parent else None,
-            "origin": canonical_json(row.origin.describe()),
-            "part": row.part,
-            "step": row.step,
-            "sigma": row.sampler.sigmas[row.step],
-            "trajectory": row.trajectory.hex()[:32],
+        values = of(row)
+        values["nfe"] += (reward.needs_velocity and row.step < row.sampler.num_steps) * row.sampler.nfe_per_step
+        return values | {
             "by": "early" if row.early else "search",
+            "call": row.moment.call,
+            "asked_s": row.moment.asked,
+            "nfe_after": row.moment.nfe,
             "reward": row.reward,
             "making_s": row.score.making,
             "scoring_s": row.score.scoring,
-            "kept": used[row.trajectory] > row.step
-            or parents.get(row.trajectory, -1) >= row.step
-            or (winner is not None and winner.id == row.id),
-            **values(row),
+            **dict(zip(reward.components, row.score.components, strict=True)),
         }
-        for row in history.rows
-    ]
+
+    there = {row.id for row in history.rows}
+    rows: list[dict[str, Any]] = []
+    known: list[Asked | Candidate] = [*history.rows, *([winner] if winner is not None else [])]
+    for seen in known:
+        lacking: list[Candidate] = []
+        above = seen.origin.parent
+        while above is not None and above.id not in there:
+            there.add(above.id)
+            lacking.append(above)
+            above = above.origin.parent
+        rows += map(of, reversed(lacking))
+        if isinstance(seen, Asked):
+            rows.append(scored(seen))
+        elif seen.id not in there:
+            rows.append(of(seen))
+    return rows
 
 
 # -- the journal's record of a search --------------------------------------------------------------------------------

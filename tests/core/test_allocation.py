@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from fakes import ARMS, answers, config, cut, run, same, session, unequal_fleet, unlucky
+from fakes import ARMS, answers, candidates, config, cut, run, same, session, unequal_fleet, unlucky
 
 from raysearch.config import config as configuration
 from raysearch.config.policies import policy_names
@@ -100,7 +100,7 @@ def test_killed_after_any_record_it_ends_as_if_nothing_had_been(tmp_path):
     ]
     values = {"prompts": PROMPTS[:5], "arms": arms}
     expected, _ = run(tmp_path / "whole", FakeFleet(2, 2), **values)
-    candidates = pq.read_table(tmp_path / "whole" / "candidates.parquet")
+    asked = candidates(tmp_path / "whole")
     records = len(list(journal.read(tmp_path / "whole" / "journal")))
     every = {(reward, asked) for _, reward, asked in answers(tmp_path / "whole")}
     for k in range(0, records + 1, 6):
@@ -109,7 +109,7 @@ def test_killed_after_any_record_it_ends_as_if_nothing_had_been(tmp_path):
         fleet = FakeFleet(3, 5)
         rows, _ = run(path, fleet, **values, resume="require", max_searches=1 + k % 4)
         assert told(rows) == told(expected)
-        assert pq.read_table(path / "candidates.parquet").equals(candidates)
+        assert candidates(path).equals(asked)
         assert sum(c.name == "look" for r in fleet.replicas for c in r.calls) == len(every) - len(known)
 
 

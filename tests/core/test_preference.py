@@ -80,7 +80,7 @@ def test_candidates_on_the_way_are_in_no_pair(tmp_path):
 def test_drafts_are_in_no_pair(tmp_path):
     draft = {"name": "draft_commit", "draft_steps": 4, "explore": {"name": "best_of_n", "n": 16}}
     run(tmp_path / "run", arms=[*ARMS, {"name": "draft", "policy": draft}])
-    scored = pq.read_table(tmp_path / "run" / "candidates.parquet").to_pylist()
+    scored = [c for c in pq.read_table(tmp_path / "run" / "candidates.parquet").to_pylist() if c["by"]]
     lowest = {p: min((c for c in scored if c["search_id"][5] == p), key=lambda c: c["reward"]) for p in "01"}
     assert any((c["step"], c["sigma"]) == (4, 0.0) for c in lowest.values())
     rows, _, _ = asked(tmp_path / "run", tmp_path / "out", no_files=True)

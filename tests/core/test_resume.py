@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
-from fakes import ARMS, GLIMPSES, answers, cut, run, same, session
+from fakes import ARMS, GLIMPSES, answers, candidates, cut, run, same, session
 
 from raysearch.engine.protocol import Call
 from raysearch.errors import ConfigError, NoReplica, ReplicaDied
@@ -30,7 +30,7 @@ def scored(fleet: FakeFleet) -> int:
 def test_killed_after_any_record_it_ends_as_if_nothing_had_been(tmp_path, arms):
     fleet, few = FakeFleet(2, 2), FEW | {"arms": arms}
     expected, _ = run(tmp_path / "whole", fleet, **few)
-    candidates = pq.read_table(tmp_path / "whole" / "candidates.parquet")
+    asked = candidates(tmp_path / "whole")
     records = len(list(journal.read(tmp_path / "whole" / "journal")))
     every = {(reward, asked) for _, reward, asked in answers(tmp_path / "whole")}
     assert scored(fleet) == len(every)
@@ -41,7 +41,7 @@ def test_killed_after_any_record_it_ends_as_if_nothing_had_been(tmp_path, arms):
         fleet = FakeFleet(2, 2)
         rows, progress = run(path, fleet, **few, resume="require")
         assert same(rows) == same(expected)
-        assert pq.read_table(path / "candidates.parquet").equals(candidates)
+        assert candidates(path).equals(asked)
         assert scored(fleet) == len(every) - len(known)  # no recorded reward is asked again
         assert progress.kept == done
         assert Counter(answers(path)) == Counter(answers(tmp_path / "whole"))
@@ -50,7 +50,7 @@ def test_killed_after_any_record_it_ends_as_if_nothing_had_been(tmp_path, arms):
 def test_killed_at_any_byte_it_ends_as_if_nothing_had_been(tmp_path):
     """The tables stay as they were, ahead of the journal that was cut."""
     expected, _ = run(tmp_path / "whole", **FEW)
-    candidates = pq.read_table(tmp_path / "whole" / "candidates.parquet")
+    asked = candidates(tmp_path / "whole")
     journaled = (tmp_path / "whole" / "journal" / "answers.jsonl").read_bytes()
     ends = [i for i, byte in enumerate(journaled) if byte == ord("\n")]
     for k in (0, *random.Random(0).sample(range(len(journaled)), 8), ends[-1], ends[-2]):
@@ -59,7 +59,7 @@ def test_killed_at_any_byte_it_ends_as_if_nothing_had_been(tmp_path):
         (path / "journal" / "answers.jsonl").write_bytes(journaled[:k])
         rows, _ = run(path, **FEW, resume="require")
         assert same(rows) == same(expected)
-        assert pq.read_table(path / "candidates.parquet").equals(candidates)
+        assert candidates(path).equals(asked)
 
 
 def test_a_run_may_be_killed_again_and_again(tmp_path):
@@ -174,11 +174,11 @@ def test_a_search_that_is_run_again_takes_the_place_of_the_one_that_failed(tmp_p
     (row,), _ = run(tmp_path / "run", **values, resume="require")
     expected, _ = run(tmp_path / "whole", **values)
     assert same([row]) == same(expected)
-    candidates = pq.read_table(tmp_path / "run" / TABLES[1])
-    assert candidates.equals(pq.read_table(tmp_path / "whole" / TABLES[1]))
+    assert candidates(tmp_path / "run").equals(candidates(tmp_path / "whole"))
+    whole = pq.read_table(tmp_path / "run" / TABLES[1])
     (tmp_path / "run" / TABLES[1]).unlink()
     run(tmp_path / "run", **values, resume="require")
-    assert pq.read_table(tmp_path / "run" / TABLES[1]).equals(candidates)
+    assert pq.read_table(tmp_path / "run" / TABLES[1]).equals(whole)
 
 
 def test_what_an_earlier_version_began_is_refused_in_one_line(tmp_path):

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from fakes import same, virtual_now
+from fakes import candidates, same, virtual_now
 from sweeps import BASE, BEST, RGRP, grid
 
 from raysearch.__main__ import main
@@ -105,8 +105,7 @@ def test_an_interrupted_sweep_finishes_what_is_missing_and_redoes_nothing(tmp_pa
     assert Counter(asked)[done[0]["search_id"]] == 1
     whole = {r["prompt"] for r in before} - {r["prompt"] for r in expected if r["search_id"] not in kept}
     assert whole and not encoded(fleet) & whole
-    candidates = pq.read_table(tmp_path / "run" / "candidates.parquet")
-    assert candidates.equals(pq.read_table(tmp_path / "whole" / "candidates.parquet"))
+    assert candidates(tmp_path / "run").equals(candidates(tmp_path / "whole"))
 
 
 def test_a_finished_sweep_asks_for_nothing_and_starts_no_fleet(tmp_path):
