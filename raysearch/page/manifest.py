@@ -128,9 +128,10 @@ def _run(run: Run, searches: pa.Table) -> dict[str, Any]:
     failed = pc.sum(pc.equal(status, "failed")).as_py() or 0
     names = ("nfe", "nfe_spent", "replica_seconds")
     sums = {k: (pc.sum(searches[k]).as_py() or 0) if k in searches.column_names else None for k in names}
-    over = s is not None and s.state == "finished" and not failed
+    over = not failed and (s.state == "finished" if s else searches.num_rows > 0)  # as far as the folder tells
     return {
         "name": s.run if s else run.path.resolve().name,
+        "dir": run.shown,
         "state": s.state if s else None,
         "reason": s.reason if s else "",
         "started": s.started if s else None,

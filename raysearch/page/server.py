@@ -5,6 +5,7 @@ a run. The host that a browser names must be this machine, so that no name of an
 """
 
 import asyncio
+import logging
 import os
 import re
 import secrets
@@ -124,8 +125,11 @@ def application(live: Live, token: str) -> web.Application:
         except web.HTTPException as error:
             error.headers.update(HEADERS)
             raise
-        except ConfigError as error:
-            return web.Response(status=503, text=f"{told(error)}\n", headers=HEADERS)
+        except ConnectionError:  # the browser wants no more of a video
+            raise
+        except Exception as error:
+            status = 503 if isinstance(error, ConfigError) else 500
+            return web.Response(status=status, text=f"{told(error)}\n", headers=HEADERS)
         return answer
 
     async def page(request: web.Request) -> web.StreamResponse:
@@ -232,11 +236,15 @@ def part(named: str, size: int) -> tuple[int, int] | None:
 async def serve(run_dir: Path, made: Callable[[Run], Page], port: int, say: Callable[[str], None]) -> None:
     """Serve a run until the task is cancelled. Raises ConfigError where the port is not free."""
     token = secrets.token_urlsafe(24)
-    runner = web.AppRunner(application(Live(run_dir, made), token), access_log=None, handle_signals=False)
+    silent = logging.getLogger(__name__)  # a browser sees its errors, and a scanner's are nobody's
+    silent.addHandler(logging.NullHandler())
+    silent.propagate = False
+    app = application(Live(run_dir, made), token)
+    runner = web.AppRunner(app, access_log=None, logger=silent, handle_signals=False, shutdown_timeout=1.0)
     await runner.setup()
     try:
         try:
-            site = web.TCPSite(runner, HOST, port, shutdown_timeout=1.0)
+            site = web.TCPSite(runner, HOST, port)
             await site.start()
         except OSError as error:
             allowed = f"one that is free on {HOST} ({os.strerror(error.errno or 0)}); 0 takes any"

@@ -142,7 +142,7 @@ def _shares(of: np.ndarray, searches: pa.Table, candidates: pa.Table, arms: int)
         return {}
     row = pc.index_in(candidates["search_id"], value_set=searches["search_id"].combine_chunks())
     row = row.fill_null(-1).to_numpy()
-    arm = np.where(row >= 0, of[row], -1)
+    arm = np.append(of, -1)[row]
     code = candidates["trajectory"].combine_chunks().dictionary_encode().indices.fill_null(0).to_numpy()
     making, scoring = (np.nan_to_num(numbers(candidates[k])) for k in ("making_s", "scoring_s"))
     keys, at = np.unique(row.astype(np.int64) * (int(code.max(initial=0)) + 1) + code, return_inverse=True)

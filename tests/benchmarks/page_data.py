@@ -184,7 +184,8 @@ def trace(rng: np.random.Generator, rows: int = 200_000) -> pa.Table:
 
 def status(searches: pa.Table, state: str) -> bytes:
     """status.json of such a run."""
-    arms = {a: ArmStatus(searches.num_rows // len(ARMS), searches.num_rows // len(ARMS)) for a in ARMS}
+    n = searches.num_rows // len(ARMS)
+    arms = {a: ArmStatus(n, n if state == "finished" else n // 2) for a in ARMS}
     kinds = {"denoiser": 64, "scorer": 16, "encoder": 1}
     fleet = FleetStatus(kinds, kinds, kinds, 1, 1, 1, 1.0, 1.0, 1.0, 1.0, 1.0, 1, 1, 0, 0, 0)
     left = 60.0 if state == "running" else None

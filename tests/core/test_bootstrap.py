@@ -43,6 +43,24 @@ def test_a_running_mean_of_one_caption_or_seed_has_an_interval_where_all_at_once
         assert len(running.half) == intervals == np.isfinite(ends).all()
 
 
+def test_a_missing_value_counts_in_no_mean_of_its_column():
+    captions, seeds = crossed(900, 2)  # more captions than are drawn at once
+    values = np.random.default_rng(0).normal(size=(1800, 2, 2))
+    values[np.random.default_rng(1).random(values.shape) < 0.3] = np.nan
+    values[1:, 0, 1] = np.nan  # of one caption and seed alone
+    for of in (seeds, None):
+        drawn = draws(values, captions, of)
+        assert drawn.shape == (DRAWS, 2, 2) and np.isnan(drawn[:, 0, 1]).all()
+        for i, j in ((0, 0), (1, 0), (1, 1)):
+            there = np.flatnonzero(~np.isnan(values[:, i, j]))
+            alone = draws(values[there, i, j], [captions[k] for k in there], of and [of[k] for k in there])
+            assert drawn[:, i, j] == pytest.approx(alone, nan_ok=True)
+            w = np.column_stack([weights("caption", captions[k]) for k in there])
+            w = w * np.column_stack([weights("seed", seeds[k]) for k in there]) if of else w
+            with np.errstate(invalid="ignore"):
+                assert alone == pytest.approx((w @ values[there, i, j]) / w.sum(1), nan_ok=True)
+
+
 def test_running_gains_are_those_of_the_pairs_that_both_have_in_any_order():
     """Of three arms on 6 captions x 2 seeds; one search in five fails."""
     rng = np.random.default_rng(0)

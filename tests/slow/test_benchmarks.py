@@ -133,6 +133,11 @@ def test_in_virtual_time(printed_here):
     assert "\n60  " in printed_here("benchmarks/many_searches.py", "--searches 30 60")
 
 
+def test_the_folder_of_a_run_that_never_was(tmp_path, printed_here):
+    assert str(tmp_path) in printed_here("benchmarks/page_data.py", f"{tmp_path / 'run'} --searches 20 --candidates 60")
+    assert pq.read_metadata(tmp_path / "run" / "candidates.parquet").num_rows == 60
+
+
 def test_prfl_decodes_nothing_and_pixels_do():
     lines = printed("benchmarks/prfl.py", "--batch 1 --num-steps 4 --steps 1 --repeats 1").splitlines()
     assert lines[-1].startswith("decodes: 0 and ") and not lines[-1].endswith(" 0")
