@@ -89,7 +89,7 @@ export function Gallery() {
       </div>
       <div class={`fill ${coarse() ? "coarse" : ""}`} ref={box}>
         {!groups.length ? <Empty>{run.value.searches.n ? "No prompt and seed passes the filters." : "No search has ended yet."}</Empty> : (
-          <VirtualList class="rows" n={groups.length} height={size.height + 82} selected={here} label="Prompts and seeds; arrow keys move, space plays the row"
+          <VirtualList class="rows" deps={[groups, arms.join(), size.width, blind.value, run.value]} state={(i) => (active?.group === groups[i] ? `${active.play} ${i === here ? column : ""}` : i === here ? column : -1)} n={groups.length} height={size.height + 82} selected={here} label="Prompts and seeds; arrow keys move, space plays the row"
             head={!blind.value && <div class="columns" aria-hidden="true">{arms.map((arm) => <span key={arm} style={{ width: `${size.width}px` }}><Swatch arm={arm} />{arm}{arm === baseline.value && <small>baseline</small>}</span>)}</div>}
             row={(i, style) => {
               const g = groups[i];

@@ -3,7 +3,7 @@ import { useMemo, useState } from "preact/hooks";
 import { Swatch } from "./controls.jsx";
 import { costText, count, number, signed } from "./format.js";
 import { useKeys } from "./keys.jsx";
-import { address, baseline, choose, cost, costOf, gainOf, judge, measure, run, shown, treeOf } from "./state.js";
+import { address, baseline, choose, cost, costOf, gainOf, judge, measure, run, shown, treeOf, view } from "./state.js";
 import { VirtualList } from "./virtual.jsx";
 
 /** Rows in the order of a column; numbers fall, texts rise, and what is missing comes last. */
@@ -55,7 +55,7 @@ export function Searches() {
           {head("search", "search", "by the search's own reward")}{head("judge", judge.value?.label ?? "judge", "by the judge's reward")}
           {head("gain", "gain", "over the baseline, same prompt and seed")}{head("apart", "apart", "search reward minus the judge's")}{head("cost", cost.value.label, cost.value.long)}
         </div>
-        <VirtualList n={rows.length} height={30} selected={at} recycle class="searches" role="rowgroup" label="Searches; arrow keys move, Enter opens the tree"
+        <VirtualList n={rows.length} height={30} selected={at} recycle class="searches" deps={[rows, view.value, run.value]} state={(i) => i === at} role="rowgroup" label="Searches; arrow keys move, Enter opens the tree"
           row={(i, style, key) => {
             const row = rows[i];
             const status = searches.text("status", row);
