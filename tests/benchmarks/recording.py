@@ -61,14 +61,13 @@ def main() -> None:
         for name in (recording.TRACE, recording.TIMELINE, "candidates.parquet"):
             found = pq.ParquetFile(run_dir / name).metadata
             size = (run_dir / name).stat().st_size
-            rows.append([name, found.num_rows, size, f"{size / found.num_rows:.0f}"])
-        groups = [
-            pq.ParquetFile(run_dir / "candidates.parquet").metadata.row_group(0).column(i)
-            for i in range(99)
-            if i < found.num_columns
-        ]
-        size = sum(c.total_compressed_size for c in groups if c.path_in_schema in FOR_PAGES)
-        rows.append([f"of these: {', '.join(FOR_PAGES)}", found.num_rows, size, f"{size / found.num_rows:.0f}"])
+            rows.append([name, str(found.num_rows), str(size), f"{size / found.num_rows:.0f}"])
+        first = pq.ParquetFile(run_dir / "candidates.parquet").metadata.row_group(0)
+        columns = [first.column(i) for i in range(first.num_columns)]
+        size = sum(c.total_compressed_size for c in columns if c.path_in_schema in FOR_PAGES)
+        rows.append(
+            [f"of these: {', '.join(FOR_PAGES)}", str(found.num_rows), str(size), f"{size / found.num_rows:.0f}"]
+        )
     report = Report(args.json)
     report.table("recording", "file | rows | bytes | bytes a row", rows)
     shares = [[what, f"{1000 * sum(times):.1f}", f"{sum(times) / seconds:.2%}"] for what, times in spent.items()]

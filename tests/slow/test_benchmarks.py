@@ -112,6 +112,12 @@ def test_on_ray(name, arguments):
     assert printed(f"benchmarks/{name}.py", arguments)
 
 
+def test_the_record_of_a_run():
+    lines = printed("benchmarks/recording.py", "seeds=[0] --config configs/mixture.yaml").splitlines()
+    rows = {line.split()[0]: int(line.split()[1]) for line in lines if ".parquet" in line}
+    assert rows["trace.parquet"] > rows["timeline.parquet"] > 0 and lines[-1].split()[-1].endswith("%")
+
+
 def test_on_a_gpu_where_there_is_one():
     sizes = "--layers 1 --heads 1 --ffn 64 --text-width 32 --vae-width 8 --height 32 --width 32 --frames 5 --tokens 40"
     ltx = "--ltx-layers 1 --ltx-heads 1 --ltx-size 64 64 9"
