@@ -4,6 +4,7 @@ import csv
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import browser
@@ -401,8 +402,39 @@ def test_axes_and_chunks_of_a_long_video(axis, runs, window):
 @needs_browser
 def test_pruned_siblings_of_a_large_tree_are_folded(runs, window):
     page = window.open(runs / "folded", "tree")
-    page.get_by_text("3,000 candidates").wait_for()
-    page.locator("canvas").wait_for()
+    note = page.locator(".bar .note")
+    note.get_by_text("pruned ones folded").wait_for()
+    total, _, hidden = (int(w.replace(",", "")) for w in note.inner_text().split() if w[0].isdigit())
+    assert total == 3000 and hidden > 100
+    small = window.open(runs / "one", "tree")
+    small.get_by_text("trajectories").wait_for()
+    assert "folded" not in small.locator(".bar .note").inner_text()
+
+
+# -- a run that goes on ---------------------------------------------------------------------------------------------
+
+
+@needs_browser
+def test_a_page_that_is_served_follows_the_run(chromium, tmp_path):
+    rows = [pages.search(p, 0, "single", 1.0) for p in range(3)]
+    run = pages.folder(tmp_path / "run", searches=rows[:1])
+    command = [sys.executable, "-m", "raysearch", "view", str(run), "--port", "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=APP.parents[2]) as server:
+        try:
+            assert server.stdout is not None
+            url = next(word for line in server.stdout for word in line.split() if word.startswith("http"))
+            window = Window(chromium)
+            page = window.open(url, "overview", q="caption")
+            page.get_by_text("1 of 1 searches").wait_for()
+            pages.folder(tmp_path / "later", searches=rows)
+            (tmp_path / "later" / "searches.parquet").replace(run / "searches.parquet")
+            page.get_by_text("3 of 3 searches").wait_for(timeout=120_000)
+            assert "q=caption" in page.url  # what was chosen stays
+            assert all(r.startswith((url, "about:", "data:", "blob:")) for r in window.requests)
+            assert not window.errors
+            window.context.close()
+        finally:
+            server.terminate()
 
 
 # -- the bundle ------------------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ function series() {
   const { curves, comparisons, baseline } = run.value.manifest;
   const key = measure.value?.key;
   const found = curves?.[key];
-  if (found?.length) return found.map((c, i) => ({ ...c, name: c.series, ink: colour(i) }));
+  if (found?.length) return found.map((c, i) => ({ ...c, name: c.series, ink: colour(index.value.at.get(c.points[0]?.arm) ?? i) }));
   const rows = Object.values(comparisons ?? {}).length ? (comparisons[baseline] ?? Object.values(comparisons)[0])[key] : null;
   return (rows ?? []).map((r) => ({
     name: r.arm, law: null, ink: colour(index.value.at.get(r.arm) ?? 0),

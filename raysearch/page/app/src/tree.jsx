@@ -110,6 +110,7 @@ function Lineage({ found, row }) {
   const { table } = found;
   const [selected, setSelected] = useState(found.winner >= 0 ? found.winner : found.start);
   const [hover, setHover] = useState(-1);
+  const [hidden, setHidden] = useState(0);
   const components = ["reward", ...(run.value.manifest.components ?? []).filter((name) => table.has(name))];
   const by = components.includes(view.value.colour) ? view.value.colour : "reward";
   const axis = view.value.tx in AXES && available(table, view.value.tx) ? view.value.tx : "sigma";
@@ -125,11 +126,11 @@ function Lineage({ found, row }) {
         <Choice label="order" value={order} options={Object.entries(ORDERS).map(([k, title]) => [k, k, title])} onChange={(o) => choose({ order: o })} />
         {components.length > 1 && <Select label="colour" value={by} options={components.map((c) => [c, c])} onChange={(colour) => choose({ colour })} />}
         {parts.length > 1 && <Choice label="chunks" value={part === null ? "" : String(part + 1)} options={[["", "all"], ...parts.map((p) => [String(p + 1), String(p + 1)])]} onChange={(p) => choose({ part: p })} />}
-        <span class="note">{count(found.end - found.start)} candidates, {count(found.lines.length)} trajectories</span>
+        <span class="note">{count(found.end - found.start)} candidates, {count(found.lines.length)} trajectories{hidden > 0 && <>, {count(hidden)} pruned ones folded</>}</span>
         <span class="scale"><small>{number(colours.low)}</small><i class="viridis" /><small>{number(colours.high)}</small></span>
       </div>
       <div class="tree-body">
-        <Drawing found={found} axis={axis} order={order} part={part} colours={colours} selected={selected} onSelect={setSelected} hover={hover} onHover={setHover} />
+        <Drawing found={found} axis={axis} order={order} part={part} colours={colours} selected={selected} onSelect={setSelected} hover={hover} onHover={setHover} onFold={setHidden} />
         <Candidate found={found} row={hover >= 0 ? hover : selected} search={row} pinned={hover < 0 || hover === selected} />
       </div>
       <p class="legend-line soft">

@@ -9,7 +9,7 @@ import { useKeys } from "./keys.jsx";
 import { folded, place } from "./layout.js";
 import { useWidth } from "./width.js";
 
-export function Drawing({ found, axis, order, part, colours, selected, onSelect, hover, onHover }) {
+export function Drawing({ found, axis, order, part, colours, selected, onSelect, hover, onHover, onFold }) {
   const [box, width] = useWidth(900);
   const [room, setRoom] = useState(520);
   const canvas = useRef(null);
@@ -47,6 +47,9 @@ export function Drawing({ found, axis, order, part, colours, selected, onSelect,
   useEffect(() => {
     zoomer.current.extent([[0, 0], [width, height]]).translateExtent([[-width, -60], [2 * width, Math.max(height, shape.height) + 60]]);
     zoomer.current.transform(select(canvas.current), zoomIdentity);
+    const winner = shape.nodes.get(found.winner);
+    if (winner && winner.y > height - 30) zoomer.current.translateTo(select(canvas.current), width / 2, winner.y);
+    onFold(shape.rows.reduce((n, line) => n + (line.folded ? line.folded.n : 0), 0));
   }, [shape]);
   const at = (e) => {
     const [x, y] = transform.current.invert([e.offsetX, e.offsetY]);
