@@ -17,7 +17,7 @@ EVIL = '</td><script>alert(1)</script><img src=x onerror="alert(1)">'
 
 
 def made(path, **values):
-    run_virtual(session(path, FakeBackend(), **values).run([]))
+    run_virtual(session(path, FakeBackend(), output={"posters": False}, **values).run([]))
     return raysearch.open(path)
 
 
