@@ -15,13 +15,14 @@ from PIL import Image
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parent), str(HERE.parent / "tests")]
 
-import browser
+import browser  # noqa: E402
 
 MOST = 150_000  # bytes
 SCREENS = {"overview": (), "gallery": ("ArrowDown", " "), "tree": (), "costs": ()}  # and the keys pressed first
 
 
 def main() -> None:
+    """Take the pictures and print how large they are."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run_dir", type=Path)
     parser.add_argument("--search", default="", metavar="ID", help="the search whose tree is shown")

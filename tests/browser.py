@@ -3,7 +3,7 @@
 import json
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from fractions import Fraction
 from functools import cache
@@ -14,10 +14,15 @@ from urllib.parse import urlencode
 
 import numpy as np
 import pages
+from benchmarks import page_data
 from PIL import Image
+from sweeps import BEST, grid
 
 from actors.workers.video import Mp4
 from raysearch.page.command import report
+from raysearch.session.session import Session
+from raysearch.sweep.grid import write_report
+from raysearch.testing import FakeBackend, run_virtual, virtual_now
 
 HOSTILE = "</script><img src=x onerror=\"document.title='taken'\">"
 PROMPTS = [HOSTILE, "a red circle moving left", "a blue square moving up", "a green triangle moving down"]
@@ -195,3 +200,52 @@ def with_media(path: Path, prompts: Sequence[str] = PROMPTS, arms: Sequence[str]
     pages.folder(path, CONFIG, searches=searches, candidates=rows)
     films(path, searches, rows)
     return written(path)
+
+
+def swept(path: Path) -> None:
+    s = grid({"policy": {"name": "single"}}, BEST, rewards={"search": {"name": "fake"}, "holdout": {"name": "fake"}})
+    run_virtual(Session(s.config, FakeBackend(), run_dir=path, clock=virtual_now).run([]))
+    write_report(s, path)
+
+
+def one(path: Path) -> None:
+    rows = candidates("000000-s0-single", 0)
+    pages.folder(path, searches=[pages.search(0, 0, "single", 1.0, winner=winner(rows))], candidates=rows)
+
+
+def failed(path: Path) -> None:
+    reasons = ("CUDA error: out of memory", "RewardError: frame 3 is not finite")
+    rows = [pages.search(p, 0, arm, None, reason=reasons[p % 2]) for p in range(3) for arm in ("single", "best")]
+    pages.folder(path, searches=rows)
+
+
+def in_parts(long: str, kind: str) -> Callable[[Path], None]:
+    def make(path: Path) -> None:
+        rows = candidates("000000-s0-best", 0, parts=3, kind=kind)
+        searches = [pages.search(0, 0, "best", 2.0, winner=winner(rows)), pages.search(0, 0, "single", 1.0)]
+        pages.folder(path, pages.CONFIG + f"long: {long}\n", searches=searches, candidates=rows)
+
+    return make
+
+
+CASES: dict[str, Callable[[Path], object]] = {
+    "empty": pages.folder,
+    "one": one,
+    "running": lambda path: page_data.write(path, searches=20, candidates=200, state="running"),
+    "failed": failed,
+    "long": in_parts("{chunks: 3}", "extend"),
+    "queue": in_parts("{fifo: {}}", "slide"),
+    "sweep": swept,
+}
+
+
+def all_cases(base: Path) -> None:
+    """The folders of all cases with their pages, and some more that single tests look at."""
+    for name, make in CASES.items():
+        make(base / name)
+        written(base / name)
+    with_media(base / "media")
+    with_media(base / "many", prompts=["one row"], arms=[f"arm{i:02d}" for i in range(18)], seeds=1)
+    rows = candidates("000000-s0-single", 0, n=1600)
+    pages.folder(base / "folded", searches=[pages.search(0, 0, "single", 1.0)], candidates=rows)
+    written(base / "folded")

@@ -12,67 +12,18 @@ import numpy as np
 import pages
 import pyarrow.parquet as pq
 import pytest
-from benchmarks import page_data
-from browser import HOSTILE, Window, candidates, with_media, written
-from sweeps import BEST, grid
-
-from raysearch.session.session import Session
-from raysearch.sweep.grid import write_report
-from raysearch.testing import FakeBackend, run_virtual, virtual_now
+from browser import HOSTILE, Window
 
 LACKING = browser.lacking()
 needs_browser = pytest.mark.skipif(bool(LACKING), reason=f"to show a page lacks: {LACKING}")
 APP = Path(__file__).parents[2] / "raysearch" / "page" / "app"
 
 
-def swept(path):
-    s = grid({"policy": {"name": "single"}}, BEST, rewards={"search": {"name": "fake"}, "holdout": {"name": "fake"}})
-    run_virtual(Session(s.config, FakeBackend(), run_dir=path, clock=virtual_now).run([]))
-    write_report(s, path)
-
-
-def one(path):
-    rows = candidates("000000-s0-single", 0)
-    pages.folder(path, searches=[pages.search(0, 0, "single", 1.0, winner=browser.winner(rows))], candidates=rows)
-
-
-def failed(path):
-    reasons = ("CUDA error: out of memory", "RewardError: frame 3 is not finite")
-    rows = [pages.search(p, 0, arm, None, reason=reasons[p % 2]) for p in range(3) for arm in ("single", "best")]
-    pages.folder(path, searches=rows)
-
-
-def in_parts(long, kind):
-    def make(path):
-        rows = candidates("000000-s0-best", 0, parts=3, kind=kind)
-        searches = [pages.search(0, 0, "best", 2.0, winner=browser.winner(rows)), pages.search(0, 0, "single", 1.0)]
-        pages.folder(path, pages.CONFIG + f"long: {long}\n", searches=searches, candidates=rows)
-
-    return make
-
-
-CASES = {
-    "empty": pages.folder,
-    "one": one,
-    "running": lambda path: page_data.write(path, searches=20, candidates=200, state="running"),
-    "failed": failed,
-    "long": in_parts("{chunks: 3}", "extend"),
-    "queue": in_parts("{fifo: {}}", "slide"),
-    "sweep": swept,
-}
-
-
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     """The folders of all cases with their pages. They are made before a browser's loop runs in this thread."""
     base = tmp_path_factory.mktemp("runs")
-    for name, make in CASES.items():
-        make(base / name)
-        written(base / name)
-    with_media(base / "media")
-    with_media(base / "many", prompts=["one row"], arms=[f"arm{i:02d}" for i in range(18)], seeds=1)
-    page_data.write(base / "folded", searches=1, candidates=3000)
-    written(base / "folded")
+    browser.all_cases(base)
     return base
 
 
@@ -120,7 +71,7 @@ SHOWN = {
 
 
 @needs_browser
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", browser.CASES)
 def test_every_screen_of_a_run(case, runs, window, tmp_path):
     for screen in ("overview", "gallery", "tree", "costs", "failures"):
         page = window.open(runs / case, screen)
@@ -403,9 +354,9 @@ def test_axes_and_chunks_of_a_long_video(axis, runs, window):
 def test_pruned_siblings_of_a_large_tree_are_folded(runs, window):
     page = window.open(runs / "folded", "tree")
     note = page.locator(".bar .note")
-    note.get_by_text("pruned ones folded").wait_for()
+    page.get_by_text("pruned ones folded").wait_for()
     total, _, hidden = (int(w.replace(",", "")) for w in note.inner_text().split() if w[0].isdigit())
-    assert total == 3000 and hidden > 100
+    assert total > 2000 and 400 < hidden < 1100  # of 1,600 trajectories a third is kept, and some have children
     small = window.open(runs / "one", "tree")
     small.get_by_text("trajectories").wait_for()
     assert "folded" not in small.locator(".bar .note").inner_text()
