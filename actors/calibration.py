@@ -85,7 +85,8 @@ async def calibrated(config: Config, plan: Plan, say: Say) -> dict[str, Any]:
     fleet = LocalFleet()
     try:
         async with Dispatcher.open([]) as dispatcher, asyncio.TaskGroup() as tasks:
-            engine = Engine(dispatcher, Store(int(config.fleet.store_gb * 1e9)), fleet.fetch, tasks)
+            store, shown = Store(int(config.fleet.store_gb * 1e9)), config.output.previews != "none"
+            engine = Engine(dispatcher, store, fleet.fetch, tasks, previews=shown)
             return await Bench(config, plan, fleet, dispatcher, engine, say).entry()
     finally:
         await asyncio.gather(*(asyncio.to_thread(r.worker.close, 5.0) for r in fleet.replicas))
@@ -111,11 +112,11 @@ class Bench:
             await self.start(kind)
         forward, leg, item, preview, state = await self.denoising()
         decode, finish, video = await self.finishing(item)
-        rewards, compare = await self.judging(decode)
+        rewards, compare, picture = await self.judging(decode)
         versions = ", ".join(f"{p} {installed(p)}" for p in ("torch", "diffusers", "transformers"))
         named = {"device": device(), **key(self.config, self.plan), "slots": max(forward), "versions": versions}
         numbers = {"preview": preview, "leg": leg, "encode": encode, "decode": decode}
-        numbers |= {"compare": compare, "finish": finish, "item": item}
+        numbers |= {"compare": compare, "finish": finish, "item": item, "picture": picture}
         seconds = {"load": self.load, "forward": {str(k): v for k, v in forward.items()}, "rewards": rewards, **numbers}
         made = {"state": state, "peak": self.peak, "video": video, "date": time.strftime("%Y-%m-%d")}
         return {**named, **made, "seconds": seconds}
@@ -213,10 +214,10 @@ class Bench:
         made = (await finish(outputs=wanted)).files if wanted.mp4 else {}
         return decode, files, len(made["mp4"]) if made else None
 
-    async def judging(self, decode: float) -> tuple[dict[str, float], float]:
-        """Seconds of each reward that the arms see or are judged by, without decoding; and of comparing a pair."""
+    async def judging(self, decode: float) -> tuple[dict[str, float], float, float]:
+        """Seconds of each reward of the arms, without decoding; of comparing a pair; and of a preview's picture."""
         rewards: dict[str, float] = {}
-        compare = 0.0
+        compare = picture = 0.0
         for r in alone(self.plan):
             if r.key in rewards:
                 continue
@@ -226,18 +227,21 @@ class Bench:
             self.say(f"the reward {r.key}")
 
             if r.pairwise:
-                compare = await self.comparing(r) - 2 * r.decodes * decode
+                compare = await self.scoring(r) - 2 * r.decodes * decode
                 continue
             finish = partial(self.engine.finish, self.done, outputs=Outputs(), spent=Spent())
             bare, judged = await self.repeated(lambda: finish(rewards=[]), partial(finish, rewards=[r]))  # noqa: B023
             rewards[r.key] = max(judged - bare, 0.0)
+            if r.decodes and not picture and self.config.output.previews != "none":
+                picture = max(await self.scoring(r) - decode - rewards[r.key], 0.0)
         self.peak["scorer"] = self.memory.peak()
-        return rewards, max(compare, 0.0)
+        return rewards, max(compare, 0.0), picture
 
-    async def comparing(self, r: Reward) -> float:
-        """The replica-seconds of a pair, the decodes of both included."""
+    async def scoring(self, r: Reward) -> float:
+        """The replica-seconds of a score of a candidate or a pair that is half done, its decodes included."""
         found = []
-        for _ in range(LEAST):
-            (score,) = await self.engine.score([Pair.of(*self.noises(2, self.done.sampler, 1))], r, Spent())
+        for _ in range(1 + LEAST):
+            xs = self.noises(1 + r.pairwise, self.done.sampler, 1)
+            (score,) = await self.engine.score([Pair.of(*xs) if r.pairwise else xs[0]], r, Spent())
             found.append(score.scoring)
         return fmean(found[1:])

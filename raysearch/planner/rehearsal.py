@@ -105,6 +105,7 @@ class Guessing(Engine):
 
     def __init__(self, engine: Engine, draws: Draws) -> None:
         self._engine, self._draws = engine, draws
+        self.strips = engine.strips
         self.answered = 0
 
     async def score(self, xs: Sequence[Question], reward: Reward, spent: Spent) -> list[Score]:

@@ -237,6 +237,7 @@ class TimedScorer(TimedReplica):
         waits = self.work.facts.waiting
         judging = n * sum(t.reward(k) for k in r.rewards if k not in waits)
         extra = {"finish": t.finish if isinstance(r, Finish) and r.outputs.asked else 0.0, "compare": t.compare}
+        extra["look"] = t.picture if isinstance(r, Look) and r.preview and decodes else 0.0
         factor = self.work.factor(name)
         decoding = (decodes * t.decode + extra.get(name, 0.0)) * factor
         own, waited = decoding + judging * factor, n * sum(t.reward(k) for k in r.rewards if k in waits) * factor

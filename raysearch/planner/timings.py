@@ -15,7 +15,7 @@ from raysearch.errors import ConfigError, check
 from raysearch.files import replace_file
 
 FORMAT = 1  # of a file of timings
-NUMBERS = ("preview", "leg", "encode", "decode", "compare", "finish", "item")  # of an entry's seconds
+NUMBERS = ("preview", "leg", "encode", "decode", "compare", "finish", "item", "picture")  # of an entry's seconds
 KEY = ("device", "model", "shape", "dtype", "slots", "versions")  # an entry's fields that say what was measured
 HOW = "give --timings FILE, which `raysearch calibrate CONFIG` writes, or of an earlier run RUN_DIR; or --step SECONDS"
 
@@ -40,6 +40,7 @@ class Timings:
     other_rewards: float = 0.0
     compare: float = 0.0  # beside the decodes and the rewards
     finish: float = 0.0
+    picture: float = 0.0  # of a decoded candidate, small, for the preview that a look leaves
     item: float = 0.0  # until an item's answer is back, beside what its replica does
     state: Mapping[str, int] = field(default_factory=dict)  # measured bytes: whole, velocity
     peak: Mapping[str, int] = field(default_factory=dict)  # bytes beside the weights, by kind of replica
@@ -145,7 +146,7 @@ def _timings(file: Path, entry: dict[str, Any]) -> Timings:
         s = entry["seconds"]
         forward = {int(k): float(v) for k, v in s["forward"].items()}
         numbers = {k: float(s[k]) for k in NUMBERS}
-        preview, leg, encode, decode, compare, finish, item = numbers.values()
+        preview, leg, encode, decode, compare, finish, item, picture = numbers.values()
         made = Timings(
             forward,
             preview,
@@ -155,6 +156,7 @@ def _timings(file: Path, entry: dict[str, Any]) -> Timings:
             compare=compare,
             finish=finish,
             item=item,
+            picture=picture,
             load={k: float(v) for k, v in s["load"].items()},
             rewards={k: float(v) for k, v in s["rewards"].items()},
             state={k: int(v) for k, v in entry["state"].items()},
