@@ -1,7 +1,9 @@
 """Where a run's folder is: on this machine as it was given, or on a stage whose mirror fills a folder in a store."""
 
 import shutil
+import signal
 import socket
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -90,16 +92,46 @@ def _mirrored(store: Store, stage: Path, resume: str, say: Callable[[str], None]
 
 
 def _finish(mirror: Mirror, store: Store, stage: Path, bound: float | None, say: Callable[[str], None]) -> None:
-    """Send what is left, within `bound` seconds for a run that was interrupted. Raises StoreError if that is None."""
-    if mirror.finish(bound):
-        return
+    """Send what is left, within `bound` seconds for a run that was interrupted. Raises StoreError if that is None.
+
+    An interruption of this itself sets a bound, too, and is raised at the end; another one ends it at once.
+    """
+    interrupted = False
+    with _sigterm_interrupts():
+        try:
+            done = mirror.finish(bound)
+        except KeyboardInterrupt:
+            if bound is not None:
+                raise
+            interrupted, bound = True, LEAVING
+            done = mirror.finish(bound)
     line = (
         f"{mirror.left} files are not in {store.url} but in {stage} alone; when the store takes them, the same command "
         f"sends them with run_dir={store.url} resume=require"
     )
-    if bound is None:
+    if not done and bound is None:
         raise StoreError(line)
-    say(line)
+    if not done:
+        say(line)
+    if interrupted:
+        raise KeyboardInterrupt
+
+
+@contextmanager
+def _sigterm_interrupts() -> Iterator[None]:
+    """SIGTERM interrupts what runs in this context as Ctrl-C does; an event loop that has ended has left it fatal."""
+
+    def interrupt(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _note(store: Store, stage: Path) -> str:

@@ -206,7 +206,7 @@ def test_a_run_that_was_killed_goes_on_on_another_machine(server, store, tmp_pat
 
 
 def test_an_interrupted_run_sends_what_it_has(server, store, tmp_path, expected):
-    process = killed(server, tmp_path / "a", 2, signal.SIGTERM)
+    process = killed(server, tmp_path / "a", 1, signal.SIGTERM)
     assert process.returncode == 130
     assert b'"expires": 0.0' in whole(store, LEASE)
     (stage,) = (tmp_path / "a").glob("stages/*/run")
