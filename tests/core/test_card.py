@@ -17,7 +17,8 @@ EVIL = '</td><script>alert(1)</script><img src=x onerror="alert(1)">'
 
 
 def made(path, **values):
-    run_virtual(session(path, FakeBackend(), **values).run([]))
+    """A run without posters: a test puts some there."""
+    run_virtual(session(path, FakeBackend(), output={"posters": False}, **values).run([]))
     return raysearch.open(path)
 
 
