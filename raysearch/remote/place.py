@@ -13,7 +13,7 @@ from raysearch.remote.lease import RENEWED, Lease
 from raysearch.remote.mirror import Mirror
 from raysearch.remote.store import Taken
 
-EVERY, SHARE = 1.0, 20.0  # seconds between rounds of the mirror, and how many times what a round takes
+EVERY, SHARE = 1.0, 20.0  # seconds between rounds of the mirror, and how many times what a round takes of the CPU
 
 T = TypeVar("T")
 
@@ -99,12 +99,12 @@ class Beside:
     def _round(self, mirror: Mirror, place: Place) -> None:
         took = 0.0
         while not self._stopped.wait(max(EVERY, SHARE * took)):
-            began = time.monotonic()
+            began = time.thread_time()
             try:
                 mirror.round()
             except Exception as error:  # what is not expected must not pass unseen
                 mirror.broken = f"the mirror has failed ({told(error)})"
-            took = time.monotonic() - began
+            took = time.thread_time() - began
             self.seconds += took
             if mirror.broken:
                 place.end(mirror.broken)

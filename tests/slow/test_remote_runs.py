@@ -166,9 +166,10 @@ def killed(server, stage: Path, when: int, how: int, by=FAKES) -> subprocess.Pop
 
     def fault(method, path):
         nonlocal count
-        count += method == "PUT" and segments.SEGMENTS in path
-        if count == when and process.poll() is None:
-            process.send_signal(how)
+        if method == "PUT" and segments.SEGMENTS in path:
+            count += 1
+            if count == when:
+                process.send_signal(how)
         return None
 
     server.fault = fault
