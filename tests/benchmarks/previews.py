@@ -160,7 +160,7 @@ def main() -> None:
     large = natural(81, 480, 832)
     rows = pieces(tiny, 8, args.repeats) + pieces(large, 1, args.repeats)
     report.table("pictures", "frames | picture | bytes | CPU ms: median, min, max", rows)
-    head = "output | CPU s | CPU over none | drawn | bytes of WebP"
+    head = "output | CPU s: median, min, max | CPU over none | drawn | bytes of WebP"
     report.table("runs", head, asyncio.run(shares(args.pairs, args.captions, args.steps)))
 
 

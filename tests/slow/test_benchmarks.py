@@ -320,6 +320,16 @@ def test_a_judged_run_is_ended_and_goes_on(backend):
     assert again["SIGTERM"] == 0 and again.get("SIGKILL", 0) <= 2
 
 
+def test_what_small_pictures_cost(printed_here):
+    """Those of all candidates have more bytes than those of kept ones, and no run without them has any."""
+    lines = printed_here("benchmarks/previews.py", "--pairs 1 --captions 1 --steps 2 --repeats 2").splitlines()
+    assert [line.split("  ")[0] for line in lines[1:9]] == ["32 x 32, 17 frames"] * 4 + ["480 x 832, 81 frames"] * 4
+    cells = {line.split()[0]: line.split() for line in lines[-4:]}
+    assert cells["none"][-4:] == ["0.00%"] * 3 + ["0"]
+    sizes = [int(cells[k][-1].replace(",", "")) for k in ("posters", "kept", "all")]
+    assert 0 < sizes[0] < sizes[1] < sizes[2]
+
+
 def test_plans_beside_runs():
     small = (
         "--set fleet.backend=local sampler.num_steps=6 seeds=[0] rewards.search.name=pixel arms=null policy.name=rgrp"
