@@ -60,7 +60,8 @@ function Busy({ kind, table }) {
   const q = scaleLinear([0, queue || 1], [HEIGHT - EDGE.bottom, EDGE.top]);
   const shape = (value) => area((i) => x(elapsed[i]), y(0), (i) => y(value(i))).curve(curveStepAfter)(rows);
   const there = rows.reduce((sum, i) => sum + (slots[i] || 0), 0);
-  const mean = there ? rows.reduce((sum, i) => sum + busy[i], 0) / there : NaN;
+  // Slots are counted at moments and busy ones on average, so that a bin may have more of these.
+  const mean = there ? Math.min(1, rows.reduce((sum, i) => sum + busy[i], 0) / there) : NaN;
   const sessions = rows.filter((i, k) => k && table.number("session", i) !== table.number("session", rows[k - 1]));
   return (
     <div class="busy" ref={box}>
