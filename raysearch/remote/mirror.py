@@ -65,12 +65,13 @@ class Mirror:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`known` are the files that the store has, with their sizes; `submit` runs a call beside others."""
-        self._store, self._stage, self._sealed, self._known = store, stage, sealed, known
+        self._store, self._stage, self._sealed = store, stage, sealed
         self._submit, self._say, self._clock = submit, say, clock
         self.broken = ""  # why the run must end
         self.uploads, self.bytes = 0, 0  # so far
         self.left = 0  # files that the store has not, after the latest round
-        self._sent: dict[str, Signature] = {}
+        there = self._scan().items()  # what is made from now on is sent, also where the store has a file of its name
+        self._sent = {n: s for n, s in there if n.startswith(MADE) and known.get(n) == s[2]}
         self._flying: dict[str, tuple[Future[Any], Signature | None, float]] = {}
         self._again: dict[str, float] = {}  # when a file that was sent may be sent again
         self._failed: dict[str, tuple[int, float]] = {}  # how often in a row, and when it is tried again
@@ -88,9 +89,6 @@ class Mirror:
         files = self._scan()
         if not files.get(CONFIG, (0, 0, 0))[2] or self.broken:
             return not self.broken
-        for name in files.keys() & self._known.keys():
-            if name not in self._sent and name.startswith(MADE) and files[name][2] == self._known[name]:
-                self._sent[name] = files[name]  # by an earlier process
         unsent = {n: s for n, s in files.items() if self._sent.get(n) != s}
         ready = all(n in self._sent for n in FIRST if n in files)
         for name in sorted(unsent, key=lambda n: (n not in FIRST, n in self._sent, n)):
