@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from raysearch.config.address import folder_or_url
 from raysearch.errors import ConfigError, FolderError, check
 from raysearch.files import Folder, replace_file
 from raysearch.page import html, reading
@@ -19,7 +20,7 @@ LIVE = {"refresh_s": 2.0}
 
 def report_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `raysearch report`."""
-    parser.add_argument("run_dir", type=Path, metavar="RUN_DIR", help="the folder of a run or a sweep")
+    parser.add_argument("run_dir", type=folder_or_url, metavar="RUN_DIR", help="the folder or URL of a run or a sweep")
     parser.add_argument("--embed", type=int, default=0, metavar="N", help="put N videos into the page (default 0)")
     _price(parser)
     alone = f"write one file that needs nothing beside it, in place of RUN_DIR/{FILE}"
@@ -28,7 +29,7 @@ def report_arguments(parser: argparse.ArgumentParser) -> None:
 
 def view_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `raysearch view`."""
-    parser.add_argument("run_dir", type=Path, metavar="RUN_DIR", help="the folder of a run or a sweep")
+    parser.add_argument("run_dir", type=folder_or_url, metavar="RUN_DIR", help="the folder or URL of a run or a sweep")
     parser.add_argument("--port", type=int, default=PORT, metavar="N", help=f"on 127.0.0.1 (default {PORT}); 0: any")
     _price(parser)
 
