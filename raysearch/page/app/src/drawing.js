@@ -57,10 +57,6 @@ function line(c, edge, x0, y0, x1, y1) {
     c.bezierCurveTo(x0 + bend, y0, x0 + (x1 > x0 ? 0 : bend), y1, x1, y1);
   }
   c.stroke();
-  if (edge.kind === "renoise" && x1 < x0) { // its head points leftward
-    c.setLineDash([]);
-    c.beginPath(); c.moveTo(x1 - 2, y1 - 6); c.lineTo(x1, y1); c.lineTo(x1 - 7, y1 - 1); c.stroke();
-  }
 }
 
 function mark(c, node, x, y, r, look, t) {

@@ -100,6 +100,20 @@ function arranged(lines, of, order) {
   return [...placed, ...lines.filter((line) => !seen.has(line)).sort(early)];
 }
 
+/** Where on the axis sigma or step a re-noised trajectory begins: at the step that its origin names. */
+function level({ table, start, end }, line, axis) {
+  const { to_step: to } = JSON.parse(table.text("origin", line.nodes[0]) || "{}");
+  if (to === undefined || axis === "step") return to ?? NaN;
+  const [step, sigma] = [table.column("step"), table.column("sigma")];
+  let [below, above] = [{ step: 0, sigma: 1 }, null]; // the nearest steps whose noise levels some candidate tells
+  for (let row = start; row < end; row++) {
+    if (step[row] <= to && step[row] >= below.step) below = { step: step[row], sigma: sigma[row] };
+    if (step[row] >= to && (!above || step[row] < above.step)) above = { step: step[row], sigma: sigma[row] };
+  }
+  if (!above || above.step === below.step) return -below.sigma;
+  return -(below.sigma + ((above.sigma - below.sigma) * (to - below.step)) / (above.step - below.step));
+}
+
 /**
  * Nodes with x and y in pixels, and edges between them. `shape` is {axis, order, part, width, height}: with the axis
  * sigma or step, each part of a long video has a panel of its own, one after the other.
@@ -149,7 +163,11 @@ export function place(found, lines, { axis, order, part, width, height }) {
   for (const line of rows) {
     const own = line.nodes.map((row) => nodes.get(row));
     const from = line.parent < 0 ? null : nodes.get(line.parent);
-    if (from) edges.push({ from, to: own[0], kind: line.kind });
+    const back = from && inPanels && line.kind === "renoise" ? level(found, line, axis) : NaN;
+    if (Number.isFinite(back)) { // noise is added to the parent's latent, which takes it back to an earlier level
+      const again = { x: x0(line.part) + scale(back), y: own[0].y };
+      edges.push({ from, to: { ...again, row: own[0].row }, kind: "renoise" }, { from: again, to: own[0], kind: "line" });
+    } else if (from) edges.push({ from, to: own[0], kind: line.kind });
     else if (inPanels) edges.push({ from: { x: x0(line.part), y: own[0].y }, to: own[0], kind: line.parent < 0 ? "start" : line.kind });
     for (let k = 1; k < own.length; k++) edges.push({ from: own[k - 1], to: own[k], kind: "line" });
   }
