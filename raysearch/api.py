@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from raysearch.config import config as configuration
+from raysearch.config.address import folder_or_url
 from raysearch.config.config import Config
 from raysearch.config.policies import find_policy
 from raysearch.errors import ConfigError, check
 from raysearch.export import trackers
 from raysearch.parquet import run_table
-from raysearch.remote.command import placed
+from raysearch.remote.command import copied, placed
 from raysearch.remote.place import Place
 from raysearch.session import card, status
 from raysearch.session.directory import goes_on
@@ -57,8 +58,9 @@ class Result:
 
 
 def open(run_dir: str | Path) -> Result:
-    """What is in the folder of a run, which may go on meanwhile. Raises ConfigError."""
-    path = Path(run_dir).expanduser().absolute()
+    """What is in the folder of a run, which may go on meanwhile; of a URL what is in a copy. Raises ConfigError."""
+    place = folder_or_url(str(run_dir))
+    path = copied(place, print) if isinstance(place, str) else place.expanduser().absolute()
     status.check_folder(path)
     return Result(path)
 

@@ -51,7 +51,7 @@ def joined(
     except (ConnectionError, ValueError) as error:
         raise ConfigError(f"{key}: no Ray cluster answers at {address!r} ({first_line(error)})") from error
     except Exception as error:  # untyped errors of Ray: on a busy machine a node may not start in time
-        raise NoReplica(f"Ray does not start: {first_line(error)}") from error
+        raise NoReplica(f"Ray does not start: {first_line(error)}; fleet.backend=local does without Ray") from error
 
 
 def start(address: str, **more: object) -> None:

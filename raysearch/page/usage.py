@@ -73,13 +73,15 @@ def utilisation(run: Run) -> Columns | None:
 
 
 def _spans(run: Run) -> dict[int, tuple[float, float]]:
-    """When each session's fleet was up, and when it was last seen."""
+    """When each session's fleet was up, and when it was last seen. Before it was up a row has no `elapsed`."""
     starts: dict[int, list[float]] = {}
     table, items = timeline(run), trace(run)
     if table is not None:
         session, at, elapsed = (numbers(table[k]) for k in ("session", "at", "elapsed"))
         for s in np.unique(session[np.isfinite(session)]):
-            starts.setdefault(int(s), []).extend([(at - elapsed)[session == s].min(), at[session == s].max()])
+            starts.setdefault(int(s), []).extend(
+                [*(at - elapsed)[(session == s) & np.isfinite(elapsed)], at[session == s].max()]
+            )
     if items is not None:
         session, start, end = (numbers(items[k]) for k in ("session", "start", "end"))
         for s in np.unique(session[np.isfinite(session)]):
@@ -105,6 +107,7 @@ def _of_kind(
         start, end = (numbers(items[k])[mine] for k in ("start", "end"))
         if mine.any() or np.isfinite(found["slots"]).any():
             found["busy"] = np.diff(_worked(edges, start, edges[0]) - _worked(edges, end, edges[0])) / np.diff(edges)
+            found["busy"] = np.fmin(found["busy"], found["slots"])  # an item handed ahead waits at its replica
     return found
 
 

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from math import isfinite
@@ -10,6 +11,7 @@ from typing import Any, TypeAlias
 
 from raysearch.config import config as configuration
 from raysearch.config import prompts
+from raysearch.config.address import folder_or_url
 from raysearch.config.config import Config
 from raysearch.config.reading import read
 from raysearch.errors import ConfigError, check
@@ -22,6 +24,7 @@ from raysearch.planner.forecast import Forecast, Stage, sentences, without
 from raysearch.planner.report import Bounds
 from raysearch.planner.rewards import Draws, MadeUp, Recorded
 from raysearch.planner.timings import HOW, Timings
+from raysearch.remote.command import copied
 from raysearch.session import dataset
 from raysearch.session.directory import CONFIG
 from raysearch.session.plan import Plan, searches
@@ -76,8 +79,12 @@ def plan_arguments(parser: argparse.ArgumentParser) -> None:
         "--step": {"type": float, "metavar": "SECONDS", "help": "of a denoising step of one candidate"},
         "--decode": {"type": float, "metavar": "SECONDS", "help": "of decoding a video"},
         "--score": {"type": float, "metavar": "SECONDS", "help": "of a reward, without decoding"},
-        "--rewards": {"type": Path, "metavar": "RUN_DIR", "help": "a run whose rewards are drawn from"},
-        "--against": {"type": Path, "metavar": "RUN_DIR", "help": "a run to compare with, in place of a config"},
+        "--rewards": {"type": folder_or_url, "metavar": "RUN_DIR", "help": "a run whose rewards are drawn from"},
+        "--against": {
+            "type": folder_or_url,
+            "metavar": "RUN_DIR",
+            "help": "a run to compare with, in place of a config",
+        },
         "--price": {"type": float, "metavar": "MONEY", "help": "of a GPU-hour, or a replica-hour without GPUs"},
         "--deadline": {"metavar": "TIME", "help": "which fleets keep it, such as 1h or 90m"},
         "--budget": {"type": float, "metavar": "MONEY", "help": "which fleets keep it"},
@@ -114,6 +121,7 @@ def beside(path: Path) -> Path:
 
 def plan(path: str | None, overrides: Sequence[str], asked: Asked, prepare: Prepare, say: Say) -> int:
     """Print a plan and return the exit code. Raises ConfigError."""
+    asked = replace(asked, rewards=_here(asked.rewards), against=_here(asked.against))
     bounds = _checked(asked)
     if asked.against is not None:
         return _against(asked.against, [*([path] if path else []), *overrides], asked, prepare, say)
@@ -128,6 +136,13 @@ def plan(path: str | None, overrides: Sequence[str], asked: Asked, prepare: Prep
     forecasts = [stage.forecast(name, replace(c, sampler=config.sampler)) for name, c in fleets]
     _print(stage, config, forecasts, bounds, asked, say)
     return 0
+
+
+def _here(run_dir: Path | str | None) -> Path | None:
+    """The folder of a run, which is copied from its store if it has a URL. Raises ConfigError."""
+    if isinstance(run_dir, str):
+        return copied(run_dir, lambda line: print(line, file=sys.stderr))
+    return run_dir
 
 
 def check_known(file: Path | None, step: float | None) -> None:

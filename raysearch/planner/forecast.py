@@ -20,7 +20,8 @@ from raysearch.planner.timings import Timings
 from raysearch.recipe.reward import Question, Reward, Score
 from raysearch.session.plan import Plan, Search, context, run_policy
 
-FULL, IDLE = 0.85, 0.25  # shares of busy time that are worth a sentence
+HALF, IDLE = 0.5, 0.25  # shares of busy time that are worth a look, and a sentence
+SAVED = 0.05  # the same, of the time that one replica more saves
 LATE = 0.15  # the same, of the time in which the last 5% of the searches end
 MUCH = 0.005  # of NFE
 SOME = 3  # searches of an arm that tell whether rewards change what it costs
@@ -138,13 +139,15 @@ def sentences(stage: Stage, forecasts: Sequence[Forecast], made_up: bool) -> lis
 def _starving(stage: Stage, f: Forecast, others: Sequence[Forecast]) -> Iterator[str]:
     kind = f.bottleneck
     fed = "scorer" if kind == "denoiser" else "denoiser"
-    if kind == "denoiser" or f.busy(kind) < FULL or f.busy(fed) > f.busy(kind) - 0.1:
+    if kind == "denoiser" or f.busy(kind) < HALF or f.busy(fed) > f.busy(kind) - 0.1:
         return
     config = one_more(f.config, kind)
     known = next((o for o in others if o.config.fleet == config.fleet), None)
     more = known.runs[0] if known else stage.forecast("", config, 1).runs[0]
     first = f.runs[0]
     time, money = 1 - more.total / first.total, 1 - more.hours / first.hours
+    if time < SAVED:
+        return
     costs = f"{money:.0%} of money" if money > 0 else f"and costs {-money:.0%} more money"
     yield f"{kind}s starve {fed}s at {f.name}: one more saves {time:.0%} of time, {costs}"
 

@@ -177,7 +177,9 @@ def timeline_row(s: Snapshot) -> dict[str, Any]:
     """The row of a snapshot in timeline.parquet; nulls for what a fleet would know that is not up."""
     row: dict[str, Any] = {k: getattr(s, k) for k in OF_RUN}
     row["nfe"] = sum(a.nfe for a in s.arms.values())
-    if s.fleet is not None:
+    if s.fleet is None:
+        row["elapsed"] = None  # it counts from when the fleet is up
+    else:
         row |= {k: getattr(s.fleet, k) for k in OF_FLEET} | {"nfe_run": s.fleet.nfe}
         for what in ("slots", "busy", "waiting"):
             row |= {f"{what}_{kind}": n for kind, n in getattr(s.fleet, what).items()}

@@ -52,13 +52,13 @@ def test_items_that_failed_are_rows_too(tmp_path):
 
 def test_the_timeline_has_a_row_each_ten_seconds_and_one_at_the_end(tmp_path):
     _, timeline, progress = recorded(tmp_path / "run", FakeFleet(2), prompts=["a", "b", "c"])
-    elapsed = [r["elapsed"] for r in timeline]
+    elapsed = [r["elapsed"] for r in timeline if r["nfe_run"] is not None]
     assert [b - a for a, b in pairwise(elapsed[:-1])] == [10.0] * (len(elapsed) - 2)
     assert [r["done"] for r in timeline] == sorted(r["done"] for r in timeline)
     last = timeline[-1]
     assert (last["total"], last["done"], last["failed"], last["best"]) == (3, 3, 0, progress.best)
     assert (last["nfe_run"], last["slots_denoiser"], last["slots_scorer"]) == (progress.engine.nfe, 2, 1)
-    assert timeline[0]["nfe_run"] is None  # the fleet was not up
+    assert (timeline[0]["nfe_run"], timeline[0]["elapsed"]) == (None, None)  # the fleet was not up
 
 
 def test_a_resumed_run_goes_on_with_both_files(tmp_path):
