@@ -113,10 +113,10 @@ class Table:
         return whole.take(pc.sort_indices(whole["search_id"]))  # stable: a search's rows keep their order
 
 
-def write_table(folder: Folder, name: str, rows: pa.Table, *, group: int = GROUP) -> None:
+def write_table(folder: Folder, name: str, rows: pa.Table, *, group: int | None = None) -> None:
     """Write a Parquet file that is there whole or not at all. Raises FolderError."""
     with folder.file(name) as file:
-        pq.write_table(rows, file, row_group_size=group)
+        pq.write_table(rows, file, row_group_size=group or GROUP)
 
 
 def versioned(columns: pa.Schema) -> pa.Schema:

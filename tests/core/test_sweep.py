@@ -334,12 +334,12 @@ def test_an_interrupted_command_reports_what_there_is(tmp_path, capsys, monkeypa
     path, s = tmp_path / "sweep.yaml", grid(BEST)
     path.write_text(yaml.safe_dump(BASE | {"sweep": {"curves": [BEST]}, "run_dir": str(tmp_path / "run")}))
 
-    def searched(config, run_dir):
+    def searched(config, place, given, tell):
         if begun:
-            stopped(s, run_dir, 200)
+            stopped(s, place.path, 200)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("raysearch.__main__.searched", searched)
+    monkeypatch.setattr("raysearch.running.searched", searched)
     assert main(["sweep", str(path)]) == 130
     assert capsys.readouterr().err == "raysearch: interrupted\n"
     assert (tmp_path / "run" / "summary.md").exists() == begun
