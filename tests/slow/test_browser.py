@@ -209,7 +209,7 @@ def test_the_videos_of_a_row_keep_one_clock(runs, window):
     page.keyboard.press(" ")
     page.get_by_role("button", name="Pause").wait_for()
     found = page.evaluate(APART)
-    assert found[-1][1] > found[0][1] > -1 and len({t for _, t in found}) > 5  # they do play
+    assert len({t for _, t in found}) > 5  # they do play; on a busy machine they have begun anew by now
     assert max(apart for apart, _ in found) < 0.05
     page.keyboard.press(" ")
     page.get_by_role("button", name="Play", exact=True).wait_for()
