@@ -83,7 +83,7 @@ def plan_arguments(parser: argparse.ArgumentParser) -> None:
         "--against": {
             "type": folder_or_url,
             "metavar": "RUN_DIR",
-            "help": "a run to compare with, in place of a config",
+            "help": "a run to compare with; no config",
         },
         "--price": {"type": float, "metavar": "MONEY", "help": "of a GPU-hour, or a replica-hour without GPUs"},
         "--deadline": {"metavar": "TIME", "help": "which fleets keep it, such as 1h or 90m"},
