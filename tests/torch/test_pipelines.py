@@ -97,7 +97,8 @@ def test_searches_agree_with_the_pipeline_and_with_full_slots(kind, folder, tmp_
     (shown,) = (tmp_path / "run1").rglob("*single.npy")
     (sprite,) = (tmp_path / "run1" / "previews").glob("*best_of_n.webp")
     height, width = np.load(shown).shape[1:3]  # small enough to be shown as they are
-    assert Image.open(sprite).size == (width * (1 if len(np.load(shown)) == 1 else 3), height)
+    with Image.open(sprite) as opened:
+        assert opened.size == (width * (1 if len(np.load(shown)) == 1 else 3), height)
     own = pipeline(Source(folder), "whole")
     call = {"prompt": PROMPT, "height": kind.size, "width": kind.size, "num_inference_steps": 6, "output_type": "np"}
     call |= kind.pictures
