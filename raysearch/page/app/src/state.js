@@ -105,6 +105,12 @@ export const index = computed(() => {
   return { names, at, arm, group, groups };
 });
 
+/** The id of a group, the part of its searches' ids that the arms share; a group's number may change as a run goes on. */
+export function groupId(g) {
+  const id = run.value.searches.text("search_id", index.value.groups[g].find((row) => row >= 0));
+  return id.split("-", 2).join("-");
+}
+
 /** Names of the columns of texts that are a prompt's tags, of few enough values to choose from. */
 export const tags = computed(() => {
   const { searches, manifest } = run.value;
