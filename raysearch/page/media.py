@@ -23,7 +23,7 @@ def media(run: Run, embedded: Iterable[str], *, alone: bool) -> dict[str, Any]:
         for kind, folders in KINDS.items():
             for folder in folders:
                 path = run.media[folder].get(search_id)
-                found = content(run.path, path) if path else None
+                found = content(run.path, path, run.shown) if path else None
                 if path and found is not None:
                     data = b64encode(found).decode()
                     of[kind][search_id] = f"data:{TYPES[path.rpartition('.')[2]]};base64,{data}"

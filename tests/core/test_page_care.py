@@ -1,0 +1,152 @@
+"""What a page may not replace, and runs of which no page, or no other one, may be made."""
+
+import asyncio
+import errno
+import os
+import stat
+
+import pages
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from pages import Shown, folder, search
+
+from raysearch.__main__ import main
+from raysearch.page import reading
+from raysearch.page.manifest import made
+from raysearch.page.server import Live
+
+
+def run_of(path, config=pages.CONFIG, **more):
+    return folder(path, config, searches=[search(p, 0, a, 1.0 + p) for p in (0, 1) for a in ("single", "best")], **more)
+
+
+def refused(capsys, *words):
+    """The one line of a command that was a mistake."""
+    capsys.readouterr()
+    assert main([str(w) for w in words]) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    return said
+
+
+# -- --to ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("what", ["notes", "other page", "link", "dangling link", "pipe"])
+def test_a_page_replaces_nothing_but_a_page(tmp_path, capsys, what):
+    run, to, other = run_of(tmp_path / "run"), tmp_path / "mail.html", tmp_path / "other.html"
+    if what == "notes":
+        to.write_text("my notes")
+    elif what == "other page":
+        to.write_text('<!doctype html>\n<html lang="en">\n<head>\n<title>mine</title>')
+    elif what == "pipe":
+        os.mkfifo(to)
+    else:
+        to.symlink_to(other)
+        if what == "link":
+            assert main(["report", str(run), "--to", str(other)]) == 0
+    before = [(p.name, p.lstat().st_ino, p.lstat().st_size) for p in sorted(tmp_path.iterdir())]
+    assert refused(capsys, "report", run, "--to", to).startswith(f"raysearch: --to: '{to}' is not allowed; it must be")
+    assert [(p.name, p.lstat().st_ino, p.lstat().st_size) for p in sorted(tmp_path.iterdir())] == before
+
+
+def test_a_page_of_its_own_replaces_an_older_one_and_others_may_read_it(tmp_path):
+    run, to = run_of(tmp_path / "run"), tmp_path / "mail.html"
+    before = os.umask(0o027)
+    try:
+        for price in ("1", "2"):
+            assert main(["report", str(run), "--to", str(to), "--price", price]) == 0
+            assert Shown(to.read_bytes()).manifest["price"] == float(price)
+            assert stat.S_IMODE(to.stat().st_mode) == 0o640
+    finally:
+        os.umask(before)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["mail.html", "run"]
+
+
+def test_shards_behind_a_link_are_another_runs(tmp_path, capsys, monkeypatch):
+    run, other = run_of(tmp_path / "run"), tmp_path / "other"
+    other.mkdir()
+    (other / "shard-0-00.js").write_text("another run's")
+    (run / "report").symlink_to(other)
+    assert main(["report", str(run)]) == 0
+    assert [p.read_text() for p in other.iterdir()] == ["another run's"]
+
+
+# -- tables that cannot be read --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["searches.parquet", "candidates.parquet", "config.yaml", "status.json"])
+def test_a_file_that_the_disk_does_not_give_is_not_taken_for_none(tmp_path, capsys, monkeypatch, name):
+    run = run_of(tmp_path / "run")
+    assert main(["report", str(run)]) == 0
+    before, opened = (run / "report.html").read_bytes(), reading.opened
+
+    def failing(path, wanted):
+        if wanted == name:
+            raise OSError(errno.EIO, "Input/output error")
+        return opened(path, wanted)
+
+    monkeypatch.setattr(reading, "opened", failing)
+    assert f"a folder whose {name} can be read (Input/output error)" in refused(capsys, "report", run)
+    assert (run / "report.html").read_bytes() == before
+
+
+def test_a_folder_of_videos_that_the_disk_does_not_give_is_not_taken_for_none(tmp_path, capsys, monkeypatch):
+    run = run_of(tmp_path / "run")
+
+    def failing(path):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(reading.os, "scandir", failing)
+    assert "a folder whose videos can be read (Permission denied)" in refused(capsys, "report", run)
+
+
+# -- odd values ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("baseline", ["[1]", "{a: b}", "1"])
+def test_a_baseline_that_is_no_name_is_the_first_arm(tmp_path, baseline):
+    run = run_of(tmp_path / "run", pages.CONFIG + f"baseline: {baseline}\n")
+    assert main(["report", str(run)]) == 0
+    assert Shown((run / "report.html").read_bytes()).manifest["baseline"] == "single"
+
+
+@pytest.mark.parametrize("origin", ["[1]", '["kind"]', "3", "null", '"text"', "{"])
+def test_an_origin_that_is_none_has_no_kind(tmp_path, origin):
+    row = {"search_id": "000000-s0-single", "candidate": "ab" * 16, "origin": origin}
+    run = run_of(tmp_path / "run", candidates=[row])
+    assert main(["report", str(run)]) == 0
+    assert Shown((run / "report.html").read_bytes()).table("candidates")["kind"] == [None]
+
+
+def without_an_id(run):
+    table = pq.read_table(run / "searches.parquet")
+    ids = pa.array([None, *table["search_id"].to_pylist()[1:]])
+    pq.write_table(table.set_column(0, "search_id", ids), run / "searches.parquet")
+
+
+def test_a_search_without_an_id_is_one_line(tmp_path, capsys):
+    run = run_of(tmp_path / "run")
+    without_an_id(run)
+    assert "a folder whose searches.parquet has an id for each search" in refused(capsys, "report", run)
+
+
+def test_a_page_stays_as_it_was_whatever_a_reading_raises(tmp_path):
+    run, now, readings = run_of(tmp_path / "run"), [0.0], []
+
+    def broken(found):
+        readings.append(found)
+        if len(readings) > 1:
+            raise TypeError("no such thing")
+        return made(found)
+
+    async def follow():
+        live = Live(run, broken, lambda: now[0])
+        first = await live.page()
+        os.utime(run / "searches.parquet", (1, 1))
+        for now[0] in (100.0, 101.0, 101.5):
+            assert await live.page() is first
+        assert len(readings) == 2 and "no such thing" in live.error  # it is read no sooner than after two seconds
+
+    asyncio.run(follow())
