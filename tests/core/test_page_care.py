@@ -150,3 +150,21 @@ def test_a_page_stays_as_it_was_whatever_a_reading_raises(tmp_path):
         assert len(readings) == 2 and "no such thing" in live.error  # it is read no sooner than after two seconds
 
     asyncio.run(follow())
+
+
+# -- rewards that are not the same -----------------------------------------------------------------------------------
+
+
+def test_nothing_is_gained_in_another_reward_than_the_baselines(tmp_path):
+    other = "arms: [{name: single}, {name: best, rewards: {holdout: {name: other}}}, {name: more}]\n"
+    rows = [search(p, 0, a, float(p + i)) for p in range(2) for i, a in enumerate(("single", "best", "more"))]
+    run = folder(tmp_path / "run", other + "rewards: {holdout: {name: one}}\n", searches=rows)
+    (run / "videos").mkdir()
+    for r in rows:
+        (run / "videos" / f"{r['search_id']}.mp4").write_bytes(b"video")
+    assert main(["report", str(run), "--embed", "2"]) == 0
+    page = Shown((run / "report.html").read_bytes())
+    assert page.table("searches")["gain"] == [None, 2.0, None] * 2  # best, more, single
+    single, best, more = (a["rewards"] for a in page.manifest["arms"])
+    assert single == more and single["search"] == best["search"] and single["holdout"] != best["holdout"]
+    assert set(page.manifest["media"]["embedded"]["videos"]) == {"000000-s0-more", "000000-s0-single"}

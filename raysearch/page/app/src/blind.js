@@ -5,7 +5,7 @@ import { baseline, download, groupId, index, run, view } from "./state.js";
 // By the id of a group, which a newer page of the same run does not give to another prompt: the winner's arm or "tie",
 // the arms shown from left to right, and all that the CSV says of the vote, as it was then.
 export const votes = signal(new Map());
-export const blind = computed(() => Number(view.value.blind) || 0); // the seed, or 0
+export const blind = computed(() => (/^[1-9]\d{0,8}$/.test(view.value.blind) ? Number(view.value.blind) : 0)); // the seed, or 0
 
 export const newSeed = () => 1 + Math.floor(Math.random() * 999999);
 

@@ -7,7 +7,7 @@ import { useKeys } from "./keys.jsx";
 import { aspect, coarse, fps, media, still } from "./media.js";
 import { columns, judged, ordered, SORTS } from "./order.js";
 import { Row } from "./row.jsx";
-import { address, baseline, choose, groupId, index, measures, run, say, view } from "./state.js";
+import { address, baseline, choose, groupId, index, measures, oneOf, run, say, view } from "./state.js";
 import { VirtualList } from "./virtual.jsx";
 import { useWidth } from "./width.js";
 import { Wipe } from "./wipe.jsx";
@@ -80,7 +80,7 @@ export function Gallery() {
   return (
     <>
       <div class="bar">
-        <Choice label="sort" value={view.value.sort in SORTS ? view.value.sort : "gain"} options={Object.entries(SORTS).map(([k, [text, title]]) => [k, text, title])} onChange={(sort) => choose({ sort })} />
+        <Choice label="sort" value={oneOf(SORTS, view.value.sort, "gain")} options={Object.entries(SORTS).map(([k, [text, title]]) => [k, text, title])} onChange={(sort) => choose({ sort })} />
         {!blind.value && <BaselineAndMeasure />}
         <Columns />
         <label class="field check"><input type="checkbox" checked={blind.value > 0} onChange={() => choose({ blind: blind.value ? "" : newSeed() })} /><span>blind</span></label>
