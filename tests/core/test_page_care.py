@@ -5,6 +5,7 @@ import errno
 import os
 import stat
 
+import numpy as np
 import pages
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -12,9 +13,13 @@ import pytest
 from pages import Shown, folder, search
 
 from raysearch.__main__ import main
+from raysearch.bootstrap import draws, interval
 from raysearch.page import reading
 from raysearch.page.manifest import made
+from raysearch.page.scaling import _laws
 from raysearch.page.server import Live
+from raysearch.sweep.curves import Fit, fit_table
+from raysearch.sweep.report import LAWS
 
 
 def run_of(path, config=pages.CONFIG, **more):
@@ -168,3 +173,27 @@ def test_nothing_is_gained_in_another_reward_than_the_baselines(tmp_path):
     single, best, more = (a["rewards"] for a in page.manifest["arms"])
     assert single == more and single["search"] == best["search"] and single["holdout"] != best["holdout"]
     assert set(page.manifest["media"]["embedded"]["videos"]) == {"000000-s0-more", "000000-s0-single"}
+
+
+# -- what else a page says of a run ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("chosen", [0, 1])
+def test_of_the_laws_of_a_curve_the_chosen_one_is_drawn(chosen):
+    forms = list(LAWS)[:2]
+    parameters = {"a": (1.0, 0.5, 1.5), "b": (2.0, 1.5, 2.5)}
+    fits = [Fit("c", "p", "m", f, parameters, 0.9, 0.8, 5, i == chosen) for i, f in enumerate(forms)]
+    (law,) = _laws(fit_table(fits)).values()
+    assert (law.form, law.parameters) == (forms[chosen], parameters)
+
+
+def test_a_collection_draws_captions_alone(tmp_path):
+    config = "arms: [{name: single}, {name: best}]\nseeds_apart: false\ncollect: {levels: [0.5]}\n"
+    drawn = [(p, s, a) for p in range(4) for s in (0, 1) for a in ("single", "best")]
+    rows = [search(p, s, a, (p + 5.0 * s) * (a == "best")) for p, s, a in drawn]
+    assert main(["report", str(folder(tmp_path / "run", config, searches=rows))]) == 0
+    page = Shown((tmp_path / "run" / "report.html").read_bytes())
+    row = page.manifest["comparisons"]["single"]["reward_holdout"][1]
+    values, captions = np.repeat(np.arange(4.0), 2) + [0, 5] * 4, [f"caption {p}" for p in range(4) for _ in (0, 1)]
+    assert (row["delta_low"], row["delta_high"]) == pytest.approx(interval(draws(values, captions)))
+    assert row["delta_low"] != pytest.approx(interval(draws(values, captions, [0, 1] * 4))[0])  # not as if seeds shared

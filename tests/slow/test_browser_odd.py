@@ -20,6 +20,13 @@ def runs(tmp_path_factory):
     """Folders of runs with their pages. They are made before a browser's loop runs in this thread."""
     base = tmp_path_factory.mktemp("odd")
     browser.with_media(base / "media")
+    rows = [pages.search(p, 0, arm, 1.0 * p + i) for p in range(2) for i, arm in enumerate(("single", "best"))]
+    rows += [pages.search(2, 0, arm, 90.0 * i, status="cancelled") for i, arm in enumerate(("single", "best"))]
+    pages.folder(base / "cancelled", searches=rows)
+    other = "arms: [{name: single}, {name: best, rewards: {holdout: {name: other}}}]\nrewards: {holdout: {name: one}}\n"
+    pages.folder(base / "unlike", other, searches=rows)
+    for name in ("cancelled", "unlike"):
+        browser.written(base / name)
     return base
 
 
@@ -72,3 +79,51 @@ def test_votes_stay_with_their_prompts_while_the_run_grows(chromium, tmp_path):
             window.context.close()
         finally:
             server.terminate()
+
+
+ODD = [
+    ("overview", {"x": "constructor"}, "What each arm gains"),
+    ("overview", {"x": "usd", "price": "Infinity"}, "What each arm gains"),
+    ("gallery", {"sort": "__proto__"}, "gain over single"),
+    ("gallery", {"blind": "-5"}, "gain over single"),
+    ("tree", {"tx": "constructor", "order": "__proto__"}, "trajectories"),
+]
+
+
+@pytest.mark.parametrize(("screen", "choices", "text"), ODD)
+def test_an_address_may_ask_for_anything(runs, window, screen, choices, text):
+    page = window.open(runs / "media", screen, **choices)
+    page.get_by_text(text).first.wait_for()
+    said = page.locator("main").inner_text()
+    assert "This screen failed" not in said and "Infinity" not in said and "NaN" not in said
+
+
+def figures(page):
+    """By arm: n, the mean and the paired difference."""
+    cells = [row.split("\t") for row in page.locator(".figures tbody tr").all_inner_texts()]
+    return {c[0].strip(): (c[1], c[2], c[4]) for c in cells}
+
+
+def test_means_of_what_is_shown_are_of_searches_that_finished(runs, window):
+    page = window.open(runs / "cancelled", q="caption")
+    page.get_by_text("6 of 6 searches").wait_for()
+    assert figures(page) == {"single": ("2", "0.50", "baseline"), "best": ("2", "1.50", "+1.00")}
+
+
+def test_nothing_shown_is_gained_in_another_reward(runs, window):
+    page = window.open(runs / "unlike", q="caption")
+    page.get_by_text("6 of 6 searches").wait_for()
+    assert figures(page)["best"] == ("2", "1.50", "\u2013")
+    gallery = window.open(runs / "unlike", "gallery")
+    gallery.locator(".row").first.wait_for()
+    assert gallery.locator(".numbers b").count() == 0
+    assert window.open(runs / "cancelled", "gallery").locator(".numbers b").first.inner_text().startswith("+")
+
+
+def test_tab_stays_in_the_dialog_of_keys(runs, window):
+    page = window.open(runs / "media")
+    page.keyboard.press("?")
+    page.get_by_role("dialog").wait_for()
+    for key in ("Tab", "Tab", "Shift+Tab"):
+        page.keyboard.press(key)
+        assert page.evaluate("document.activeElement.closest('[role=dialog]') !== null")
