@@ -142,5 +142,5 @@ def _described(text: str | None) -> tuple[str | None, str]:
     try:
         found = json.loads((text or "{}").replace(",}", "}"))
         return str(found.pop("kind")), json.dumps({k: v for k, v in found.items() if k not in LONG})
-    except (ValueError, KeyError, AttributeError, RecursionError):
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return None, "{}"

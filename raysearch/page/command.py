@@ -3,13 +3,16 @@
 import argparse
 import asyncio
 import math
+import os
+import secrets
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from raysearch.config.address import folder_or_url
 from raysearch.errors import ConfigError, FolderError, check
-from raysearch.files import Folder, replace_file
+from raysearch.files import Folder
 from raysearch.page import html, reading
 from raysearch.page.manifest import FOLDER, Page, made
 
@@ -68,7 +71,8 @@ def _write(path: Path, page: Page, content: bytes, run_dir: Path) -> None:
         for name, shard in page.shards.items():
             folder.write(f"{FOLDER}/{name}", shard)
         folder.write(FILE, content)
-        for old in path.glob(f"{FOLDER}/shard-*.js"):
+        linked = (path / FOLDER).is_symlink()  # what it leads to is not this run's
+        for old in [] if linked else path.glob(f"{FOLDER}/shard-*.js"):
             if old.name not in page.shards:
                 folder.unlink(f"{FOLDER}/{old.name}")
     except (FolderError, OSError) as error:
@@ -78,12 +82,29 @@ def _write(path: Path, page: Page, content: bytes, run_dir: Path) -> None:
 
 
 def _write_alone(to: Path, content: bytes) -> None:
+    """Write a page as a file of its own, in place of nothing but an older page. Raises ConfigError."""
     try:
-        there = to.expanduser().parent.is_dir() and not to.expanduser().is_dir()
-    except (OSError, RuntimeError):
-        there = False
-    allowed = "a file that can be written, in a folder that is there"
-    check(there and replace_file(to.expanduser(), content), "--to", str(to), allowed)
+        file = to.expanduser()
+        free = not os.path.lexists(file) or (not file.is_symlink() and file.is_file() and _is_page(file))
+        there = file.parent.is_dir() and not file.is_dir()
+    except (OSError, RuntimeError, ValueError):  # it cannot be read; there is no such user; a NUL
+        free = there = False
+    check(there, "--to", str(to), "a file that can be written, in a folder that is there")
+    check(free, "--to", str(to), "a new file, or a page that this command wrote before")
+    partial = file.with_name(f".{secrets.token_hex(8)}.partial")
+    try:
+        with open(partial, "xb") as made:  # with the rights that new files have
+            made.write(content)
+        partial.replace(file)
+    except OSError as error:
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
+        raise ConfigError.of("--to", str(to), f"a file that can be written ({error.strerror or error})") from error
+
+
+def _is_page(file: Path) -> bool:
+    with open(file, "rb") as found:
+        return found.read(len(html.OPENING)) == html.OPENING
 
 
 def view(run_dir: Path, port: int, price: float | None, say: Callable[[str], None]) -> int:

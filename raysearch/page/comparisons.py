@@ -13,7 +13,7 @@ import pyarrow as pa
 from raysearch import bootstrap
 from raysearch.page.block import numbers
 from raysearch.page.reading import Run
-from raysearch.page.searches import ENDED, groups
+from raysearch.page.searches import ENDED, comparable, groups, rewards
 from raysearch.session.tables import FINISHED
 from raysearch.sweep.curves import judged
 
@@ -74,10 +74,10 @@ class Values:
         values[group[ended], arm[ended]] = measured[ended]
         return cls(arms, tuple(keys), values, captions, None if _apart(run, captions, seeds) else seeds)
 
-    def compared(self, baselines: Sequence[str], unlike: dict[str, dict[str, Any]]) -> dict[str, dict[str, list[Row]]]:
+    def compared(self, baselines: Sequence[str], judges: dict[str, dict[str, int]]) -> dict[str, dict[str, list[Row]]]:
         """By baseline and measure, a row for each arm, with its mean and its mean difference to the baseline.
 
-        `unlike` are the rewards of each arm: one with another reward than the baseline has no difference in it.
+        `judges` are the `rewards` of each arm: one with another reward than the baseline has no difference in it.
         """
         rows = [[self._mean(i, j, x) for i, x in enumerate(of)] for j, of in enumerate(self._summed(self.values))]
         made = {}
@@ -86,8 +86,7 @@ class Values:
             difference = self.values - self.values[:, [base]]
             for i, a in enumerate(self.arms):
                 for j, m in enumerate(self.measures):
-                    kind = m.removeprefix("reward_").partition("_")[0]
-                    if i == base or unlike[a].get(kind) != unlike[b].get(kind):
+                    if i == base or not comparable(judges, a, b, m):
                         difference[:, i, j] = np.nan
             drawn = self._summed(difference)
             made[b] = {
@@ -153,14 +152,6 @@ def comparisons(run: Run, searches: pa.Table, keys: Sequence[str]) -> dict[str, 
     if not arms:
         return {}
     every = len(arms) ** 2 * len(keys) <= MOST_ROWS
-    found = Values.of(run, searches, keys).compared(arms if every else [run.baseline], _rewards(run))
+    found = Values.of(run, searches, keys).compared(arms if every else [run.baseline], rewards(run))
     cost = costs(arms, searches)
     return {b: {m: [row | cost[row["arm"]] for row in rows] for m, rows in of.items()} for b, of in found.items()}
-
-
-def _rewards(run: Run) -> dict[str, dict[str, Any]]:
-    """By arm, its rewards as its config has them."""
-    given = run.config.get("rewards")
-    base = given if isinstance(given, dict) else {}
-    own = {a: block.get("rewards") for a, block in run.blocks.items()}
-    return {a: base | (of if isinstance(of, dict) else {}) for a, of in own.items()}

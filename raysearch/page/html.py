@@ -11,6 +11,11 @@ from raysearch.page.manifest import Page
 
 TEMPLATE = Path(__file__).with_name("app.html")
 HEAD, MANIFEST, COLUMNS = "<head>", "__MANIFEST__", "__COLUMNS__"
+# How a page begins, and nothing else does: with this policy before all that the template has in its head.
+OPENING = b"""<!doctype html>
+<html lang="en">
+<head>
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; script-src 'sha256-"""
 PLACES = re.compile(f"({HEAD}|{MANIFEST}|{COLUMNS})")
 SCRIPT = re.compile(r"<script>(.*?)</script>", re.DOTALL)  # those of the template that run
 # In JSON that lies in a page: what could begin a tag, and what older scripts take for the end of a line.

@@ -22,7 +22,7 @@ from raysearch.page.failures import failures
 from raysearch.page.media import media, most_interesting
 from raysearch.page.reading import Run
 from raysearch.page.scaling import curves
-from raysearch.page.searches import ENDED, columns, gains, tags
+from raysearch.page.searches import ENDED, columns, gains, rewards, tags
 from raysearch.recipe.digests import canonical_json
 from raysearch.session.tables import SEARCHES
 
@@ -60,7 +60,7 @@ def _made(run: Run, price: float | None, embed: int, alone: bool, live: Any) -> 
     block, shards = Block(), {}
     own = columns(run, searches, alone=alone)
     if keys:
-        own["gain"] = gains(searches, keys[0], run.baseline)
+        own["gain"] = gains(run, searches, keys[0])
     tables: dict[str, Table | None] = {"candidates": None}
     listed: list[dict[str, Any]] = []
     components: list[str] = []
@@ -171,18 +171,18 @@ def _kind(run: Run) -> str:
     return "image" if run.media["images"] and not run.media["videos"] else "run"
 
 
-def _arms(run: Run, searches: pa.Table) -> list[dict[str, str]]:
+def _arms(run: Run, searches: pa.Table) -> list[dict[str, Any]]:
     """The arms in the config's order, as their searches say what they are, else as the config does."""
     said: dict[str, tuple[str, str]] = {}
     if {"policy", "policy_args"} <= set(searches.column_names):
         unique = searches.select(["arm", "policy", "policy_args"]).group_by(["arm", "policy", "policy_args"])
         said = {r["arm"]: (r["policy"] or "", r["policy_args"] or "{}") for r in unique.aggregate([]).to_pylist()}
-    base = run.config.get("policy")
+    base, judges = run.config.get("policy"), rewards(run)
     made = []
     for name, block in run.blocks.items():
         own = block.get("policy")
         policy = dict(own if isinstance(own, dict) else base if isinstance(base, dict) else {})
         policy_name = str(policy.pop("name", ""))
         kind, arguments = said.get(name) or (policy_name, canonical_json(policy))
-        made.append({"name": name, "policy": kind, "arguments": arguments})
+        made.append({"name": name, "policy": kind, "arguments": arguments, "rewards": judges[name]})
     return made

@@ -23,7 +23,7 @@ def media(run: Run, embedded: Iterable[str], *, alone: bool) -> dict[str, Any]:
         for kind, folders in KINDS.items():
             for folder in folders:
                 path = run.media[folder].get(search_id)
-                found = content(run.path, path) if path else None
+                found = content(run.path, path, run.shown) if path else None
                 if path and found is not None:
                     data = b64encode(found).decode()
                     of[kind][search_id] = f"data:{TYPES[path.rpartition('.')[2]]};base64,{data}"
@@ -55,7 +55,7 @@ def most_interesting(run: Run, searches: pa.Table, measure: str | None, most: in
     ids = searches["search_id"].to_pylist()
     if not measure or not most:
         return []
-    gained = gains(searches, measure, run.baseline).astype(float)
+    gained = gains(run, searches, measure).astype(float)
     arms, there = searches["arm"].to_pylist(), run.media["videos"].keys() | run.media["images"].keys()
     base = {group_of(i): i for i, a in zip(ids, arms, strict=True) if a == run.baseline}
     ranked = gained if np.isfinite(gained).any() else numbers(searches[measure])

@@ -3,6 +3,7 @@
 A run may still go on, have been killed, or be an older version's: what is missing is None or empty.
 """
 
+import errno
 import os
 import re
 import stat
@@ -29,6 +30,7 @@ NEEDED = ("search_id", "arm", "prompt", "seed", "status")  # columns of searches
 MEDIA = {"videos": "mp4", "images": "png", "posters": "webp", "previews": "webp"}  # folder -> extension of its files
 SUBFOLDER = re.compile(r"\d{6}")  # of a run with many searches
 DEFAULT_BASELINE = "single"
+NONE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO)  # of a name that is free, or no plain file's
 COLUMNS = {
     "searches": SEARCHES,
     "candidates": CANDIDATES,
@@ -72,34 +74,38 @@ class Run:
     def baseline(self) -> str:
         """The arm over which the others gain, as the run's own summary has it; empty without any arm."""
         named = (self.snapshot.baseline if self.snapshot else "") or self.config.get("baseline") or DEFAULT_BASELINE
-        return str(named) if named in self.blocks else next(iter(self.blocks), "")
+        named = str(named)  # a config may hold anything
+        return named if named in self.blocks else next(iter(self.blocks), "")
 
 
 def read(run_dir: Path) -> Run:
     """The run in a folder. Raises ConfigError if there is none, or if one of its tables cannot be read."""
     try:
         path = run_dir.expanduser()
-        text = content(path, CONFIG)
+        text = content(path, CONFIG, str(run_dir))
         searched = path.is_dir()
+    except ConfigError:
+        raise
     except (OSError, RuntimeError, ValueError) as error:  # it cannot be read; there is no such user; a NUL
         raise ConfigError.of("RUN_DIR", str(run_dir), f"the folder of a run, which can be read ({error})") from error
     check(searched and text is not None, "RUN_DIR", str(run_dir), f"the folder of a run, with {CONFIG}")
     assert text is not None
     tables = {name: found for name in TABLES if (found := _table(path, run_dir, name)) is not None}
-    return Run(path, str(run_dir), _snapshot(path), text.decode(errors="replace"), tables, listed(path))
+    state, media = _snapshot(path, str(run_dir)), listed(path, str(run_dir))
+    return Run(path, str(run_dir), state, text.decode(errors="replace"), tables, media)
 
 
-def _snapshot(path: Path) -> Snapshot | None:
+def _snapshot(path: Path, shown: str) -> Snapshot | None:
     with suppress(ConfigError):
         return status.read(path)
-    found = content(path, STATUS)  # of a copy without its journal
+    found = content(path, STATUS, shown)  # of a copy without its journal
     return parse(found) if found is not None else None
 
 
 def _table(path: Path, run_dir: Path, name: str) -> pa.Table | None:
     """A table, sorted by search; None where there is none. Raises ConfigError."""
     file = f"{name}.parquet"
-    found = content(path, file)
+    found = content(path, file, str(run_dir))
     if found is None:
         return None
     try:
@@ -116,7 +122,12 @@ def _table(path: Path, run_dir: Path, name: str) -> pa.Table | None:
     except pa.ArrowException as error:
         said = str(error).splitlines()[0]
         raise ConfigError.of("RUN_DIR", str(run_dir), f"a folder whose {file} is a run's ({said})") from error
-    return table.sort_by("search_id") if name == "searches" else table
+    if name != "searches":
+        return table
+    check(
+        not table["search_id"].null_count, "RUN_DIR", str(run_dir), f"a folder whose {file} has an id for each search"
+    )
+    return table.sort_by("search_id")
 
 
 def _typed(table: pa.Table, types: dict[str, pa.DataType]) -> pa.Table:
@@ -134,7 +145,7 @@ def opened(folder: Path, name: str) -> BinaryIO:
     """A plain file below a folder, open to read; only the folder itself may be a link. Raises OSError, ValueError."""
     *above, last = name.split("/")
     if not all(part and part not in (".", "..") for part in (*above, last)):
-        raise FileNotFoundError(name)
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), name)
     holder = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         for part in above:
@@ -146,33 +157,45 @@ def opened(folder: Path, name: str) -> BinaryIO:
         os.close(holder)
     if not stat.S_ISREG(os.fstat(file).st_mode):
         os.close(file)
-        raise FileNotFoundError(name)
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), name)
     return open(file, "rb")
 
 
-def content(folder: Path, name: str) -> bytes | None:
-    """The content of a file below a folder; None if there is none, or if it is a link or no plain file."""
+def content(folder: Path, name: str, shown: str) -> bytes | None:
+    """The content of a file below a folder; None if there is none, or if it is a link or no plain file.
+
+    Raises ConfigError where the disk does not give the file: what is there may not be taken for missing. `shown` is how
+    the user wrote the folder's path.
+    """
     try:
         with opened(folder, name) as file:
             return file.read()
-    except OSError:
-        return None
+    except OSError as error:
+        if error.errno in NONE:
+            return None
+        raise _unreadable(shown, name, error) from error
 
 
-def listed(path: Path) -> dict[str, dict[str, str]]:
-    """The media of a run: by folder, and by search_id, their paths below the run's folder."""
-    return {folder: dict(_files(path, folder, f".{extension}")) for folder, extension in MEDIA.items()}
+def _unreadable(shown: str, name: str, error: OSError) -> ConfigError:
+    return ConfigError.of("RUN_DIR", shown, f"a folder whose {name} can be read ({error.strerror or error})")
 
 
-def _files(path: Path, folder: str, extension: str) -> Iterator[tuple[str, str]]:
+def listed(path: Path, shown: str) -> dict[str, dict[str, str]]:
+    """The media of a run: by folder, and by search_id, their paths below the run's folder. Raises ConfigError."""
+    return {folder: dict(_files(path, shown, folder, f".{extension}")) for folder, extension in MEDIA.items()}
+
+
+def _files(path: Path, shown: str, folder: str, extension: str) -> Iterator[tuple[str, str]]:
     if (path / folder).is_symlink():
         return
     try:
         entries = list(os.scandir(path / folder))
-    except OSError:
-        return
+    except OSError as error:
+        if error.errno in NONE:
+            return
+        raise _unreadable(shown, folder, error) from error
     for e in entries:
         if e.is_dir(follow_symlinks=False) and SUBFOLDER.fullmatch(e.name):
-            yield from _files(path, f"{folder}/{e.name}", extension)
+            yield from _files(path, shown, f"{folder}/{e.name}", extension)
         elif e.name.endswith(extension) and e.is_file(follow_symlinks=False):
             yield e.name.removesuffix(extension), f"{folder}/{e.name}"

@@ -1,5 +1,7 @@
 """The table of a page's searches: what searches.parquet has, and what the page looks up by search."""
 
+import json
+from typing import Any
 from urllib.parse import quote
 
 import numpy as np
@@ -13,6 +15,7 @@ LEFT_OUT = ("policy", "policy_args", "allocation", "origin", "video", "winner")
 ENDED = ("done", "budget", "failed")  # of the statuses, those of searches that are not run again by themselves
 ID_BYTES = 6  # of a candidate's id: with a million candidates two begin alike once in five hundred runs
 TAG = "tag_"
+KINDS = ("search", "final", "holdout")  # of rewards; a measure is of one kind
 
 Columns = dict[str, "pa.ChunkedArray | np.ndarray | None"]
 
@@ -39,14 +42,42 @@ def groups(searches: pa.Table) -> np.ndarray:
     return np.array([number.setdefault(group_of(i), len(number)) for i in searches["search_id"].to_pylist()], int)
 
 
-def gains(searches: pa.Table, measure: str, baseline: str) -> np.ndarray:
-    """A measure (N,) minus the baseline's of the same prompt and seed; NaN without one, and for the baseline itself."""
-    values, group = numbers(searches[measure]), groups(searches)
-    of_baseline = np.array([a == baseline for a in searches["arm"].to_pylist()], bool)
+def rewards(run: Run) -> dict[str, dict[str, int]]:
+    """By arm and by kind of reward, a number that arms share whose rewards of that kind are the same."""
+    given = run.config.get("rewards")
+    base = given if isinstance(given, dict) else {}
+    number: dict[str, int] = {}
+    found = {}
+    for arm, block in run.blocks.items():
+        own = block.get("rewards")
+        of = base | (own if isinstance(own, dict) else {})
+        found[arm] = {k: number.setdefault(f"{k} {_text(of.get(k))}", len(number)) for k in KINDS}
+    return found
+
+
+def comparable(judges: dict[str, dict[str, int]], arm: str, other: str, measure: str) -> bool:
+    """Whether a measure is of the same reward for two arms, as `rewards` has them."""
+    kind = measure.removeprefix("reward_").partition("_")[0]
+    return judges[arm].get(kind) == judges[other].get(kind)
+
+
+def gains(run: Run, searches: pa.Table, measure: str) -> np.ndarray:
+    """A measure (N,) minus that of the run's baseline with the same prompt and seed.
+
+    NaN without one, for the baseline itself, and for an arm whose measure is of another reward than the baseline's.
+    """
+    values, group, baseline, judges = numbers(searches[measure]), groups(searches), run.baseline, rewards(run)
+    arms = searches["arm"].to_pylist()
+    of_baseline = np.array([a == baseline for a in arms], bool)
+    like = {a: a in judges and a != baseline and comparable(judges, a, baseline, measure) for a in set(arms)}
     base = np.full(group.max(initial=-1) + 1, np.nan)
     base[group[of_baseline]] = values[of_baseline]
-    gained: np.ndarray = np.where(of_baseline, np.nan, values - base[group]).astype(np.float32)
+    gained: np.ndarray = np.where([like[a] for a in arms], values - base[group], np.nan).astype(np.float32)
     return gained
+
+
+def _text(reward: Any) -> str:
+    return json.dumps(reward, sort_keys=True, default=str)
 
 
 def _url(path: str | None) -> str | None:

@@ -82,7 +82,7 @@ class Live:
             return
         try:
             self._page = self._made(reading.read(self._given))
-        except (ConfigError, OSError) as error:
+        except Exception as error:  # also of a table that is none of a run's: whatever was read before stays
             self.error = told(error)
             return
         self.error, self._seen = "", seen

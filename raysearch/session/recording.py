@@ -5,10 +5,12 @@ its last half minute.
 """
 
 import asyncio
+import os
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
+from itertools import count
 from typing import Any
 
 import pyarrow as pa
@@ -17,7 +19,6 @@ import pyarrow.parquet as pq
 
 from raysearch.engine.protocol import Denoise, Denoised, Encode, Scored
 from raysearch.engine.trace import Ran
-from raysearch.errors import FolderError
 from raysearch.files import Folder
 from raysearch.parquet import versioned, write_table
 from raysearch.session.snapshot import Snapshot
@@ -71,8 +72,8 @@ class Log:
     """A Parquet file to which rows are appended, by one process after the other; each one's rows have its `session`.
 
     The file is rewritten in a thread of its own, atomically, at most every half minute and for a hundredth of the time.
-    A file that cannot be read, or whose columns are not these, is kept beside the new one, with `.old` after its name.
-    Where the disk refuses, nothing is recorded any more, and `report` is told so once.
+    A file that is torn, or whose columns are not these, is kept beside the new one, with `.old` (or `.old1`, ...) after
+    its name. Where the disk refuses, nothing is recorded any more, and `report` is told so once.
     """
 
     def __init__(
@@ -91,22 +92,35 @@ class Log:
         self._writing: Future[None] | None = None
         self._due = clock() + WRITE_EVERY
         self.session = 0
-        before = self._held()
+        before = None
+        try:
+            before = self._held()
+        except OSError as error:
+            self._give_up(error)
         if before is not None and before.num_rows:
             self.session = 1 + pc.max(before["session"]).as_py()
 
     def _held(self) -> pa.Table | None:
-        """The rows that the file holds; None without a file. One that is not ours is moved away."""
+        """The rows that the file holds; None without a file. One that was read and is not ours is moved away.
+
+        Raises OSError where the disk does not give the file, of which nothing is known then.
+        """
         path = self._folder.path / self._name
-        if not path.exists():
+        try:
+            content = path.read_bytes()
+        except FileNotFoundError:
             return None
-        with suppress(OSError, pa.ArrowException):
-            held = pq.read_table(path)
+        with suppress(OSError, pa.ArrowException):  # both are raised of bytes that are no Parquet file
+            held = pq.read_table(pa.BufferReader(content))
             if held.schema.equals(self._schema):
                 return held
-        with suppress(OSError):
-            path.replace(path.with_name(f"{self._name}.old"))
+        names = (path.with_name(f"{self._name}.old{n or ''}") for n in count())
+        path.rename(next(p for p in names if not os.path.lexists(p)))
         return None
+
+    def _give_up(self, error: OSError) -> None:
+        self._broken = True
+        self._report(f"{self._name} is not written any more: {error}")
 
     def add(self, row: dict[str, Any]) -> None:
         """Append a row, without its `session`."""
@@ -136,13 +150,12 @@ class Log:
         if self._broken or not any(len(t) for t in fresh):
             return
         began = self._clock()
-        held = self._held()
-        whole = pa.concat_tables([*([held] if held else []), *fresh]).unify_dictionaries()
         try:
+            held = self._held()
+            whole = pa.concat_tables([*([held] if held else []), *fresh]).unify_dictionaries()
             write_table(self._folder, self._name, whole, group=BATCH)
-        except FolderError as error:
-            self._broken = True
-            self._report(f"{self._name} is not written any more: {error}")
+        except OSError as error:
+            self._give_up(error)
         now = self._clock()
         self._due = now + max(WRITE_EVERY, SHARE * (now - began))
 

@@ -1,7 +1,9 @@
 """What a run leaves of its own course: each item in trace.parquet, snapshots in timeline.parquet, and the version."""
 
 import json
+from concurrent.futures import Future
 from itertools import pairwise
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -10,7 +12,7 @@ from fakes import ARMS, session, unlucky
 
 from raysearch.errors import FolderError
 from raysearch.files import Folder
-from raysearch.session.recording import Log
+from raysearch.session.recording import BATCH, Log, Recording
 from raysearch.session.snapshot import parse
 from raysearch.testing import FakeBackend, FakeFleet, run_virtual
 
@@ -144,3 +146,62 @@ def test_a_disk_that_refuses_is_told_once_and_rows_do_not_pile_up(tmp_path, monk
         rows._writing.result()
     rows.close()
     assert said == ["x.parquet is not written any more: no room"] and rows._rows == []
+
+
+def test_what_was_kept_beside_before_stays(tmp_path):
+    for torn in (b"PAR1", b"PAR1 again"):
+        (tmp_path / "x.parquet").write_bytes(torn)
+        log(tmp_path, []).close()
+    assert (tmp_path / "x.parquet.old").read_bytes() == b"PAR1"
+    assert (tmp_path / "x.parquet.old1").read_bytes() == b"PAR1 again"
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+def test_a_file_that_the_disk_does_not_give_stays_where_it_is(tmp_path, monkeypatch, at_once):
+    first = log(tmp_path, [])
+    first.add({"x": 1})
+    first.close()
+    said, read, failing = [], Path.read_bytes, at_once
+
+    def read_bytes(path):
+        if failing:
+            raise OSError(5, "Input/output error")
+        return read(path)
+
+    monkeypatch.setattr(Path, "read_bytes", read_bytes)
+    rows, failing = log(tmp_path, said), True
+    rows.add({"x": 2})
+    rows.close()
+    failing = False
+    assert held(tmp_path) == [(0, 1)] and len(list(tmp_path.iterdir())) == 1
+    assert said == ["x.parquet is not written any more: [Errno 5] Input/output error"]
+
+
+def test_both_files_of_a_run_count_the_same_sessions(tmp_path):
+    recorded(tmp_path / "run", prompts=["a"])
+    (tmp_path / "run" / "timeline.parquet").unlink()
+    both = Recording(Folder(tmp_path / "run"), [].append)
+    assert both._timeline.session == both._trace.session == 1
+    both.close()
+
+
+def test_no_second_write_begins_before_the_first_is_done(tmp_path):
+    now = 31.0
+    rows = log(tmp_path, [], lambda: now)
+    now = 62.0
+    busy = rows._writing = Future()
+    rows.add({"x": 1})
+    assert rows._writing is busy and len(rows._rows) == 1
+    busy.set_result(None)
+    rows.add({"x": 2})
+    rows._writing.result()
+    rows.close()
+    assert held(tmp_path) == [(0, 1), (0, 2)]
+
+
+def test_rows_that_wait_are_packed(tmp_path):
+    rows = log(tmp_path, [])
+    for x in range(BATCH):
+        rows.add({"x": x})
+    assert rows._rows == [] and [t.num_rows for t in rows._waiting] == [BATCH]
+    rows.close()

@@ -83,6 +83,7 @@ def test_the_bytes_of_a_strip_are_bounded_even_of_noise():
 @pytest.mark.parametrize(("height", "width", "scale", "size"), [
     (480, 832, 1, (185, 320)), (832, 480, 1, (555, 320)), (32, 32, 1, (32, 32)), (32, 32, 8, (256, 256)),
     (32, 32, 16, (320, 320)), (100, 200, 2, (100, 200)), (2000, 20, 1, (640, 6)), (480, 832, 2, (185, 320)),
+    (300, 20, 16, (600, 40)),
 ])  # fmt: skip
 def test_a_poster_is_at_most_320_pixels_wide_and_grows_as_the_mp4_does(height, width, scale, size):
     assert opened(thumbnails.poster(clip(9, height=height, width=width)[0], scale=scale), "WEBP").shape[:2] == size

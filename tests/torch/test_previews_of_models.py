@@ -57,6 +57,17 @@ def test_a_long_videos_poster_is_its_middle_frame(tiny, tmp_path):
     assert len(clip) == 25 and np.argmin(distances) == 12
 
 
+def test_a_run_without_posters_makes_none(tiny, tmp_path, monkeypatch):
+    def none(frame, scale):
+        raise AssertionError("a poster was made")
+
+    monkeypatch.setattr(thumbnails, "poster", none)
+    values = config(tiny, output={"posters": False})
+    asyncio.run(Session(values, Backend(), run_dir=tmp_path / "run").run())
+    (row,) = pq.read_table(tmp_path / "run" / "searches.parquet").to_pylist()
+    assert row["status"] == "done" and not (tmp_path / "run" / "posters").exists()
+
+
 def test_nobody_is_charged_for_small_pictures(tiny, tmp_path, monkeypatch):
     """On a clock that goes on only while they are made."""
     now = [0.0]

@@ -1,9 +1,11 @@
 // Blind comparison: names are hidden, sides are shuffled by a seed, and votes can be taken away as CSV.
 import { computed, signal } from "@preact/signals";
-import { baseline, download, index, run, view } from "./state.js";
+import { baseline, download, groupId, index, run, view } from "./state.js";
 
-export const votes = signal(new Map()); // group -> {winner: arm or "tie", shown: arms from left to right, at}
-export const blind = computed(() => Number(view.value.blind) || 0); // the seed, or 0
+// By the id of a group, which a newer page of the same run does not give to another prompt: the winner's arm or "tie",
+// the arms shown from left to right, and all that the CSV says of the vote, as it was then.
+export const votes = signal(new Map());
+export const blind = computed(() => (/^[1-9]\d{0,8}$/.test(view.value.blind) ? Number(view.value.blind) : 0)); // the seed, or 0
 
 export const newSeed = () => 1 + Math.floor(Math.random() * 999999);
 
@@ -18,10 +20,13 @@ function* numbers(seed) {
   }
 }
 
-/** The arms in the order of this row: as they are, or shuffled by the seed and the group. */
+/** A number of 32 bits for a text (FNV-1a). */
+const hashed = (text) => [...text].reduce((h, c) => Math.imul(h ^ c.codePointAt(0), 16777619), 0x811c9dc5);
+
+/** The arms in the order of this row: as they are, or shuffled by the seed and the id of the group. */
 export function sides(arms, group) {
   if (!blind.value) return arms;
-  const draw = numbers(Math.imul(blind.value, 2654435761) ^ Math.imul(group + 1, 40503));
+  const draw = numbers(Math.imul(blind.value, 2654435761) ^ hashed(groupId(group)));
   const mixed = [...arms];
   for (let i = mixed.length - 1; i > 0; i--) {
     const j = Math.floor(draw.next().value * (i + 1));
@@ -33,21 +38,24 @@ export function sides(arms, group) {
 export const letter = (i) => String.fromCharCode(65 + i);
 
 export function vote(group, shown, winner) {
-  votes.value = new Map(votes.value).set(group, { winner, shown, at: new Date().toISOString() });
+  const { searches } = run.value;
+  const { groups, at } = index.value;
+  const any = groups[group].find((row) => row >= 0);
+  const said = { prompt: searches.text("prompt", any), seed: searches.text("seed", any), baseline: baseline.value, blind: blind.value };
+  const search = winner === "tie" ? "" : searches.text("search_id", groups[group][at.get(winner)]);
+  votes.value = new Map(votes.value).set(groupId(group), { ...said, winner, search, shown, at: new Date().toISOString() });
 }
 
-const cell = (text) => (/[",\n\r]/.test(text) ? `"${String(text).replaceAll('"', '""')}"` : String(text));
+/** A cell of CSV, which no spreadsheet takes for a formula. */
+function cell(value) {
+  const text = /^[=+\-@\t\r]/.test(value) ? `'${value}` : String(value);
+  return /[",\n\r]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
+}
 
 /** The votes as CSV, a line a vote. */
 export function csv() {
-  const { searches } = run.value;
-  const { groups, at } = index.value;
   const lines = [["prompt", "seed", "winner", "winner_search", "shown", "baseline", "blind_seed", "at"]];
-  for (const [group, { winner, shown, at: when }] of votes.value) {
-    const any = groups[group].find((row) => row >= 0);
-    const search = winner === "tie" ? "" : searches.text("search_id", groups[group][at.get(winner)]);
-    lines.push([searches.text("prompt", any), searches.text("seed", any), winner, search, shown.join("|"), baseline.value, blind.value, when]);
-  }
+  for (const v of votes.value.values()) lines.push([v.prompt, v.seed, v.winner, v.search, v.shown.join("|"), v.baseline, v.blind, v.at]);
   return lines.map((line) => line.map(cell).join(",")).join("\n") + "\n";
 }
 

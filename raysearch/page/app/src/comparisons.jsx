@@ -3,7 +3,7 @@ import { scaleLinear } from "d3-scale";
 import { useState } from "preact/hooks";
 import { Empty, Swatch } from "./controls.jsx";
 import { colour, costText, count, number, percent, signed } from "./format.js";
-import { address, baseline, choose, cost, costOf, filtered, index, measure, run, shown, view } from "./state.js";
+import { address, baseline, choose, comparable, cost, costOf, filtered, index, measure, run, shown, view } from "./state.js";
 
 const WIDTH = 220;
 
@@ -23,16 +23,19 @@ function ofShown() {
   const sums = names.map(() => ({ n: 0, sum: 0, pairs: 0, delta: 0, win: 0, costs: 0, cost: 0, failed: 0 }));
   const status = searches.column("status");
   const failed = searches.values("status").indexOf("failed");
+  const finished = searches.values("status").map((s) => s === "done" || s === "budget");
+  const value = (row) => (row >= 0 && finished[status[row]] ? searches.number(key, row) : NaN);
+  const like = names.map((name) => comparable(name, key));
   for (const row of shown.value) {
     const s = sums[arm[row]];
     if (status && status[row] === failed) s.failed++;
-    const x = searches.number(key, row);
-    const c = costOf(row);
+    const x = value(row);
+    const c = finished[status[row]] || status[row] === failed ? costOf(row) : NaN;
     if (Number.isFinite(c)) (s.costs++, (s.cost += c));
     if (!Number.isFinite(x)) continue;
     (s.n++, (s.sum += x));
-    const y = searches.number(key, groups[group[row]][base]);
-    if (!Number.isFinite(y) || arm[row] === base) continue;
+    const y = value(groups[group[row]][base]);
+    if (!Number.isFinite(y) || arm[row] === base || !like[arm[row]]) continue;
     (s.pairs++, (s.delta += x - y), (s.win += x > y ? 1 : x === y ? 0.5 : 0));
   }
   return new Map(sums.map((s, i) => [names[i], { n: s.n, mean: s.sum / s.n, pairs: s.pairs, delta: s.delta / s.pairs, win: s.win / s.pairs, cost: s.cost / s.costs, failed: s.failed }]));

@@ -26,7 +26,7 @@ export class Table {
   }
 
   has(name) {
-    return name in this.spec;
+    return Object.hasOwn(this.spec, name);
   }
 
   names() {

@@ -29,7 +29,8 @@ export function compact(x) {
 export function duration(s) {
   if (s === null || !Number.isFinite(s)) return DASH;
   if (s < 90) return `${number(s, 1)} s`;
-  if (s < 5400) return `${Math.floor(s / 60)}m${String(Math.round(s % 60)).padStart(2, "0")}`;
+  const seconds = Math.round(s);
+  if (seconds < 5400) return `${Math.floor(seconds / 60)}m${String(seconds % 60).padStart(2, "0")}`;
   const minutes = Math.round(s / 60);
   return `${Math.floor(minutes / 60)}h${String(minutes % 60).padStart(2, "0")}`;
 }

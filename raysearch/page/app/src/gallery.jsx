@@ -7,7 +7,7 @@ import { useKeys } from "./keys.jsx";
 import { aspect, coarse, fps, media, still } from "./media.js";
 import { columns, judged, ordered, SORTS } from "./order.js";
 import { Row } from "./row.jsx";
-import { address, baseline, choose, index, measures, run, say, view } from "./state.js";
+import { address, baseline, choose, groupId, index, measures, oneOf, run, say, view } from "./state.js";
 import { VirtualList } from "./virtual.jsx";
 import { useWidth } from "./width.js";
 import { Wipe } from "./wipe.jsx";
@@ -15,25 +15,28 @@ import { Wipe } from "./wipe.jsx";
 export function Gallery() {
   const [box, width] = useWidth(1200);
   const clock = useMemo(() => new Clock(fps()), []);
-  const [at, setAt] = useState(0);
+  const [at, setAt] = useState({ place: 0, id: "" }); // the id goes before the place, which changes as a run goes on
   const [column, setColumn] = useState(0);
-  const [active, setActive] = useState(null); // {group, play}
+  const [active, setActive] = useState(null); // {id, play}
   const [wiping, setWiping] = useState(null);
   const groups = ordered.value;
   const arms = columns.value;
   const size = sizeOf(width, arms.length);
-  const here = Math.min(at, groups.length - 1);
+  const here = placeOf(groups, at);
   const group = groups[here];
+  const id = group === undefined ? "" : groupId(group);
+  const select = (place) => setAt({ place, id: groupId(groups[place]) });
+  const activate = (place, play) => (select(place), setActive({ id: groupId(groups[place]), play }));
   useEffect(() => setActive(null), [view.value.sort, arms.join(), blind.value]);
 
   const cells = (g) => sides(arms, g).map((arm) => ({ arm, row: index.value.groups[g][index.value.at.get(arm)] }));
   const go = (rows, cols) => {
-    setAt(Math.min(groups.length - 1, Math.max(0, here + rows)));
+    if (groups.length) select(Math.min(groups.length - 1, Math.max(0, here + rows)));
     setColumn(Math.min(arms.length - 1, Math.max(0, column + cols)));
   };
   const now = () => cells(group)[column];
-  const playing = active && active.group === group;
-  const needsActive = (act) => () => (playing ? act() : setActive({ group, play: false }));
+  const playing = active && active.id === id;
+  const needsActive = (act) => () => (playing ? act() : group !== undefined && activate(here, false));
   const wipe = () => {
     const there = cells(group);
     const films = there.map((c, i) => [c, i]).filter(([c]) => media(c.row, "video") && !still(media(c.row, "video"))).map(([, i]) => i);
@@ -45,13 +48,13 @@ export function Gallery() {
     return setWiping({ cells: there, left: Math.min(first, second), right: Math.max(first, second), title: run.value.searches.text("prompt", there[first].row) });
   };
   const ballot = (e) => {
-    const there = cells(group);
+    const there = group === undefined ? [] : cells(group);
     const i = Number(e.key) - 1;
-    if (i >= there.length) return;
+    if (group === undefined || i >= there.length) return;
     vote(group, there.map((c) => c.arm), i < 0 ? "tie" : there[i].arm);
     if (here < groups.length - 1) {
-      setAt(here + 1);
-      if (playing) setActive({ group: groups[here + 1], play: clock.playing.value });
+      select(here + 1);
+      if (playing) activate(here + 1, clock.playing.value);
     }
   };
   const save = () => (downloadVotes(), savedVotes());
@@ -60,7 +63,7 @@ export function Gallery() {
     ["ArrowUp", "The row before", () => go(-1, 0)],
     ["ArrowRight", "The next video of the row", () => go(0, 1)],
     ["ArrowLeft", "The one before", () => go(0, -1)],
-    [" ", "Play or pause the row on one clock", () => (playing ? clock.toggle() : setActive({ group, play: true }))],
+    [" ", "Play or pause the row on one clock", () => (playing ? clock.toggle() : group !== undefined && activate(here, true))],
     [",", "A frame back", needsActive(() => clock.step(-1))],
     [".", "A frame on", needsActive(() => clock.step(1))],
     ["-", "Slower", () => clock.setSpeed(clock.speed.value / 2)],
@@ -77,7 +80,7 @@ export function Gallery() {
   return (
     <>
       <div class="bar">
-        <Choice label="sort" value={view.value.sort in SORTS ? view.value.sort : "gain"} options={Object.entries(SORTS).map(([k, [text, title]]) => [k, text, title])} onChange={(sort) => choose({ sort })} />
+        <Choice label="sort" value={oneOf(SORTS, view.value.sort, "gain")} options={Object.entries(SORTS).map(([k, [text, title]]) => [k, text, title])} onChange={(sort) => choose({ sort })} />
         {!blind.value && <BaselineAndMeasure />}
         <Columns />
         <label class="field check"><input type="checkbox" checked={blind.value > 0} onChange={() => choose({ blind: blind.value ? "" : newSeed() })} /><span>blind</span></label>
@@ -89,13 +92,14 @@ export function Gallery() {
       </div>
       <div class={`fill ${coarse() ? "coarse" : ""}`} ref={box}>
         {!groups.length ? <Empty>{run.value.searches.n ? "No prompt and seed passes the filters." : "No search has ended yet."}</Empty> : (
-          <VirtualList class="rows" deps={[groups, arms.join(), size.width, blind.value, run.value]} state={(i) => (active?.group === groups[i] ? `${active.play} ${i === here ? column : ""}` : i === here ? column : -1)} n={groups.length} height={size.height + 82} selected={here} label="Prompts and seeds; arrow keys move, space plays the row"
+          <VirtualList class="rows" deps={[groups, arms.join(), size.width, blind.value, run.value]} state={(i) => (active?.id === groupId(groups[i]) ? `${active.play} ${i === here ? column : ""}` : i === here ? column : -1)} n={groups.length} height={size.height + 82} selected={here} label="Prompts and seeds; arrow keys move, space plays the row"
             head={!blind.value && <div class="columns" aria-hidden="true">{arms.map((arm) => <span key={arm} style={{ width: `${size.width}px` }}><Swatch arm={arm} />{arm}{arm === baseline.value && <small>baseline</small>}</span>)}</div>}
             row={(i, style) => {
               const g = groups[i];
+              const own = groupId(g);
               return (
-                <Row key={g} group={g} cells={cells(g)} size={size} style={style} clock={clock} active={active?.group === g ? active : null} selected={i === here ? column : -1}
-                  onSelect={(c) => (setAt(i), setColumn(c))} onActivate={(play) => (setAt(i), setActive({ group: g, play }))} />
+                <Row key={own} id={own} cells={cells(g)} size={size} style={style} clock={clock} active={active?.id === own ? active : null} selected={i === here ? column : -1}
+                  onSelect={(c) => (select(i), setColumn(c))} onActivate={(play) => activate(i, play)} />
               );
             }} />
         )}
@@ -106,6 +110,14 @@ export function Gallery() {
 }
 
 const labelOf = (key) => measures.value.find((m) => m.key === key)?.label ?? "judge";
+
+/** Where the selected group is now; where none is selected, or it is gone, the same place as before. */
+function placeOf(groups, { place, id }) {
+  const there = Math.min(place, groups.length - 1);
+  if (!id || (there >= 0 && groupId(groups[there]) === id)) return there;
+  const now = groups.findIndex((g) => groupId(g) === id);
+  return now >= 0 ? now : there;
+}
 
 /** Width and height of a cell's picture, such that columns fit if they can. */
 function sizeOf(width, n) {

@@ -27,6 +27,7 @@ export function listenToKeys() {
     }
     if (helping.value && event.key !== "?") {
       if (event.key === "Escape") helping.value = false;
+      if (event.key === "Tab") (event.preventDefault(), document.querySelector(".help button")?.focus()); // it has one
       return;
     }
     if ((event.key === " " || event.key === "Enter") && event.target.closest("button, a, summary, input")) return;

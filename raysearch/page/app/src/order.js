@@ -1,6 +1,6 @@
 // In which order the gallery shows prompts and seeds, and what it says of each video.
 import { computed } from "@preact/signals";
-import { baseline, gainOf, index, judge, measure, run, shownGroups, view } from "./state.js";
+import { baseline, comparable, gainOf, index, judge, measure, oneOf, run, shownGroups, view } from "./state.js";
 
 export const SORTS = {
   prompt: ["prompt", "in the order of the prompts"],
@@ -46,16 +46,16 @@ export function hacked(row) {
 
 /** Groups in the chosen order. */
 export const ordered = computed(() => {
-  const by = view.value.sort in SORTS ? view.value.sort : "gain";
+  const by = oneOf(SORTS, view.value.sort, "gain");
   if (by === "prompt") return shownGroups.value;
-  const { groups, at } = index.value;
+  const { arm, groups, names, at } = index.value;
   const { searches } = run.value;
   const cols = columns.value.map((name) => at.get(name));
   const score = {
     gain: (rows) => max(rows.map((r) => gainOf(r, judged.value))),
     disagreement: (rows) => max(rows.map((r) => Math.abs(disagreement.value[r]))),
     spread: (rows) => {
-      const values = rows.map((r) => searches.number(judged.value, r)).filter(Number.isFinite);
+      const values = rows.filter((r) => comparable(names[arm[r]], judged.value)).map((r) => searches.number(judged.value, r)).filter(Number.isFinite);
       return values.length > 1 ? Math.max(...values) - Math.min(...values) : NaN;
     },
     failures: (rows) => rows.filter((r) => searches.text("status", r) === "failed").length,

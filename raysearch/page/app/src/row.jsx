@@ -11,7 +11,7 @@ import { baseline, gainOf, run, treeOf } from "./state.js";
 const MOST = 15; // videos of a row that play; with the one under the pointer, 16 decode
 
 /** `cells` are `{arm, row}` from left to right; `clock` plays the row if it is `active`. */
-export function Row({ group, cells, size, style, active, selected, clock, onSelect, onActivate }) {
+export function Row({ id, cells, size, style, active, selected, clock, onSelect, onActivate }) {
   const box = useRef(null);
   const drag = useRef(null);
   const { searches } = run.value;
@@ -20,7 +20,7 @@ export function Row({ group, cells, size, style, active, selected, clock, onSele
     if (!active) return undefined;
     clock.take([...box.current.querySelectorAll("video")]).then((there) => there && active.play && clock.play());
     return () => clock.release();
-  }, [active, group]);
+  }, [active, id]);
   const down = (e) => {
     if (e.button !== 0 || e.target.closest("a, button")) return;
     drag.current = { x: e.clientX, moved: false };
@@ -38,9 +38,9 @@ export function Row({ group, cells, size, style, active, selected, clock, onSele
     clock.seek(from.time + ((e.clientX - from.x) / (size.width * 1.5)) * (clock.duration.value || 1));
   };
   const up = () => (drag.current = null);
-  const voted = votes.value.get(group);
+  const voted = votes.value.get(id);
   return (
-    <section class={`row ${selected >= 0 ? "selected" : ""}`} style={style} ref={box} data-group={group} aria-label={`${searches.text("prompt", any)}, seed ${searches.text("seed", any)}`}>
+    <section class={`row ${selected >= 0 ? "selected" : ""}`} style={style} ref={box} data-group={id} aria-label={`${searches.text("prompt", any)}, seed ${searches.text("seed", any)}`}>
       <header>
         <h3 title={searches.text("prompt", any)}>{searches.text("prompt", any)}</h3>
         <span class="soft">seed {searches.text("seed", any)}</span>

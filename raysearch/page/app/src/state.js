@@ -105,6 +105,12 @@ export const index = computed(() => {
   return { names, at, arm, group, groups };
 });
 
+/** The id of a group, the part of its searches' ids that the arms share; a group's number may change as a run goes on. */
+export function groupId(g) {
+  const id = run.value.searches.text("search_id", index.value.groups[g].find((row) => row >= 0));
+  return id.split("-", 2).join("-");
+}
+
 /** Names of the columns of texts that are a prompt's tags, of few enough values to choose from. */
 export const tags = computed(() => {
   const { searches, manifest } = run.value;
@@ -169,7 +175,10 @@ export const baseline = computed(() => {
   const wanted = view.value.base ?? run.value.manifest.baseline;
   return at.has(wanted) ? wanted : (names[0] ?? "");
 });
-export const price = computed(() => Number(view.value.price ?? run.value.manifest.price ?? 0) || 0);
+export const price = computed(() => {
+  const given = Number(view.value.price ?? run.value.manifest.price ?? 0);
+  return Number.isFinite(given) && given > 0 ? given : 0;
+});
 
 export const COSTS = {
   nfe: { label: "NFE", long: "evaluations of the model", column: "nfe", key: "nfe", factor: () => 1 },
@@ -177,17 +186,42 @@ export const COSTS = {
   wall: { label: "wall", long: "seconds from start to end", column: "wall_seconds", key: "wall", factor: () => 1 },
   usd: { label: "$", long: "dollars", column: "replica_seconds", key: "seconds", factor: () => price.value / 3600 },
 };
-export const cost = computed(() => ({ name: view.value.x in COSTS ? view.value.x : "nfe", ...COSTS[view.value.x in COSTS ? view.value.x : "nfe"] }));
+/** A choice of the address if it is one of these, else what there is without a choice: an address may hold anything. */
+export const oneOf = (options, wanted, otherwise) => (Object.hasOwn(options, wanted) ? wanted : otherwise);
+export const cost = computed(() => {
+  const name = oneOf(COSTS, view.value.x, "nfe");
+  return { name, ...COSTS[name] };
+});
 
 /** What a search cost on the chosen axis. */
 export function costOf(row) {
   return run.value.searches.number(cost.value.column, row) * cost.value.factor();
 }
 
-/** The value of a measure for a search, minus that of the baseline's search of the same prompt and seed. */
+/** Is a measure of the same reward for an arm as for the baseline? */
+export function comparable(name, key) {
+  const { arms } = run.value.manifest;
+  const kind = key.replace(/^reward_/, "").split("_", 1)[0];
+  const of = (wanted) => arms.find((a) => a.name === wanted)?.rewards?.[kind];
+  return of(name) === of(baseline.value);
+}
+
+const comparableArms = new Map(); // by measure; of `comparableArms.of`, the arms and their baseline
+function alike(i, key) {
+  const { names } = index.value;
+  if (comparableArms.of !== names || comparableArms.over !== baseline.value) {
+    comparableArms.clear();
+    Object.assign(comparableArms, { of: names, over: baseline.value });
+  }
+  if (!comparableArms.has(key)) comparableArms.set(key, names.map((name) => comparable(name, key)));
+  return comparableArms.get(key)[i];
+}
+
+/** The value of a measure for a search, minus that of the baseline's of the same prompt and seed; NaN between different rewards. */
 export function gainOf(row, key) {
   if (!(row >= 0)) return NaN;
-  const { group, groups, at } = index.value;
+  const { arm, group, groups, at } = index.value;
+  if (!alike(arm[row], key)) return NaN;
   const other = groups[group[row]][at.get(baseline.value)];
   return other === undefined || other < 0 ? NaN : run.value.searches.number(key, row) - run.value.searches.number(key, other);
 }

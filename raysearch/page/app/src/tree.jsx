@@ -113,8 +113,8 @@ function Lineage({ found, row }) {
   const [hidden, setHidden] = useState(0);
   const components = ["reward", ...(run.value.manifest.components ?? []).filter((name) => table.has(name))];
   const by = components.includes(view.value.colour) ? view.value.colour : "reward";
-  const axis = view.value.tx in AXES && available(table, view.value.tx) ? view.value.tx : "sigma";
-  const order = view.value.order in ORDERS ? view.value.order : "lineage";
+  const axis = Object.hasOwn(AXES, view.value.tx) && available(table, view.value.tx) ? view.value.tx : "sigma";
+  const order = Object.hasOwn(ORDERS, view.value.order) ? view.value.order : "lineage";
   const parts = useMemo(() => [...new Set(found.lines.map((l) => l.part))].sort((a, b) => a - b), [found]);
   const part = parts.includes(Number(view.value.part) - 1) ? Number(view.value.part) - 1 : null;
   const colours = useMemo(() => scaled(found, by), [found, by]);
