@@ -40,12 +40,12 @@ def placed(config: Config, name: str, say: Callable[[str], None]) -> Iterator[Pl
         return
     url = folder_url("run_dir", given)
     store, stage = opened(url), stage_of(url, config.stage)
-    try:
-        with _named(url, stage), held(stage.parent / "lease"):
+    with _named(url, stage), held(stage.parent / "lease"):
+        try:
             yield from _mirrored(store, stage, config.resume, say)
-    finally:
-        if not stage.exists():
-            shutil.rmtree(stage.parent, ignore_errors=True)
+        finally:
+            if [p.name for p in stage.parent.iterdir()] == ["lease"]:  # no stage, and none that was moved aside
+                shutil.rmtree(stage.parent, ignore_errors=True)
 
 
 def _mirrored(store: Store, stage: Path, resume: str, say: Callable[[str], None]) -> Iterator[Place]:

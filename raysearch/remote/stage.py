@@ -4,11 +4,11 @@ What a run reads again is brought from the store when the run goes on here: its 
 is half done. Files of finished searches stay in the store.
 """
 
-import shutil
 import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from hashlib import blake2b
+from itertools import count
 from pathlib import Path
 from typing import TypeVar
 
@@ -65,8 +65,10 @@ def levelled(store: Store, stage: Path, names: Mapping[str, int], say: Callable[
         if h is not None and h.hexdigest() == digest:
             return Sealed(number, end, h)
     if stage.exists():
-        say(f"{stage} lacks what the store has, and is made again from it")
-        shutil.rmtree(stage)
+        places = (stage.with_name(f"{stage.name}.old{i or ''}") for i in count())
+        aside = next(p for p in places if not p.exists())
+        stage.rename(aside)  # it may hold what the store has lost
+        say(f"{stage} lacks what the store has, and is made again from it; what it held is in {aside}")
     return _fetched(store, stage, [n for n in names if not n.startswith(MADE)], number, last)
 
 

@@ -20,6 +20,7 @@ EXTRA = "pip install -e '.[remote]'"
 TIMEOUT, CONNECT = "60s", "10s"  # of one request; a large file is sent in several
 RETRY = {"max_retries": 1, "retry_timeout": timedelta(seconds=10)}  # the mirror itself tries again for longer
 KEYS = ("AWS_ACCESS_KEY_ID", "AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI")
+ENDPOINTS = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT")
 PIECE = 1 << 22
 
 
@@ -100,6 +101,10 @@ class Objects:
         from obstore import store
 
         self.url, self.conditional, self._api = url, True, obstore
+        for name in ENDPOINTS:
+            endpoint = os.environ.get(name, "http://")
+            allowed = "an address that begins with http:// or https://"
+            check(endpoint.startswith(("http://", "https://")), name, endpoint, allowed)  # else obstore panics
         scheme, colon, rest = url.partition(":")
         options: dict[str, Any] = {} if OBJECTS[scheme] != "s3" or any(k in os.environ for k in KEYS) else _profile()
         try:
@@ -267,9 +272,10 @@ def _profile() -> dict[str, Any]:
 
 
 def _line(error: BaseException) -> str:
-    """The first line of an error, without queries of URLs, in which signatures stand."""
+    """The first line of an error, without passwords in URLs, or their queries, in which signatures stand."""
     first = (str(error).strip() or type(error).__name__).splitlines()[0]
     if "169.254.169.254" in first:  # where machines of a cloud ask for credentials, when the environment has none
         return "there are no credentials in the environment, and this machine has none of its own"
     first = re.sub(r"(status code: \d+ [A-Za-z ]+).*", r"\1", first)  # the answer's XML
+    first = re.sub(r"(https?://)[^\s/@]*@", r"\1", first)  # a password
     return re.sub(r"(https?://[^\s?]+)\?\S*", r"\1", first)[:300]

@@ -248,7 +248,8 @@ def test_a_run_of_fakes_as_its_page_has_it(tmp_path):
     assert all(a == b if b is None else a == pytest.approx(b, rel=1e-6) for a, b in rewards)
     assert found["winner"] == [r["winner"][:12] for r in rows]
     assert [a["name"] for a in page.manifest["arms"]] == ["single", "bon", "rgrp"]
-    assert page.manifest["arms"][1] == {"name": "bon", "policy": "best_of_n", "arguments": '{"n":4}'}
+    same = {"search": 0, "final": 1, "holdout": 2}  # the rewards of all arms
+    assert page.manifest["arms"][1] == {"name": "bon", "policy": "best_of_n", "arguments": '{"n":4}', "rewards": same}
     costs = page.table("costs")
     assert costs["arm"] == ["single", "bon", "rgrp"] and costs["searches"] == [4, 4, 4]
     assert costs["nfe"] == [sum(r["nfe"] for r in rows if r["arm"] == a) for a in costs["arm"]]

@@ -76,6 +76,11 @@ TABLE = [
     ),
     Mistake(at("s3://bucket/run"), f"run_dir: 's3://bucket/run' is not allowed; it must be {REACHED}", environ=CLOSED),
     Mistake(
+        at("s3://bucket/run"),
+        "AWS_ENDPOINT_URL: 'localhost:9000' is not allowed; it must be an address that begins with http:// or https://",
+        environ=CLOSED | {"AWS_ENDPOINT_URL": "localhost:9000"},
+    ),
+    Mistake(
         ["status", "s3://bucket/run"],
         f"RUN_DIR: 's3://bucket/run' is not allowed; it must be {REACHED}",
         environ=CLOSED,

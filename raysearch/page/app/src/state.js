@@ -201,7 +201,7 @@ export function costOf(row) {
 /** Is a measure of the same reward for an arm as for the baseline? */
 export function comparable(name, key) {
   const { arms } = run.value.manifest;
-  const kind = key.replace(/^reward_/, "").split("_", 1)[0];
+  const kind = (key ?? "").replace(/^reward_/, "").split("_", 1)[0]; // a run that only failed has no measure
   const of = (wanted) => arms.find((a) => a.name === wanted)?.rewards?.[kind];
   return of(name) === of(baseline.value);
 }
