@@ -4,6 +4,7 @@ import json
 import os
 import re
 import runpy
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -116,6 +117,16 @@ def test_the_record_of_a_run():
     lines = printed("benchmarks/recording.py", "seeds=[0] --config configs/mixture.yaml").splitlines()
     rows = {line.split()[0]: int(line.split()[1]) for line in lines if ".parquet" in line}
     assert rows["trace.parquet"] > rows["timeline.parquet"] > 0 and lines[-1].split()[-1].endswith("%")
+
+
+def test_a_folder_in_a_store_against_one_on_disk():
+    assert printed("benchmarks/remote.py", "--searches 2 --n 2 --pairs 1")
+
+
+def test_a_large_page_in_chromium():
+    if shutil.which("chromium") is None:
+        pytest.skip("chromium is missing")
+    assert printed("benchmarks/page.py", "--searches 30 --candidates 300 --rounds 1").splitlines()
 
 
 def test_on_a_gpu_where_there_is_one():
