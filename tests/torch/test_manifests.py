@@ -17,6 +17,7 @@ from ray.autoscaler._private.util import prepare_config, validate_config
 
 from actors.rewards import pixel, planning
 from raysearch import __main__ as command_line
+from raysearch import running
 from raysearch.config import config as configuration
 
 ROOT = Path(__file__).parents[2]
@@ -111,7 +112,7 @@ def test_an_entrypoint_is_a_command_of_ours_that_can_be_gone_on_with(monkeypatch
     python, module, name, *arguments = shlex.split(entrypoint)
     assert (python, module, name) == ("python", "-m", "raysearch")
     ran = []
-    monkeypatch.setattr(command_line, "searched", lambda config, run_dir: ran.append(config) or 0)
+    monkeypatch.setattr(running, "searched", lambda config, *more: ran.append(config) or 0)
     monkeypatch.chdir(ROOT)
     assert command_line.main(arguments) == 0
     (config,) = ran
