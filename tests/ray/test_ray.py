@@ -315,7 +315,7 @@ def test_the_driver_pulls_no_latents(tiny, tmp_path, monkeypatch):
 
     monkeypatch.setattr(ray_fleet.RayFleet, "fetch", fetch)
     run(tiny, tmp_path / "run", arms=ARMS[1:2], fleet=on_ray())
-    assert fetched == [["0", "tree"], ["0", "tree"], ["mp4", "npy", "safetensors"]]
+    assert fetched == [["0", "tree"], ["0", "tree"], ["mp4", "npy", "poster", "preview", "safetensors"]]
     assert Path(tmp_path / "run" / "videos").is_dir()
 
 
