@@ -110,7 +110,7 @@ def test_the_command_sweeps_and_when_given_again_has_nothing_to_do(tiny, tmp_pat
     assert main(["sweep", str(path)]) == 0
     files = {p.name: p.read_bytes() for p in (tmp_path / "run").iterdir() if p.is_file()}
     assert set(files) == {
-        *("config.yaml", "status.json", "searches.parquet", "candidates.parquet"),
+        *("config.yaml", "status.json", "searches.parquet", "candidates.parquet", "timeline.parquet", "trace.parquet"),
         *("sweep.parquet", "curves.parquet", "fits.parquet", "curves.png", "success.png", "summary.md"),
     }
     rows = pq.read_table(tmp_path / "run" / "sweep.parquet").to_pylist()
