@@ -5,6 +5,7 @@ Encoders are ended before the others are loaded, as a device may not hold all th
 """
 
 import asyncio
+import os
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -118,12 +119,13 @@ class Bench:
         numbers = {"preview": preview, "leg": leg, "encode": encode, "decode": decode}
         numbers |= {"compare": compare, "finish": finish, "item": item, "picture": picture}
         seconds = {"load": self.load, "forward": {str(k): v for k, v in forward.items()}, "rewards": rewards, **numbers}
-        made = {"state": state, "peak": self.peak, "video": video, "date": time.strftime("%Y-%m-%d")}
+        cores = None if torch.cuda.is_available() else len(os.sched_getaffinity(0))  # replicas on GPUs have one each
+        made = {"state": state, "peak": self.peak, "video": video, "cores": cores, "date": time.strftime("%Y-%m-%d")}
         return {**named, **made, "seconds": seconds}
 
     async def start(self, kind: str) -> None:
         """Load a worker."""
-        self.say(f"a {kind} is loaded")
+        self.say(f"the {kind} is loaded")
         pool: PoolConfig = getattr(self.config.fleet, f"{kind}s")
         began, make = time.perf_counter(), partial(Worker, kind, self.config, self.plan)
         worker = await begun(make)

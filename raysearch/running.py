@@ -102,7 +102,7 @@ def searched(
     say(f"{total}{done}, about {in_all} NFE before sharing; starting the fleet")
 
     def end(code: int, state: str, reason: str = "") -> int:
-        s = session.progress.snapshot(time.monotonic(), time.time(), state, reason)
+        s = session.progress.snapshot(time.monotonic(), time.time(), state, place.named(reason))
         display.summary(console, s, place.shown, given)
         again = given.again(place.shown) if unfinished(s) else None
         tell(described(s, place.shown) | {"again": again, "exit_code": code})

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from raysearch.errors import StoreError
-from raysearch.remote.store import Missing, Taken, looked
+from raysearch.remote.store import Entry, Missing, Taken, looked
 
 
 class Clock:
@@ -50,8 +50,8 @@ class Memory:
             raise Missing(name)
         return self.files[name]
 
-    def list(self) -> dict[str, int]:
-        return self._do("list", "", lambda: {n: len(c) for n, (c, _) in self.files.items()})
+    def list(self) -> dict[str, Entry]:
+        return self._do("list", "", lambda: {n: Entry(len(c), str(v)) for n, (c, v) in self.files.items()})
 
     def read(self, name: str) -> Iterator[bytes]:
         yield self._do("read", name, lambda: self._found(name)[0])

@@ -25,8 +25,8 @@ def hidden(key: str, allowed: str) -> ConfigError:
 
 
 def is_url(text: str) -> bool:
-    """Whether a text is a URL, such as s3://bucket/run, and no path."""
-    return re.match("[A-Za-z][A-Za-z0-9+.-]+://", text) is not None
+    """Whether a text is a URL, such as s3://bucket/run, and no path; also one that lacks a slash, for `folder_url`."""
+    return re.match("[A-Za-z][A-Za-z0-9+.-]+:/", text) is not None
 
 
 def unfiled(text: str) -> str:

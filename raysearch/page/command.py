@@ -58,9 +58,12 @@ def report(run_dir: Path, embed: int, price: float | None, to: Path | None, say:
         _write(run.path, page, content, run_dir)
     else:
         _write_alone(to, content)
+    inside = len(page.manifest["media"]["embedded"]["videos"])
+    there = len(run.media["videos"].keys() | run.media["images"].keys())
+    holds = f", {inside} of the run's {there} videos in it" if embed else ""
     where, files = to or run_dir / FILE, len(page.shards)
     beside = f", and {files} files in {run_dir / FOLDER}" if files else ""
-    say(f"{where} ({len(content) / 1e6:.1f} MB){beside}: open it in a browser")
+    say(f"{where} ({len(content) / 1e6:.1f} MB{holds}){beside}: open it in a browser")
     return 0
 
 

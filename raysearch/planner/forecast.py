@@ -93,14 +93,17 @@ class Stage:
         return True
 
 
-async def _cost(s: Search, draws: Draws) -> int:
-    """The NFE that a search is charged."""
+async def _cost(s: Search, draws: Draws) -> int | None:
+    """The NFE that a search is charged; None if its policy fails, of which the rehearsals tell."""
 
     async def answer(xs: Sequence[Question], reward: Reward) -> list[Score]:
         return [Score(draws.components(x, reward)) for x in xs]
 
     ctx = context(s, answer, lambda: 0.0)
-    winner, _ = await run_policy(s, ctx)
+    try:
+        winner, _ = await run_policy(s, ctx)
+    except Exception:  # of a user's code
+        return None
     return (ctx.charged + ctx.meter.ledger.finish(winner)).nfe
 
 

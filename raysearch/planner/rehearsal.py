@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
+from math import ceil, inf
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from raysearch.engine.protocol import Outputs, Text, Whole
 from raysearch.errors import single
 from raysearch.planner.facts import Facts, alone
 from raysearch.planner.rewards import Draws
-from raysearch.planner.timed import TimedFleet, TimedReplica, Work
+from raysearch.planner.timed import KINDS, TimedFleet, TimedReplica, Work
 from raysearch.planner.timings import Timings
 from raysearch.recipe.candidate import Candidate
 from raysearch.recipe.reward import Question, Reward, Score
@@ -203,6 +204,7 @@ def rehearse(
         frozenset(m.key for m in parts if m.decodes),
         encoded,
         np.random.default_rng(seed),
+        shared_cores(config, timings),
     )
     stage = Stage(plan, work, arrival, encodes)
     config = replace(config, resume="never", run_dir=None, track=None)
@@ -233,6 +235,15 @@ def rehearse(
         dict(work.seconds),
         cpu,
     )
+
+
+def shared_cores(config: Config, timings: Timings) -> float:
+    """The cores of as many machines as hold a fleet whose replicas share the cores of a machine; else no bound."""
+    if timings.cores is None:
+        return inf
+    pools = [getattr(config.fleet, f"{k}s") for k in KINDS]
+    asked = sum(p.num_cpus * p.shards * p.most for p in pools)
+    return timings.cores * max(ceil(asked / timings.cores), 1)
 
 
 async def _ended(session: Session) -> float:

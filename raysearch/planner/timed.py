@@ -10,7 +10,7 @@ from collections import Counter, defaultdict, deque
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
-from math import ceil
+from math import ceil, inf
 from typing import Any
 
 import numpy as np
@@ -59,6 +59,8 @@ class Work:
     decoded: frozenset[str]  # the keys of rewards that read frames
     encoded: frozenset[str] = frozenset()  # texts whose embeddings are there
     rng: np.random.Generator = field(default_factory=lambda: np.random.default_rng(0))
+    cores: float = inf  # that all replicas share
+    active: int = 0  # replicas that run something
     nfe: int = 0  # run
     again: int = 0  # of these, evaluations that had been run before, of states that were lost or evicted
     items: Counter[str] = field(default_factory=Counter)
@@ -76,6 +78,10 @@ class Work:
         before = self._known.get(key, 0)
         self.again += (bits & before).bit_count() * r.sampler.nfe_per_step
         self._known[key] = before | bits
+
+    def crowd(self) -> float:
+        """How many times longer things take now, as more replicas run something than there are cores."""
+        return max(1.0, self.active / self.cores)
 
     def factor(self, what: str) -> float:
         """A draw of a duration over its mean."""
@@ -113,12 +119,14 @@ class TimedReplica:
         self._running += 1
         if self._running == 1:
             self._since = loop.time()
+            self.work.active += 1
         try:
             return await self._run(call)
         finally:
             self._running -= 1
             if not self._running:
                 self.busy += loop.time() - self._since
+                self.work.active -= 1
 
     async def _run(self, call: Call) -> Answer:
         raise NotImplementedError
@@ -210,7 +218,7 @@ class TimedDenoiser(TimedReplica):
     def _plan(self) -> None:
         if self._legs:
             together = Counter(leg.forwards for leg in self._legs)
-            self._pace = sum(n * self.work.timings.evaluation(k) for n, k in together.items())
+            self._pace = sum(n * self.work.timings.evaluation(k) for n, k in together.items()) * self.work.crowd()
             self._wake(self._ends())
         elif self._timer:
             self._timer.cancel()
@@ -242,7 +250,7 @@ class TimedScorer(TimedReplica):
         decoding = (decodes * t.decode + extra.get(name, 0.0)) * factor
         own, waited = decoding + judging * factor, n * sum(t.reward(k) for k in r.rewards if k in waits) * factor
         async with self._turn:
-            await asyncio.sleep(own + t.item)
+            await asyncio.sleep(own * self.work.crowd() + t.item)
         if waited:
             await asyncio.sleep(waited)
         for what, seconds in (("decode", decoding), ("reward", judging * factor + waited)):

@@ -45,6 +45,7 @@ class Timings:
     state: Mapping[str, int] = field(default_factory=dict)  # measured bytes: whole, velocity
     peak: Mapping[str, int] = field(default_factory=dict)  # bytes beside the weights, by kind of replica
     video: int | None = None  # bytes of an mp4
+    cores: int | None = None  # of a machine, which its replicas share; None where each has a device of its own
     spread: Mapping[str, Sequence[float]] = field(default_factory=dict)  # by what is done: denoise, look, finish ...
     source: str = "by hand"
 
@@ -162,9 +163,11 @@ def _timings(file: Path, entry: dict[str, Any]) -> Timings:
             state={k: int(v) for k, v in entry["state"].items()},
             peak={k: int(v) for k, v in entry["peak"].items()},
             video=None if entry["video"] is None else int(entry["video"]),
+            cores=None if entry.get("cores") is None else int(entry["cores"]),
             source=f"{file.name}: {entry['device']}, {entry['date']}",
         )
         values = [*forward.values(), *numbers.values(), *made.load.values(), *made.rewards.values()]
+        values += [*made.state.values(), *made.peak.values(), made.video or 0, 1 if made.cores is None else made.cores - 1]
         whole = min(forward) > 0 and min(forward.values()) > 0 and all(isfinite(v) and v >= 0 for v in values)
     except (ValueError, LookupError, TypeError, AttributeError):
         whole = False

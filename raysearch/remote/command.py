@@ -16,9 +16,9 @@ from raysearch.errors import ConfigError, RaysearchError, StoreError, check, sin
 from raysearch.files import own_content, replace_file
 from raysearch.remote.lease import LEASE, Lease, going
 from raysearch.remote.mirror import Mirror
-from raysearch.remote.place import Beside, Place
+from raysearch.remote.place import Beside, Place, renamed
 from raysearch.remote.stage import MADE, THREADS, fetched, levelled, stage_of, tried
-from raysearch.remote.store import Missing, Store, opened, whole
+from raysearch.remote.store import Entry, Missing, Store, opened, whole
 from raysearch.session.directory import CONFIG, check_new, chosen
 from raysearch.session.journal import held
 from raysearch.session.snapshot import STATUS, Snapshot, parse
@@ -53,12 +53,13 @@ def _mirrored(store: Store, stage: Path, resume: str, say: Callable[[str], None]
     before, owner = own_content(mine).decode(errors="replace"), token_hex(16)
     lease = Lease(store, owner, socket.gethostname())
     with _reached("run_dir", store.url):
-        names = files_of(store)
-        if resume == "never":
+        fresh = resume == "never"  # its mistakes are told at once; a run that goes on bears with a store that fails
+        names = files_of(store) if fresh else tried(lambda: files_of(store))
+        if fresh:
             check_new(store.url, empty=not names, begun=CONFIG in names)
             allowed = f"one with a new stage: {stage} holds files of a run that the store lacks; resume=auto sends them"
             check(not stage.exists() or not any(stage.iterdir()), "run_dir", store.url, allowed)
-        lease.claim(say, before=before, patient=resume != "never")
+        lease.claim(say, before=before) if fresh else tried(lambda: lease.claim(say, before=before, patient=True))
     replace_file(mine, owner.encode())
     beside = Beside(lease)
     mirror: Mirror | None = None
@@ -67,7 +68,7 @@ def _mirrored(store: Store, stage: Path, resume: str, say: Callable[[str], None]
         sealed = levelled(store, stage, names, say)
         elsewhere = frozenset(n for n in names if n.startswith(MADE) and not (stage / n).is_file())
         place = Place(stage, store.url, elsewhere, lambda: say(_note(store, stage)))
-        mirror = Mirror(store, stage, sealed, names, Lane("upload", THREADS).submit, say)
+        mirror = Mirror(store, stage, sealed, names, Lane("upload", THREADS).submit, say, may=lambda: lease.certain)
         beside.follow(mirror, place)
         bound: float | None = LEAVING
         try:
@@ -78,10 +79,9 @@ def _mirrored(store: Store, stage: Path, resume: str, say: Callable[[str], None]
             raise
         finally:
             beside.still()
-            if place.broken or beside.lost:
-                place.broken = place.broken or beside.lost
-            elif (stage / CONFIG).is_file():
+            if not place.broken and (stage / CONFIG).is_file():
                 _finish(mirror, store, stage, bound, say)
+                place.broken = mirror.broken  # by another run, meanwhile
         if place.broken:
             raise place.error()
     finally:
@@ -109,9 +109,9 @@ def _finish(mirror: Mirror, store: Store, stage: Path, bound: float | None, say:
         f"{mirror.left} files are not in {store.url} but in {stage} alone; when the store takes them, the same command "
         f"sends them with run_dir={store.url} resume=require"
     )
-    if not done and bound is None:
-        raise StoreError(line)
-    if not done:
+    if not done and not mirror.broken:
+        if bound is None:
+            raise StoreError(line)
         say(line)
     if interrupted:
         raise KeyboardInterrupt
@@ -151,9 +151,9 @@ def _leave(lease: Lease, store: Store, stage: Path, mirror: Mirror | None) -> No
             store.delete(LEASE)
 
 
-def files_of(store: Store) -> dict[str, int]:
-    """The files of a folder in a store but for the lease, with their sizes. Raises StoreError."""
-    return {n: size for n, size in store.list().items() if n != LEASE}
+def files_of(store: Store) -> dict[str, Entry]:
+    """The files of a folder in a store but for the lease. Raises StoreError."""
+    return {n: about for n, about in store.list().items() if n != LEASE}
 
 
 @contextmanager
@@ -176,10 +176,7 @@ def _named(url: str, stage: Path) -> Iterator[None]:
     except (RaysearchError, BaseExceptionGroup) as raised:
         error = single(raised)
         if isinstance(error, RaysearchError):
-            text = str(error).replace(f"run_dir={stage}", f"run_dir={url}")
-            for path in (stage, stage.parent):
-                text = text.replace(f"run_dir: {str(path)!r}", f"run_dir: {url!r}")
-            error.args = (text,)
+            error.args = (renamed(str(error), stage, url),)
         raise
 
 

@@ -49,13 +49,14 @@ class Lease:
         renewed is waited for, until it has run out.
         """
         found, tag = self._read()
-        if patient and found and found.owner != before and 0 < found.expires - self._wall() <= LASTS:
+        own = (before, self._holder.owner)  # of an earlier try whose answer was lost
+        if patient and found and found.owner not in own and 0 < found.expires - self._wall() <= LASTS:
             say(f"a run on {found.host} holds the lease; waiting at most {LASTS:.0f} s for it to run out")
             was = tag
             while found and tag == was and found.expires > self._wall():
                 self._pause(1.0)
                 found, tag = self._read()
-        if found and found.owner != before and found.expires > self._wall():
+        if found and found.owner not in own and found.expires > self._wall():
             raise self._held(found)
         try:
             self._write(tag)
@@ -74,13 +75,19 @@ class Lease:
                 raise Taken(f"a run on {found.host if found else 'another machine'} has taken over its lease") from None
             self._write(tag)  # an earlier renewal came through, of which no answer did
 
+    @property
+    def certain(self) -> bool:
+        """Whether the lease is surely this process's now: it was claimed or renewed, and has not run out since."""
+        return self._wall() < self._holder.expires
+
     def release(self) -> None:
         """Let the next run take the lease at once. Raises Taken and StoreError."""
         self._write(self._tag, released=True)
 
     def _write(self, tag: Any, *, released: bool = False) -> None:
-        self._holder = replace(self._holder, expires=0.0 if released else self._wall() + LASTS)
-        self._tag = self._store.put_if(LEASE, json.dumps(asdict(self._holder)).encode(), tag)
+        holder = replace(self._holder, expires=0.0 if released else self._wall() + LASTS)
+        self._tag = self._store.put_if(LEASE, json.dumps(asdict(holder)).encode(), tag)
+        self._holder = holder
 
     def _heeded(self) -> bool:
         """Whether the store refuses a write whose condition does not hold; some servers ignore conditions."""

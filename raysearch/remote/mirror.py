@@ -23,7 +23,7 @@ from raysearch.remote import segments
 from raysearch.remote.lease import LEASE
 from raysearch.remote.segments import ANSWERED, SEGMENTS, Sealed
 from raysearch.remote.stage import MADE, THREADS
-from raysearch.remote.store import Store, Taken
+from raysearch.remote.store import Entry, Store, Taken
 from raysearch.session.directory import CONFIG, CONTENT
 
 FIRST = (CONFIG, str(CONTENT))  # the files without which no run goes on
@@ -58,20 +58,21 @@ class Mirror:
         store: Store,
         stage: Path,
         sealed: Sealed,
-        known: Mapping[str, int],
+        known: Mapping[str, Entry],
         submit: Submit,
         say: Callable[[str], None],
         *,
+        may: Callable[[], bool] = lambda: True,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`known` are the files that the store has, with their sizes; `submit` runs a call beside others."""
+        """`known` are the files that the store has. `submit` runs a call beside others, if the run `may` write now."""
         self._store, self._stage, self._sealed = store, stage, sealed
-        self._submit, self._say, self._clock = submit, say, clock
+        self._submit, self._say, self._may, self._clock = submit, say, may, clock
         self.broken = ""  # why the run must end
         self.uploads, self.bytes = 0, 0  # so far
         self.left = 0  # files that the store has not, after the latest round
         there = self._scan().items()  # what is made from now on is sent, also where the store has a file of its name
-        self._sent = {n: s for n, s in there if n.startswith(MADE) and known.get(n) == s[2]}
+        self._sent = {n: s for n, s in there if n.startswith(MADE) and n in known and known[n].size == s[2]}
         self._flying: dict[str, tuple[Future[Any], Signature | None, float]] = {}
         self._again: dict[str, float] = {}  # when a file that was sent may be sent again
         self._failed: dict[str, tuple[int, float]] = {}  # how often in a row, and when it is tried again
@@ -145,7 +146,7 @@ class Mirror:
 
     def _start(self, name: str, call: Callable[[], Any], signature: Signature | None, now: float) -> bool:
         _, after = self._failed.get(name, (0, 0.0))
-        if name in self._flying or now < after or len(self._flying) >= 2 * THREADS:
+        if name in self._flying or now < after or len(self._flying) >= 2 * THREADS or not self._may():
             return False
         self._flying[name] = (self._submit(call), signature, now)
         return True

@@ -58,9 +58,21 @@ class Place:
         self.broken = self.broken or reason
         self._cancel()
 
+    def named(self, text: str) -> str:
+        """A line that names the folder in which the run works as its place, with what is shown as its place."""
+        return renamed(text, self.path, self.shown)
+
     def error(self) -> StoreError:
         """Why the run has ended, in one line."""
         return StoreError(f"run_dir: {self.shown}: {self.broken}; this run has stopped, and its files are {self.path}")
+
+
+def renamed(text: str, stage: Path, url: str) -> str:
+    """A line about a run's folder with `url` in place of the stage, where it names that."""
+    text = text.replace(f"run_dir={stage}", f"run_dir={url}")
+    for path in (stage, stage.parent):
+        text = text.replace(f"run_dir: {str(path)!r}", f"run_dir: {url!r}")
+    return text
 
 
 class Beside:
@@ -69,6 +81,7 @@ class Beside:
     def __init__(self, lease: Lease) -> None:
         self._lease = lease
         self._place: Place | None = None
+        self._mirror: Mirror | None = None
         self._ended, self._stopped = threading.Event(), threading.Event()
         self._rounds: threading.Thread | None = None
         self.lost = ""  # who has the lease now
@@ -78,9 +91,9 @@ class Beside:
 
     def follow(self, mirror: Mirror, place: Place) -> None:
         """Begin with the rounds of a mirror."""
-        self._place = place
+        self._place, self._mirror = place, mirror
         if self.lost:
-            place.end(self.lost)
+            self._lose()
         self._rounds = threading.Thread(target=self._round, args=(mirror, place), name="mirror", daemon=True)
         self._rounds.start()
 
@@ -110,14 +123,18 @@ class Beside:
                 place.end(mirror.broken)
                 return
 
+    def _lose(self) -> None:
+        if self._place is not None and self._mirror is not None:
+            self._mirror.broken = self._mirror.broken or self.lost
+            self._place.end(self.lost)
+
     def _renew(self) -> None:
         while not self._ended.wait(RENEWED):
             try:
                 self._lease.renew()
             except Taken as error:
                 self.lost = str(error)
-                if self._place is not None:
-                    self._place.end(self.lost)
+                self._lose()
                 return
             except StoreError:  # if nobody takes the lease meanwhile, a later renewal succeeds
                 pass

@@ -4,6 +4,7 @@ What a run reads again is brought from the store when the run goes on here: its 
 is half done. Files of finished searches stay in the store.
 """
 
+import json
 import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
@@ -14,11 +15,11 @@ from typing import TypeVar
 
 from raysearch.config.cache import users
 from raysearch.errors import ConfigError, FolderError, StoreError, check
-from raysearch.files import Folder
+from raysearch.files import Folder, own_content, replace_file
 from raysearch.remote import segments
 from raysearch.remote.lease import LEASE
 from raysearch.remote.segments import ANSWERED, SEGMENTS, Sealed, name_of, numbered
-from raysearch.remote.store import Missing, Store, whole
+from raysearch.remote.store import Entry, Missing, Store, whole
 from raysearch.session.directory import CONFIG
 from raysearch.threads import Lane
 
@@ -40,7 +41,7 @@ def stage_of(url: str, given: str | None, among: str = "stages") -> Path:
     return path
 
 
-def levelled(store: Store, stage: Path, names: Mapping[str, int], say: Callable[[str], None]) -> Sealed:
+def levelled(store: Store, stage: Path, names: Mapping[str, Entry], say: Callable[[str], None]) -> Sealed:
     """Bring the stage up to where the store's run is; what is sealed of its journal.
 
     A stage that has all that was sealed is kept, with what it has more. `names` are the store's files. Raises
@@ -72,13 +73,30 @@ def levelled(store: Store, stage: Path, names: Mapping[str, int], say: Callable[
     return _fetched(store, stage, [n for n in names if not n.startswith(MADE)], number, last)
 
 
-def fetched(store: Store, folder: Path, names: Mapping[str, int]) -> None:
-    """Bring a whole run to a folder: all files but those that are there with the same size. Raises as `levelled`."""
+def fetched(store: Store, folder: Path, names: Mapping[str, Entry]) -> None:
+    """Make a folder a copy of a whole run. Raises as `levelled`.
+
+    Files of finished searches are not fetched again if the store says that they are those of the last time.
+    """
+    beside = folder.with_name("copied.json")
+    before = _tags(beside)
     number = numbered(names)
     last = _last(store, number) if number else None
-    fixed = [n for n in names if n.startswith(MADE) and (folder / n).is_file()]
-    there = {n for n in fixed if (folder / n).stat().st_size == names[n]}
+    same = (n for n, e in names.items() if n.startswith(MADE) and e.tag and before.get(n) == e.tag)
+    there = {n for n in same if (folder / n).is_file() and (folder / n).stat().st_size == names[n].size}
     _fetched(store, folder, [n for n in names if n not in there], number if last else max(number - 1, 0), last)
+    for gone in before.keys() - names.keys():
+        Folder(folder).unlink(gone)
+    replace_file(beside, json.dumps({n: e.tag for n, e in names.items()}).encode())
+
+
+def _tags(file: Path) -> dict[str, str]:
+    """The names of what was copied, with the tags that it had; nothing of a damaged file."""
+    try:
+        found = json.loads(own_content(file))
+    except ValueError:
+        return {}
+    return {n: str(tag) for n, tag in found.items() if _inside(n)} if isinstance(found, dict) else {}
 
 
 def _fetched(store: Store, folder: Path, names: Iterable[str], number: int, last: tuple[int, str] | None) -> Sealed:

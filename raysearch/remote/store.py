@@ -10,9 +10,10 @@ from contextlib import contextmanager
 from datetime import timedelta
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 from urllib.parse import urlsplit
 
+from raysearch.config.address import hidden, is_bare
 from raysearch.errors import ConfigError, StoreError, check
 
 OBJECTS = {"s3": "s3", "s3a": "s3", "gs": "gs", "gcs": "gs", "az": "az", "abfs": "abfs", "abfss": "abfss"}
@@ -32,14 +33,21 @@ class Taken(StoreError):
     """A file is not as a conditional write expects it."""
 
 
+class Entry(NamedTuple):
+    """A file of a listing: its size in bytes, and a text that changes with its content; "" if the store has none."""
+
+    size: int
+    tag: str
+
+
 class Store(Protocol):
     """A folder in a store. Every method raises StoreError."""
 
     url: str
     conditional: bool  # False: `put_if` can only look first, and another's write may come between
 
-    def list(self) -> dict[str, int]:
-        """The files, each with its size in bytes."""
+    def list(self) -> dict[str, Entry]:
+        """The files by their names."""
         ...
 
     def read(self, name: str) -> Iterator[bytes]:
@@ -101,10 +109,7 @@ class Objects:
         from obstore import store
 
         self.url, self.conditional, self._api = url, True, obstore
-        for name in ENDPOINTS:
-            endpoint = os.environ.get(name, "http://")
-            allowed = "an address that begins with http:// or https://"
-            check(endpoint.startswith(("http://", "https://")), name, endpoint, allowed)  # else obstore panics
+        _check_environment()
         scheme, colon, rest = url.partition(":")
         options: dict[str, Any] = {} if OBJECTS[scheme] != "s3" or any(k in os.environ for k in KEYS) else _profile()
         try:
@@ -117,10 +122,10 @@ class Objects:
         except Exception as error:  # of obstore, which have no common type
             raise ConfigError.of(key, url, f"a URL of a store that can be used ({_line(error)})") from error
 
-    def list(self) -> dict[str, int]:
-        """The files, each with its size in bytes."""
+    def list(self) -> dict[str, Entry]:
+        """The files by their names."""
         with self._told():
-            return {m["path"]: m["size"] for batch in self._api.list(self._store) for m in batch}
+            return {m["path"]: Entry(m["size"], m["e_tag"] or "") for b in self._api.list(self._store) for m in b}
 
     def read(self, name: str) -> Iterator[bytes]:
         """The content of a file, piece by piece."""
@@ -174,6 +179,10 @@ class Objects:
             raise
         except (BaseError, OSError) as error:  # a listing of no bucket is none of the library's own NotFoundErrors
             raise (Missing if "404 Not Found" in str(error) else StoreError)(_line(error)) from error
+        except BaseException as error:
+            if type(error).__name__ != "PanicException":  # of a library in Rust, which is no Exception
+                raise
+            raise StoreError(f"obstore has failed ({_line(error)})") from error
 
 
 class Files:
@@ -192,15 +201,15 @@ class Files:
             allowed = f"a path, or a URL whose scheme is one of {', '.join(OBJECTS)} or one of fsspec's"
             raise ConfigError.of(key, url, f"{allowed} ({_line(error)})") from error
 
-    def list(self) -> dict[str, int]:
-        """The files, each with its size in bytes."""
+    def list(self) -> dict[str, Entry]:
+        """The files by their names."""
         with self._told():
             try:
                 found = self._fs.find(self._root, detail=True)
             except FileNotFoundError:
                 return {}
             root = len(self._root.rstrip("/")) + 1
-            return {path[root:]: int(about["size"] or 0) for path, about in found.items()}
+            return {path[root:]: Entry(int(about["size"] or 0), _tag(about)) for path, about in found.items()}
 
     def read(self, name: str) -> Iterator[bytes]:
         """The content of a file, piece by piece."""
@@ -249,9 +258,27 @@ class Files:
             raise StoreError(_line(error)) from error
 
 
+def _check_environment() -> None:
+    """Raises ConfigError for what obstore panics at."""
+    for name in ENDPOINTS:
+        endpoint, allowed = os.environ.get(name, "http://"), "an address that begins with http:// or https://"
+        if not is_bare(endpoint):
+            raise hidden(name, f"{allowed}, without a user's name, a password and a query")
+        check(endpoint.startswith(("http://", "https://")), name, endpoint, allowed)
+    for name in (*KEYS, "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"):
+        if not os.environ.get(name, "").isprintable():
+            raise hidden(name, "a text of one line")
+
+
 def _version(about: Mapping[str, Any]) -> dict[str, Any]:
     """What tells one version of an object from others, as conditional writes take it."""
     return {k: about[k] for k in ("e_tag", "version") if about.get(k) is not None}
+
+
+def _tag(about: Mapping[str, Any]) -> str:
+    """What fsspec's file systems say of a file that tells its versions apart."""
+    found = (about.get(k) for k in ("ETag", "etag", "e_tag", "mtime", "LastModified", "last_modified", "created"))
+    return next((str(value) for value in found if value), "")
 
 
 def _profile() -> dict[str, Any]:

@@ -59,6 +59,7 @@ fleet:
   denoisers: {num_gpus: 1}
   scorers: {num_gpus: 1}
 """
+OTHERS = 0.6  # CPUs of the scorer and the encoder
 
 
 def said(*words: str) -> str:
@@ -92,7 +93,8 @@ def measured(
     for kind in kinds:
         for n in denoisers:
             file, run_dir = scratch / f"{kind}-{n}.timings.json", scratch / f"{kind}-{n}"
-            overrides = [f"fleet.denoisers.replicas={n}", *more]
+            share = min(1.0, ((os.cpu_count() or 1) - OTHERS) / n)  # all replicas must find room on this machine
+            overrides = [f"fleet.denoisers.replicas={n}", f"fleet.denoisers.num_cpus={share:.2f}", *more]
             said("calibrate", str(configs[kind]), *overrides, "--to", str(file))
             run(configs[kind], run_dir, overrides)
             found = json.loads(said("plan", "--against", str(run_dir), "--timings", str(file), "--json"))

@@ -81,6 +81,53 @@ def test_an_answer_that_is_lost_loses_no_lease():
     a.release()
 
 
+def test_a_claim_of_which_no_answer_came_can_be_made_again():
+    store, clock = Memory(), Clock()
+    a, b = leases(store, clock, "a", "b")
+    store.fault = lambda call, name: "lost" if call == "put_if" else None
+    with pytest.raises(StoreError):
+        a.claim(quiet, patient=True)
+    store.fault = lambda call, name: None
+    a.claim(quiet, patient=True)
+    with pytest.raises(ConfigError, match="host-a"):
+        b.claim(quiet)
+
+
+def test_it_is_certain_only_while_the_last_answer_says_so():
+    store, clock = Memory(), Clock()
+    (a,) = leases(store, clock, "a")
+    assert not a.certain
+    a.claim(quiet)
+    clock.pass_by(LASTS - 1)
+    assert a.certain
+    store.fault = lambda call, name: "fail"
+    with pytest.raises(StoreError):
+        a.renew()
+    clock.pass_by(1)
+    assert not a.certain
+    store.fault = lambda call, name: None
+    a.renew()
+    assert a.certain
+    a.release()
+    assert not a.certain
+
+
+def test_a_lease_of_a_clock_far_ahead_is_not_waited_for():
+    """It would run out in hours: the machine's clock is wrong, and a user has to look."""
+    store, clock = Memory(), Clock()
+    for ahead, waits in ((0, True), (1, False)):
+        expires = clock() + LASTS + ahead
+        store.put(LEASE, json.dumps({"owner": "c", "host": "host-c", "expires": expires}).encode())
+        (b,) = leases(store, clock, f"b{ahead}")
+        said = []
+        if waits:
+            b.claim(said.append, patient=True)
+        else:
+            with pytest.raises(ConfigError, match="host-c has its lease for 61 s more"):
+                b.claim(said.append, patient=True)
+        assert bool(said) is waits
+
+
 def test_a_dead_process_of_this_stage_is_not_waited_for():
     store, clock = Memory(), Clock()
     a, b = leases(store, clock, "a", "b")

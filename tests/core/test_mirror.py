@@ -20,6 +20,7 @@ class Mirrored:
     """A stage with a mirror, which a test fills."""
 
     def __init__(self, folder, *, takes=0.0, sealed=None, store=None, known=None):
+        self.may = True
         self.clock, self.store, self.said = Clock(), store or Memory(), []
         self.wire, self.stage = Wire(self.clock, takes), folder
         (folder / "journal").mkdir(parents=True, exist_ok=True)
@@ -30,6 +31,7 @@ class Mirrored:
             known or {},
             self.wire.submit,
             self.said.append,
+            may=lambda: self.may,
             clock=self.clock,
         )
 
@@ -280,6 +282,37 @@ def test_the_next_process_sends_what_is_left_and_no_video_twice(tmp_path):
     assert again.finish() and again.sealed() == LINE * 2
     assert m.store.count("put", "videos/a.mp4") == 1
     assert m.store.content("videos/b.mp4") == b"b"
+
+
+def test_a_video_of_another_size_than_the_stores_goes_up_again(tmp_path):
+    store = Memory()
+    store.put("videos/a.mp4", b"aa")
+    store.put("videos/b.mp4", b"b")
+    (tmp_path / "videos").mkdir()
+    for name in "ab":
+        (tmp_path / "videos" / f"{name}.mp4").write_bytes(name.encode())
+    m = Mirrored(tmp_path, store=store, known=store.list()).begin()
+    assert m.finish()
+    assert (store.count("put", "videos/a.mp4"), store.count("put", "videos/b.mp4")) == (2, 1)
+
+
+def test_nothing_goes_up_while_the_lease_may_be_anothers(tmp_path):
+    m = Mirrored(tmp_path).begin()
+    m.rounds(20)
+    before = list(m.store.calls)
+    m.may = False
+    m.write("videos/a.mp4", b"a")
+    m.answer(1)
+    m.rounds(60)
+    assert m.store.calls == before and not m.mirror.broken
+    m.may = True
+    assert m.finish() and m.sealed() == LINE and m.store.content("videos/a.mp4") == b"a"
+
+
+def test_an_end_without_the_lease_sends_nothing_and_says_so(tmp_path):
+    m = Mirrored(tmp_path).begin()
+    m.may, m.mirror.broken = False, "a run on host-b has taken over its lease"
+    assert not m.finish() and not m.store.calls
 
 
 def test_a_run_that_has_not_begun_after_all_leaves_nothing(tmp_path):

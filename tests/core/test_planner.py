@@ -20,7 +20,7 @@ from raysearch.planner.forecast import Forecast, Stage, sentences
 from raysearch.planner.rehearsal import rehearse
 from raysearch.planner.rewards import MadeUp, recorded
 from raysearch.planner.timed import TimedDenoiser, Work
-from raysearch.planner.timings import Timings, by_hand
+from raysearch.planner.timings import KEY, NUMBERS, Timings, by_hand, merged, read
 from raysearch.recipe.origins import Noise
 from raysearch.testing import FakeBackend, FakeFleet, fake_sampler, run_virtual, virtual_now
 
@@ -65,6 +65,21 @@ def test_slots_share_a_denoiser():
     r = went(timings, prompts=["a"], policy={"name": "best_of_n", "n": 2}, fleet=fleet)
     assert r.wall == pytest.approx(10 * 2 * 0.8)
     assert r.seconds["denoise"] == pytest.approx(r.wall)
+
+
+@pytest.mark.parametrize(("cores", "slower"), [(None, 1), (2, 1), (1, 2)])
+def test_replicas_share_the_cores_of_a_machine(cores, slower):
+    """Two denoisers, each with one of two candidates: on a single core both take twice as long."""
+    pool = {"replicas": 2, "slots": 1, "num_cpus": 0.5}
+    others = {"scorers": {"replicas": 1, "num_cpus": 0}, "encoders": {"num_cpus": 0}}
+    r = went(
+        Timings({1: 0.5}, cores=cores),
+        prompts=["a", "b"],
+        seeds=[0],
+        fleet=FLEET | {"denoisers": pool} | others,
+        **SINGLE,
+    )
+    assert r.wall == pytest.approx(slower * 10 * 2 * 0.5, rel=0.01)
 
 
 def test_a_leg_joins_between_two_steps():
@@ -217,6 +232,21 @@ def test_what_starves_what_and_what_one_more_would_save():
     assert json.loads(json.dumps(values))["fleets"][0]["fits_deadline"] is False
 
 
+async def failing(ctx):
+    """A policy of a user's, whose code raises where rewards are not from 0 to 1, as those of the dry run are."""
+    xs = ctx.denoise(ctx.noise(4))
+    if (await ctx.score(xs)).min() < 0:
+        raise RuntimeError("no idea")
+    return xs[0]
+
+
+def test_a_policy_that_fails_is_told_of_and_ends_no_plan():
+    s, c = stage(Timings({1: 0.5}), most=3, policy={"name": f"{__name__}:failing"}, prompts=["a", "b"], seeds=[0])
+    f = s.forecast("1 + 1", c)
+    (line,) = sentences(s, [f], False)
+    assert line.startswith("2 searches fail at 1 + 1: ") and line.endswith("RuntimeError: no idea")
+
+
 def test_a_full_store_is_said():
     heavy = Facts(state=lambda sampler, step, velocity: 1_000_000)
     fleet = FLEET | {"store_gb": 0.002}
@@ -241,6 +271,18 @@ def test_what_is_given_by_hand_counts_over_a_file():
     assert by_hand(base, 2, None, None, None) == base
     mixed = by_hand(base, 2, 3.0, None, 5.0)
     assert (mixed.forward, mixed.decode, mixed.finish, mixed.reward("quality")) == ({1: 1.5}, 2, 1, 5.0)
+
+
+def test_numbers_of_a_file_that_cannot_be(tmp_path):
+    file = tmp_path / "a.json"
+    seconds = dict.fromkeys(NUMBERS, 1.0) | {"forward": {"1": 1.0}, "load": {}, "rewards": {}}
+    entry = dict.fromkeys(KEY, "x") | {"seconds": seconds, "state": {}, "peak": {"denoiser": 5}, "video": 3, "date": ""}
+    merged(file, entry)
+    assert read(file, {"model": "x"}, "x").peak == {"denoiser": 5}
+    for wrong in ({"peak": {"denoiser": -1}}, {"state": {"whole": -1}}, {"video": -3}, {"cores": 0}):
+        merged(file, entry | wrong)
+        with pytest.raises(ConfigError, match=r"--timings: '.*a.json' is not allowed; it must be a file whose entries"):
+            read(file, {"model": "x"}, "x")
 
 
 def test_durations_are_drawn_from_their_quantiles():

@@ -1,8 +1,11 @@
 """A run's stage and its store on fakes: killed and gone on with elsewhere, nothing sealed is done again."""
 
 import asyncio
+import json
 import shutil
 import sys
+import time
+from dataclasses import replace
 from pathlib import Path
 
 import fsspec
@@ -12,11 +15,12 @@ from fakes import ARMS, answers, config, cut, run, same, session
 from stores import Clock, Memory, Wire
 
 from raysearch.errors import ConfigError, StoreError
+from raysearch.remote import command as remote
 from raysearch.remote import segments
 from raysearch.remote.command import copied, placed, status
 from raysearch.remote.mirror import Mirror
 from raysearch.remote.segments import Sealed, name_of, numbered
-from raysearch.remote.stage import levelled, tried
+from raysearch.remote.stage import fetched, levelled, tried
 from raysearch.remote.store import opened
 from raysearch.session import journal
 from raysearch.session.directory import chosen
@@ -168,6 +172,18 @@ def test_a_hole_in_the_journal_is_refused(tmp_path, damage):
         levelled(store, tmp_path / "here", store.list(), pytest.fail)
 
 
+def test_a_segment_is_known_by_its_number_and_by_what_came_before(tmp_path):
+    store, other = Memory(), Memory()
+    segments.seal(store, segments.seal(store, Sealed(), b"a\n"), b"b\n")
+    segments.seal(other, segments.seal(other, Sealed(), b"x\n"), b"b\n")
+    assert segments.opened(store.content(name_of(2)), 2)[:2] == (b"b\n", 4)
+    assert segments.opened(store.content(name_of(2)), 1) is None
+    store.put("config.yaml", b"a: 1")
+    store.put(name_of(1), other.content(name_of(1)))  # of another journal, as long as this one's
+    with pytest.raises(ConfigError, match="whose journal is whole: journal/segments/000002"):
+        levelled(store, tmp_path / "here", store.list(), pytest.fail)
+
+
 def test_no_file_of_a_store_lands_outside_the_stage(tmp_path):
     run(tmp_path / "whole", **FEW)
     store = stored(tmp_path / "whole", Memory())
@@ -228,6 +244,66 @@ def test_a_run_at_a_url_goes_up_and_can_be_read_anywhere(tmp_path, memory, monke
     assert "stage: " in (copy / "config.yaml").read_text()
     _, rows = searched(tmp_path / "b", resume="require")
     assert same(rows) == same(expected)
+
+
+def test_a_copy_is_brought_up_to_date(tmp_path):
+    run(tmp_path / "whole", **FEW)
+    store, copy = stored(tmp_path / "whole", Memory()), tmp_path / "copy" / "run"
+    (latents, *others) = sorted(n for n in store.files if n.startswith("latents/"))
+    fetched(store, copy, store.list())
+    store.calls.clear()
+    store.put(latents, b"x" * len(store.content(latents)))  # made again, of the same size
+    store.delete(others[0])
+    store.delete("fits.parquet")
+    fetched(store, copy, store.list())
+    assert (copy / latents).read_bytes() == store.content(latents) and not (copy / others[0]).exists()
+    assert [n for call, n in store.calls if call == "read" and n.startswith("latents/")] == [latents]
+    (copy.parent / "copied.json").write_text("[")
+    (copy / others[1]).write_bytes(b"damaged")
+    fetched(store, copy, store.list())
+    assert (copy / others[1]).read_bytes() == store.content(others[1])
+
+
+def test_a_copy_deletes_nothing_beside_itself(tmp_path):
+    run(tmp_path / "whole", **FEW)
+    store, copy = stored(tmp_path / "whole", Memory()), tmp_path / "copy" / "run"
+    fetched(store, copy, store.list())
+    (tmp_path / "copy" / "mine").write_text("kept")
+    (copy.parent / "copied.json").write_text('{"../mine": "1"}')
+    fetched(store, copy, store.list())
+    assert (tmp_path / "copy" / "mine").read_text() == "kept"
+
+
+def test_a_store_that_fails_at_the_start_ends_no_run_that_goes_on(tmp_path, monkeypatch):
+    run(tmp_path / "whole", **FEW)
+    store, waited = stored(tmp_path / "whole", Memory()), []
+    left = ["fail"] * 2
+    store.fault = lambda call, name: left.pop() if left and call == "list" else None
+    monkeypatch.setattr(remote, "opened", lambda url: store)
+    monkeypatch.setattr(remote, "tried", lambda call: tried(call, pause=waited.append))
+    with placed(at(tmp_path / "a", resume="require"), "run", lambda line: None) as place:
+        assert (place.path / "config.yaml").is_file()
+    assert waited == [1, 2]
+    left = ["fail"]
+    with (
+        pytest.raises(ConfigError, match=r"a folder in a store that can be reached, .* \(503 slow down\)"),
+        placed(at(tmp_path / "b"), "run", pytest.fail),
+    ):
+        pass
+
+
+def test_a_run_that_was_killed_is_shown_as_killed(tmp_path, memory):
+    searched(tmp_path / "a")
+    ended = status("memory://bucket/run")
+    fewer = {name: replace(a, done=0) for name, a in ended.arms.items()}
+    memory.pipe_file("/bucket/run/status.json", replace(ended, state="running", left=3.0, arms=fewer).json())
+    assert (status("memory://bucket/run").state, status("memory://bucket/run").left) == ("killed", None)
+    lease = {"owner": "b", "host": "host-b", "expires": time.time() + 60}
+    memory.pipe_file("/bucket/run/lease.json", json.dumps(lease).encode())
+    assert status("memory://bucket/run").state == "running"
+    memory.rm("/bucket/run/lease.json")
+    memory.pipe_file("/bucket/run/status.json", replace(ended, state="running").json())
+    assert status("memory://bucket/run").state == "finished"  # it died after its last search
 
 
 def test_a_run_whose_lease_is_lost_stops_with_one_line(tmp_path, memory):

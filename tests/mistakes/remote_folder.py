@@ -59,7 +59,10 @@ TABLE = [
         )
     ),
     Mistake(["status", "s3://me:secret@bucket/run"], SECRET.format("RUN_DIR")),
-    *(Mistake([f"run_dir={u}"], NAME.format(u)) for u in ("s3://bucket", "s3:///run", "gs://b/", "s3://b/a/../c")),
+    *(
+        Mistake([f"run_dir={u}"], NAME.format(u))
+        for u in ("s3://bucket", "s3:///run", "gs://b/", "s3://b/a/../c", "s3:/b/run")
+    ),
     Mistake(at("nosuch://bucket/run"), UNKNOWN.format("run_dir")),
     Mistake(["status", "nosuch://bucket/run"], UNKNOWN.format("RUN_DIR")),
     Mistake(
@@ -79,6 +82,17 @@ TABLE = [
         at("s3://bucket/run"),
         "AWS_ENDPOINT_URL: 'localhost:9000' is not allowed; it must be an address that begins with http:// or https://",
         environ=CLOSED | {"AWS_ENDPOINT_URL": "localhost:9000"},
+    ),
+    Mistake(
+        at("s3://bucket/run"),
+        "AWS_ENDPOINT_URL: the value, which is not shown, is not allowed; it must be an address that begins with "
+        "http:// or https://, without a user's name, a password and a query",
+        environ=CLOSED | {"AWS_ENDPOINT_URL": "http://localhost:99999"},
+    ),
+    Mistake(
+        at("s3://bucket/run"),
+        "AWS_SECRET_ACCESS_KEY: the value, which is not shown, is not allowed; it must be a text of one line",
+        environ=CLOSED | {"AWS_SECRET_ACCESS_KEY": "secret\n"},
     ),
     Mistake(
         ["status", "s3://bucket/run"],

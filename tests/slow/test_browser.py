@@ -351,10 +351,10 @@ def test_axes_and_chunks_of_a_long_video(axis, runs, window):
 
 
 @needs_browser
-def test_pruned_siblings_of_a_large_tree_are_folded(runs, window):
+def test_siblings_that_were_not_chosen_are_folded_in_a_large_tree(runs, window):
     page = window.open(runs / "folded", "tree")
     note = page.locator(".bar .note")
-    page.get_by_text("pruned ones folded").wait_for()
+    page.get_by_text("not chosen, folded").wait_for()
     total, _, hidden = (int(w.replace(",", "")) for w in note.inner_text().split() if w[0].isdigit())
     assert total > 2000 and 400 < hidden < 1100  # of 1,600 trajectories a third is kept, and some have children
     small = window.open(runs / "one", "tree")

@@ -6,6 +6,7 @@ import random
 import signal
 import subprocess
 import sys
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -45,9 +46,9 @@ def store(server, monkeypatch):
     server.puts.clear()
 
 
-def command(server, stage: Path, *more: str, by=FAKES) -> subprocess.Popen:
+def command(server, stage: Path, *more: str, by=FAKES, words=("run", *CONFIG)) -> subprocess.Popen:
     environ = os.environ | server.environ | {"OMP_NUM_THREADS": "1", "RAYSEARCH_CACHE": str(stage)}
-    line = [sys.executable, *by, "run", *CONFIG, *LONGER[by is REAL], f"run_dir={URL}", *more]
+    line = [sys.executable, *by, *words, *LONGER[by is REAL], f"run_dir={URL}", *more]
     return subprocess.Popen(line, cwd=ROOT, env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
@@ -91,7 +92,7 @@ def test_files_come_back_as_they_went(store, tmp_path):
     (tmp_path / "large").write_bytes(large)
     store.put("a/large", tmp_path / "large")
     store.put("a/b c", b"small")
-    assert store.list() == {"a/large": len(large), "a/b c": 5}
+    assert {n: e.size for n, e in store.list().items()} == {"a/large": len(large), "a/b c": 5}
     assert whole(store, "a/large") == large and whole(store, "a/b c") == b"small"
     store.delete("a/b c")
     store.delete("a/b c")
@@ -256,6 +257,31 @@ def test_a_run_that_loses_its_lease_stops(server, store, tmp_path):
         "raysearch: run_dir: s3://bucket/run: a run on host-b has taken over its lease; this run has"
     )
     assert b"host-b" in whole(store, LEASE)
+
+
+@pytest.mark.parametrize(
+    ("words", "made"),
+    [
+        (("sweep", "configs/sweep_quick.yaml", "seeds=[0]"), ("curves.parquet", "fits.parquet", "curves.png")),
+        (("collect", "configs/collect.yaml", "max_searches=3"), ("train/", "validation/", "levels.parquet")),
+    ],
+    ids=["sweep", "collect"],
+)
+def test_a_sweep_and_a_collection_go_on_elsewhere_with_all_their_files(server, store, tmp_path, words, made):
+    process = command(server, tmp_path / "a", words=words)
+    while not any("segments/" in p for p in server.puts):
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.05)
+    process.kill()
+    process.communicate()
+    ended(command(server, tmp_path / "b", "resume=require", words=words))
+    run = [sys.executable, *FAKES, *words, f"run_dir={tmp_path / 'local'}"]
+    subprocess.run(run, cwd=ROOT, check=True, capture_output=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    there = {str(f.relative_to(tmp_path / "local")) for f in (tmp_path / "local").rglob("*") if f.is_file()}
+    own = ("lock", LEASE, "journal/")  # a store has segments in place of the one journal
+    assert {n for n in store.list() if not n.startswith(own)} == {n for n in there if not n.startswith(own)}
+    for start in made:
+        assert any(n.startswith(start) for n in store.list()), start
 
 
 def test_what_reads_a_url(server, store, tmp_path):

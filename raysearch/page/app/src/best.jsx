@@ -3,7 +3,7 @@ import { scaleLinear } from "d3-scale";
 import { curveStepAfter, line } from "d3-shape";
 import { useEffect, useState } from "preact/hooks";
 import { Empty } from "./controls.jsx";
-import { colour, costText, number } from "./format.js";
+import { colour, costText } from "./format.js";
 import { index, run, view, choose } from "./state.js";
 import { Choice } from "./controls.jsx";
 import { Tabs } from "./tree.jsx";
@@ -45,6 +45,7 @@ export function Best({ row }) {
   const x = scaleLinear([0, Math.max(1, ...points.map((p) => p[0]))], [EDGE.left, width - EDGE.right]);
   const ys = points.map((p) => p[1]);
   const y = scaleLinear([Math.min(...ys), Math.max(...ys)], [height - EDGE.bottom, EDGE.top]).nice(5);
+  const name = y.tickFormat(5);
   const path = line((p) => x(p[0]), (p) => y(p[1])).curve(curveStepAfter);
   const own = lines?.find((l) => l.r === row);
   return (
@@ -54,7 +55,7 @@ export function Best({ row }) {
         <header><h2>Best so far <small>reward of finished candidates by {axis === "nfe" ? "NFE" : "seconds"} of the search</small></h2></header>
         {!points.length ? <Empty>{lines ? "This run's candidates do not say what the search had spent when they were scored." : "Reading the candidates..."}</Empty> : (
           <svg width={width} height={height} role="img" aria-label="Best reward so far" font-size="11">
-            {y.ticks(5).map((t) => <g key={t}><line x1={EDGE.left} x2={width - EDGE.right} y1={y(t)} y2={y(t)} stroke="var(--line)" /><text x={EDGE.left - 8} y={y(t) + 4} text-anchor="end" fill="var(--soft)">{number(t)}</text></g>)}
+            {y.ticks(5).map((t) => <g key={t}><line x1={EDGE.left} x2={width - EDGE.right} y1={y(t)} y2={y(t)} stroke="var(--line)" /><text x={EDGE.left - 8} y={y(t) + 4} text-anchor="end" fill="var(--soft)">{name(t)}</text></g>)}
             {x.ticks(7).map((t) => <text key={t} x={x(t)} y={height - EDGE.bottom + 17} text-anchor="middle" fill="var(--soft)">{costText(t, axis)}</text>)}
             <text x={(EDGE.left + width - EDGE.right) / 2} y={height - 5} text-anchor="middle" fill="var(--soft)">{axis === "nfe" ? "NFE" : "seconds"}</text>
             {[...lines].sort((a, b) => (a === own) - (b === own)).map((l) => (

@@ -2,7 +2,7 @@
 import { scaleLinear } from "d3-scale";
 import { area, curveStepAfter, line } from "d3-shape";
 import { Empty, Price, Swatch } from "./controls.jsx";
-import { bytes, compact, count, duration, money, number, percent } from "./format.js";
+import { NEEDS_PRICE, bytes, compact, count, duration, money, number, percent } from "./format.js";
 import { price, run } from "./state.js";
 import { useWidth } from "./width.js";
 
@@ -15,7 +15,7 @@ export function Costs() {
   const kinds = KINDS.filter((k) => utilisation.has(`busy_${k}`));
   return (
     <>
-      <div class="bar"><Price /><span class="note">{price.value ? `${money((manifest.run.replica_seconds / 3600) * price.value)} for all replica-seconds, as charged` : "Give a price to see money."}</span></div>
+      <div class="bar"><Price /><span class="note">{price.value ? `${money((manifest.run.replica_seconds / 3600) * price.value)} for all replica-seconds, as charged` : NEEDS_PRICE}</span></div>
       <Totals />
       <section class="card">
         <header><h2>Slots busy over time <small>of those that there were; the line is how much waits</small></h2></header>
@@ -79,7 +79,7 @@ function Busy({ kind, table }) {
   );
 }
 
-const PARTS = [["denoise_s", "denoise"], ["look_s", "preview"], ["finish_s", "decode"], ["compare_s", "compare"], ["encode_s", "encode"]];
+const PARTS = [["denoise_s", "denoise"], ["look_s", "preview + reward"], ["finish_s", "decode + reward"], ["compare_s", "compare"], ["encode_s", "encode"]];
 const CHARGED = [["making_s", "making"], ["scoring_s", "reward"]];
 
 function Arms({ table }) {

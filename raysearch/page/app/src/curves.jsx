@@ -2,8 +2,8 @@
 import { scaleLinear, scaleLog } from "d3-scale";
 import { area, line } from "d3-shape";
 import { useRef, useState } from "preact/hooks";
-import { colour, costText, number } from "./format.js";
-import { cost, download, index, measure, run } from "./state.js";
+import { NEEDS_PRICE, colour, costText, number } from "./format.js";
+import { cost, download, index, measure, run, unpriced } from "./state.js";
 import { useWidth } from "./width.js";
 
 const HEIGHT = 330;
@@ -36,7 +36,7 @@ export function Curves() {
   const points = drawn.flatMap((s) => s.points);
   const swept = drawn.some((s) => s.points.length > 1);
   const laws = cost.value.name === "nfe";
-  if (!points.length) return <section class="card"><header><h2>Quality over cost</h2></header><p class="empty">No arm has both a cost and a mean.</p></section>;
+  if (!points.length) return <section class="card"><header><h2>Quality over cost</h2></header><p class="empty">{unpriced.value ? NEEDS_PRICE : "No arm has both a cost and a mean."}</p></section>;
   const costs = points.map(at);
   const [low, high] = [Math.min(...costs), Math.max(...costs)];
   const wide = high / low > 6;
@@ -45,6 +45,7 @@ export function Curves() {
   const ys = points.flatMap((p) => [p.low, p.high, p.mean]).filter(finite);
   const pad = (Math.max(...ys) - Math.min(...ys)) * 0.06 || 0.1;
   const y = scaleLinear([Math.min(...ys) - pad, Math.max(...ys) + pad], [HEIGHT - EDGE.bottom, EDGE.top]).nice(5);
+  const name = y.tickFormat(5);
   const band = area((p) => x(at(p)), (p) => y(p.low), (p) => y(p.high)).defined((p) => finite(p.low));
   const path = line((p) => x(at(p)), (p) => y(p.mean));
   const faint = (s) => (only !== null && only !== s.name ? 0.15 : 1);
@@ -59,7 +60,7 @@ export function Curves() {
         {y.ticks(5).map((t) => (
           <g key={t}>
             <line x1={EDGE.left} x2={width - EDGE.right} y1={y(t)} y2={y(t)} stroke="var(--line)" />
-            <text x={EDGE.left - 8} y={y(t) + 4} text-anchor="end" fill="var(--soft)">{number(t)}</text>
+            <text x={EDGE.left - 8} y={y(t) + 4} text-anchor="end" fill="var(--soft)">{name(t)}</text>
           </g>
         ))}
         {ticks(x, wide, costs).map((t) => <text key={t} x={x(t)} y={HEIGHT - EDGE.bottom + 17} text-anchor="middle" fill="var(--soft)">{costText(t, cost.value.name)}</text>)}

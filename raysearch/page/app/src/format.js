@@ -1,6 +1,7 @@
 // Numbers and colours as people read them.
 
 const DASH = "\u2013";
+export const NEEDS_PRICE = "Give a price, in $ per replica-hour, to see money.";
 
 /** A number with about three digits that matter; a dash where there is none. */
 export function number(x, digits = 2) {

@@ -12,6 +12,8 @@ import { VirtualList } from "./virtual.jsx";
 import { useWidth } from "./width.js";
 import { Wipe } from "./wipe.jsx";
 
+const TALL = 340; // pixels of a picture at most, so that two rows are in sight
+
 export function Gallery() {
   const [box, width] = useWidth(1200);
   const clock = useMemo(() => new Clock(fps()), []);
@@ -80,7 +82,7 @@ export function Gallery() {
   return (
     <>
       <div class="bar">
-        <Choice label="sort" value={oneOf(SORTS, view.value.sort, "gain")} options={Object.entries(SORTS).map(([k, [text, title]]) => [k, text, title])} onChange={(sort) => choose({ sort })} />
+        {!blind.value && <Choice label="sort" value={oneOf(SORTS, view.value.sort, "gain")} options={Object.entries(SORTS).map(([k, [text, title]]) => [k, text, title])} onChange={(sort) => choose({ sort })} />}
         {!blind.value && <BaselineAndMeasure />}
         <Columns />
         <label class="field check"><input type="checkbox" checked={blind.value > 0} onChange={() => choose({ blind: blind.value ? "" : newSeed() })} /><span>blind</span></label>
@@ -121,8 +123,8 @@ function placeOf(groups, { place, id }) {
 
 /** Width and height of a cell's picture, such that columns fit if they can. */
 function sizeOf(width, n) {
-  const cell = Math.max(140, Math.min(360, Math.floor((width - 40) / Math.max(1, n)) - 10));
-  return { width: cell, height: Math.round(Math.max(70, Math.min(280, cell / aspect()))) };
+  const cell = Math.max(140, Math.min(TALL * aspect(), Math.floor((width - 40) / Math.max(1, n)) - 10));
+  return { width: Math.floor(cell), height: Math.round(Math.max(70, Math.min(TALL, cell / aspect()))) };
 }
 
 /** Which arms are columns. */

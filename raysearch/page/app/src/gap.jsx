@@ -3,8 +3,8 @@ import { quadtree } from "d3-quadtree";
 import { scaleLinear, scaleLog } from "d3-scale";
 import { useEffect, useRef, useState } from "preact/hooks";
 import { onTheme, prepared, theme } from "./canvas.js";
-import { colour, costText, number, signed } from "./format.js";
-import { choose, cost, costOf, index, judge, measure, run, shown } from "./state.js";
+import { NEEDS_PRICE, colour, costText, number, signed } from "./format.js";
+import { choose, cost, costOf, index, judge, measure, price, run, shown, unpriced } from "./state.js";
 import { useWidth } from "./width.js";
 
 const HEIGHT = 360;
@@ -50,7 +50,7 @@ export function Gap() {
     const draw = () => canvas.current && paint(canvas.current, width, found);
     draw();
     return onTheme(draw);
-  }, [width, shown.value, cost.value, judge.value, there]);
+  }, [width, shown.value, cost.value, price.value, judge.value, there]);
   if (!measure.value) return null;
   const name = judge.value?.label;
   const find = (e) => {
@@ -61,10 +61,10 @@ export function Gap() {
   const { searches } = run.value;
   return (
     <section class="card" ref={box}>
-      <header><h2>Search reward minus {name ?? "judge"} <small>high: the search's reward misled it</small></h2></header>
+      <header><h2>Search reward and {name ?? "judge"} apart <small>the first minus the second; high: the search's reward misled it</small></h2></header>
       {!there ? <p class="empty">No reward judged these winners: rewards.holdout in the config does.</p> : (
         <div class="plot">
-          <canvas ref={canvas} aria-label={`Search reward minus ${name} of ${shown.value.length} searches; the table below lists them`} role="img"
+          <canvas ref={canvas} aria-label={`How far search reward and ${name} are apart, of ${shown.value.length} searches; the table below lists them`} role="img"
             onMouseMove={find} onMouseLeave={() => setNear(null)} onClick={() => near && choose({ screen: "tree", search: searches.text("search_id", near.row) })} style={{ cursor: near ? "pointer" : "default" }} />
           {near && (
             <div class="tip" style={{ left: `${Math.min(near.x + 14, width - 250)}px`, top: `${Math.max(8, near.y - 60)}px` }}>
@@ -86,16 +86,18 @@ function paint(canvas, width, made) {
   c.font = "11px system-ui, sans-serif";
   if (!made) {
     c.fillStyle = t.soft;
-    c.fillText("No search shown has both rewards.", EDGE.left, 40);
+    c.textAlign = "left";
+    c.fillText(unpriced.value ? NEEDS_PRICE : "No search shown has both rewards.", EDGE.left, 40);
     return;
   }
   const { found, x, y, wide } = made;
   c.textAlign = "right";
+  const name = y.tickFormat(5);
   for (const v of y.ticks(5)) {
     c.strokeStyle = v === 0 ? t.strong : t.line;
     c.beginPath(); c.moveTo(EDGE.left, y(v)); c.lineTo(width - EDGE.right, y(v)); c.stroke();
     c.fillStyle = t.soft;
-    c.fillText(number(v), EDGE.left - 8, y(v) + 4);
+    c.fillText(name(v), EDGE.left - 8, y(v) + 4);
   }
   c.textAlign = "center";
   let last = -Infinity;

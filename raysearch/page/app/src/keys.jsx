@@ -19,6 +19,8 @@ export function useKeys(title, rows, { last = false } = {}) {
 const typing = (target) => target.closest?.("input:not([type=checkbox]):not([type=range]), textarea, select, [contenteditable]");
 
 export function listenToKeys() {
+  // A button that was clicked would keep the focus, and take Enter and space from what is selected.
+  addEventListener("click", (event) => event.detail > 0 && event.target.closest("button, a, summary")?.blur());
   addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey) return;
     if (typing(event.target)) {

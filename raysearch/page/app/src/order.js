@@ -1,11 +1,12 @@
 // In which order the gallery shows prompts and seeds, and what it says of each video.
 import { computed } from "@preact/signals";
+import { blind } from "./blind.js";
 import { baseline, comparable, gainOf, index, judge, measure, oneOf, run, shownGroups, view } from "./state.js";
 
 export const SORTS = {
   prompt: ["prompt", "in the order of the prompts"],
   gain: ["gain", "the highest gain of the judged reward over the baseline first"],
-  disagreement: ["disagreement", "rank by search reward and by judge furthest apart first"],
+  apart: ["apart", "ranks by search reward and by judge furthest apart first"],
   spread: ["spread", "judged rewards of the arms furthest apart first"],
   failures: ["failures", "the most failed searches first"],
 };
@@ -23,10 +24,10 @@ export const columns = computed(() => {
 });
 
 /** For each search, its rank within its arm by search reward minus that by the judge, from -1 to 1. */
-export const disagreement = computed(() => {
+const apart = computed(() => {
   const { arm, names } = index.value;
   const { searches } = run.value;
-  const apart = new Float32Array(searches.n).fill(NaN);
+  const found = new Float32Array(searches.n).fill(NaN);
   const of = (key, rows) => new Map(Float64Array.from(rows).sort((a, b) => searches.number(key, a) - searches.number(key, b)).reduce((list, row, i) => (list.push([row, i]), list), []));
   const byArm = names.map(() => []);
   for (let i = 0; i < searches.n; i++) {
@@ -34,9 +35,9 @@ export const disagreement = computed(() => {
   }
   for (const rows of byArm) {
     const [own, other] = [of("reward_search", rows), of(judged.value, rows)];
-    for (const row of rows) apart[row] = rows.length > 1 ? (own.get(row) - other.get(row)) / (rows.length - 1) : 0;
+    for (const row of rows) found[row] = rows.length > 1 ? (own.get(row) - other.get(row)) / (rows.length - 1) : 0;
   }
-  return apart;
+  return found;
 });
 
 /** Did the search's own reward rise over the baseline's while the judge's fell? */
@@ -44,16 +45,16 @@ export function hacked(row) {
   return judge.value !== null && judged.value !== "reward_search" && gainOf(row, "reward_search") > 0 && gainOf(row, judged.value) < 0;
 }
 
-/** Groups in the chosen order. */
+/** Groups in the chosen order; in that of the prompts where names are hidden, as another one tells who is better. */
 export const ordered = computed(() => {
-  const by = oneOf(SORTS, view.value.sort, "gain");
+  const by = blind.value ? "prompt" : oneOf(SORTS, view.value.sort, "gain");
   if (by === "prompt") return shownGroups.value;
   const { arm, groups, names, at } = index.value;
   const { searches } = run.value;
   const cols = columns.value.map((name) => at.get(name));
   const score = {
     gain: (rows) => max(rows.map((r) => gainOf(r, judged.value))),
-    disagreement: (rows) => max(rows.map((r) => Math.abs(disagreement.value[r]))),
+    apart: (rows) => max(rows.map((r) => Math.abs(apart.value[r]))),
     spread: (rows) => {
       const values = rows.filter((r) => comparable(names[arm[r]], judged.value)).map((r) => searches.number(judged.value, r)).filter(Number.isFinite);
       return values.length > 1 ? Math.max(...values) - Math.min(...values) : NaN;

@@ -6,7 +6,7 @@ import { Swatch } from "./controls.jsx";
 import { number, signed } from "./format.js";
 import { media, still } from "./media.js";
 import { hacked, judged } from "./order.js";
-import { baseline, gainOf, run, treeOf } from "./state.js";
+import { gainOf, run, treeOf } from "./state.js";
 
 const MOST = 15; // videos of a row that play; with the one under the pointer, 16 decode
 
@@ -83,7 +83,7 @@ function Cell({ arm, row, size, i, active, selected, onSelect }) {
       {hidden ? <p class="numbers soft">press {i + 1}</p> : (
         <p class="numbers">
           <span title={`search reward ${number(own)}, judged ${number(other)}`}>{number(own)}<i>/</i>{number(other)}</span>
-          {arm !== baseline.value && Number.isFinite(gainOf(row, judged.value)) && <b class={gainOf(row, judged.value) >= 0 ? "good" : "bad"}>{signed(gainOf(row, judged.value))}</b>}
+          {Number.isFinite(gainOf(row, judged.value)) && <b class={gainOf(row, judged.value) >= 0 ? "good" : "bad"}>{signed(gainOf(row, judged.value))}</b>}
           {hacked(row) && <span class="hacked" title="The search's own reward rose over the baseline's while the judge's fell">hacked</span>}
           {status === "failed" && <span class="bad">failed</span>}
           {row >= 0 && <a href={treeOf(searches.text("search_id", row))} tabIndex={-1} title="The tree of this search (Enter)">tree</a>}

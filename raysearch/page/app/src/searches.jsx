@@ -3,7 +3,7 @@ import { useMemo, useState } from "preact/hooks";
 import { Swatch } from "./controls.jsx";
 import { costText, count, number, signed } from "./format.js";
 import { useKeys } from "./keys.jsx";
-import { address, baseline, choose, cost, costOf, gainOf, judge, measure, run, shown, treeOf, view } from "./state.js";
+import { address, baseline, choose, cost, costOf, gainOf, judge, measure, price, run, shown, treeOf, view } from "./state.js";
 import { VirtualList } from "./virtual.jsx";
 
 /** Rows in the order of a column; numbers fall, texts rise, and what is missing comes last. */
@@ -32,7 +32,7 @@ export function Searches() {
     apart: (row) => -(searches.number("reward_search", row) - searches.number(judged, row)),
     cost: costOf,
   };
-  const rows = useMemo(() => (sort === "order" ? shown.value : ordered(shown.value, sorts[sort])), [shown.value, sort, chosen, judged, cost.value, baseline.value, run.value]);
+  const rows = useMemo(() => (sort === "order" ? shown.value : ordered(shown.value, sorts[sort])), [shown.value, sort, chosen, judged, cost.value, price.value, baseline.value, run.value]);
   const open = (row) => choose({ screen: "tree", search: searches.text("search_id", row) });
   const move = (by) => setAt((old) => Math.min(rows.length - 1, Math.max(0, old + by)));
   useKeys("Overview", [

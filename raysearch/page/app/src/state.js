@@ -184,7 +184,7 @@ export const COSTS = {
   nfe: { label: "NFE", long: "evaluations of the model", column: "nfe", key: "nfe", factor: () => 1 },
   seconds: { label: "replica-s", long: "seconds of a replica", column: "replica_seconds", key: "seconds", factor: () => 1 },
   wall: { label: "wall", long: "seconds from start to end", column: "wall_seconds", key: "wall", factor: () => 1 },
-  usd: { label: "$", long: "dollars", column: "replica_seconds", key: "seconds", factor: () => price.value / 3600 },
+  usd: { label: "$", long: "dollars", column: "replica_seconds", key: "seconds", factor: () => (price.value > 0 ? price.value / 3600 : NaN) },
 };
 /** A choice of the address if it is one of these, else what there is without a choice: an address may hold anything. */
 export const oneOf = (options, wanted, otherwise) => (Object.hasOwn(options, wanted) ? wanted : otherwise);
@@ -193,7 +193,10 @@ export const cost = computed(() => {
   return { name, ...COSTS[name] };
 });
 
-/** What a search cost on the chosen axis. */
+/** Are dollars wanted of which nobody said how many an hour takes? */
+export const unpriced = computed(() => cost.value.name === "usd" && !price.value);
+
+/** What a search cost on the chosen axis; NaN where it is not known. */
 export function costOf(row) {
   return run.value.searches.number(cost.value.column, row) * cost.value.factor();
 }
@@ -217,11 +220,11 @@ function alike(i, key) {
   return comparableArms.get(key)[i];
 }
 
-/** The value of a measure for a search, minus that of the baseline's of the same prompt and seed; NaN between different rewards. */
+/** The value of a measure for a search, minus that of the baseline's of the same prompt and seed; NaN for the baseline itself, and between different rewards. */
 export function gainOf(row, key) {
   if (!(row >= 0)) return NaN;
   const { arm, group, groups, at } = index.value;
-  if (!alike(arm[row], key)) return NaN;
+  if (arm[row] === at.get(baseline.value) || !alike(arm[row], key)) return NaN;
   const other = groups[group[row]][at.get(baseline.value)];
   return other === undefined || other < 0 ? NaN : run.value.searches.number(key, row) - run.value.searches.number(key, other);
 }

@@ -126,7 +126,7 @@ function Lineage({ found, row }) {
         <Choice label="order" value={order} options={Object.entries(ORDERS).map(([k, title]) => [k, k, title])} onChange={(o) => choose({ order: o })} />
         {components.length > 1 && <Select label="colour" value={by} options={components.map((c) => [c, c])} onChange={(colour) => choose({ colour })} />}
         {parts.length > 1 && <Choice label="chunks" value={part === null ? "" : String(part + 1)} options={[["", "all"], ...parts.map((p) => [String(p + 1), String(p + 1)])]} onChange={(p) => choose({ part: p })} />}
-        <span class="note">{count(found.end - found.start)} candidates, {count(found.lines.length)} trajectories{hidden > 0 && <>, {count(hidden)} pruned ones folded</>}</span>
+        <span class="note">{count(found.end - found.start)} candidates, {count(found.lines.length)} trajectories{hidden > 0 && <>, {count(hidden)} not chosen, folded</>}</span>
         <span class="scale"><small>{number(colours.low)}</small><i class="viridis" /><small>{number(colours.high)}</small></span>
       </div>
       <div class="tree-body">
@@ -134,7 +134,7 @@ function Lineage({ found, row }) {
         <Candidate found={found} row={hover >= 0 ? hover : selected} search={row} pinned={hover < 0 || hover === selected} />
       </div>
       <p class="legend-line soft">
-        <b>o</b> kept <b>{"\u00d7"}</b> pruned <b>{"\u25cb"}</b> not scored <b class="accent">{"\u25ce"}</b> winner; a dashed line perturbs, an arc to the left adds noise again, a solid one branches
+        <b>{"\u25cf"}</b> kept <b>{"\u00d7"}</b> not chosen <b>{"\u25cb"}</b> not scored <b class="accent">{"\u25ce"}</b> winner; a dashed line perturbs, an arc to the left adds noise again, a solid one branches
       </p>
     </>
   );

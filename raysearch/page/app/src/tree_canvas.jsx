@@ -17,7 +17,7 @@ export function Drawing({ found, axis, order, part, colours, selected, onSelect,
   const transform = useRef(zoomIdentity);
   const [open, setOpen] = useState(new Set());
   useLayoutEffect(() => {
-    const fit = () => setRoom(Math.max(320, innerHeight - box.current.getBoundingClientRect().top - scrollY - 60));
+    const fit = () => setRoom(Math.max(320, innerHeight - canvas.current.getBoundingClientRect().top - scrollY - 60));
     fit();
     addEventListener("resize", fit);
     return () => removeEventListener("resize", fit);

@@ -1,20 +1,20 @@
-import { useLayoutEffect, useRef, useState } from "preact/hooks";
+import { useLayoutEffect, useState } from "preact/hooks";
 
-/** A ref for an element, and how many pixels wide what is in it may be. */
+/** A ref for an element, which may come, go and come again, and how many pixels wide what is in it may be. */
 export function useWidth(first) {
-  const box = useRef(null);
+  const [box, setBox] = useState(null);
   const [width, setWidth] = useState(first);
   useLayoutEffect(() => {
-    if (!box.current) return undefined;
+    if (!box) return undefined;
     const look = () => {
-      const style = getComputedStyle(box.current);
-      const inner = box.current.clientWidth - parseFloat(style.paddingLeft) - parseFloat(style.paddingRight);
+      const style = getComputedStyle(box);
+      const inner = box.clientWidth - parseFloat(style.paddingLeft) - parseFloat(style.paddingRight);
       if (inner > 0) setWidth(Math.floor(inner));
     };
     look();
     const watch = new ResizeObserver(look);
-    watch.observe(box.current);
+    watch.observe(box);
     return () => watch.disconnect();
-  }, []);
-  return [box, width];
+  }, [box]);
+  return [setBox, width];
 }
