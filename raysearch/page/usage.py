@@ -10,9 +10,9 @@ import pyarrow.compute as pc
 from raysearch.page.block import numbers, texts
 from raysearch.page.reading import Run
 from raysearch.page.searches import ENDED, Columns
+from raysearch.session.recording import KINDS
 
 BINS = 300
-KINDS = ("denoiser", "scorer", "encoder")
 WORK = ("denoise", "look", "compare", "finish", "encode")  # what an item may be
 CHARGED = ("nfe", "nfe_spent", "decodes", "reward_calls", "replica_seconds")
 TRACED = ("session", "start", "end", "waited", "kind", "what", "search", "nfe", "seconds", "ended")

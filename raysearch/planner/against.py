@@ -9,11 +9,11 @@ import pyarrow.parquet as pq
 
 from raysearch.errors import ConfigError
 from raysearch.parquet import run_table
-from raysearch.planner.forecast import SEEN, Forecast
+from raysearch.planner.forecast import Forecast
 from raysearch.planner.report import aligned, duration
 from raysearch.planner.traced import COLUMNS, busy_seconds
 from raysearch.session import status
-from raysearch.session.recording import TIMELINE, TRACE
+from raysearch.session.recording import KINDS, TIMELINE, TRACE
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ def actual(run_dir: Path) -> Actual:
     busy: dict[str, float] = {}
     if (run_dir / TRACE).is_file():
         table = {k: np.array(v) for k, v in run_table(run_dir, TRACE, COLUMNS).to_pydict().items()}
-        for kind in SEEN:
+        for kind in KINDS:
             seconds, replicas = busy_seconds(table, kind)
             if replicas:
                 busy[kind] = seconds / (wall * replicas)
@@ -55,7 +55,7 @@ def rows(f: Forecast, a: Actual) -> list[dict[str, Any]]:
         ("wall", f.mid(lambda r: r.wall), a.wall, "s"),
         ("NFE alone", f.mid(lambda r: r.charged), a.charged, ""),
         ("NFE shared", f.mid(lambda r: r.nfe), a.nfe, ""),
-        *((f"{k}s busy", f.busy(k), a.busy.get(k), "%") for k in SEEN if k in f.runs[0].use),
+        *((f"{k}s busy", f.busy(k), a.busy.get(k), "%") for k in KINDS if k in f.runs[0].use),
     ]
     return [{"what": w, "plan": p, "run": r, "unit": u, "off": p / r - 1 if r else None} for w, p, r, u in pairs]
 

@@ -19,13 +19,13 @@ from raysearch.planner.rewards import Draws
 from raysearch.planner.timings import Timings
 from raysearch.recipe.reward import Question, Reward, Score
 from raysearch.session.plan import Plan, Search, context, run_policy
+from raysearch.session.recording import KINDS
 
 HALF, IDLE = 0.5, 0.25  # shares of busy time that are worth a look, and a sentence
 SAVED = 0.05  # the same, of the time that one replica more saves
 LATE = 0.15  # the same, of the time in which the last 5% of the searches end
 MUCH = 0.005  # of NFE
 SOME = 3  # searches of an arm that tell whether rewards change what it costs
-SEEN = ("denoiser", "scorer", "encoder")
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Forecast:
     @property
     def bottleneck(self) -> str:
         """The kind of the busiest replicas."""
-        return max(SEEN, key=self.busy)
+        return max(KINDS, key=self.busy)
 
     @property
     def name(self) -> str:

@@ -20,7 +20,7 @@ from raysearch.engine.protocol import Outputs, Text, Whole
 from raysearch.errors import single
 from raysearch.planner.facts import Facts, alone
 from raysearch.planner.rewards import Draws
-from raysearch.planner.timed import KINDS, TimedFleet, TimedReplica, Work
+from raysearch.planner.timed import KINDS, Shared, TimedFleet, TimedReplica
 from raysearch.planner.timings import Timings
 from raysearch.recipe.candidate import Candidate
 from raysearch.recipe.reward import Question, Reward, Score
@@ -135,7 +135,7 @@ class Stage:
     """The backend of a rehearsal: the plan that was prepared, and a timed fleet."""
 
     plan: Plan
-    work: Work
+    shared: Shared
     arrival: float
     encoders: bool
     up: TimedFleet | None = None
@@ -148,7 +148,7 @@ class Stage:
         self, config: Config, plan: Plan, report: Callable[[str], None]
     ) -> AbstractAsyncContextManager[TimedFleet, bool | None]:
         """A context with the timed fleet."""
-        return TimedFleet.open(config, self.work, self.arrival, encoders=self.encoders, opened=self._opened)
+        return TimedFleet.open(config, self.shared, self.arrival, encoders=self.encoders, opened=self._opened)
 
     def _opened(self, fleet: TimedFleet) -> None:
         self.up = fleet
@@ -197,7 +197,7 @@ def rehearse(
     """How a run of a config would go. Nothing is left on disk. Raises ConfigError for what a run would refuse."""
     parts = alone(plan)
     encoded, encodes = kept_texts(config, plan)
-    work = Work(
+    shared = Shared(
         timings,
         facts,
         {m.key: len(m.components) for m in parts},
@@ -206,7 +206,7 @@ def rehearse(
         np.random.default_rng(seed),
         shared_cores(config, timings),
     )
-    stage = Stage(plan, work, arrival, encodes)
+    stage = Stage(plan, shared, arrival, encodes)
     config = replace(config, resume="never", run_dir=None, track=None)
     before = time.process_time()
     with tempfile.TemporaryDirectory(prefix="raysearch-plan-") as scratch:
@@ -226,13 +226,13 @@ def rehearse(
         (end - at95) / wall if wall else 0.0,
         {k: use(config, k, [r for r in fleet.all if r.kind == k], session.began, end) for k in fleet.kinds},
         {name: ArmCost(*sums) for name, sums in session.charged.items()},
-        work.nfe,
-        work.again,
+        shared.nfe,
+        shared.again,
         engine.store.evicted,
         engine.store.most,
         session.answered,
         session.failures,
-        dict(work.seconds),
+        dict(shared.seconds),
         cpu,
     )
 

@@ -10,6 +10,7 @@ from raysearch.planner.forecast import Forecast
 from raysearch.planner.rehearsal import Rehearsed
 from raysearch.planner.timings import Timings
 from raysearch.session.plan import Plan
+from raysearch.session.recording import KINDS
 
 ANSWER, ROW = 330, 1500  # bytes of journal and tables together: of a candidate's reward, and of a search
 
@@ -66,7 +67,7 @@ def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
 def table(forecasts: Sequence[Forecast], bounds: Bounds) -> list[str]:
     """A line for each fleet, under one of heads."""
     unit = hours_unit(forecasts[0])
-    kinds = [k for k in ("denoiser", "scorer", "encoder") if any(f.busy(k) >= 0.005 for f in forecasts)]
+    kinds = [k for k in KINDS if any(f.busy(k) >= 0.005 for f in forecasts)]
     money = [f"${bounds.price:g}/{unit}"] if bounds.price is not None else []
     rows = [["fleet", "wall", unit, *(f"{k}s" for k in kinds), "NFE", *money, ""]]
     cheapest = min(forecasts, key=lambda f: f.mid(lambda r: r.hours))
@@ -124,7 +125,7 @@ def needs(f: Forecast, plan: Plan, facts: Facts, timings: Timings, config: Confi
 def needed(found: dict[str, dict[str, float]], unknown_videos: bool) -> list[str]:
     """What `needs` found, in words."""
     lines = []
-    for kind in ("denoiser", "scorer", "encoder"):
+    for kind in KINDS:
         parts = found.get(kind)
         if parts and sum(parts.values()):
             whole = size(sum(parts.values())) if parts["activations"] else f"above {size(parts['weights'])}"

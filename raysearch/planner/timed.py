@@ -50,7 +50,7 @@ class Made:
 
 
 @dataclass(eq=False)
-class Work:
+class Shared:
     """All that the replicas of a fleet share: how long things take, and what they have done so far."""
 
     timings: Timings
@@ -100,7 +100,7 @@ class TimedReplica:
     node: str
     slots: int
     ahead: int
-    work: Work
+    shared: Shared
     busy: float = 0.0
     began: float = 0.0  # when it came into service
     ended: float | None = None
@@ -119,14 +119,14 @@ class TimedReplica:
         self._running += 1
         if self._running == 1:
             self._since = loop.time()
-            self.work.active += 1
+            self.shared.active += 1
         try:
             return await self._run(call)
         finally:
             self._running -= 1
             if not self._running:
                 self.busy += loop.time() - self._since
-                self.work.active -= 1
+                self.shared.active -= 1
 
     async def _run(self, call: Call) -> Answer:
         raise NotImplementedError
@@ -153,15 +153,15 @@ class TimedDenoiser(TimedReplica):
     _timer: asyncio.TimerHandle | None = None
 
     async def _run(self, call: Call) -> Answer:
-        r, t = call.request, self.work.timings
+        r, t = call.request, self.shared.timings
         assert isinstance(r, Denoise)
         base: Made | None = call.inputs.get("base")
         known = base is not None and base.velocity and (r.start is None or r.start.how.keeps_velocity)
         steps = r.until - r.step
         evaluations = long_video.evaluations(r.sampler, r.queue.part if r.queue else 0, r.step, r.until)
         evaluations = 0 if not steps and known else evaluations + r.velocity - (known and steps > 0)
-        self.work.ran(r, call.inputs.get("text"), known, evaluations)
-        units = (evaluations - r.velocity * (1 - t.preview)) * self.work.factor("denoise")
+        self.shared.ran(r, call.inputs.get("text"), known, evaluations)
+        units = (evaluations - r.velocity * (1 - t.preview)) * self.shared.factor("denoise")
         leg = Leg(max(units, 0.0), r.sampler.nfe_per_step, asyncio.get_running_loop().create_future())
         if t.item:
             await asyncio.sleep(t.item)
@@ -176,8 +176,8 @@ class TimedDenoiser(TimedReplica):
                     held.remove(leg)
             self._plan()
             raise
-        self.work.seconds["denoise"] += leg.seconds
-        nbytes = self.work.facts.state(r.sampler, r.until, r.velocity)
+        self.shared.seconds["denoise"] += leg.seconds
+        nbytes = self.shared.facts.state(r.sampler, r.until, r.velocity)
         reply = Denoised(evaluations * r.sampler.nfe_per_step, leg.seconds, nbytes)
         return Answer(reply, Made(r.until, r.velocity))
 
@@ -212,13 +212,13 @@ class TimedDenoiser(TimedReplica):
                 leg.done.set_result(None)
         while self._queue and len(self._legs) < self.slots:
             self._legs.append(self._queue.popleft())
-            self._at += self.work.timings.leg  # the slots wait while a leg begins
+            self._at += self.shared.timings.leg  # the slots wait while a leg begins
         self._plan()
 
     def _plan(self) -> None:
         if self._legs:
             together = Counter(leg.forwards for leg in self._legs)
-            self._pace = sum(n * self.work.timings.evaluation(k) for n, k in together.items()) * self.work.crowd()
+            self._pace = sum(n * self.shared.timings.evaluation(k) for n, k in together.items()) * self.shared.crowd()
             self._wake(self._ends())
         elif self._timer:
             self._timer.cancel()
@@ -237,26 +237,26 @@ class TimedScorer(TimedReplica):
     _turn: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     async def _run(self, call: Call) -> Answer:
-        r, t = call.request, self.work.timings
+        r, t = call.request, self.shared.timings
         assert isinstance(r, Look | Compare | Finish)
         n, name = len(r.captions), call.name
         shown = 2 if isinstance(r, Compare) else n
-        decodes = shown if isinstance(r, Finish) or any(k in self.work.decoded for k in r.rewards) else 0
-        waits = self.work.facts.waiting
+        decodes = shown if isinstance(r, Finish) or any(k in self.shared.decoded for k in r.rewards) else 0
+        waits = self.shared.facts.waiting
         judging = n * sum(t.reward(k) for k in r.rewards if k not in waits)
         extra = {"finish": t.finish if isinstance(r, Finish) and r.outputs.asked else 0.0, "compare": t.compare}
         extra["look"] = t.picture if isinstance(r, Look) and r.preview and decodes else 0.0
-        factor = self.work.factor(name)
+        factor = self.shared.factor(name)
         decoding = (decodes * t.decode + extra.get(name, 0.0)) * factor
         own, waited = decoding + judging * factor, n * sum(t.reward(k) for k in r.rewards if k in waits) * factor
         async with self._turn:
-            await asyncio.sleep(own * self.work.crowd() + t.item)
+            await asyncio.sleep(own * self.shared.crowd() + t.item)
         if waited:
             await asyncio.sleep(waited)
         for what, seconds in (("decode", decoding), ("reward", judging * factor + waited)):
-            self.work.seconds[what] += seconds
-        self.work.items[name] += 1
-        zeros: Components = {k: (0.0,) * self.work.components[k] for k in r.rewards}
+            self.shared.seconds[what] += seconds
+        self.shared.items[name] += 1
+        zeros: Components = {k: (0.0,) * self.shared.components[k] for k in r.rewards}
         charged = decoding if isinstance(r, Finish) else own + waited
         return Answer(Scored((zeros,) * n, decodes, charged), {})
 
@@ -271,9 +271,9 @@ class TimedEncoder(TimedReplica):
         assert isinstance(call.request, Encode)
         what = call.request.what
         text = what.text if isinstance(what, Text | Whole) else repr(what)
-        if text not in self.work.encoded:
+        if text not in self.shared.encoded:
             async with self._turn:
-                await asyncio.sleep(self.work.timings.encode * self.work.factor("encode"))
+                await asyncio.sleep(self.shared.timings.encode * self.shared.factor("encode"))
         return Answer(Encoded(), text)
 
 
@@ -284,7 +284,7 @@ REPLICAS: dict[str, type[TimedReplica]] = {"denoiser": TimedDenoiser, "scorer": 
 class TimedFleet:
     """The replicas of a config's fleet; those beyond `min` join `arrival` seconds after the run has begun."""
 
-    work: Work
+    shared: Shared
     replicas: list[TimedReplica]
     later: Sequence[TimedReplica] = ()
     arrival: float = 0.0
@@ -298,7 +298,7 @@ class TimedFleet:
     @classmethod
     @asynccontextmanager
     async def open(
-        cls, config: Config, work: Work, arrival: float, *, encoders: bool, opened: Callable[["TimedFleet"], None]
+        cls, config: Config, shared: Shared, arrival: float, *, encoders: bool, opened: Callable[["TimedFleet"], None]
     ) -> AsyncIterator["TimedFleet"]:
         """A fleet that is up once its models are loaded: one after the other in one process, else side by side.
 
@@ -306,17 +306,17 @@ class TimedFleet:
         """
         pools: dict[str, PoolConfig] = {k: getattr(config.fleet, f"{k}s") for k in KINDS}
         started = [k for k in KINDS if k != "encoder" or encoders]
-        load, local = work.timings.load, config.fleet.backend == "local"
+        load, local = shared.timings.load, config.fleet.backend == "local"
         loads = [load.get(k, 0.0) * (p.fewest if local else 1) for k, p in pools.items() if k in started]
         await asyncio.sleep(sum(loads) if local else max(loads))
 
         def made(kind: str, i: int) -> TimedReplica:
             ahead = 0 if local else 1
-            return REPLICAS[kind](f"{kind}-{i}", kind, f"node-{i // PER_NODE}", pools[kind].slots, ahead, work)
+            return REPLICAS[kind](f"{kind}-{i}", kind, f"node-{i // PER_NODE}", pools[kind].slots, ahead, shared)
 
         first = [made(k, i) for k, p in pools.items() for i in range(p.fewest)]
         more = [made(k, i) for k, p in pools.items() for i in range(p.fewest, p.fewest if local else p.most)]
-        fleet = cls(work, first, more, arrival, started)
+        fleet = cls(shared, first, more, arrival, started)
         opened(fleet)
         yield fleet
 
@@ -324,7 +324,7 @@ class TimedFleet:
         """The replicas beyond `min`, all at one time, their models loaded."""
         if self.later:
             loop = asyncio.get_running_loop()
-            load = max(self.work.timings.load.get(r.kind, 0.0) for r in self.later)
+            load = max(self.shared.timings.load.get(r.kind, 0.0) for r in self.later)
             await asyncio.sleep(self.arrival + load)
             for replica in self.later:
                 replica.began = loop.time() - load

@@ -167,7 +167,12 @@ def _timings(file: Path, entry: dict[str, Any]) -> Timings:
             source=f"{file.name}: {entry['device']}, {entry['date']}",
         )
         values = [*forward.values(), *numbers.values(), *made.load.values(), *made.rewards.values()]
-        values += [*made.state.values(), *made.peak.values(), made.video or 0, 1 if made.cores is None else made.cores - 1]
+        values += [
+            *made.state.values(),
+            *made.peak.values(),
+            made.video or 0,
+            1 if made.cores is None else made.cores - 1,
+        ]
         whole = min(forward) > 0 and min(forward.values()) > 0 and all(isfinite(v) and v >= 0 for v in values)
     except (ValueError, LookupError, TypeError, AttributeError):
         whole = False

@@ -10,18 +10,13 @@ of a frame is that of the page's main thread, which other work does not lengthen
 """
 
 import argparse
-import json
-import os
 import statistics
-import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "tests" / "benchmarks")]
-
+import bench  # first: it says where the tests' own modules are
 import browser
 import page_data
 
@@ -56,7 +51,7 @@ def main() -> None:
     parser.add_argument("--candidates", type=int, default=100_000)
     parser.add_argument("--step", type=int, default=400, help="pixels a frame")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the table there, too")
+    bench.json_option(parser)
     args = parser.parse_args()
     lacking = browser.lacking()
     if lacking:
@@ -69,14 +64,10 @@ def main() -> None:
         size = (folder / "report.html").stat().st_size / 1e6
         with browser.chromium() as there:
             rows = [measured(there, folder, s, args.step, args.rounds) for s in SCREENS]
-    print(f"{args.searches} searches, {args.candidates} candidates, {size:.1f} MB; load {os.getloadavg()[0]:.1f}")
-    heads = ("open, s", "longest frame, ms", "median frame, ms", "CPU a frame, ms", "standing still, ms")
-    print(f"{'screen':10}" + "".join(f"{head:>20}" for head in heads))
-    for r in rows:
-        cells = (f"{r[k]:20.{digits}f}" for k, digits in COLUMNS.items())
-        print(f"{r['screen']:10}" + "".join(cells))
-    if args.json:
-        args.json.write_text(json.dumps(rows, indent=1) + "\n")
+    print(f"{args.searches} searches, {args.candidates} candidates, {size:.1f} MB")
+    head = "screen | open, s | longest frame, ms | median frame, ms | CPU a frame, ms | standing still, ms"
+    cells = [[r["screen"], *(f"{r[k]:.{digits}f}" for k, digits in COLUMNS.items())] for r in rows]
+    bench.Report(args.json).table("page", head, cells)
 
 
 def measured(there: Any, folder: Path, screen: str, step: int, rounds: int) -> dict[str, Any]:

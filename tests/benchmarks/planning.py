@@ -60,6 +60,7 @@ fleet:
   scorers: {num_gpus: 1}
 """
 OTHERS = 0.6  # CPUs of the scorer and the encoder
+SMALLER = {"sweep": ["seeds=[0]"]}
 
 
 def said(*words: str) -> str:
@@ -94,7 +95,8 @@ def measured(
         for n in denoisers:
             file, run_dir = scratch / f"{kind}-{n}.timings.json", scratch / f"{kind}-{n}"
             share = min(1.0, ((os.cpu_count() or 1) - OTHERS) / n)  # all replicas must find room on this machine
-            overrides = [f"fleet.denoisers.replicas={n}", f"fleet.denoisers.num_cpus={share:.2f}", *more]
+            overrides = [f"fleet.denoisers.replicas={n}", f"fleet.denoisers.num_cpus={share:.2f}"]
+            overrides += [*SMALLER.get(kind, ()), *more]
             said("calibrate", str(configs[kind]), *overrides, "--to", str(file))
             run(configs[kind], run_dir, overrides)
             found = json.loads(said("plan", "--against", str(run_dir), "--timings", str(file), "--json"))

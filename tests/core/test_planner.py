@@ -19,7 +19,7 @@ from raysearch.planner.fleets import seconds, tried
 from raysearch.planner.forecast import Forecast, Stage, sentences
 from raysearch.planner.rehearsal import rehearse
 from raysearch.planner.rewards import MadeUp, recorded
-from raysearch.planner.timed import TimedDenoiser, Work
+from raysearch.planner.timed import Shared, TimedDenoiser
 from raysearch.planner.timings import KEY, NUMBERS, Timings, by_hand, merged, read
 from raysearch.recipe.origins import Noise
 from raysearch.testing import FakeBackend, FakeFleet, fake_sampler, run_virtual, virtual_now
@@ -84,8 +84,8 @@ def test_replicas_share_the_cores_of_a_machine(cores, slower):
 
 def test_a_leg_joins_between_two_steps():
     """Steps of one leg take 2 s and of two 3 s; the second leg comes at 3 s and joins at 4 s."""
-    work = Work(Timings({1: 1.0, 2: 1.5}), Facts(), {}, frozenset())
-    denoiser = TimedDenoiser("d", "denoiser", "node", 2, 0, work)
+    shared = Shared(Timings({1: 1.0, 2: 1.5}), Facts(), {}, frozenset())
+    denoiser = TimedDenoiser("d", "denoiser", "node", 2, 0, shared)
     call = Call(Denoise(fake_sampler(10), b"", 0, 10, start=Start(Noise(0, 0), 0)))
 
     async def ended(after):
@@ -286,10 +286,10 @@ def test_numbers_of_a_file_that_cannot_be(tmp_path):
 
 
 def test_durations_are_drawn_from_their_quantiles():
-    work = Work(Timings({1: 1.0}, spread={"denoise": [0.5, 1.0, 1.5]}), Facts(), {}, frozenset())
-    drawn = np.array([work.factor("denoise") for _ in range(2000)])
+    shared = Shared(Timings({1: 1.0}, spread={"denoise": [0.5, 1.0, 1.5]}), Facts(), {}, frozenset())
+    drawn = np.array([shared.factor("denoise") for _ in range(2000)])
     assert 0.5 <= drawn.min() < 0.6 and 1.4 < drawn.max() <= 1.5 and abs(drawn.mean() - 1) < 0.02
-    assert work.factor("look") == 1.0
+    assert shared.factor("look") == 1.0
 
 
 def test_timings_of_a_trace(tmp_path):

@@ -1,5 +1,6 @@
-"""An untrained reward, clean latents and a config of PRFL on the toy model, for all tests of PRFL."""
+"""What modules of this tier share: a browser, and for PRFL an untrained reward, clean latents and a config."""
 
+import browser
 import numpy as np
 import pytest
 import torch
@@ -50,3 +51,20 @@ def load(tiny, judge, clean, tmp_path):
         return configs.load(path)
 
     return loaded
+
+
+@pytest.fixture(scope="module")
+def chromium(runs):
+    """A browser. A module's `runs`, its folders, are made before the browser's loop runs in this thread."""
+    with browser.chromium() as there:
+        yield there
+
+
+@pytest.fixture
+def window(chromium):
+    """A window whose page may not fail, nor ask for anything but files."""
+    w = browser.Window(chromium, accept_downloads=True, permissions=["clipboard-read", "clipboard-write"])
+    yield w
+    assert not w.errors
+    assert not w.outside()
+    w.context.close()

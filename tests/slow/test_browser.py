@@ -27,22 +27,6 @@ def runs(tmp_path_factory):
     return base
 
 
-@pytest.fixture(scope="module")
-def chromium(runs):
-    with browser.chromium() as there:
-        yield there
-
-
-@pytest.fixture
-def window(chromium, request):
-    """A window whose page may not fail, nor ask for anything but files."""
-    w = Window(chromium, accept_downloads=True, permissions=["clipboard-read", "clipboard-write"])
-    yield w
-    assert not w.errors
-    assert not w.outside()
-    w.context.close()
-
-
 def texts(page, selector):
     return page.locator(selector).all_inner_texts()
 

@@ -30,20 +30,6 @@ def runs(tmp_path_factory):
     return base
 
 
-@pytest.fixture(scope="module")
-def chromium(runs):
-    with browser.chromium() as there:
-        yield there
-
-
-@pytest.fixture
-def window(chromium):
-    w = Window(chromium, accept_downloads=True)
-    yield w
-    assert not w.errors
-    w.context.close()
-
-
 def votes(page):
     """The votes as a spreadsheet reads them."""
     with page.expect_download() as got:
