@@ -160,7 +160,6 @@ class TimedDenoiser(TimedReplica):
         steps = r.until - r.step
         evaluations = long_video.evaluations(r.sampler, r.queue.part if r.queue else 0, r.step, r.until)
         evaluations = 0 if not steps and known else evaluations + r.velocity - (known and steps > 0)
-        self.shared.ran(r, call.inputs.get("text"), known, evaluations)
         units = (evaluations - r.velocity * (1 - t.preview)) * self.shared.factor("denoise")
         leg = Leg(max(units, 0.0), r.sampler.nfe_per_step, asyncio.get_running_loop().create_future())
         if t.item:
@@ -176,6 +175,7 @@ class TimedDenoiser(TimedReplica):
                     held.remove(leg)
             self._plan()
             raise
+        self.shared.ran(r, call.inputs.get("text"), known, evaluations)  # as a run counts: not what is cancelled
         self.shared.seconds["denoise"] += leg.seconds
         nbytes = self.shared.facts.state(r.sampler, r.until, r.velocity)
         reply = Denoised(evaluations * r.sampler.nfe_per_step, leg.seconds, nbytes)

@@ -102,7 +102,7 @@ class Mirror:
             self._seal(end, {n for n in unsent if n not in self._sent}, files.keys(), now, final=final)
         behind = bool(unsent) or self._sealed.end < end
         self.left = len(unsent) + (self._sealed.end < end)
-        if not behind or not self._failed:
+        if not behind or (not self._failed and self._may()):
             self._well = now
         if now - self._well > MOST_BEHIND and not self.broken:
             self.broken = f"the store has taken no file for {MOST_BEHIND / 60:.0f} minutes"

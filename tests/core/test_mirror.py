@@ -7,7 +7,7 @@ from fakes import ARMS, run
 from stores import Clock, Memory, Wire
 
 from raysearch.remote import segments
-from raysearch.remote.mirror import AGAIN, MOST_BEHIND, PATIENCE, SEGMENT_S, Mirror
+from raysearch.remote.mirror import AGAIN, GIVE_UP, MOST_BEHIND, PATIENCE, SEGMENT_S, Mirror
 from raysearch.remote.segments import Sealed, name_of, numbered
 from raysearch.remote.stage import MADE
 from raysearch.session import journal
@@ -307,6 +307,15 @@ def test_nothing_goes_up_while_the_lease_may_be_anothers(tmp_path):
     assert m.store.calls == before and not m.mirror.broken
     m.may = True
     assert m.finish() and m.sealed() == LINE and m.store.content("videos/a.mp4") == b"a"
+
+
+def test_a_lease_that_cannot_be_renewed_does_not_hold_up_the_end(tmp_path):
+    m = Mirrored(tmp_path).begin()
+    m.rounds(20)
+    m.may = False
+    m.answer(1)
+    began = m.clock()
+    assert not m.finish() and GIVE_UP < m.clock() - began < GIVE_UP + 5
 
 
 def test_an_end_without_the_lease_sends_nothing_and_says_so(tmp_path):
