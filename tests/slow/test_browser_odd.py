@@ -106,6 +106,51 @@ def test_nothing_shown_is_gained_in_another_reward(runs, window):
     assert window.open(runs / "cancelled", "gallery").locator(".numbers b").first.inner_text().startswith("+")
 
 
+def test_money_needs_a_price_and_then_is_drawn_as_wide_as_before(runs, window):
+    page = window.open(runs / "media")
+    page.get_by_role("button", name="$").click()
+    page.get_by_text("Give a price, in $ per replica-hour, to see money.").wait_for()
+    assert "$0" not in page.locator("main").inner_text()
+    page.get_by_label("$ per replica-hour").fill("2")
+    drawing = page.get_by_role("img", name="by $")
+    drawing.wait_for()
+    page.set_viewport_size({"width": 1000, "height": 800})
+    page.wait_for_function("() => document.querySelector('.card svg[aria-label$=\"by $\"]').clientWidth < 960")
+    room = page.evaluate("""() => { const box = document.querySelector('.card svg[aria-label$="by $"]');
+      return box.parentElement.clientWidth - box.clientWidth; }""")
+    assert 0 <= room < 60  # the card is measured again although it was another element before
+
+
+def test_a_blind_comparison_tells_nothing_by_its_order(runs, window):
+    page = window.open(runs / "media", "gallery", sort="gain")
+    page.locator(".row").first.wait_for()
+    sorted_by_gain = [row.get_attribute("data-group") for row in page.locator(".row").all()]
+    page.keyboard.press("b")
+    page.get_by_text("press 1").first.wait_for()
+    assert not page.get_by_role("group", name="sort").count()
+    blind = [row.get_attribute("data-group") for row in page.locator(".row").all()]
+    assert blind == sorted(blind) != sorted_by_gain
+
+
+def test_a_button_that_was_clicked_leaves_the_keys_to_the_page(runs, window):
+    page = window.open(runs / "media", "gallery")
+    page.locator(".row").first.wait_for()
+    page.get_by_role("group", name="sort").get_by_role("button", name="prompt").click()
+    page.keyboard.press("Enter")
+    page.get_by_text("trajectories").wait_for()
+    assert "#tree" in page.url
+
+
+def test_the_baseline_gains_nothing_over_itself(runs, window):
+    page = window.open(runs / "cancelled")
+    page.locator("a.line").first.wait_for()
+    gains = {}
+    for line in page.locator("a.line").all():
+        cells = line.get_by_role("cell").all_inner_texts()
+        gains.setdefault(cells[2].strip(), set()).add(cells[6])
+    assert gains["single"] == {"\u2013"} and "+1.00" in gains["best"]
+
+
 def test_tab_stays_in_the_dialog_of_keys(runs, window):
     page = window.open(runs / "media")
     page.keyboard.press("?")
