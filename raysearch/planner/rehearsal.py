@@ -14,6 +14,7 @@ import numpy as np
 from raysearch.config import prompts
 from raysearch.config.cache import embeddings_folder
 from raysearch.config.config import Arm, Config
+from raysearch.config.fleet import PoolConfig
 from raysearch.engine.embeddings import Embeddings
 from raysearch.engine.engine import Engine, Finished, Spent
 from raysearch.engine.protocol import Outputs, Text, Whole
@@ -241,7 +242,7 @@ def shared_cores(config: Config, timings: Timings) -> float:
     """The cores of as many machines as hold a fleet whose replicas share the cores of a machine; else no bound."""
     if timings.cores is None:
         return inf
-    pools = [getattr(config.fleet, f"{k}s") for k in KINDS]
+    pools: list[PoolConfig] = [getattr(config.fleet, f"{k}s") for k in KINDS]
     asked = sum(p.num_cpus * p.shards * p.most for p in pools)
     return timings.cores * max(ceil(asked / timings.cores), 1)
 
