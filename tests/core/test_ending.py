@@ -3,6 +3,7 @@
 import asyncio
 import json
 import sys
+from dataclasses import replace
 from io import StringIO
 
 import pytest
@@ -108,6 +109,7 @@ def test_a_stopped_run_says_how_far_it_came(tmp_path):
     run_virtual(cancel())
     first, *_ = lines(seen[-1])
     assert first == "interrupted: 1 of 2 searches done" and unfinished(seen[-1])
+    assert not unfinished(replace(seen[-1], state="running"))  # nobody is to start it a second time
 
 
 def test_reasons_are_bounded():
