@@ -36,9 +36,14 @@ def duration(seconds: float) -> str:
 def size(n: float) -> str:
     """Bytes in words."""
     for unit, each in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if n >= each:
+        if n >= 0.9995 * each:  # else it could read 1e+03 of the smaller unit
             return f"{n / each:.3g} {unit}"
     return f"{n:.0f} B"
+
+
+def hours(n: float) -> str:
+    """Hours with about three digits, never as a power of ten."""
+    return f"{n:.3g}" if n < 100 else f"{n:,.0f}"
 
 
 def ranged(f: Forecast, of: Callable[[Rehearsed], float], text: Callable[[float], str]) -> str:
@@ -80,7 +85,7 @@ def table(forecasts: Sequence[Forecast], bounds: Bounds) -> list[str]:
             [
                 f.label,
                 ranged(f, lambda r: r.total, duration),
-                ranged(f, lambda r: r.hours, lambda v: f"{v:.3g}" if v < 100 else f"{v:,.0f}"),
+                ranged(f, lambda r: r.hours, hours),
                 *busy,
                 ranged(f, lambda r: r.nfe, lambda v: f"{v:,.0f}"),
                 *(cost if money else []),
@@ -141,9 +146,9 @@ def needed(found: dict[str, dict[str, float]], unknown_videos: bool) -> list[str
 def headline(f: Forecast) -> str:
     """One line about one fleet."""
     busy = f"{f.bottleneck}s run for {f.busy(f.bottleneck):.0%} of it"
-    hours = ranged(f, lambda r: r.hours, lambda v: f"{v:.3g}")
+    spent = f"{ranged(f, lambda r: r.hours, hours)} {hours_unit(f)}"
     nfe = ranged(f, lambda r: r.nfe, lambda v: f"{v:,.0f}")
-    return f"plan: {ranged(f, lambda r: r.total, duration)} on {f.name}, {hours} {hours_unit(f)}, {nfe} NFE; {busy}"
+    return f"plan: {ranged(f, lambda r: r.total, duration)} on {f.name}, {spent}, {nfe} NFE; {busy}"
 
 
 def counts(f: Forecast) -> str:

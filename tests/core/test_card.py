@@ -11,6 +11,7 @@ from fakes import session
 import raysearch
 from raysearch.errors import ConfigError
 from raysearch.session import card
+from raysearch.session.snapshot import ArmStatus, Snapshot
 from raysearch.testing import FakeBackend, FakeFleet, run_virtual
 
 EVIL = '</td><script>alert(1)</script><img src=x onerror="alert(1)">'
@@ -67,6 +68,12 @@ def test_a_run_with_posters_is_shown_as_pictures(tmp_path):
     assert (seen.count("figure"), seen.count("table")) == (2, 0)
     assert [a["src"] for tag, a in seen.tags if tag == "img"] == ["data:image/webp;base64,UklGRg=="]
     assert "no picture" in seen.text
+
+
+def test_a_run_that_goes_on_says_how_long():
+    """A reward of 0 is one, too."""
+    s = Snapshot("r", "running", "", 0.0, 1.0, 5.0, 0.0, 0, {"a": ArmStatus(4, 3, failed=1)}, None)
+    assert card._state(s) == "running: 3/4 searches, 1 failed, best reward 0.000, 5 s left"
 
 
 def test_no_link_is_followed_and_no_huge_picture_taken(tmp_path):

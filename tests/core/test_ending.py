@@ -3,6 +3,7 @@
 import asyncio
 import json
 import sys
+from dataclasses import replace
 from io import StringIO
 
 import pytest
@@ -14,7 +15,7 @@ from raysearch.errors import counted
 from raysearch.session import display
 from raysearch.session.ending import Command, described, unfinished
 from raysearch.session.progress import MOST_REASONS, OTHER, Reasons
-from raysearch.session.snapshot import parse
+from raysearch.session.snapshot import ArmStatus, Failure, Snapshot, parse
 from raysearch.session.status import read
 from raysearch.testing import FakeBackend, FakeFleet, run_virtual
 
@@ -108,6 +109,7 @@ def test_a_stopped_run_says_how_far_it_came(tmp_path):
     run_virtual(cancel())
     first, *_ = lines(seen[-1])
     assert first == "interrupted: 1 of 2 searches done" and unfinished(seen[-1])
+    assert not unfinished(replace(seen[-1], state="running"))  # nobody is to start it a second time
 
 
 def test_reasons_are_bounded():
@@ -182,6 +184,15 @@ def test_the_object_has_names_that_stay(tmp_path, capsys):
         {"quality": a.intervals[0]},
     )
     assert found["cost"]["nfe"] == sum(arm["cost"]["nfe"] for arm in found["arms"]) > 0
+
+
+def test_the_object_of_a_run_that_goes_on():
+    arm = ArmStatus(4, 3, budget=2, gain=0.5, pairs=1)
+    unmade = (Failure("a bad day", 3, "0"), Failure("a bad night", 1, "1"))
+    s = Snapshot("r", "running", "", 0.0, 1.0, 5.0, 0.0, 0, {"a": arm}, None, unmade=unmade)
+    found = described(s, "r")
+    assert (found["left"], found["searches"]["unmade"], found["best"]["reward"]) == (5.0, 4, 0.0)
+    assert (found["arms"][0]["at_budget"], found["arms"][0]["gain"]["pairs"]) == (2, 1)
 
 
 def test_one_object_is_alone_on_standard_output(capsys):

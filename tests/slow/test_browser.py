@@ -375,6 +375,15 @@ def test_a_page_that_is_served_follows_the_run(chromium, tmp_path):
 # -- the bundle ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.skipif(not shutil.which("node"), reason="to run the page's functions lacks: node")
+def test_durations_of_a_page_are_rounded_before_they_are_divided():
+    """119.6 s are never 1m60, nor 5399.6 s 1h29m60."""
+    code = f"""import {{ duration }} from "{(APP / "src" / "format.js").as_uri()}";
+    console.log([0.04, 89.9, 90, 119.4, 119.6, 5399.4, 5399.6, 7199.6, NaN].map(duration).join(" "));"""
+    done = subprocess.run(["node", "--input-type=module", "-e", code], capture_output=True, timeout=60, check=True)
+    assert done.stdout.decode() == "0.0 s 89.9 s 1m30 1m59 2m00 89m59 1h30 2h00 \u2013\n"
+
+
 @pytest.mark.skipif(not (shutil.which("node") and shutil.which("npm")), reason="to build the page lacks: node and npm")
 def test_the_bundle_is_what_its_sources_give(tmp_path):
     copy = tmp_path / "page" / "app"
