@@ -146,9 +146,11 @@ def _starving(stage: Stage, f: Forecast, others: Sequence[Forecast]) -> Iterator
         return
     config = one_more(f.config, kind)
     known = next((o for o in others if o.config.fleet == config.fleet), None)
-    more = known.runs[0] if known else stage.forecast("", config, 1).runs[0]
-    first = f.runs[0]
-    time, money = 1 - more.total / first.total, 1 - more.hours / first.hours
+    # Both are judged by the medians that the table shows, or by the first draw where the table has no such fleet.
+    more = known or stage.forecast("", config, 1)
+    less = f if known else replace(f, runs=f.runs[:1])
+    time = 1 - more.mid(lambda r: r.total) / less.mid(lambda r: r.total)
+    money = 1 - more.mid(lambda r: r.hours) / less.mid(lambda r: r.hours)
     if time < SAVED:
         return
     costs = f"{money:.0%} of money" if money > 0 else f"and costs {-money:.0%} more money"

@@ -232,6 +232,20 @@ def test_what_starves_what_and_what_one_more_would_save():
     assert json.loads(json.dumps(values))["fleets"][0]["fits_deadline"] is False
 
 
+def test_what_one_more_saves_is_what_the_table_shows():
+    """Of three draws the first is another than the median: the sentence has the median, as the table."""
+    values = {"policy": {"name": "best_of_n", "n": 8}, "prompts": ["a", "b", "c", "d"]}
+    fleets = [FLEET | {"denoisers": {"replicas": 2}} | {"scorers": {"replicas": n}} for n in (1, 2)]
+    (s, one), (_, two) = [stage(Timings({1: 0.5}, other_rewards=20), **values | {"fleet": f}) for f in fleets]
+    slow = s.forecast("2 + 1", one)
+    usual = replace(slow.runs[0], wall=400 - slow.runs[0].startup)
+    fast = replace(usual, wall=usual.wall - 300)
+    f = Forecast("2 + 1", one, (usual, usual, usual))
+    more = Forecast("2 + 2", two, (usual, fast, fast))
+    (line,) = [line for line in sentences(s, [f, more], False) if "starve" in line and "at 2 + 1" in line]
+    assert "one more saves 75% of time" in line
+
+
 async def failing(ctx):
     """A policy of a user's, whose code raises where rewards are not from 0 to 1, as those of the dry run are."""
     xs = ctx.denoise(ctx.noise(4))

@@ -18,7 +18,7 @@ export function Costs() {
       <div class="bar"><Price /><span class="note">{price.value ? `${money((manifest.run.replica_seconds / 3600) * price.value)} for all replica-seconds, as charged` : NEEDS_PRICE}</span></div>
       <Totals />
       <section class="card">
-        <header><h2>Slots busy over time <small>of those that there were; the line is how much waits</small></h2></header>
+        <header><h2>Slots busy over time <small>of those that there were; the line is how much waits, on a scale of its own</small></h2></header>
         {!kinds.length || utilisation.n < 2 ? <Empty>This run recorded no timeline.</Empty> : kinds.map((kind) => <Busy key={kind} kind={kind} table={utilisation} />)}
       </section>
       <section class="card">
@@ -58,6 +58,8 @@ function Busy({ kind, table }) {
   const x = scaleLinear([elapsed[0], end], [EDGE.left, width - EDGE.right]);
   const y = scaleLinear([0, most], [HEIGHT - EDGE.bottom, EDGE.top]);
   const q = scaleLinear([0, queue || 1], [HEIGHT - EDGE.bottom, EDGE.top]);
+  // A bin before the fleet's first word has -1 slots and -1 waiting: nobody knows yet.
+  const known = (of) => (i) => Math.max(0, of[i] || 0);
   const shape = (value) => area((i) => x(elapsed[i]), y(0), (i) => y(value(i))).curve(curveStepAfter)(rows);
   const there = rows.reduce((sum, i) => sum + (slots[i] || 0), 0);
   // Slots are counted at moments and busy ones on average, so that a bin may have more of these.
@@ -67,9 +69,9 @@ function Busy({ kind, table }) {
     <div class="busy" ref={box}>
       <h3>{kind}s <small>{percent(mean)} busy on average{queue > 0 && `, at most ${number(queue, 0)} waiting`}</small></h3>
       <svg width={width} height={HEIGHT} role="img" aria-label={`${kind}s: ${percent(mean)} of slots busy on average`} font-size="10">
-        <path d={shape((i) => slots[i] || 0)} fill="var(--line)" opacity="0.6" />
+        <path d={shape(known(slots))} fill="var(--line)" opacity="0.6" />
         <path d={shape((i) => busy[i])} class={`kind-${kind}`} />
-        {queue > 0 && <path d={line((i) => x(elapsed[i]), (i) => q(waiting[i] || 0))(rows)} fill="none" stroke="var(--soft)" stroke-width="1" opacity="0.75" />}
+        {queue > 0 && <path d={line((i) => x(elapsed[i]), (i) => q(known(waiting)(i)))(rows)} fill="none" stroke="var(--soft)" stroke-width="1" opacity="0.75" />}
         {sessions.map((i) => <line key={i} x1={x(elapsed[i])} x2={x(elapsed[i])} y1={EDGE.top} y2={HEIGHT - EDGE.bottom} stroke="var(--bad)" stroke-dasharray="3 3"><title>resumed</title></line>)}
         <text x={EDGE.left - 6} y={y(most) + 8} text-anchor="end" fill="var(--soft)">{number(most, 0)}</text>
         <text x={EDGE.left - 6} y={y(0)} text-anchor="end" fill="var(--soft)">0</text>
@@ -89,7 +91,10 @@ function Arms({ table }) {
   const sum = (i) => parts.reduce((s, [name]) => s + (table.number(name, i) || 0), 0);
   const most = Math.max(1e-9, ...rows.map(sum));
   const lost = rows.some((i) => table.number("lost_items", i) > 0);
-  const again = table.has("nfe_run") && table.has("nfe_spent");
+  const both = table.has("nfe_run") && table.has("nfe_spent");
+  // What searches that have not ended ran is not charged yet, so it cannot be told from what was run again.
+  const { searches, done } = run.value.manifest.run;
+  const again = both && done >= searches;
   return (
     <div class="scroll">
       <ul class="key">{parts.map(([name, text], k) => <li key={name}><i class={`swatch part-${k}`} />{text}</li>)}</ul>
@@ -97,7 +102,7 @@ function Arms({ table }) {
         <thead><tr><th scope="col">arm</th><th scope="col" class="wide">seconds</th><th scope="col">sum</th>{parts.map(([name, text]) => <th scope="col" key={name}>{text}</th>)}
           {table.has("waited_s") && <th scope="col" title="seconds that items stood in the queue">waited</th>}<th scope="col">NFE run</th>{again && <th scope="col" title="NFE that was run beyond what the searches were charged: made again, or lost">recomputed</th>}{lost && <th scope="col">lost items</th>}<th scope="col">searches</th>{price.value > 0 && <><th scope="col">$</th><th scope="col">$ a search</th></>}</tr></thead>
         <tbody>{rows.map((i) => {
-          const spent = again ? table.number("nfe_run", i) : table.number("nfe_spent", i);
+          const spent = both ? table.number("nfe_run", i) : table.number("nfe_spent", i);
           const more = again ? Math.max(0, table.number("nfe_run", i) - table.number("nfe_spent", i)) : NaN;
           const dollars = (sum(i) / 3600) * price.value;
           return (

@@ -3,7 +3,7 @@ import { scaleLinear, scaleLog } from "d3-scale";
 import { area, line } from "d3-shape";
 import { useRef, useState } from "preact/hooks";
 import { NEEDS_PRICE, colour, costText, number } from "./format.js";
-import { cost, download, index, measure, run, unpriced } from "./state.js";
+import { cost, download, filtered, index, measure, run, unpriced } from "./state.js";
 import { useWidth } from "./width.js";
 
 const HEIGHT = 330;
@@ -53,7 +53,7 @@ export function Curves() {
   return (
     <section class="card" ref={box}>
       <header>
-        <h2>Quality over cost <small>{measure.value.label} by {cost.value.long}</small></h2>
+        <h2>Quality over cost <small>{measure.value.label} by {cost.value.long}{filtered.value && ", of the whole run"}</small></h2>
         <button type="button" class="quiet" onClick={save}>Save SVG</button>
       </header>
       <svg ref={svg} width={width} height={HEIGHT} viewBox={`0 0 ${width} ${HEIGHT}`} role="img" aria-label={`${measure.value.label} by ${cost.value.label}`} font-family="system-ui, sans-serif" font-size="11">

@@ -42,7 +42,8 @@ export function Gallery() {
   const wipe = () => {
     const there = cells(group);
     const films = there.map((c, i) => [c, i]).filter(([c]) => media(c.row, "video") && !still(media(c.row, "video"))).map(([, i]) => i);
-    const base = there.findIndex((c) => c.arm === baseline.value);
+    // Where it is blind, the partner must not tell which is the baseline.
+    const base = blind.value ? -1 : there.findIndex((c) => c.arm === baseline.value);
     const first = films.includes(column) ? column : films[0];
     const second = films.includes(base) && base !== first ? base : films.find((i) => i !== first);
     if (second === undefined) return say("A wipe needs two videos in the row");
@@ -70,7 +71,7 @@ export function Gallery() {
     [".", "A frame on", needsActive(() => clock.step(1))],
     ["-", "Slower", () => clock.setSpeed(clock.speed.value / 2)],
     [["+", "="], "Faster", () => clock.setSpeed(clock.speed.value * 2)],
-    ["w", "Wipe the selected video over the baseline's", () => group !== undefined && wipe()],
+    ["w", blind.value ? "Wipe the selected video over another" : "Wipe the selected video over the baseline's", () => group !== undefined && wipe()],
     ...(blind.value
       ? [[["1", "2", "3", "4", "5", "6", "7", "8", "9"], "Vote for that video and go on", ballot], ["0", "Vote: a tie", ballot], ["d", "Download the votes as CSV", save]]
       : [
