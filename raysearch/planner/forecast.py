@@ -135,7 +135,8 @@ def sentences(stage: Stage, forecasts: Sequence[Forecast], made_up: bool) -> lis
     rewards = {m.key for m in alone(stage.plan)}
     unknown = sorted(k for k in rewards if k not in stage.timings.rewards) if stage.timings.rewards else []
     if unknown:
-        found.append(f"nobody has measured how long {' and '.join(unknown)} take: here they take no time")
+        take, they = ("takes", "it takes") if len(unknown) == 1 else ("take", "they take")
+        found.append(f"nobody has measured how long {' and '.join(unknown)} {take}: here {they} no time")
     return found
 
 

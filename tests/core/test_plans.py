@@ -205,7 +205,7 @@ def test_rewards_that_nobody_measured_are_named():
     f = Forecast("1 + 1", config(), (rehearsed(),))
     for known, said in (({"other": 1.0}, True), ({"quality": 1.0}, False), ({}, False)):
         found = sentences(stage(Timings({1: 0.5}, rewards=known))[0], [f], True)
-        assert found == ["nobody has measured how long quality take: here they take no time"] * said
+        assert found == ["nobody has measured how long quality takes: here it takes no time"] * said
 
 
 # -- rehearsals --------------------------------------------------------------------------------------------------------

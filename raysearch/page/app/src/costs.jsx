@@ -7,7 +7,7 @@ import { price, run } from "./state.js";
 import { useWidth } from "./width.js";
 
 const HEIGHT = 96;
-const EDGE = { left: 34, right: 10, top: 6, bottom: 18 };
+const EDGE = { left: 34, right: 24, top: 6, bottom: 18 };
 const KINDS = ["denoiser", "scorer", "encoder"];
 
 export function Costs() {

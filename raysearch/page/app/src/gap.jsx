@@ -61,7 +61,7 @@ export function Gap() {
   const { searches } = run.value;
   return (
     <section class="card" ref={box}>
-      <header><h2>Search reward and {name ?? "judge"} apart <small>the first minus the second; high: the search's reward misled it</small></h2></header>
+      <header><h2>Search reward and {name ?? "judge"} apart <small>high: the search's reward misled it</small></h2></header>
       {!there ? <p class="empty">No reward judged these winners: rewards.holdout in the config does.</p> : (
         <div class="plot">
           <canvas ref={canvas} aria-label={`How far search reward and ${name} are apart, of ${shown.value.length} searches; the table below lists them`} role="img"
