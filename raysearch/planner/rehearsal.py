@@ -14,6 +14,7 @@ import numpy as np
 from raysearch.config import prompts
 from raysearch.config.cache import embeddings_folder
 from raysearch.config.config import Arm, Config
+from raysearch.config.fleet import PoolConfig
 from raysearch.engine.embeddings import Embeddings
 from raysearch.engine.engine import Engine, Finished, Spent
 from raysearch.engine.protocol import Outputs, Text, Whole
@@ -244,7 +245,7 @@ def shared_cores(config: Config, timings: Timings) -> float:
         return inf
     if config.fleet.backend == "local":  # one process, whatever its replicas ask for
         return timings.cores
-    pools = [getattr(config.fleet, f"{k}s") for k in KINDS]
+    pools: list[PoolConfig] = [getattr(config.fleet, f"{k}s") for k in KINDS]
     asked = sum(p.num_cpus * p.shards * p.most for p in pools)
     return timings.cores * max(ceil(asked / timings.cores), 1)
 
