@@ -32,6 +32,7 @@ from raysearch.session.plan import Plan, Search, searches
 from raysearch.session.session import Session
 from raysearch.session.snapshot import Snapshot
 from raysearch.session.tables import Outcome
+from raysearch.threads import sigterm_interrupts
 from raysearch.virtual import run_virtual, virtual_now
 
 
@@ -210,7 +211,7 @@ def rehearse(
     stage = Stage(plan, shared, arrival, encodes)
     config = replace(config, resume="never", run_dir=None, track=None)
     before = time.process_time()
-    with tempfile.TemporaryDirectory(prefix="raysearch-plan-") as scratch:
+    with sigterm_interrupts(), tempfile.TemporaryDirectory(prefix="raysearch-plan-") as scratch:
         session = Rehearsal(config, stage, draws, Path(scratch) / "run")
         try:
             end = run_virtual(_ended(session))
@@ -242,6 +243,8 @@ def shared_cores(config: Config, timings: Timings) -> float:
     """The cores of as many machines as hold a fleet whose replicas share the cores of a machine; else no bound."""
     if timings.cores is None:
         return inf
+    if config.fleet.backend == "local":  # one process, whatever its replicas ask for
+        return timings.cores
     pools: list[PoolConfig] = [getattr(config.fleet, f"{k}s") for k in KINDS]
     asked = sum(p.num_cpus * p.shards * p.most for p in pools)
     return timings.cores * max(ceil(asked / timings.cores), 1)

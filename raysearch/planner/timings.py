@@ -133,12 +133,17 @@ def entries(file: Path, key: str = "--timings") -> list[dict[str, Any]]:
     try:
         found = json.loads(file.read_bytes())
         held = found["entries"]
-        whole = found["timings"] == FORMAT and all(k in e for e in held for k in (*KEY, "seconds"))
+        whole = found["timings"] == FORMAT and all(_is_entry(e) for e in held)
     except (OSError, ValueError, LookupError, TypeError, RecursionError):
         held, whole = [], False
     allowed = "a file that `raysearch calibrate` has written"
     check(whole, key, str(file), allowed + (", or the folder of a run" if key == "--timings" else ""))
     return list(held)
+
+
+def _is_entry(found: Any) -> bool:
+    keyed = isinstance(found, dict) and all(k in found for k in (*KEY, "seconds"))
+    return keyed and isinstance(found["device"], str)
 
 
 def _timings(file: Path, entry: dict[str, Any]) -> Timings:
@@ -174,7 +179,7 @@ def _timings(file: Path, entry: dict[str, Any]) -> Timings:
             1 if made.cores is None else made.cores - 1,
         ]
         whole = min(forward) > 0 and min(forward.values()) > 0 and all(isfinite(v) and v >= 0 for v in values)
-    except (ValueError, LookupError, TypeError, AttributeError):
+    except (ValueError, LookupError, TypeError, AttributeError, OverflowError):  # the last of a number such as 1e999
         whole = False
     check(whole, "--timings", str(file), "a file whose entries are whole")
     return made

@@ -1,9 +1,7 @@
 """Where a run's folder is: on this machine as it was given, or on a stage whose mirror fills a folder in a store."""
 
 import shutil
-import signal
 import socket
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -22,7 +20,7 @@ from raysearch.remote.store import Entry, Missing, Store, opened, whole
 from raysearch.session.directory import CONFIG, check_new, chosen
 from raysearch.session.journal import held
 from raysearch.session.snapshot import STATUS, Snapshot, parse
-from raysearch.threads import Lane
+from raysearch.threads import Lane, sigterm_interrupts
 
 LEAVING = 20.0  # seconds in which a run that was interrupted sends what is left
 
@@ -40,16 +38,21 @@ def placed(config: Config, name: str, say: Callable[[str], None]) -> Iterator[Pl
         return
     url = folder_url("run_dir", given)
     store, stage = opened(url), stage_of(url, config.stage)
-    with _named(url, stage), held(stage.parent / "lease"):
+    with _named(url, stage), held(_lock(stage)):
         try:
             yield from _mirrored(store, stage, config.resume, say)
         finally:
-            if [p.name for p in stage.parent.iterdir()] == ["lease"]:  # no stage, and none that was moved aside
+            if [*stage.parent.iterdir()] == [_lock(stage)]:  # no stage, and none that was moved aside
                 shutil.rmtree(stage.parent, ignore_errors=True)
 
 
+def _lock(stage: Path) -> Path:
+    """The folder beside a stage that keeps other processes of this machine out; no URL's last name is its name."""
+    return stage.with_name(f"{stage.name}.lease")
+
+
 def _mirrored(store: Store, stage: Path, resume: str, say: Callable[[str], None]) -> Iterator[Place]:
-    mine = stage.parent / "lease" / "owner"  # of the process that works here, or did until it died
+    mine = _lock(stage) / "owner"  # of the process that works here, or did until it died
     before, owner = own_content(mine).decode(errors="replace"), token_hex(16)
     lease = Lease(store, owner, socket.gethostname())
     with _reached("run_dir", store.url):
@@ -97,7 +100,7 @@ def _finish(mirror: Mirror, store: Store, stage: Path, bound: float | None, say:
     An interruption of this itself sets a bound, too, and is raised at the end; another one ends it at once.
     """
     interrupted = False
-    with _sigterm_interrupts():
+    with sigterm_interrupts():
         try:
             done = mirror.finish(bound)
         except KeyboardInterrupt:
@@ -115,23 +118,6 @@ def _finish(mirror: Mirror, store: Store, stage: Path, bound: float | None, say:
         say(line)
     if interrupted:
         raise KeyboardInterrupt
-
-
-@contextmanager
-def _sigterm_interrupts() -> Iterator[None]:
-    """SIGTERM interrupts what runs in this context as Ctrl-C does; an event loop that has ended has left it fatal."""
-
-    def interrupt(number: int, frame: object) -> None:
-        raise KeyboardInterrupt
-
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _note(store: Store, stage: Path) -> str:

@@ -66,13 +66,14 @@ class Lease:
             self._store.conditional = False
 
     def renew(self) -> None:
-        """Move the lease's end on. Raises Taken if another run has taken it over, and StoreError."""
+        """Move the lease's end on. Raises Taken if another run has taken it over or deleted it, and StoreError."""
         try:
             self._write(self._tag)
-        except Taken:
+        except (Taken, Missing):  # stores differ in what they call a condition on a file that is not there
             found, tag = self._read()
             if found is None or found.owner != self._holder.owner:
-                raise Taken(f"a run on {found.host if found else 'another machine'} has taken over its lease") from None
+                what = f"a run on {found.host} has taken over its lease" if found else f"its {LEASE} is no longer there"
+                raise Taken(what) from None
             self._write(tag)  # an earlier renewal came through, of which no answer did
 
     @property

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from raysearch.errors import told
+from raysearch.errors import StoreError, told
 from raysearch.files import own_content
 from raysearch.remote import segments
 from raysearch.remote.lease import LEASE
@@ -77,6 +77,7 @@ class Mirror:
         self._again: dict[str, float] = {}  # when a file that was sent may be sent again
         self._failed: dict[str, tuple[int, float]] = {}  # how often in a row, and when it is tried again
         self._mark: Mark | None = None
+        self._held = False  # nothing goes up, as the run may not write now
         self._cut = self._well = clock()  # when the last segment was cut, and when all was well
 
     def round(self, *, final: bool = False) -> bool:
@@ -90,6 +91,10 @@ class Mirror:
         files = self._scan()
         if not files.get(CONFIG, (0, 0, 0))[2] or self.broken:
             return not self.broken
+        if self._may() is self._held:
+            self._held = not self._held
+            held = "the run goes on, but its lease cannot be renewed now; until it can, nothing is uploaded"
+            self._say(held if self._held else "the lease is renewed again, and files are uploaded")
         unsent = {n: s for n, s in files.items() if self._sent.get(n) != s}
         ready = all(n in self._sent for n in FIRST if n in files)
         for name in sorted(unsent, key=lambda n: (n not in FIRST, n in self._sent, n)):
@@ -148,8 +153,14 @@ class Mirror:
         _, after = self._failed.get(name, (0, 0.0))
         if name in self._flying or now < after or len(self._flying) >= 2 * THREADS or not self._may():
             return False
-        self._flying[name] = (self._submit(call), signature, now)
+        self._flying[name] = (self._submit(lambda: self._call(call)), signature, now)
         return True
+
+    def _call(self, call: Callable[[], Any]) -> Any:
+        """What a call returns that has waited for its turn: meanwhile the process may have been stopped for long."""
+        if not self._may():
+            raise StoreError("the lease has run out")
+        return call()
 
     def _send(self, name: str) -> None:
         path = self._stage / name

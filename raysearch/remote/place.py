@@ -33,7 +33,13 @@ class Place:
         """The result of `work`, which is cancelled when the run has to end. Raises StoreError then."""
         loop, task = asyncio.get_running_loop(), asyncio.current_task()
         assert task is not None
-        cancel = task.cancel
+        due = True
+
+        def cancel() -> None:  # once: a second time would break off what the first one has the work write
+            nonlocal due
+            if due:
+                due = False
+                task.cancel()
 
         def cancelled() -> None:
             with suppress(RuntimeError):  # the loop is closed

@@ -78,7 +78,7 @@ def fetched(store: Store, folder: Path, names: Mapping[str, Entry]) -> None:
 
     Files of finished searches are not fetched again if the store says that they are those of the last time.
     """
-    beside = folder.with_name("copied.json")
+    beside = folder.with_name(f"{folder.name}.copied.json")
     before = _tags(beside)
     number = numbered(names)
     last = _last(store, number) if number else None

@@ -21,6 +21,7 @@ EXTRA = "pip install -e '.[remote]'"
 TIMEOUT, CONNECT = "60s", "10s"  # of one request; a large file is sent in several
 RETRY = {"max_retries": 1, "retry_timeout": timedelta(seconds=10)}  # the mirror itself tries again for longer
 KEYS = ("AWS_ACCESS_KEY_ID", "AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI")
+TEXTS = ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_REGION", "AWS_DEFAULT_REGION")
 ENDPOINTS = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT")
 PIECE = 1 << 22
 
@@ -261,11 +262,13 @@ class Files:
 def _check_environment() -> None:
     """Raises ConfigError for what obstore panics at."""
     for name in ENDPOINTS:
-        endpoint, allowed = os.environ.get(name, "http://"), "an address that begins with http:// or https://"
+        endpoint, allowed = os.environ.get(name), "an address that begins with http:// or https:// and names a server"
+        if endpoint is None:
+            continue
         if not is_bare(endpoint):
             raise hidden(name, f"{allowed}, without a user's name, a password and a query")
-        check(endpoint.startswith(("http://", "https://")), name, endpoint, allowed)
-    for name in (*KEYS, "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"):
+        check(re.fullmatch(r"https?://[^\s/:]\S*|https?://\[\S*", endpoint) is not None, name, endpoint, allowed)
+    for name in (*KEYS, *TEXTS):
         if not os.environ.get(name, "").isprintable():
             raise hidden(name, "a text of one line")
 

@@ -7,7 +7,7 @@ from stores import Clock, Memory
 
 from raysearch.errors import ConfigError, StoreError
 from raysearch.remote.lease import LASTS, LEASE, Lease, going
-from raysearch.remote.store import Taken
+from raysearch.remote.store import Missing, Taken
 
 
 def leases(store, clock, *names):
@@ -91,6 +91,23 @@ def test_a_claim_of_which_no_answer_came_can_be_made_again():
     a.claim(quiet, patient=True)
     with pytest.raises(ConfigError, match="host-a"):
         b.claim(quiet)
+
+
+@pytest.mark.parametrize("error", [Taken, Missing])
+def test_a_lease_that_was_deleted_is_lost(error):
+    """S3 says of a condition on a file that is gone that the file is missing."""
+    store, clock = Memory(), Clock()
+    (a,) = leases(store, clock, "a")
+    a.claim(quiet)
+    store.delete(LEASE)
+
+    def fault(call, name):
+        if call == "put_if":
+            raise error("gone")
+
+    store.fault = fault
+    with pytest.raises(Taken, match=r"^its lease\.json is no longer there$"):
+        a.renew()
 
 
 def test_it_is_certain_only_while_the_last_answer_says_so():

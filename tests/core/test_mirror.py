@@ -307,6 +307,25 @@ def test_nothing_goes_up_while_the_lease_may_be_anothers(tmp_path):
     assert m.store.calls == before and not m.mirror.broken
     m.may = True
     assert m.finish() and m.sealed() == LINE and m.store.content("videos/a.mp4") == b"a"
+    assert m.said == [
+        "the run goes on, but its lease cannot be renewed now; until it can, nothing is uploaded",
+        "the lease is renewed again, and files are uploaded",
+    ]
+
+
+def test_what_waits_for_its_turn_does_not_go_up_once_the_lease_has_run_out(tmp_path):
+    """As of a process that was stopped, with uploads in its lane, until another run had taken over its lease."""
+    m = Mirrored(tmp_path, takes=5).begin()
+    m.rounds(20)
+    m.write("videos/a.mp4", b"a")
+    m.mirror.round()
+    before = list(m.store.calls)
+    m.may = False
+    m.clock.pass_by(100)
+    m.wire.work()
+    assert m.store.calls == before
+    m.may = True
+    assert m.finish() and m.store.content("videos/a.mp4") == b"a"
 
 
 def test_a_lease_that_cannot_be_renewed_does_not_hold_up_the_end(tmp_path):

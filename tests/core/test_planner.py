@@ -2,6 +2,10 @@
 
 import asyncio
 import json
+import math
+import os
+import signal
+import tempfile
 from dataclasses import replace
 
 import numpy as np
@@ -67,10 +71,13 @@ def test_slots_share_a_denoiser():
     assert r.seconds["denoise"] == pytest.approx(r.wall)
 
 
-@pytest.mark.parametrize(("cores", "slower"), [(None, 1), (2, 1), (1, 2)])
-def test_replicas_share_the_cores_of_a_machine(cores, slower):
-    """Two denoisers, each with one of two candidates: on a single core both take twice as long."""
-    pool = {"replicas": 2, "slots": 1, "num_cpus": 0.5}
+@pytest.mark.parametrize(("cores", "asked", "slower"), [(None, 0.5, 1), (2, 0.5, 1), (1, 0.5, 2), (1, 1.0, 2)])
+def test_replicas_share_the_cores_of_a_machine(cores, asked, slower):
+    """Two denoisers, each with one of two candidates: on a single core both take twice as long.
+
+    A fleet in one process is on one machine, also where its replicas ask for more CPUs than that has.
+    """
+    pool = {"replicas": 2, "slots": 1, "num_cpus": asked}
     others = {"scorers": {"replicas": 1, "num_cpus": 0}, "encoders": {"num_cpus": 0}}
     r = went(
         Timings({1: 0.5}, cores=cores),
@@ -80,6 +87,28 @@ def test_replicas_share_the_cores_of_a_machine(cores, slower):
         **SINGLE,
     )
     assert r.wall == pytest.approx(slower * 10 * 2 * 0.5, rel=0.01)
+
+
+def test_a_plan_that_is_ended_leaves_nothing_on_disk(tmp_path, monkeypatch):
+    """The signal comes while code of a policy may run, in which it is no failure of that."""
+    asked = []
+
+    class Ending(MadeUp):
+        def components(self, x, reward):
+            assert list(tmp_path.iterdir())
+            if not asked:
+                os.kill(os.getpid(), signal.SIGTERM)
+            asked.append(x)
+            return super().components(x, reward)
+
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)  # or else the signal would end the tests
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            went(Timings({1: 0.5}), draws=Ending(), policy={"name": "best_of_n", "n": 2})
+    finally:
+        assert signal.signal(signal.SIGTERM, before) == signal.SIG_IGN
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_leg_joins_between_two_steps():
@@ -293,10 +322,18 @@ def test_numbers_of_a_file_that_cannot_be(tmp_path):
     entry = dict.fromkeys(KEY, "x") | {"seconds": seconds, "state": {}, "peak": {"denoiser": 5}, "video": 3, "date": ""}
     merged(file, entry)
     assert read(file, {"model": "x"}, "x").peak == {"denoiser": 5}
-    for wrong in ({"peak": {"denoiser": -1}}, {"state": {"whole": -1}}, {"video": -3}, {"cores": 0}):
+    endless = ({"cores": math.inf}, {"video": math.inf}, {"state": {"whole": 10**400}})
+    for wrong in ({"peak": {"denoiser": -1}}, {"state": {"whole": -1}}, {"video": -3}, {"cores": 0}, *endless):
         merged(file, entry | wrong)
         with pytest.raises(ConfigError, match=r"--timings: '.*a.json' is not allowed; it must be a file whose entries"):
             read(file, {"model": "x"}, "x")
+
+
+@pytest.mark.parametrize("entry", [" ".join((*KEY, "seconds")), [*KEY, "seconds"], {k: [] for k in (*KEY, "seconds")}])
+def test_a_file_whose_entries_are_none(tmp_path, entry):
+    (tmp_path / "a.json").write_text(json.dumps({"timings": 1, "entries": [entry]}))
+    with pytest.raises(ConfigError, match="it must be a file that `raysearch calibrate` has written, or the folder"):
+        read(tmp_path / "a.json", {}, "x")
 
 
 def test_durations_are_drawn_from_their_quantiles():

@@ -258,10 +258,19 @@ def test_a_copy_is_brought_up_to_date(tmp_path):
     fetched(store, copy, store.list())
     assert (copy / latents).read_bytes() == store.content(latents) and not (copy / others[0]).exists()
     assert [n for call, n in store.calls if call == "read" and n.startswith("latents/")] == [latents]
-    (copy.parent / "copied.json").write_text("[")
+    (copy.parent / "run.copied.json").write_text("[")
     (copy / others[1]).write_bytes(b"damaged")
     fetched(store, copy, store.list())
     assert (copy / others[1]).read_bytes() == store.content(others[1])
+
+
+def test_a_copy_may_have_any_name(tmp_path):
+    run(tmp_path / "whole", **FEW)
+    store, copy = stored(tmp_path / "whole", Memory()), tmp_path / "copy" / "copied.json"
+    for _ in range(2):
+        store.calls.clear()
+        fetched(store, copy, store.list())
+    assert not [n for call, n in store.calls if call == "read" and n.startswith("latents/")]
 
 
 def test_a_copy_deletes_nothing_beside_itself(tmp_path):
@@ -269,7 +278,7 @@ def test_a_copy_deletes_nothing_beside_itself(tmp_path):
     store, copy = stored(tmp_path / "whole", Memory()), tmp_path / "copy" / "run"
     fetched(store, copy, store.list())
     (tmp_path / "copy" / "mine").write_text("kept")
-    (copy.parent / "copied.json").write_text('{"../mine": "1"}')
+    (copy.parent / "run.copied.json").write_text('{"../mine": "1"}')
     fetched(store, copy, store.list())
     assert (tmp_path / "copy" / "mine").read_text() == "kept"
 
@@ -316,6 +325,32 @@ def test_a_run_whose_lease_is_lost_stops_with_one_line(tmp_path, memory):
         searched(tmp_path / "a", work)
     lease = memory.cat_file("/bucket/run/lease.json")
     assert b'"expires": 0.0' in lease
+
+
+def test_a_run_that_has_to_end_for_two_reasons_writes_what_it_has(tmp_path, memory):
+    """The lease's thread finds that it is lost, and then the mirror's thread, while the run is ending."""
+    written = []
+
+    async def work(s, place):
+        s.journal.close()
+        place.end("a run on host-b has taken over its lease")
+        try:
+            await asyncio.sleep(3600)
+        finally:
+            place.end("the mirror has failed")
+            await asyncio.sleep(1)
+            written.append("all")
+
+    with pytest.raises(StoreError, match="host-b has taken over its lease"):
+        searched(tmp_path / "a", work)
+    assert written == ["all"]
+
+
+@pytest.mark.parametrize("name", ["lease", "owner", "run.lease"])
+def test_a_url_may_end_in_any_name(tmp_path, memory, name):
+    values = config(**FEW, run_dir=f"memory://bucket/{name}", stage=str(tmp_path / "a"))
+    with placed(values, "run", lambda line: None) as place:
+        assert list(place.path.parent.iterdir()) == [place.path.with_name(f"{name}.lease")]
 
 
 def test_a_cancelled_run_sends_what_it_has(tmp_path, memory):

@@ -80,13 +80,28 @@ TABLE = [
     Mistake(at("s3://bucket/run"), f"run_dir: 's3://bucket/run' is not allowed; it must be {REACHED}", environ=CLOSED),
     Mistake(
         at("s3://bucket/run"),
-        "AWS_ENDPOINT_URL: 'localhost:9000' is not allowed; it must be an address that begins with http:// or https://",
+        "AWS_ENDPOINT_URL: 'localhost:9000' is not allowed; it must be an address that begins with http:// or https:// "
+        "and names a server",
         environ=CLOSED | {"AWS_ENDPOINT_URL": "localhost:9000"},
+    ),
+    *(
+        Mistake(
+            at("s3://bucket/run"),
+            f"AWS_ENDPOINT_URL: '{address}' is not allowed; it must be an address that begins with http:// or https:// "
+            "and names a server",
+            environ=CLOSED | {"AWS_ENDPOINT_URL": address},
+        )
+        for address in ("http://", "http:///minio", "http://my server:9000")
+    ),
+    Mistake(
+        at("s3://bucket/run"),
+        "AWS_REGION: the value, which is not shown, is not allowed; it must be a text of one line",
+        environ=CLOSED | {"AWS_REGION": "us-east-1\n"},
     ),
     Mistake(
         at("s3://bucket/run"),
         "AWS_ENDPOINT_URL: the value, which is not shown, is not allowed; it must be an address that begins with "
-        "http:// or https://, without a user's name, a password and a query",
+        "http:// or https:// and names a server, without a user's name, a password and a query",
         environ=CLOSED | {"AWS_ENDPOINT_URL": "http://localhost:99999"},
     ),
     Mistake(
