@@ -263,7 +263,7 @@ def test_a_run_that_loses_its_lease_stops(server, store, tmp_path):
     ("words", "made"),
     [
         (("sweep", "configs/sweep_quick.yaml", "seeds=[0]"), ("curves.parquet", "fits.parquet", "curves.png")),
-        (("collect", "configs/collect.yaml", "seeds=[0]"), ("train/", "validation/", "levels.parquet")),
+        (("collect", "configs/collect.yaml", "seeds=[0]"), ("dataset/train-", "dataset/test-")),
     ],
     ids=["sweep", "collect"],
 )
