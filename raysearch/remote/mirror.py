@@ -91,10 +91,12 @@ class Mirror:
         files = self._scan()
         if not files.get(CONFIG, (0, 0, 0))[2] or self.broken:
             return not self.broken
-        if self._may() is self._held:
-            self._held = not self._held
-            held = "the run goes on, but its lease cannot be renewed now; until it can, nothing is uploaded"
-            self._say(held if self._held else "the lease is renewed again, and files are uploaded")
+        held = not self._may()
+        if held and not self._held:
+            self._say("the run goes on, but its lease cannot be renewed now; until it can, nothing is uploaded")
+        elif self._held and not held:
+            self._say("the lease is renewed again, and files are uploaded")
+        self._held = held
         unsent = {n: s for n, s in files.items() if self._sent.get(n) != s}
         ready = all(n in self._sent for n in FIRST if n in files)
         for name in sorted(unsent, key=lambda n: (n not in FIRST, n in self._sent, n)):
