@@ -132,6 +132,21 @@ def test_a_leg_joins_between_two_steps():
     assert one.nfe == two.nfe == 20 and denoiser.busy == pytest.approx(32)
 
 
+def test_a_leg_that_is_cancelled_counts_no_more_than_in_a_run():
+    """A denoiser tells what it ran in its answer, and one that is cancelled gives none."""
+    shared = Shared(Timings({1: 1.0}), Facts(), {}, frozenset())
+    denoiser = TimedDenoiser("d", "denoiser", "node", 1, 0, shared)
+    call = Call(Denoise(fake_sampler(10), b"", 0, 10, start=Start(Noise(0, 0), 0)))
+
+    async def both():
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(denoiser.run(call), 5)
+        cancelled = shared.nfe
+        return cancelled, (await denoiser.run(call)).reply.nfe
+
+    assert run_virtual(both()) == (0, 20) and shared.nfe == 20
+
+
 def test_a_scorer_computes_for_one_item_at_a_time_and_waits_for_many():
     fleet = FLEET | {"denoisers": {"slots": 4}, "scorers": {"slots": 4}}
     best = {"policy": {"name": "best_of_n", "n": 4}, "prompts": ["a"], "fleet": fleet}
