@@ -59,8 +59,8 @@ def pytest_ignore_collect(collection_path, config):
 
 
 def pytest_xdist_auto_num_workers(config):
-    """Two processes for folders; none for files that are named, nor for the core tier, which takes seconds."""
-    return 2 if all(path.is_dir() for path in given(config)) and not core_alone(config) else 0
+    """Two processes for folders; none for files that are named."""
+    return 2 if all(path.is_dir() for path in given(config)) else 0
 
 
 def pytest_collection_modifyitems(config, items):
