@@ -32,11 +32,11 @@ from raysearch.page import command as pages
 from raysearch.planner import command as planner
 from raysearch.planner.facts import Facts
 from raysearch.remote import command as remote
-from raysearch.running import CHECKING, ended_by_sigterm, run_collection, run_config, run_sweep
+from raysearch.running import CHECKING, run_collection, run_config, run_sweep
 from raysearch.session import display, status
 from raysearch.session.ending import Command, described
 from raysearch.session.plan import Plan
-from raysearch.threads import announced
+from raysearch.threads import announced, ended_by_sigterm
 
 MEASURING = "# the pipeline is loaded and measured: whole, in legs, in a batch, and by its own call"  # as COMPARING
 CONVERTING = "the weights are being converted"

@@ -1,10 +1,9 @@
 """The commands that search: `raysearch run`, `sweep` and `collect`."""
 
 import asyncio
-import signal
 import sys
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
@@ -20,7 +19,7 @@ from raysearch.remote.place import Place
 from raysearch.session import dataset, display
 from raysearch.session.ending import Command, described, unfinished
 from raysearch.sweep import grid
-from raysearch.threads import announced
+from raysearch.threads import announced, ended_by_sigterm
 
 T = TypeVar("T")
 CHECKING = "the config, the model and the rewards are being checked"
@@ -119,11 +118,3 @@ def searched(
             end(1, "broken", told(raised))
         raise
     return end(3 if session.progress.failed or session.progress.unmade.total else 0, "finished")
-
-
-async def ended_by_sigterm(work: Coroutine[Any, Any, T]) -> T:
-    """`ray job stop` ends a run as Ctrl-C does. Set here, since Ray takes the signal for itself when it starts."""
-    task = asyncio.current_task()
-    assert task is not None
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
-    return await work

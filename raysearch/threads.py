@@ -122,16 +122,24 @@ def in_its_own_loop(work: Coroutine[Any, Any, T]) -> T:
         raise
 
 
+async def ended_by_sigterm(work: Coroutine[Any, Any, T]) -> T:
+    """What `work` returns; SIGTERM cancels it, as Ctrl-C does: a job is stopped so.
+
+    Set within the loop, since Ray takes the signal for itself when it starts. The loop leaves SIGTERM fatal.
+    """
+    task = asyncio.current_task()
+    assert task is not None
+    if threading.current_thread() is threading.main_thread():
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    return await work
+
+
 @contextmanager
 def sigterm_interrupts() -> Iterator[None]:
     """SIGTERM interrupts what runs in this context as Ctrl-C does; an event loop that has ended has left it fatal."""
 
     def interrupt(number: int, frame: FrameType | None) -> None:
-        ctrl_c = signal.getsignal(signal.SIGINT)  # an event loop has its own, which cancels what it runs
-        if callable(ctrl_c):
-            ctrl_c(signal.SIGINT, frame)
-        else:
-            raise KeyboardInterrupt
+        raise KeyboardInterrupt
 
     if threading.current_thread() is not threading.main_thread():
         yield

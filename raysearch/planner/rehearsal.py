@@ -1,5 +1,6 @@
 """One rehearsal: a session with all that is real about it but its replicas, rewards and files, in virtual time."""
 
+import asyncio
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -32,7 +33,7 @@ from raysearch.session.plan import Plan, Search, searches
 from raysearch.session.session import Session
 from raysearch.session.snapshot import Snapshot
 from raysearch.session.tables import Outcome
-from raysearch.threads import sigterm_interrupts
+from raysearch.threads import ended_by_sigterm
 from raysearch.virtual import run_virtual, virtual_now
 
 
@@ -211,10 +212,12 @@ def rehearse(
     stage = Stage(plan, shared, arrival, encodes)
     config = replace(config, resume="never", run_dir=None, track=None)
     before = time.process_time()
-    with sigterm_interrupts(), tempfile.TemporaryDirectory(prefix="raysearch-plan-") as scratch:
+    with tempfile.TemporaryDirectory(prefix="raysearch-plan-") as scratch:
         session = Rehearsal(config, stage, draws, Path(scratch) / "run")
         try:
-            end = run_virtual(_ended(session))
+            end = run_virtual(ended_by_sigterm(_ended(session)))
+        except asyncio.CancelledError:
+            raise KeyboardInterrupt from None
         except BaseExceptionGroup as group:
             raise single(group) from None
     engine, fleet = session.progress.engine, stage.up

@@ -107,7 +107,7 @@ def test_a_plan_that_is_ended_leaves_nothing_on_disk(tmp_path, monkeypatch):
         with pytest.raises(KeyboardInterrupt):
             went(Timings({1: 0.5}), draws=Ending(), policy={"name": "best_of_n", "n": 2})
     finally:
-        assert signal.signal(signal.SIGTERM, before) == signal.SIG_IGN
+        signal.signal(signal.SIGTERM, before)
     assert not list(tmp_path.iterdir())
 
 
