@@ -40,7 +40,7 @@ export const money = (x) => (Number.isFinite(x) ? `$${x >= 100 ? count(x) : x.to
 export const costText = (x, name) => (name === "usd" ? money(x) : name === "nfe" ? compact(x) : number(x));
 
 export function bytes(x) {
-  for (const [unit, name] of [[2 ** 30, "GB"], [2 ** 20, "MB"], [2 ** 10, "kB"]]) if (x >= unit) return `${number(x / unit)} ${name}`;
+  for (const [unit, name] of [[1e9, "GB"], [1e6, "MB"], [1e3, "kB"]]) if (x >= unit) return `${number(x / unit)} ${name}`;
   return Number.isFinite(x) ? `${x} B` : DASH;
 }
 
