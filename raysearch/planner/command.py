@@ -215,7 +215,7 @@ def _print(stage: Stage, config: Config, forecasts: list[Forecast], bounds: Boun
     if marginal:
         heads = ["arm", "adds NFE", "adds time", f"adds {report.hours_unit(forecasts[0])}", ""]
         rows = [
-            [m["arm"], f"{m['nfe']:,.0f}", report.duration(max(m["wall_s"], 0)), report.hours(m["hours"]),
+            [m["arm"], f"{m['nfe']:,.0f}", report.duration(max(m["wall_s"], 0)), report.amount(m["hours"]),
              f"${m['money']:,.2f}" if m["money"] is not None else ""]
             for m in marginal
         ]  # fmt: skip

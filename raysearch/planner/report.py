@@ -41,8 +41,8 @@ def size(n: float) -> str:
     return f"{n:.0f} B"
 
 
-def hours(n: float) -> str:
-    """Hours with about three digits, never as a power of ten."""
+def amount(n: float) -> str:
+    """Hours or money with about three digits, never as a power of ten."""
     return f"{n:.3g}" if n < 100 else f"{n:,.0f}"
 
 
@@ -80,12 +80,12 @@ def table(forecasts: Sequence[Forecast], bounds: Bounds) -> list[str]:
     for f in forecasts:
         marks = [m for m, who in (("cheapest", cheapest), ("fastest", fastest)) if len(forecasts) > 1 and who is f]
         busy = [f"{f.busy(k):.0%}" + (" <" if k == f.bottleneck else "  ") for k in kinds]
-        cost = [ranged(f, lambda r: r.hours * (bounds.price or 0), lambda v: f"${v:,.3g}" if v < 100 else f"${v:,.0f}")]
+        cost = [ranged(f, lambda r: r.hours * (bounds.price or 0), lambda v: f"${amount(v)}")]
         rows.append(
             [
                 f.label,
                 ranged(f, lambda r: r.total, duration),
-                ranged(f, lambda r: r.hours, hours),
+                ranged(f, lambda r: r.hours, amount),
                 *busy,
                 ranged(f, lambda r: r.nfe, lambda v: f"{v:,.0f}"),
                 *(cost if money else []),
@@ -146,7 +146,7 @@ def needed(found: dict[str, dict[str, float]], unknown_videos: bool) -> list[str
 def headline(f: Forecast) -> str:
     """One line about one fleet."""
     busy = f"{f.bottleneck}s run for {f.busy(f.bottleneck):.0%} of it"
-    spent = f"{ranged(f, lambda r: r.hours, hours)} {hours_unit(f)}"
+    spent = f"{ranged(f, lambda r: r.hours, amount)} {hours_unit(f)}"
     nfe = ranged(f, lambda r: r.nfe, lambda v: f"{v:,.0f}")
     return f"plan: {ranged(f, lambda r: r.total, duration)} on {f.name}, {spent}, {nfe} NFE; {busy}"
 

@@ -109,7 +109,7 @@ class Mirror:
             self._seal(end, {n for n in unsent if n not in self._sent}, files.keys(), now, final=final)
         behind = bool(unsent) or self._sealed.end < end
         self.left = len(unsent) + (self._sealed.end < end)
-        if not behind or (not self._failed and self._may()):
+        if not behind or (not self._failed and not self._held):
             self._well = now
         if now - self._well > MOST_BEHIND and not self.broken:
             self.broken = f"the store has taken no file for {MOST_BEHIND / 60:.0f} minutes"
@@ -153,7 +153,7 @@ class Mirror:
 
     def _start(self, name: str, call: Callable[[], Any], signature: Signature | None, now: float) -> bool:
         _, after = self._failed.get(name, (0, 0.0))
-        if name in self._flying or now < after or len(self._flying) >= 2 * THREADS or not self._may():
+        if name in self._flying or now < after or len(self._flying) >= 2 * THREADS or self._held:
             return False
         self._flying[name] = (self._submit(lambda: self._call(call)), signature, now)
         return True
