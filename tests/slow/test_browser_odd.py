@@ -138,7 +138,7 @@ def test_a_button_that_was_clicked_leaves_the_keys_to_the_page(runs, window):
     page.get_by_role("group", name="sort").get_by_role("button", name="prompt").click()
     page.keyboard.press("Enter")
     page.get_by_text("trajectories").wait_for()
-    assert "#tree" in page.url
+    page.wait_for_url("**#tree*")
 
 
 def test_the_baseline_gains_nothing_over_itself(runs, window):
