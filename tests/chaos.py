@@ -29,7 +29,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 from benchmarks.bench import Report, json_option
-from haunted import written
+from haunted import struck, written
 from ray.cluster_utils import Cluster
 from safetensors.numpy import load_file
 from tiny import save_pipeline
@@ -146,7 +146,7 @@ def one_round(
 
     while True:
         config = values(model, machines.cluster.address, a.prompts, a.seeds)
-        arguments = [json.dumps(config), str(run_dir), str(rng.randrange(2**31)), str(a.every), str(notes)]
+        arguments = [json.dumps(config), str(run_dir), str(rng.randrange(2**31)), str(a.every), str(a.most), str(notes)]
         log.write_text("")
         with log.open("a") as lines:
             child = subprocess.Popen([sys.executable, str(HERE / "haunted.py"), *arguments], stdout=lines, stderr=lines)
@@ -160,7 +160,7 @@ def one_round(
             if at_work:
                 deadline = min(deadline, time.monotonic() + left)
             what = rng.choice(["start", "start", "node", "driver", "cluster"])
-            if lost or (what != "driver" and written(run_dir) <= spared):
+            if lost or struck(notes) >= a.most or (what != "driver" and written(run_dir) <= spared):
                 continue
             if what == "start" and (found := starting(mark)):
                 os.kill(rng.choice(found), signal.SIGKILL)
@@ -191,6 +191,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=5, help="start no other round after so long")
     parser.add_argument("--every", type=float, default=1.0, help="mean seconds between two tries at a strike")
+    parser.add_argument("--most", type=int, default=1000, help="strikes in a round")
     parser.add_argument("--prompts", type=int, choices=(1, 2), default=2, help="of a round")
     parser.add_argument("--seeds", type=int, default=3, help="per prompt and arm of a round, of four arms")
     parser.add_argument("--seed", type=int, default=0)
@@ -199,7 +200,7 @@ def main() -> int:
     rng, mark = random.Random(a.seed), f"{os.getpid()}-{time.time()}"
     os.environ |= {"RAYSEARCH_CHAOS": mark, "RAY_AUTH_MODE": "disabled"}
     os.environ["PYTHONPATH"] = os.pathsep.join([str(HERE), str(HERE.parent), os.environ.get("PYTHONPATH", "")])
-    began, struck, changed, searches, rounds = time.monotonic(), Counter[str](), 0, 0, 0
+    began, strikes, changed, searches, rounds = time.monotonic(), Counter[str](), 0, 0, 0
     with tempfile.TemporaryDirectory(prefix="chaos-") as temporary:
         folder = Path(temporary)
         model = save_pipeline(folder / "model")
@@ -216,13 +217,13 @@ def main() -> int:
                 wrong = [k for k in expected if found.get(k) != expected[k]]
                 for k in wrong:
                     print(f"changed: {k}: {found.get(k, ('missing', None))[:2]}, not {expected[k][:2]}")
-                struck, changed, searches = struck + hit, changed + len(wrong), searches + len(expected)
+                strikes, changed, searches = strikes + hit, changed + len(wrong), searches + len(expected)
                 shown = f"{hit.total()} strikes, {len(wrong)} of {len(expected)} winners changed"
                 print(f"round {rounds}: {shown}", flush=True)
         finally:
             machines.stop()
-    rows = [("rounds", rounds), ("searches", searches), ("strikes at what was at work", struck.total())]
-    rows += [(f"of these: {what}", n) for what, n in struck.most_common()]
+    rows = [("rounds", rounds), ("searches", searches), ("strikes at what was at work", strikes.total())]
+    rows += [(f"of these: {what}", n) for what, n in strikes.most_common()]
     rows += [("winners or latents that changed", changed)]
     Report(a.json).table("chaos", "what | number", [(what, str(n)) for what, n in rows])
     return int(changed > 0)

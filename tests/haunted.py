@@ -34,12 +34,20 @@ def written(run_dir: Path) -> int:
     return sum(p.stat().st_size for p in (run_dir / "journal").glob("answers*"))
 
 
+def struck(notes: Path) -> int:
+    """Strikes of a round so far, by either hand."""
+    return notes.read_text().count("\n")
+
+
 class Haunted(Backend):
     """A backend whose actors are killed while they are at a call."""
 
-    def __init__(self, rng: random.Random, every: float, run_dir: Path, note: Callable[[str], None]) -> None:
+    def __init__(
+        self, rng: random.Random, every: float, run_dir: Path, more: Callable[[], bool], note: Callable[[str], None]
+    ) -> None:
+        """Calls are struck while `more` is true."""
         super().__init__()
-        self._rng, self._every, self._run_dir, self._note = rng, every, run_dir, note
+        self._rng, self._every, self._run_dir, self._more, self._note = rng, every, run_dir, more, note
 
     @asynccontextmanager
     async def fleet(
@@ -68,7 +76,7 @@ class Haunted(Backend):
         recorded = -1
         while True:
             await asyncio.sleep(self._rng.expovariate(1 / self._every))
-            if written(self._run_dir) <= recorded:
+            if not self._more() or written(self._run_dir) <= recorded:
                 continue
             wanted = self._rng.choice(list(DOING))
             busy = [(r, wanted) for r, calls in doing.values() if calls[wanted] > 0]
@@ -107,7 +115,7 @@ def tear(session: Session, fatal: int, rng: random.Random, note: Callable[[str],
     session.journal.add = torn  # type: ignore[method-assign]
 
 
-def drive(config: str, run_dir: Path, seed: int, every: float, notes: Path) -> int:
+def drive(config: str, run_dir: Path, seed: int, every: float, most: int, notes: Path) -> int:
     """A run that goes on with what is there, until it ends or something stops it; returns its exit code."""
     rng = random.Random(seed)
 
@@ -116,8 +124,9 @@ def drive(config: str, run_dir: Path, seed: int, every: float, notes: Path) -> i
             lines.write(f"{what}\n")
 
     built = configuration.build(json.loads(config) | {"resume": "auto", "run_dir": str(run_dir)})
-    session = Session(built, Haunted(rng, every, run_dir, note), run_dir=run_dir, report=lambda line: None)
-    fate, full = rng.random(), None
+    haunted = Haunted(rng, every, run_dir, lambda: struck(notes) < most, note)
+    session = Session(built, haunted, run_dir=run_dir, report=lambda line: None)
+    fate, full = rng.random() if struck(notes) < most else 1.0, None
     if fate < 0.3:
         tear(session, rng.randrange(1, 30), rng, note)
     elif fate < 0.6:  # no file may be longer: the journal is the longest
@@ -139,4 +148,5 @@ def drive(config: str, run_dir: Path, seed: int, every: float, notes: Path) -> i
 
 
 if __name__ == "__main__":
-    sys.exit(drive(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), float(sys.argv[4]), Path(sys.argv[5])))
+    _, config, run, seed, every, most, noted = sys.argv
+    sys.exit(drive(config, Path(run), int(seed), float(every), int(most), Path(noted)))

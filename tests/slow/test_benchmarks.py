@@ -302,7 +302,7 @@ def test_what_the_arms_of_a_sweep_gain(tmp_path, printed_here):
 
 
 def test_a_seeded_hand_that_kills_changes_no_winner():
-    lines = printed("chaos.py", "--minutes 0 --prompts 1 --seeds 1 --seed 1 --every 0.5").splitlines()
+    lines = printed("chaos.py", "--minutes 0 --prompts 1 --seeds 1 --seed 1 --every 0.5 --most 4").splitlines()
     found = {what.strip(): int(number) for what, _, number in (line.rpartition("  ") for line in lines[2:])}
     assert found["searches"] == 4 and found["winners or latents that changed"] == 0
     assert found["strikes at what was at work"] > 0
