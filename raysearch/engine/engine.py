@@ -219,7 +219,7 @@ class Engine:
         """The stored state of `x`, made if need be; with the velocity at its point if asked and `x` is not finished."""
         velocity = velocity and not x.finished
         chain = [x]
-        while self._base(chain[-1]) is None and chain[-1].parent is not None:
+        while self._base(chain[-1], spent) is None and chain[-1].parent is not None:
             chain.append(chain[-1].parent)
         for child, ancestor in reversed(list(pairwise(chain))):  # not recursive: a chain may be thousands long
             await self._shared_latent(ancestor, child.origin.how.needs_velocity, spent)
@@ -232,13 +232,13 @@ class Engine:
             entry = await self._jobs.share(key, lambda: self._make(x, velocity, spent))
         return entry
 
-    def _base(self, x: Candidate) -> int | None:
+    def _base(self, x: Candidate, spent: Spent) -> int | None:
         """The latest step of `x`'s trajectory that exists, in the store or on disk, and that it can be made from."""
         base = self.store.base(x)
         if self._spill is None or base == x.step or x not in self._spill or (found := self._spill.read(x)) is None:
             return base
         ref, nbytes, seconds = found
-        self.store.put(x, Entry(ref, nbytes, "", False, seconds[0]))
+        self.store.put(x, Entry(ref, nbytes, "", False, seconds[0]), spent.group)
         for c, making in zip((x, *long_video.unseen(x)), seconds, strict=True):
             self._making.keep(c.trajectory, making)
         return x.step
@@ -269,7 +269,7 @@ class Engine:
 
     async def _leg(self, x: Candidate, velocity: bool, spent: Spent) -> Entry:
         for _ in range(ATTEMPTS):
-            base = self._base(x)
+            base = self._base(x, spent)
             source = x.parent if base is None else Candidate(x.prompt, x.sampler, x.origin, base)
             state = None
             if source is not None:
@@ -291,7 +291,7 @@ class Engine:
             reply = answer.reply
             earlier = state.seconds if state is not None and base is not None else 0.0
             entry = Entry(answer.ref, reply.nbytes, answer.place, velocity, earlier + reply.seconds)
-            self.store.put(x, entry)
+            self.store.put(x, entry, spent.group)
             self._making.keep(x.trajectory, entry.seconds, spent.group)
             self.nfe += reply.nfe
             self.step_pace.add(reply.nfe // x.sampler.nfe_per_step, reply.seconds)
@@ -341,7 +341,8 @@ class Engine:
             self._spill.drop(spent.spilled)
 
     def forget_group(self, group: str) -> None:
-        """Forget the scores and the previews of a group of searches that have all ended."""
+        """Forget the latents, the scores and the previews of a group of searches that have all ended."""
+        self.store.forget(group)
         self.strips.forget(group)
         self._scores.forget(group)
         self._making.forget(group)

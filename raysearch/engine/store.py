@@ -1,4 +1,4 @@
-"""The latents that exist: candidate -> reference, within a bound in bytes.
+"""The latents that exist: candidate -> reference, within a bound in bytes, until their searches have ended.
 
 A reference is opaque (a Ray ObjectRef, or an array in tests); dropping the reference frees the latent. Latents that no
 live candidate needs are evicted first, the least recently used before the others. When the latents of live candidates
@@ -14,7 +14,7 @@ from weakref import WeakSet
 from raysearch.recipe.candidate import Candidate
 from raysearch.recipe.digests import Digest
 
-MOST_IDLE = 2048  # latents that no live candidate needs: the driver's memory must not grow with the searches
+OF_AN_ENTRY = 1024  # bytes: about what the driver itself holds of a latent, however small that is
 LOW_WATER = 0.9  # of the bound: how much may be left after an eviction, so that evictions are rare
 
 
@@ -30,10 +30,10 @@ class Entry:
 
 
 class Store:
-    """References to latents by candidate. `capacity` is the bound, in bytes."""
+    """References to latents by candidate. `capacity` is the bound, in bytes, and `own` counts for every latent."""
 
-    def __init__(self, capacity: int) -> None:
-        self.capacity = capacity
+    def __init__(self, capacity: int, own: int = OF_AN_ENTRY) -> None:
+        self.capacity, self._own = capacity, own
         self.nbytes = 0
         self.most = 0  # bytes, the peak of nbytes
         self.evicted = 0
@@ -43,6 +43,7 @@ class Store:
         self._live: WeakSet[Candidate] = WeakSet()
         self._idle: set[Digest] = set()  # entries that no live candidate needed at the last check
         self._changes = 0  # candidates and entries added since that check
+        self._groups: dict[str, set[Digest]] = {}  # of searches -> the entries that were made for them
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -60,19 +61,21 @@ class Store:
             self._idle.discard(c.identity)
         return entry
 
-    def put(self, c: Candidate, entry: Entry) -> None:
-        """Store a candidate's entry in place of an earlier one; others are evicted where the bound asks for it."""
+    def put(self, c: Candidate, entry: Entry, group: str = "") -> None:
+        """Store a candidate's entry in place of an earlier one; others are evicted where the bound asks for it.
+
+        It was made for a `group` of searches, and `forget` drops it when those have ended.
+        """
         self.drop(c)
         self._entries[c.identity] = entry
+        if group:
+            self._groups.setdefault(group, set()).add(c.identity)
         self._steps.setdefault(c.trajectory, {})[c.step] = c.identity
         self._trajectory[c.identity] = (c.trajectory, c.step)
-        self.nbytes += entry.nbytes
+        self.nbytes += entry.nbytes + self._own
         self._changes += 1
         if self.nbytes > self.capacity:
             self._evict(keep=c.identity)
-        elif self._changes > max(len(self._live), MOST_IDLE):
-            self._check()
-            self._drop_until(0, [i for i in self._entries if i in self._idle][:-MOST_IDLE])
         self.most = max(self.most, self.nbytes)
 
     def drop(self, c: Candidate) -> None:
@@ -80,12 +83,18 @@ class Store:
         if c.identity in self._entries:
             self._drop(c.identity)
 
+    def forget(self, group: str) -> None:
+        """Forget the entries of a group of searches that have all ended."""
+        for identity in self._groups.pop(group, ()):
+            if identity in self._entries:
+                self._drop(identity)
+
     def base(self, c: Candidate) -> int | None:
         """The latest stored step of the trajectory of `c` up to its own step; None if no step of it is stored."""
         return max((s for s in self._steps.get(c.trajectory, ()) if s <= c.step), default=None)
 
     def _drop(self, identity: Digest) -> None:
-        self.nbytes -= self._entries.pop(identity).nbytes
+        self.nbytes -= self._entries.pop(identity).nbytes + self._own
         self._idle.discard(identity)
         trajectory, step = self._trajectory.pop(identity)
         steps = self._steps[trajectory]

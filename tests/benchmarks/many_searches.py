@@ -44,7 +44,9 @@ def searched(searches: list[int], folder: Path) -> list[tuple[int, float, float]
     fleet = FakeFleet(8, 4, 8)
     for replica in fleet.replicas:
         replica.calls = deque(maxlen=0)
-    session = Session(config, FakeBackend(fleet), run_dir=folder, clock=virtual_now)
+    backend = FakeBackend(fleet)
+    backend.published = deque(maxlen=0)
+    session = Session(config, backend, run_dir=folder, clock=virtual_now)
     seen: list[tuple[int, float, float]] = []
     add, began = session.progress.add, time.process_time()
 

@@ -306,7 +306,7 @@ def test_a_policy_that_fails_is_told_of_and_ends_no_plan():
 
 
 def test_a_full_store_is_said():
-    heavy = Facts(state=lambda sampler, step, velocity: 1_000_000)
+    heavy = Facts(state=lambda sampler, step, velocity: 990_000)
     fleet = FLEET | {"store_gb": 0.002}
     s, c = stage(Timings({1: 0.5}), heavy, policy={"name": "rgrp", "schedule": [2, 5, 7]}, fleet=fleet)
     f = s.forecast("1 + 1", c)

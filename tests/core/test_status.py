@@ -18,6 +18,7 @@ from rich.console import Console
 
 from raysearch.__main__ import main
 from raysearch.bootstrap import draws, interval
+from raysearch.engine.store import OF_AN_ENTRY
 from raysearch.errors import InputLost, NoReplica, ReplicaDied, single
 from raysearch.session import display, journal
 from raysearch.session.ending import Command
@@ -80,13 +81,14 @@ def test_snapshots_of_a_run_worked_out_by_hand(tmp_path):
     assert at(12.5) == (IDLE | {"denoiser": 1, "scorer": 1}, IDLE, (20, 0, 0), 1)
     assert at(13.5) == (IDLE | {"denoiser": 1}, IDLE, (20, 1, 1), 1)
     assert at(23.5) == (IDLE | {"scorer": 1}, IDLE, (40, 2, 2), 2)
-    assert at("end") == (IDLE, IDLE, (40, 3, 3), 2)
+    assert at("end") == (IDLE, IDLE, (40, 3, 3), 0)
     end = seen["end"].fleet
     assert end.slots == {"denoiser": 1, "scorer": 1, "encoder": 1}
     assert seen[13.5].fleet.nfe_per_second == pytest.approx(20 / 13.5)
     assert end.decodes_per_second == end.rewards_per_second == pytest.approx(3 / 24)
     assert (end.seconds_per_step, end.seconds_per_score) == (1.0, 1.0)
-    assert (end.store_bytes, end.evicted, end.recomputed, end.restarts) == (2000, 0, 0, 0)
+    assert (end.store_bytes, end.evicted, end.recomputed, end.restarts) == (0, 0, 0, 0)
+    assert seen[23.5].fleet.store_bytes == 2 * (1000 + OF_AN_ENTRY)
     (arm,) = seen["end"].arms.values()
     assert arm == ArmStatus(1, 1, 0, 0, "quality", ("quality",), (seen["end"].best,), (), 40, 40, 23.0)
     assert backend.published[-1].fleet == end
@@ -194,7 +196,10 @@ def test_faults_are_counted(tmp_path):
     end = watched(tmp_path / "run", FakeBackend(fleet), arms=[BEST_OF_2])["end"]
     assert (end.fleet.restarts, end.fleet.recomputed) == (1, 1)
     tight = watched(tmp_path / "tight", arms=[BEST_OF_2], fleet={"store_gb": 1e-6})["end"]
-    assert (tight.fleet.store_latents, tight.fleet.evicted) == (1, tight.fleet.nfe // 20 - 1)
+    assert (tight.fleet.store_latents, tight.fleet.evicted) == (
+        0,
+        tight.fleet.nfe // 20 - 2,
+    )  # the last of each search goes with it
 
 
 def test_a_run_is_seen_while_it_goes_on_and_the_command_changes_nothing(tmp_path, capsys):

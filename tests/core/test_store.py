@@ -17,7 +17,7 @@ def entry(nbytes: int = 10) -> Entry:
 
 
 def filled(capacity: int, *xs: Candidate) -> Store:
-    store = Store(capacity)
+    store = Store(capacity, own=0)
     for x in xs:
         store.put(x, entry())
     return store
@@ -44,18 +44,27 @@ def test_beyond_it_the_least_recently_used_goes_first():
     assert store.nbytes <= 40
 
 
-def test_latents_that_no_live_candidate_needs_are_bounded_in_number(monkeypatch):
-    """However small they are: a run of many searches must not fill the driver. Those used last are kept."""
-    monkeypatch.setattr("raysearch.engine.store.MOST_IDLE", 10)
-    s = Store(10**9)
-    alive = candidate(0)
-    s.watch(alive)
-    s.put(alive, entry())
-    for i in range(1, 200):
-        s.put(candidate(i), entry())
-        assert len(s) <= 1 + 2 * 10 + 1
-        assert s.get(alive) is not None and s.get(candidate(i)) is not None
-    assert s.evicted == 200 - len(s)
+def test_what_the_driver_holds_of_a_latent_counts_however_small_the_latent_is():
+    store = Store(10 * (1024 + 1))
+    for i in range(1000):
+        store.put(candidate(i), entry(1))
+        assert len(store) <= 10 and store.nbytes == len(store) * (1024 + 1)
+    assert store.evicted == 1000 - len(store)
+
+
+def test_the_latents_of_searches_that_have_ended_go_at_once_even_where_a_candidate_lives():
+    store, alive = Store(10**9), candidate(0)
+    store.watch(alive)
+    for i in range(6):
+        store.put(candidate(i), entry(), "odd" if i % 2 else "even")
+    store.put(candidate(6), entry())
+    store.drop(candidate(2))
+    store.forget("even")
+    assert [i for i in range(7) if store.get(candidate(i))] == [1, 3, 5, 6]
+    assert store.nbytes == 4 * (10 + 1024) and store.evicted == 0
+    store.forget("even")
+    store.forget("odd")
+    assert len(store) == 1 and store.base(candidate(6)) == 0 and store.base(candidate(1)) is None
 
 
 def test_what_a_live_candidate_needs_outlasts_what_nobody_does():
@@ -85,7 +94,7 @@ def test_what_only_dead_candidates_needed_goes():
 
 def test_the_bound_holds_even_when_every_candidate_is_alive():
     xs = [candidate(i) for i in range(100)]
-    store = Store(200)
+    store = Store(200, own=0)
     for x in xs:
         store.watch(x)
         store.put(x, entry())
@@ -99,7 +108,7 @@ def test_the_reference_is_freed_with_its_entry():
     class Ref:
         pass
 
-    store, ref = Store(10), Ref()
+    store, ref = Store(10, own=0), Ref()
     alive = weakref.ref(ref)
     store.put(candidate(0), Entry(ref, 10, "", False, 0.0))
     del ref
@@ -111,7 +120,7 @@ def test_the_reference_is_freed_with_its_entry():
 def test_evicting_looks_at_the_live_candidates_no_more_often_than_it_pays(monkeypatch):
     looks, plain = [], Store._needed
     monkeypatch.setattr(Store, "_needed", lambda self: (looks.append(1), plain(self))[1])
-    store, live = Store(100), [candidate(i) for i in range(1000)]
+    store, live = Store(100, own=0), [candidate(i) for i in range(1000)]
     for x in live:
         store.watch(x)
     for x in live:
