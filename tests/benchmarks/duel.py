@@ -41,7 +41,7 @@ from raysearch.session.plan import Plan, Search, context, searches
 
 MODEL = {"path": str(TINY), "height": 32, "width": 32, "num_frames": 17, "max_sequence_length": 80}
 CLOSE = 1e-3  # the largest difference of two latents that are the same but for rounding
-TARGETS = {"two cores": 2.0, "one core": 1.3}
+TARGETS = {"two-cores": 2.0, "one-core": 1.3}
 
 
 def config(args: argparse.Namespace, fleet: dict[str, object]) -> Config:
@@ -89,7 +89,7 @@ async def by_raysearch(plan: Plan, asked: list[Search], fleet: Fleet, args: argp
 
 async def duel(kind: str, args: argparse.Namespace) -> list[str]:
     """A row of the table."""
-    two = kind == "two cores"
+    two = kind == "two-cores"
     share = {"num_cpus": 0.2}
     pool = {"denoisers": {"replicas": 2, "slots": 4, **share}, "scorers": share, "encoders": share}
     c = config(args, pool if two else {"backend": "local", "denoisers": {"slots": 4}})
@@ -132,10 +132,10 @@ async def duel(kind: str, args: argparse.Namespace) -> list[str]:
 
 def alone(kind: str, args: argparse.Namespace) -> list[str]:
     """A duel in a process of its own, which has the machine's cores, or one of them."""
-    if kind == "one core":
+    if kind == "one-core":
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     transformers.utils.logging.disable_progress_bar()
-    with cluster(num_cpus=2) if kind == "two cores" else nullcontext():
+    with cluster(num_cpus=2) if kind == "two-cores" else nullcontext():
         return asyncio.run(duel(kind, args))
 
 

@@ -356,3 +356,15 @@ def test_plans_beside_runs():
 def test_plans_of_large_fleets():
     lines = printed("benchmarks/planning.py", "--large --searches 20").splitlines()
     assert [line.split()[:4] for line in lines if " + " in line] == [["20", "64", "+", "16"], ["20", "512", "+", "64"]]
+
+
+def test_a_duel_on_one_core_has_the_winners_of_the_plain_loop():
+    small = "--prompts 1 --n 3 --steps 4 --schedule 0 1 --repeats 1"
+    lines = printed("benchmarks/duel.py", f"--only one-core {small}").splitlines()
+    assert re.search(r"^one-core .* 1 of 1 +\d+$", lines[-1])
+
+
+def test_phases_of_a_start():
+    lines = printed("benchmarks/startup.py", "--repeats 1 --config configs/mixture.yaml").splitlines()
+    ends = {phase: float(times.split()[0]) for phase, times in (re.split(r" {2,}", line)[:2] for line in lines[1:])}
+    assert 0 < ends["the clone is there"] < ends["a candidate is denoised"] < ends["the command has ended"]
