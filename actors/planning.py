@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 
-from actors.backend import Backend, special
 from actors.models.roles import WORKERS, footprint
 from actors.models.source import Source
+from actors.plan import planned, special
 from actors.rewards import RewardSpec
 from actors.rewards.planning import gigabytes_of
 from actors.sampling import solvers
@@ -29,7 +29,7 @@ def prepared(config: Config) -> tuple[Plan, Facts]:
 
     Raises ConfigError for what a run would refuse on any machine.
     """
-    plan = Backend().planned(config, arms(config))
+    plan = planned(config, arms(config))
     return plan, facts(config, plan)
 
 

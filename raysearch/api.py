@@ -120,7 +120,7 @@ def prepared(config: Config, place: Place, report: Callable[[str], None]) -> tup
     shipped.check_rewards(configuration.arms(config))
     goes_on(place.path, config, config.resume)
     tracked = trackers.sinks(config, place.path)
-    # torch and diffusers take seconds to import, and a mistake in the config should not wait for them.
+    # Its plan takes torch and diffusers, and a mistake in the config should not wait for them.
     from actors.backend import Backend
     from raysearch.session.session import Session
 

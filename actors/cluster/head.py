@@ -10,9 +10,9 @@ import grpc
 import ray
 from ray._private import ray_constants, services
 
-from actors.cluster.replica import first_line
 from raysearch.config.fleet import check_address
 from raysearch.errors import ConfigError, NoReplica
+from raysearch.threads import Lane
 
 ANSWER_S = 10.0  # seconds within which a head must answer
 SOON_S = 1.0  # seconds after which the user is told that an answer is waited for
@@ -41,8 +41,9 @@ def joined(
         check_address(address, key)
     try:
         if address == "local":  # said to Ray, too: else it waits for a killed cluster whose address file is left
-            with loopback_alone():
-                start("local", include_dashboard=False, _system_config={"enable_metrics_collection": metrics})
+            settings = {"include_dashboard": False, "_system_config": {"enable_metrics_collection": metrics}}
+            with loopback_alone():  # by a thread that never ends: with it the kernel would end Ray's processes
+                Lane("Ray's processes").submit(lambda: start("local", **settings)).result()
             return
         if address == "auto":
             address = services.get_ray_address_from_environment("auto", None)
@@ -57,6 +58,11 @@ def joined(
 def start(address: str, **more: object) -> None:
     """`ray.init`, which says nothing unless it fails."""
     ray.init(address=address, logging_level="ERROR", log_to_driver=False, **more)
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, or its class if it has none."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 @contextmanager

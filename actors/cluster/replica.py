@@ -23,6 +23,7 @@ from ray.exceptions import (
     RayTaskError,
 )
 
+from actors.cluster.head import first_line
 from actors.workers import gang, pulse
 from raysearch.engine.protocol import Answer, Call
 from raysearch.errors import ConfigError, InputLost, ReplicaDied
@@ -210,11 +211,6 @@ def mapped(error: RayError) -> Exception:
         cause = error.cause
         return mapped(cause) if isinstance(cause, RayError) else cause
     return error
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an error's message, or its class if it has none."""
-    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def last_line(error: BaseException) -> str:

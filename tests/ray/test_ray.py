@@ -23,7 +23,7 @@ from pipelines import KINDS
 from ray.util.placement_group import remove_placement_group
 from runs import ARMS, config, run
 
-from actors.backend import Backend
+from actors.backend import Backend, join
 from actors.cluster import fleet as ray_fleet
 from actors.cluster import head, metrics, placement
 from actors.cluster.actor import Actor
@@ -199,8 +199,22 @@ def test_a_cluster_that_does_not_answer_is_said_soon(tiny, monkeypatch, address,
         place = f"127.0.0.1:{silent.getsockname()[1]}"
         c = configuration.build({"model": {"path": str(tiny)}, "fleet": on_ray(address=address and place)})
         with pytest.raises(ConfigError, match="^" + re.escape(line.replace("silent", place))):
-            ray_fleet.connect(c, lines.append)
+            join(c, lines.append)
     assert lines == ([f"waiting for the Ray cluster at {place}"] if address else [])
+
+
+def test_a_cluster_that_a_thread_started_outlives_the_thread():
+    """`arun` runs in a thread of its own, and the kernel ends Ray's processes with the thread that started them."""
+    script = """
+import threading, ray
+from actors.cluster.head import answers, joined
+thread = threading.Thread(target=lambda: joined("local"))
+thread.start(), thread.join()
+here = ray.get_runtime_context().gcs_address
+print(answers(here), ray.get(ray.remote(lambda: 42).remote()))
+"""
+    ran = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE)
+    assert ran.stdout.split() == ["True", "42"], ran.stderr
 
 
 def test_groups_reserved_before_one_that_is_refused_are_given_back(tiny, monkeypatch):

@@ -8,7 +8,7 @@ import torch
 from pipelines import KINDS
 from runs import ARMS, PROMPT, config, run
 
-from actors import backend
+from actors import plan
 from actors.backend import Backend
 from actors.models.pipelines.state import Conditions, Packed
 from actors.models.pipelines.workers import Conditioner
@@ -152,17 +152,17 @@ def test_a_pipelines_second_run_loads_no_encoder_even_for_drafts(tmp_path, monke
 
 def test_the_key_covers_model_precision_device_versions_and_code(tiny, monkeypatch):
     c = config(tiny)
-    model = backend.checked_model(c, configuration.arms(c))
-    found = {backend.encoding(c, model)}
-    found.add(backend.encoding(config(tiny, model={"dtype": "bfloat16"}), model))
-    found.add(backend.encoding(config(tiny, fleet={"encoders": {"num_gpus": 0.5}}), model))
-    found.add(backend.encoding(config(tiny, parts={"text_encoder": {"dtype": "bfloat16"}}), model))
-    found.add(backend.encoding(c, replace(model, content=b"other weights")))
-    assert backend.encoding(config(tiny, fleet={"denoisers": {"num_gpus": 1}}), model) in found
-    installed = backend.installed
+    model = plan.checked_model(c, configuration.arms(c))
+    found = {plan.encoding(c, model)}
+    found.add(plan.encoding(config(tiny, model={"dtype": "bfloat16"}), model))
+    found.add(plan.encoding(config(tiny, fleet={"encoders": {"num_gpus": 0.5}}), model))
+    found.add(plan.encoding(config(tiny, parts={"text_encoder": {"dtype": "bfloat16"}}), model))
+    found.add(plan.encoding(c, replace(model, content=b"other weights")))
+    assert plan.encoding(config(tiny, fleet={"denoisers": {"num_gpus": 1}}), model) in found
+    installed = plan.installed
     for package in ("torch", "diffusers", "transformers", "tokenizers", "ftfy"):
-        monkeypatch.setattr(backend, "installed", lambda p, of=package: "0" if p == of else installed(p))
-        found.add(backend.encoding(c, model))
-    monkeypatch.setattr(backend, "files_digest", lambda files: b"other code")
-    found.add(backend.encoding(c, model))
+        monkeypatch.setattr(plan, "installed", lambda p, of=package: "0" if p == of else installed(p))
+        found.add(plan.encoding(c, model))
+    monkeypatch.setattr(plan, "files_digest", lambda files: b"other code")
+    found.add(plan.encoding(c, model))
     assert len(found) == 11

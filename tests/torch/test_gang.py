@@ -207,7 +207,7 @@ def test_a_model_says_what_shards_it_takes(tiny, tmp_path):
 
 
 def test_sharding_is_in_the_numerics_fingerprint(tiny):
-    from actors.backend import fingerprint
+    from actors.plan import fingerprint
 
     seen = set()
     for fleet in (None, sharded(2), sharded(4), sharded(2, "guidance"), sharded(2, "fsdp")):

@@ -9,9 +9,9 @@ from diffusers import WanPipeline
 from pipelines import KINDS, Kind, wan_net, wan_parts
 
 import raysearch
-from actors.backend import checked_model
 from actors.models.roles import WORKERS
 from actors.models.settled import settled
+from actors.plan import checked_model
 from actors.shipped import OWN, find
 from raysearch.config import config as configuration
 from raysearch.config.binding import bind

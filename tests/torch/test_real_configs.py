@@ -14,10 +14,10 @@ from diffusers import WanPipeline
 from pipelines import KINDS, Kind, wan_net, wan_parts
 
 import raysearch
-from actors.backend import checked_model
 from actors.cluster.placement import Node, check_cluster
 from actors.models.roles import WORKERS
 from actors.models.settled import settled
+from actors.plan import checked_model
 from raysearch.config import config as configuration
 from raysearch.session.session import Session
 from raysearch.testing import FakeBackend, FakeFleet, run_virtual, virtual_now
