@@ -1,7 +1,7 @@
 """The real backend: checks what a run asks of models and rewards before anything is loaded, and starts the replicas.
 
 The command line hands `Backend` to the engine. `prepare` checks and plans; `fleet` starts replicas in this process
-(fleet.backend: local) or on Ray. Ray starts while torch is imported: both take seconds.
+(fleet.backend: local) or on Ray.
 """
 
 from collections.abc import Callable, Sequence
@@ -11,9 +11,6 @@ from raysearch.config.config import Arm, Config
 from raysearch.engine.protocol import Fleet
 from raysearch.session.plan import Plan
 from raysearch.session.snapshot import Snapshot
-from raysearch.threads import Lane
-
-PATIENCE = 10.0  # seconds for which a mistake, or Ctrl-C, waits until Ray has started
 
 
 class Backend:
@@ -29,19 +26,13 @@ class Backend:
         `begun` is the config that a resumed run began with, whose numerics the candidates' identities keep.
         Raises ConfigError for what the model, the rewards or the cluster cannot do.
         """
-        lane = Lane("ray")
-        try:
-            joined = lane.submit(lambda: join(config, self._report))
-            from actors import plan
+        from actors import plan  # torch and diffusers take seconds to import
 
-            made = plan.planned(config, arms, begun)
-            joined.result()
-        finally:
-            lane.close(PATIENCE)
+        made = plan.planned(config, arms, begun)
         if config.fleet.backend == "ray":
-            from actors.cluster.fleet import check_room
+            from actors.cluster.fleet import connect
 
-            check_room(config)
+            connect(config, self._report)
         else:
             plan.check_devices(config)
         plan.warn_of_memory(config, made.details["source"], made.details["rewards"], self._report)
@@ -69,11 +60,3 @@ class Backend:
         """Export a run's numbers as metrics of Ray, where fleet.metrics asks for them; a local fleet exports none."""
         if self._publish is not None:
             self._publish(snapshot)
-
-
-def join(config: Config, report: Callable[[str], None]) -> None:
-    """Connect to the configured cluster, or start one, unless the fleet is local. Raises ConfigError, NoReplica."""
-    if config.fleet.backend == "ray":
-        from actors.cluster.head import joined
-
-        joined(config.fleet.address, "fleet.address", metrics=config.fleet.metrics, report=report)

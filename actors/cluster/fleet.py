@@ -20,7 +20,7 @@ from ray.util.placement_group import PlacementGroup, placement_group, remove_pla
 
 from actors.cluster import placement
 from actors.cluster.actor import launch
-from actors.cluster.head import LOOK_S, answers, first_line, standing
+from actors.cluster.head import LOOK_S, answers, first_line, joined, standing
 from actors.cluster.placement import Home, Node, Tenant
 from actors.cluster.replica import RayGang, RayReplica, mapped
 from actors.workers.conditions import condition, plain
@@ -164,8 +164,9 @@ def cluster_nodes() -> list[Node]:
     return [Node(n["Resources"], n["Labels"]) for n in ray.nodes() if n["Alive"]]
 
 
-def check_room(config: Config) -> None:
-    """Raises ConfigError unless the cluster that this process has joined can hold the fleet."""
+def connect(config: Config, report: Callable[[str], None]) -> None:
+    """Connect to the configured cluster, or start one here. Raises ConfigError unless it can hold the fleet."""
+    joined(config.fleet.address, "fleet.address", metrics=config.fleet.metrics, report=report)
     if not config.fleet.wait_s:  # with fleet.wait_s, nodes may join later
         placement.check_cluster(config, cluster_nodes())
 

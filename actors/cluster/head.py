@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -42,8 +43,8 @@ def joined(
     try:
         if address == "local":  # said to Ray, too: else it waits for a killed cluster whose address file is left
             settings = {"include_dashboard": False, "_system_config": {"enable_metrics_collection": metrics}}
-            with loopback_alone():  # by a thread that never ends: with it the kernel would end Ray's processes
-                Lane("Ray's processes").submit(lambda: start("local", **settings)).result()
+            with loopback_alone():
+                lasting(lambda: start("local", **settings))
             return
         if address == "auto":
             address = services.get_ray_address_from_environment("auto", None)
@@ -53,6 +54,18 @@ def joined(
         raise ConfigError(f"{key}: no Ray cluster answers at {address!r} ({first_line(error)})") from error
     except Exception as error:  # untyped errors of Ray: on a busy machine a node may not start in time
         raise NoReplica(f"Ray does not start: {first_line(error)}; fleet.backend=local does without Ray") from error
+
+
+def lasting(work: Callable[[], None]) -> None:
+    """Do some work in a thread that lasts as long as the process.
+
+    The kernel ends Ray's processes together with the thread that started them. They are started while this thread
+    waits: a process that is forked while another thread imports torch may hang or crash.
+    """
+    if threading.current_thread() is threading.main_thread():
+        work()
+    else:
+        Lane("Ray's processes").submit(work).result()
 
 
 def start(address: str, **more: object) -> None:

@@ -23,7 +23,7 @@ from pipelines import KINDS
 from ray.util.placement_group import remove_placement_group
 from runs import ARMS, config, run
 
-from actors.backend import Backend, join
+from actors.backend import Backend
 from actors.cluster import fleet as ray_fleet
 from actors.cluster import head, metrics, placement
 from actors.cluster.actor import Actor
@@ -199,7 +199,7 @@ def test_a_cluster_that_does_not_answer_is_said_soon(tiny, monkeypatch, address,
         place = f"127.0.0.1:{silent.getsockname()[1]}"
         c = configuration.build({"model": {"path": str(tiny)}, "fleet": on_ray(address=address and place)})
         with pytest.raises(ConfigError, match="^" + re.escape(line.replace("silent", place))):
-            join(c, lines.append)
+            ray_fleet.connect(c, lines.append)
     assert lines == ([f"waiting for the Ray cluster at {place}"] if address else [])
 
 
