@@ -21,7 +21,7 @@ from actors.sampling import solvers
 from raysearch.config import obstacles, prompts
 from raysearch.config.config import ODE, SDE, SINGLE, VP, Arm, Config, SamplerConfig
 from raysearch.config.fleet import PoolConfig
-from raysearch.config.parts import PartConfig
+from raysearch.config.parts import PartConfig, own
 from raysearch.errors import ConfigError, check, told
 from raysearch.files import files_digest
 from raysearch.recipe.candidate import Sampler
@@ -40,6 +40,7 @@ class Model:
     geometry: Any  # the family's `Geometry`: see actors.models
     shape: tuple[int, ...]  # (1, C, T, H, W) of a latent
     content: bytes  # digest of the folder
+    looks: bytes = b""  # digest of the decoder for looks, if there is one
 
 
 def planned(config: Config, arms: Sequence[Arm], begun: Config | None = None) -> Plan:
@@ -58,6 +59,7 @@ def planned(config: Config, arms: Sequence[Arm], begun: Config | None = None) ->
         "shape": model.shape,
         "rewards": tuple(specs.values()),
         "caption": caption,
+        "looks": (model.looks,) if model.looks else (),
     }
     g = model.geometry
     flags = {"last_images": getattr(g, "last_images", False), "still": getattr(g, "still", False)}
@@ -79,7 +81,7 @@ def checked_model(config: Config, arms: Sequence[Arm]) -> Model:
         for s in (config.sampler, *(a.sampler for a in arms)):
             geometry.check_call(s.call)
         shape = geometry.trajectory(pipeline_sampler(config, config.sampler, source, content)).latent_shape
-    return Model(source, geometry, shape, content)
+    return Model(source, geometry, shape, content, source.looks())
 
 
 def texts_of(entries: Sequence[prompts.Entry], arms: Sequence[Arm]) -> dict[str, str]:
@@ -131,7 +133,8 @@ def plan_arm(arm: Arm, config: Config, begun: Config, model: Model, specs: dict[
     def judge(name: str, block: dict[str, Any] | None) -> Reward | None:
         if block is None:
             return None
-        return reward(f"rewards.{name}", block, specs, points, model.shape, model.geometry.text_dim, name)
+        looks = b"" if name in ("final", "holdout") else model.looks  # which see finished videos alone
+        return reward(f"rewards.{name}", block, specs, points, model.shape, model.geometry.text_dim, name, looks)
 
     found = {name: judge(name, block) for name, block in vars(arm.rewards).items()}
     clip = 0 if sampler.piped else model.shape[2]
@@ -164,7 +167,7 @@ def plan_obstacles(
     """
 
     def classify(key: str, block: dict[str, Any]) -> Reward:
-        return reward(key, block, specs, (), model.shape, model.geometry.text_dim)
+        return reward(key, block, specs, (), model.shape, model.geometry.text_dim, looks=model.looks)
 
     found = barriers(arm.obstacles, sampler, classify, config.model)
     texts = [b.text for b in arm.obstacles if isinstance(b, obstacles.Text)]
@@ -303,6 +306,7 @@ def fingerprint(config: Config, s: SamplerConfig) -> str:
 
 def special(config: Config) -> list[str]:
     """What single parts of the model are asked for that may change bits, and the libraries that do it, in words."""
-    asked = {name: numerics for name, p in config.parts.items() if (numerics := p.numerics)}
-    packages = sorted({package for p in config.parts.values() for _, _, package in needed(p)})
+    parts = own(config.parts)
+    asked = {name: numerics for name, p in parts.items() if (numerics := p.numerics)}
+    packages = sorted({package for p in parts.values() for _, _, package in needed(p)})
     return [canonical_json(asked), *(f"{p} {installed(p)}" for p in packages)] if asked else []

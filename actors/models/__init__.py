@@ -45,6 +45,8 @@ Transformer(source), whose attribute `dtype` is the torch.dtype of embeddings an
 Autoencoder(source), in which a size is `num_frames`, `height`, `width`, in frames and pixels
     decode(latent) -> numpy uint8 (T', H', W', 3)
         The frames of one latent (1, C, T, H, W). It and `decode_part` make bytes with `frames.eight_bits`.
+    decode_rows(latents) -> a list of N numpy arrays
+        What `decode` makes of each of the latents (N, C, T, H, W), which may be decoded together.
     decode_part(latent, *, fresh) -> numpy uint8 (T', H', W', 3)
         The frames of the next latent frames of a video, or with `fresh` of its first ones. The parts, one after the
         other, are the frames that `decode` makes of the whole latent.
@@ -54,6 +56,10 @@ Autoencoder(source), in which a size is `num_frames`, `height`, `width`, in fram
         The latent of a PIL image, followed by empty frames. Needed unless `images` is "refused".
     image_channels(image, num_frames, height, width) -> numpy float32 (1, C', T, H, W)
         The channels in which the transformer sees a PIL image as the first frame. Needed if `image_to_video`.
+
+Preview(source), a small decoder for looks alone, where the family has such decoders
+    decode_rows(latents) -> a list of N numpy arrays
+        As that of `Autoencoder`.
 
 ImageEncoder(source), needed if `sees_image`
     __call__(image) -> numpy float32 (1, L, D)

@@ -202,6 +202,10 @@ class Autoencoder:
         dot = np.exp(-0.5 * ((grid[None] - x) ** 2 + (-grid[:, None] - y) ** 2) / 0.25**2)
         return eight_bits(torch.from_numpy(dot)[None, ..., None].expand(1, SIDE, SIDE, 3))
 
+    def decode_rows(self, latents: torch.Tensor) -> list[np.ndarray]:
+        """The pictures of several points, (N, C, 1, 1, 1): see `decode`."""
+        return [self.decode(point) for point in latents.split(1)]
+
     def decode_part(self, latent: torch.Tensor, *, fresh: bool) -> np.ndarray:
         """The picture of `decode`: no part of a video depends on the part before it."""
         return self.decode(latent)

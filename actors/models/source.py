@@ -9,8 +9,11 @@ from typing import Any
 from actors import models
 from actors.models import folder as folders
 from raysearch.config.config import Arm, Config, run_own
-from raysearch.config.parts import PartConfig
+from raysearch.config.parts import PREVIEW, PartConfig
+from raysearch.config.parts import own as parts_of_model
 from raysearch.errors import check, plain
+from raysearch.files import files_digest
+from raysearch.recipe.digests import canonical_json, digest
 
 SHOWN = 60  # letters of a text in a line about it
 
@@ -21,7 +24,7 @@ class Source:
 
     `dtype` is a key of `weights.DTYPES`, `device` "cpu" or "cuda". `variant` names the weights' variant, or is None.
     `parts` says what is special about single parts, by the names of their folders. With `own` the folder's pipeline is
-    run as it is, also where its class has a family.
+    run as it is, also where its class has a family. `preview` is a decoder for looks, if one is given.
     """
 
     folder: Path
@@ -30,6 +33,7 @@ class Source:
     variant: str | None = None
     parts: Mapping[str, PartConfig] = field(default_factory=dict)
     own: bool = False
+    preview: PartConfig | None = None
 
     @property
     def family(self) -> Any:
@@ -60,6 +64,12 @@ class Source:
         more = {f"parts.{name}.{k}": path for name, p in self.parts.items() for k, path in p.files.items()}
         return folders.content(self.folder, key, self.variant, self.bare, more)
 
+    def looks(self) -> bytes:
+        """A digest of the decoder for looks and of its dtype; empty without one."""
+        if self.preview is None:
+            return b""
+        return digest(files_digest(self.preview.files.items()), canonical_json(self.preview.numerics))
+
     def dtype_of(self, name: str) -> str:
         """The key of `weights.DTYPES` in which a part computes."""
         return self.part(name).dtype or self.dtype
@@ -84,7 +94,8 @@ def located(
 
     `path` is a folder or a hub id; the other arguments are the fields of a `Source`.
     """
-    source = Source(Path(), dtype, variant=variant, parts=parts or {}, own=own)
+    given = parts or {}
+    source = Source(Path(), dtype, variant=variant, parts=parts_of_model(given), own=own, preview=given.get(PREVIEW))
     return replace(source, folder=models.found(path, key, variant, source.bare, own=own))
 
 
@@ -100,6 +111,10 @@ def opened(source: Source, key: str = "model.path") -> Source:
 
     weights.check_fit(source, key)
     source.family.check_folder(source.folder, key)
+    if source.preview is not None:
+        allowed = "left out: a pipeline that runs as it is has no decoder for looks"
+        check(hasattr(source.family, "Preview"), f"parts.{PREVIEW}", source.preview.file, allowed)
+        source.family.Preview(source)  # it is small
     return source
 
 

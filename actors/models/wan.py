@@ -26,8 +26,9 @@ from transformers import AutoTokenizer, ByT5Tokenizer, CLIPImageProcessorPil
 from actors.models import folder as folders
 from actors.models.condition import Condition, clean_frames, with_clean_frames
 from actors.models.folder import index
-from actors.models.frames import eight_bits
+from actors.models.frames import TOGETHER, eight_bits
 from actors.models.source import Source
+from actors.models.taehv import Preview as Preview
 from actors.models.weights import DTYPES, pretrained
 from raysearch.config.fleet import PoolConfig
 from raysearch.config.numbers import finite
@@ -41,7 +42,6 @@ KINDS = {  # the classes of the parts that are called by more than the pipeline'
     "image_encoder": "CLIPVisionModel",
 }
 FPS = {16: 16, 48: 24}  # of Wan 2.1 and of Wan 2.2 5B, by the channels of their latents
-TOGETHER = 1024  # latent frames are decoded in one pass while they have no more latent pixels than this
 
 
 def check_folder(folder: Path, key: str) -> None:
@@ -333,22 +333,31 @@ class Autoencoder:
         """The frames, uint8 (T', H', W', 3), of a latent, float32 (1, C, T, H, W)."""
         return self.decode_part(latent, fresh=True)
 
-    @torch.no_grad()
+    def decode_rows(self, latents: torch.Tensor) -> list[np.ndarray]:
+        """The frames of several latents, (N, C, T, H, W), decoded together while these are small: see `decode`."""
+        rows = max(TOGETHER // (latents.shape[3] * latents.shape[4]), 1)
+        return [clip for part in latents.split(rows) for clip in self._decoded(part, fresh=True)]
+
     def decode_part(self, latent: torch.Tensor, *, fresh: bool) -> np.ndarray:
         """The frames, uint8 (T', H', W', 3), of the next latent frames of a video; with `fresh` of its first ones.
 
         The frames of all parts are those that `decode` makes of the whole latent. The decoder's causal cache is carried
         from part to part, so no other video may be decoded in between.
         """
+        return self._decoded(latent, fresh=fresh)[0]
+
+    @torch.no_grad()
+    def _decoded(self, latent: torch.Tensor, *, fresh: bool) -> np.ndarray:
+        """The frames, uint8 (N, T', H', W', 3), of the next latent frames of N videos."""
         if fresh:
             self.vae.clear_cache()
         if self.vae.use_tiling:
             assert fresh  # tiles know no frames before: `raysearch.config` refuses them in such videos
             pixels = self.vae.decode(self._scaled(latent), return_dict=False)[0]
-            return eight_bits((pixels[0].permute(1, 2, 3, 0) * 0.5 + 0.5).float())
+            return eight_bits((pixels.permute(0, 2, 3, 4, 1) * 0.5 + 0.5).float())
         x = self.vae.post_quant_conv(self._scaled(latent))
         # A video's first latent frame goes alone; others go together while their activations are small.
-        together = max(TOGETHER // (x.shape[3] * x.shape[4]), 1)
+        together = max(TOGETHER // (len(x) * x.shape[3] * x.shape[4]), 1)
         alone = int(fresh)
         starts = [*range(alone), *range(alone, x.shape[2], together)]
         parts = []
@@ -359,7 +368,7 @@ class Autoencoder:
         video = torch.cat(parts, 2)
         if self.vae.config.patch_size is not None:
             video = unpatchify(video, patch_size=self.vae.config.patch_size)
-        return eight_bits((video[0].permute(1, 2, 3, 0) * 0.5 + 0.5).float())
+        return eight_bits((video.permute(0, 2, 3, 4, 1) * 0.5 + 0.5).float())
 
     def _scaled(self, latent: torch.Tensor) -> torch.Tensor:
         mean, inverse_std = self._statistics()

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 
@@ -13,15 +13,18 @@ from raysearch.errors import RewardError, plain
 MOST = 2**40  # tokens of one row
 
 
-def scores(name: str, reward: Reward, views: Sequence[View]) -> tuple[list[tuple[float, ...]], int]:
-    """The answer of a reward, checked: a tuple of components for each view; and the tokens that it paid for.
+Rows: TypeAlias = tuple[list[tuple[float, ...]], list[int]]  # of numbers; and the tokens that each row was paid with
+
+
+def scores(name: str, reward: Reward, views: Sequence[View]) -> Rows:
+    """The answer of a reward, checked: a tuple of components for each view; and the tokens that it paid for each.
 
     Raises RewardError, which names the reward. The errors of a full or a broken device pass as they are.
     """
     return _checked(name, reward, lambda: reward(views), len(views), len(reward.components))
 
 
-def preferences(name: str, reward: Any, pairs: Sequence[tuple[View, View]]) -> tuple[list[tuple[float, ...]], int]:
+def preferences(name: str, reward: Any, pairs: Sequence[tuple[View, View]]) -> Rows:
     """The answer of a reward that compares, checked: a tuple of one number for each pair, and tokens, as `scores`."""
 
     def ask() -> Answer:
@@ -34,11 +37,9 @@ def preferences(name: str, reward: Any, pairs: Sequence[tuple[View, View]]) -> t
     return _checked(name, reward, ask, len(pairs), 1)
 
 
-def _checked(
-    name: str, reward: Reward, ask: Callable[[], Any], n: int, width: int
-) -> tuple[list[tuple[float, ...]], int]:
+def _checked(name: str, reward: Reward, ask: Callable[[], Any], n: int, width: int) -> Rows:
     try:
-        answer, tokens = ask(), 0
+        answer, tokens = ask(), [0] * n
         if isinstance(answer, Answer):
             answer, tokens = answer.scores, _paid(answer.tokens, n)
         rows = [tuple(_number(c) for c in row) for row in _rows(answer)]
@@ -54,12 +55,12 @@ def _checked(
     return rows, tokens
 
 
-def _paid(tokens: Any, n: int) -> int:
-    """The tokens of all rows together; none where nothing is said."""
+def _paid(tokens: Any, n: int) -> list[int]:
+    """The tokens of each row; none where nothing is said."""
     found = list(tokens)
     if len(found) not in (0, n) or not all(type(t) is int and 0 <= t < MOST for t in found):
         raise ValueError(f"its tokens are {plain(repr(tokens), 100)}, and not a whole number for each of {n} rows")
-    return sum(found)
+    return found or [0] * n
 
 
 def _rows(answer: Any) -> list[Any]:

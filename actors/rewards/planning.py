@@ -56,11 +56,13 @@ def reward(
     shape: tuple[int, ...],
     text_dim: int | None = None,
     role: str = "",
+    looks: bytes = b"",
 ) -> recipes.Reward:
     """The reward of a config block, checked, as recipes see it; `role` is its key in `rewards`. Raises ConfigError.
 
     `key` is the block's place in the config; `obstacles` are those of the arm; `shape` is a latent's, (1, C, T, H, W);
-    `text_dim` is the width D of captions' embeddings. What a scorer needs to build the reward is added to `specs`.
+    `text_dim` is the width D of captions' embeddings. `looks` is a digest of the decoder for looks, by which the reward
+    sees candidates that are on their way. What a scorer needs to build the reward is added to `specs`.
     """
     name = block.get("name")
     if name == "ensemble":
@@ -70,7 +72,9 @@ def reward(
         part = block.get("first_latent_frames")
         check(part is None, f"{key}.first_latent_frames", part, "a key of the ensemble's members")
         alone = role in ("final", "holdout", "")
-        return ensemble(key, made, lambda at, of: reward(at, of, specs, obstacles, shape, text_dim), alone=alone)
+        return ensemble(
+            key, made, lambda at, of: reward(at, of, specs, obstacles, shape, text_dim, looks=looks), alone=alone
+        )
     for own in ("label", "weight"):
         check(own not in block, f"{key}.{own}", block.get(own), "a key of an ensemble's members")
     build = find(name, f"{key}.name")
@@ -90,7 +94,8 @@ def reward(
             with under(key, build):
                 fits(shape if first is None else (*shape[:2], first, *shape[3:]), text_dim, **arguments)
     specs[spec.key] = replace(spec, where=key)
-    identity = digest(spec.key, spec.content, source(build), installed("torch"))
+    seen_by = (looks,) if looks and needs == "frames" else ()
+    identity = digest(spec.key, spec.content, source(build), installed("torch"), *seen_by)
     if not getattr(build, "meets_obstacles", False):
         obstacles = ()
     else:

@@ -1,12 +1,12 @@
 """A scorer decodes candidates and computes rewards, so that frames never cross the network."""
 
 import io
-from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager, nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from threading import RLock
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from actors.models.source import Source
 from actors.rewards import RewardSpec, View, answers, building, earlier
 from actors.sampling import potential
 from actors.workers import thumbnails, video
+from actors.workers.decoding import Clip, Looks, Memory
 from actors.workers.pulse import Pulse, Stopwatch
 from actors.workers.state import State, finished
 from raysearch.engine.protocol import Compare, Components, Finish, Look, Scored, series
@@ -25,10 +26,28 @@ from raysearch.session.dataset import rollout
 SEEN = 2**30  # bytes: the frames of finished chunks that a scorer remembers
 
 
-class Scorer:
-    """The autoencoder of a model, and the rewards of `specs`, each under its key."""
+# A request, its inputs, the number of the candidate in both, and its noise level.
+Asked: TypeAlias = tuple[Look | Compare, Mapping[str, Any], int, float]
 
-    def __init__(self, source: Source, specs: Sequence[RewardSpec], trial: View | None = None) -> None:
+
+@dataclass(frozen=True, eq=False)
+class Seen:
+    """A look that waits for its turn."""
+
+    request: Look
+    inputs: Mapping[str, Any]
+    reply: "Future[Scored]" = field(default_factory=Future)
+
+
+class Scorer:
+    """The autoencoder of a model, and the rewards of `specs`, each under its key.
+
+    With `together` looks that wait for their turn and ask for the same rewards are computed as one batch.
+    """
+
+    def __init__(
+        self, source: Source, specs: Sequence[RewardSpec], trial: View | None = None, *, together: bool = False
+    ) -> None:
         """Rewards are tried on the view `trial`, if one is given. Raises ConfigError for one that fails."""
         torch.set_num_threads(1)
         self.pulse = Pulse()
@@ -40,7 +59,8 @@ class Scorer:
         }
         self._decoder = family.Decoder(source) if hasattr(family, "Decoder") else None
         self._autoencoder: Any = None if self._decoder else family.Autoencoder(source)
-        self._seen: OrderedDict[str, np.ndarray] = OrderedDict()
+        self._looks = Looks(source, self._autoencoder, self._decoder, together=together)
+        self._seen, self._together, self._waiting = Memory(SEEN), together, list[Seen]()
         self._alone = RLock()  # held while this scorer computes: only rewards that wait are called side by side
 
     def run(
@@ -59,43 +79,95 @@ class Scorer:
 
     def look(self, request: Look, inputs: Mapping[str, Any]) -> Scored:
         """The rewards of a candidate at its own step, from its noisy latent, its x0 prediction, or frames of that."""
+        mine = Seen(request, inputs)
+        if not self._together or any(self._waits(key) for key in request.rewards):
+            return self._looked([mine])[0]
+        self._waiting.append(mine)
+        with self._alone:  # whoever comes first answers all that wait
+            if not mine.reply.done():
+                batch = [s for s in self._waiting if s.request.rewards == request.rewards]
+                for seen in batch:
+                    self._waiting.remove(seen)
+                self._answer(batch)
+        return mine.reply.result()
+
+    def _answer(self, batch: Sequence[Seen]) -> None:
+        """Answer looks together, or one by one if that fails, so that each fails by its own fault alone."""
+        try:
+            replies = self._looked(batch)
+        except BaseException as error:
+            if len(batch) == 1:
+                batch[0].reply.set_exception(error)
+                return
+            replies = []
+        if not replies:  # the error is gone now, whose frames hold tensors
+            for seen in batch:
+                self._answer([seen])
+            return
+        for seen, reply in zip(batch, replies, strict=True):
+            seen.reply.set_result(reply)
+
+    def _looked(self, batch: Sequence[Seen]) -> list[Scored]:
+        """The replies to looks for the same rewards, which share the seconds that they took."""
         watch = Stopwatch()
         with self._turn(watch):
-            view = self._view(request, inputs, 0, request.sigma)
-        found, tokens = self._scores(request.rewards, view, watch)
-        preview = b""
-        if request.preview and view.frames is not None:
-            preview = thumbnails.strip(view.frames)  # for which no search is charged
-        return Scored((found,), int(view.frames is not None), watch.seconds, tokens, preview)
+            views, made = self._views([(s.request, s.inputs, 0, s.request.sigma) for s in batch])
+        scores, tokens = self._scores(batch[0].request.rewards, views, watch)
+        previews = [
+            # For which no search is charged.
+            thumbnails.strip(v.frames) if s.request.preview and v.frames is not None else b""
+            for s, v in zip(batch, views, strict=True)
+        ]
+        each = watch.seconds / len(batch)
+        found = zip(scores, made, tokens, previews, strict=True)
+        return [Scored((components,), decodes, each, paid, preview) for components, decodes, paid, preview in found]
 
     def compare(self, request: Compare, inputs: Mapping[str, Any]) -> Scored:
         """How much the first of two candidates is preferred by rewards that compare."""
         watch, found, tokens = Stopwatch(), dict[str, tuple[float, ...]](), 0
         with self._turn(watch):
-            first, second = (self._view(request, inputs, i, sigma) for i, sigma in enumerate(request.sigmas))
+            (first, second), made = self._views([(request, inputs, i, s) for i, s in enumerate(request.sigmas)])
         for key in request.rewards:
             with self._turn(watch, key):
                 views = self._part(key, first), self._part(key, second)
                 rows, paid = answers.preferences(self._specs[key].name, self._rewards[key], [views])
-            found[key], tokens = rows[0], tokens + paid
-        decodes = sum(view.frames is not None for view in (first, second))
-        return Scored((found,), decodes, watch.seconds, tokens)
+            found[key], tokens = rows[0], tokens + sum(paid)
+        return Scored((found,), sum(made), watch.seconds, tokens)
 
-    def _view(self, request: Look | Compare, inputs: Mapping[str, Any], i: int, sigma: float) -> View:
-        """What the rewards of a request read of its candidate number i, at a noise level."""
+    def _views(self, asked: Sequence[Asked]) -> tuple[list[View], list[int]]:
+        """What the same rewards read of candidates, and how many decodes were made for each."""
+        rewards = asked[0][0].rewards
+        needs = {self._rewards[k].needs for k in rewards}
+        x0s = [inputs[f"state {i}"].x0(sigma) if needs - {"latent"} else None for _, inputs, i, sigma in asked]
+        frames, made = list[np.ndarray | None]([None] * len(asked)), [0] * len(asked)
+        if "frames" in needs:
+            clips = [self._clip(a, x0) for a, x0 in zip(asked, x0s, strict=True) if x0 is not None]
+            frames[:], made = self._looks.frames(clips)
+        return [self._view(*row) for row in zip(asked, x0s, frames, strict=True)], made
+
+    def _clip(self, asked: Asked, x0: torch.Tensor) -> Clip:
+        """What is decoded of a candidate: of its x0 prediction as many latent frames as one of the rewards reads.
+
+        A chunk that goes on from latents is decoded together with those of the chunk before.
+        """
+        request, inputs, i, sigma = asked
+        if self._decoder is not None:
+            return Clip((inputs[f"state {i}"], inputs[f"text {i}"]))
+        whole, rough = x0.shape[2], sigma > 0
+        most = max(self._specs[k].first or whole for k in request.rewards if self._rewards[k].needs == "frames")
+        x0, frames = x0[:, :, :most], self._geometry.frames(most)
+        link = request.links[0] if isinstance(request, Look) else None
+        if link is not None and not link.anew:
+            earlier = torch.tensor(inputs["before"].latent)[:, :, : whole - link.prefix]
+            x0 = torch.cat([earlier, x0], 2)
+        return Clip(x0, frames, rough)
+
+    def _view(self, asked: Asked, x0: torch.Tensor | None, frames: np.ndarray | None) -> View:
+        """What rewards read of a candidate with this x0 prediction and these frames of it."""
+        request, inputs, i, sigma = asked
         state: State = inputs[f"state {i}"]
-        asked = [self._rewards[k] for k in request.rewards]
-        needs = {r.needs for r in asked}
-        link, named = (request.links[0], request.earlier) if isinstance(request, Look) else (None, {})
-        x0 = state.x0(sigma) if needs - {"latent"} else None
-        frames = None
-        if x0 is not None and "frames" in needs and self._decoder is not None:
-            frames = self._decoder.frames(state, inputs[f"text {i}"])
-        elif x0 is not None and "frames" in needs:
-            whole = x0.shape[2]
-            most = max(self._specs[k].first or whole for k in request.rewards if self._rewards[k].needs == "frames")
-            frames = self._clip(x0[:, :, :most], whole, link, inputs.get("before"))
-        read = {name for r in asked for name in earlier(r)}
+        read = {name for k in request.rewards for name in earlier(self._rewards[k])}
+        named = request.earlier if isinstance(request, Look) else {}
         before = {k: self._recalled(key, inputs[k]) for k, key in named.items() if k in read}
         return View(
             prompt=request.captions[0],
@@ -148,7 +220,7 @@ class Scorer:
             beside = (obstacles, _tensor(text), clean_frames, before, opening, self._geometry.fps)
             length = self._length(latent.shape[2], clip)
             view = View(caption, 0.0, latent, latent, clip, *beside, length, request.tags)
-            rewards, paid = self._scores(request.rewards, view, Stopwatch())
+            (rewards,), (paid,) = self._scores(request.rewards, [view], Stopwatch())
             scores.append(rewards)
             tokens += paid
             before, opening = clip, clip if opening is None else opening
@@ -193,41 +265,35 @@ class Scorer:
         new = self._autoencoder.decode_part(latent[:, :, link.prefix :], fresh=False)
         return np.concatenate([before[-self._geometry.frames(link.prefix) :], new]), new
 
-    def _clip(self, latent: torch.Tensor, whole: int, link: Link | None, before: State | None) -> np.ndarray:
-        """The frames, uint8 (T, H, W, 3), of an x0 prediction of a chunk, or of the first of its `whole` latent frames.
-
-        A chunk that goes on from latents is decoded together with those of the chunk `before`.
-        """
-        if link is None or link.anew:
-            return self._autoencoder.decode(latent)  # type: ignore[no-any-return]
-        assert before is not None
-        earlier = torch.tensor(before.latent)[:, :, : whole - link.prefix]
-        frames = self._autoencoder.decode(torch.cat([earlier, latent], 2))
-        return frames[-self._geometry.frames(latent.shape[2]) :]  # type: ignore[no-any-return]
-
     def _recalled(self, key: str, state: State) -> np.ndarray:
         """The frames, uint8 (T, H, W, 3), of a finished chunk, whose name is `key`.
 
         The latest chunks' frames are remembered, since many candidates continue one chunk.
         """
-        if key not in self._seen:
-            self._seen[key] = self._autoencoder.decode(torch.tensor(state.latent))
-            while sum(f.nbytes for f in self._seen.values()) > SEEN and len(self._seen) > 1:
-                self._seen.popitem(last=False)
-        self._seen.move_to_end(key)
-        return self._seen[key]
+        frames = self._seen.recall(key)
+        return self._seen.keep(key, self._autoencoder.decode(torch.tensor(state.latent)) if frames is None else frames)
 
     def _obstacles(self, request: Look | Finish, inputs: Mapping[str, Any]) -> tuple[potential.Points, ...]:
         return potential.group(request.obstacles, [finished(p) for p in series(inputs, "point")])
 
-    def _scores(self, keys: Sequence[str], view: View, watch: Stopwatch) -> tuple[Components, int]:
-        """The rewards of a view, and the tokens that they paid for."""
-        found, tokens = dict[str, tuple[float, ...]](), 0
+    def _scores(
+        self, keys: Sequence[str], views: Sequence[View], watch: Stopwatch
+    ) -> tuple[list[Components], list[int]]:
+        """The rewards of each view, and the tokens that they paid for it."""
+        found: list[Components] = [{} for _ in views]
+        tokens = [0] * len(views)
         for key in keys:
             with self._turn(watch, key):
-                rows, paid = answers.scores(self._specs[key].name, self._rewards[key], [self._part(key, view)])
-            found[key], tokens = rows[0], tokens + paid
+                rows, paid = answers.scores(
+                    self._specs[key].name, self._rewards[key], [self._part(key, v) for v in views]
+                )
+            for row, components in zip(rows, found, strict=True):
+                components[key] = row
+            tokens = [a + b for a, b in zip(tokens, paid, strict=True)]
         return found, tokens
+
+    def _waits(self, key: str) -> bool:
+        return bool(getattr(self._rewards[key], "waits", False))
 
     @contextmanager
     def _turn(self, watch: Stopwatch, key: str = "") -> Iterator[None]:
@@ -235,8 +301,7 @@ class Scorer:
 
         How long it takes until the turn comes is neither in the pulse nor in the watch.
         """
-        waits = key and getattr(self._rewards[key], "waits", False)
-        with nullcontext() if waits else self._alone, self.pulse.beat(), watch.running():
+        with nullcontext() if key and self._waits(key) else self._alone, self.pulse.beat(), watch.running():
             yield
 
     def _part(self, key: str, view: View) -> View:

@@ -35,7 +35,8 @@ def build(kind: str, config: Config, plan: Plan, gang: Gang | None = None) -> De
     if kind == "scorer":
         long, facts = config.long.chunks > 1, plan.details
         trial = building.made_up(source.geometry, config.model, facts["shape"], facts["caption"], long=long)
-        return Scorer(source, facts["rewards"], trial)
+        fast = config.fleet.denoisers.slots > 1 and pool.slots > 1  # in the exact mode nothing shares a batch
+        return Scorer(source, facts["rewards"], trial, together=fast)
     return Encoder(source)
 
 

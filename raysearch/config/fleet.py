@@ -33,7 +33,7 @@ class PoolConfig:
     replicas: Annotated[Any, Such(f"in 1..{MOST}, or {{min: 1, max: 64}} within these", _counted)] = 1
     num_gpus: Amount = 0.0
     num_cpus: Amount = 1.0
-    slots: Count = 1
+    slots: Count = 1  # items at once; a scorer's are calls of rewards that wait, or looks in a batch
     shards: Count = 1
     shard_mode: Literal["context", "fsdp", "guidance", "context+guidance"] = "context"  # tokens, weights, or halves
     accelerator: str | None = None  # Ray's name of a type of GPU, such as H100

@@ -1,4 +1,7 @@
-"""The block `parts`: how single parts of a model are loaded and run, each under the name of its folder."""
+"""The block `parts`: how single parts of a model are loaded and run, each under the name of its folder.
+
+One part has no folder: `preview_vae`, a small decoder for looks at candidates that are on their way.
+"""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -17,6 +20,7 @@ KINDS = {  # of numbers, which a library has for weights
     "torchao": ("int8", "int4", "float8"),
 }
 DENOISING = ("transformer", "unet")  # how the names of denoising nets begin
+PREVIEW = "preview_vae"
 
 
 @dataclass(frozen=True)
@@ -40,7 +44,7 @@ class PartConfig:
     """What is special about one part. None and false leave it as it is."""
 
     dtype: Dtype | None = None  # None: model.dtype
-    file: str | None = None  # a .gguf or .safetensors file with the weights, in place of the folder's
+    file: str | None = None  # with the weights, in place of the folder's
     lora: list[LoraConfig] = field(default_factory=list)
     quantize: QuantizeConfig | None = None
     storage: Literal["float8_e4m3fn", "float8_e5m2"] | None = None  # of weights, which are cast to dtype when used
@@ -76,9 +80,25 @@ class PartConfig:
         return "quantize" if self.quantize else "file" if gguf else None
 
 
+def own(parts: Mapping[str, PartConfig]) -> dict[str, PartConfig]:
+    """The parts of the model itself, all but the decoder for looks: on these its candidates depend."""
+    return {name: p for name, p in parts.items() if name != PREVIEW}
+
+
+def check_preview(p: PartConfig) -> None:
+    """Raises ConfigError unless the decoder for looks has a file, and a dtype at most."""
+    block, fits = f"parts.{PREVIEW}", "an existing file that ends in .safetensors or .pth"
+    path = p.files.get("file")
+    check(path is not None and is_file(path) and path.suffix in (".safetensors", ".pth"), f"{block}.file", p.file, fits)
+    for key in p.given.keys() - {"file", "dtype"}:
+        check(False, f"{block}.{key}", p.given[key], "left out: a decoder for looks has a file and a dtype")
+
+
 def check_parts(parts: Mapping[str, PartConfig]) -> None:
     """Raises ConfigError where a file is missing, and where the keys of a part do not go together."""
-    for name, p in parts.items():
+    if PREVIEW in parts:
+        check_preview(parts[PREVIEW])
+    for name, p in own(parts).items():
         block = f"parts.{name}"
         for key, path in p.files.items():
             ends = (".gguf", ".safetensors") if key == "file" else (".safetensors",)

@@ -145,6 +145,7 @@ def content_of(plan: Plan, entries: Sequence[Entry | Prompt]) -> bytes:
         "the rewards": digest(
             *(_reward_content(r) if r else None for a in plan.arms for r in (a.reward, a.early, a.final, a.holdout)),
             *(_reward_content(a.compare) for a in plan.arms if a.compare),
+            *plan.details.get("looks", ()),  # by which they see candidates on their way
         ).hex(),
         "the policies": digest(*(source(f) for a in plan.arms for f in (a.arm.search, a.arm.allocate) if f)).hex(),
         "the obstacles": digest(*(c for a in plan.arms for b in a.obstacles for c in _obstacle_content(b))).hex(),

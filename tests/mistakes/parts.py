@@ -52,7 +52,28 @@ TABLE = [
         "parts.transformer.gpu=1 parts.transformer.offload=block",
         f"parts.transformer.gpu: 1 {BAD} 0 with offload",
     ),
+    Mistake("parts.preview_vae.dtype=float32", f"parts.preview_vae.file: None {BAD} an existing file that ends in ..."),
+    Mistake(
+        "parts.preview_vae.file=w.gguf",
+        f"parts.preview_vae.file: 'w.gguf' {BAD} an existing file that ends in .safetensors or .pth",
+        files={"w.gguf": b"1"},
+    ),
+    Mistake(
+        "parts.preview_vae.file=w.pth parts.preview_vae.compile=true",
+        f"parts.preview_vae.compile: True {BAD} left out: a decoder for looks has a file and a dtype",
+        files={"w.pth": b"1"},
+    ),
     # -- what takes the model and this machine
+    heavy(
+        "parts.preview_vae.file=w.pth",
+        "parts.preview_vae.file: 'w.pth' is no decoder of this model's latents: ...",
+        files={"w.pth": b"1"},
+    ),
+    heavy(
+        "parts.preview_vae.file=w.pth sampler.name=own",
+        f"parts.preview_vae: 'w.pth' {BAD} left out: a pipeline that runs as it is has no decoder for looks",
+        files={"w.pth": b"1"},
+    ),
     heavy(
         "parts.transformer.dtype=bfloat16 sampler.name=own",
         f"parts.transformer.dtype: 'bfloat16' {BAD} left out, or float32: only autoencoders of a pipeline that ...",

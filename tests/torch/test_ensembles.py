@@ -166,7 +166,7 @@ def test_a_turn_begins_when_nobody_else_computes(folder, monkeypatch):
 def test_looks_and_videos_are_decoded_and_scored_alone(folder, tmp_path, monkeypatch):
     """The decoder has a memory, and networks are not for two threads: only a reward that waits is called beside."""
     held = []
-    for name in ("_clip", "_next"):
+    for name in ("_views", "_next"):
         plain = getattr(Scorer, name)
 
         def watched(self, *given, plain=plain):
