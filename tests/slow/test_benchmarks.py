@@ -95,6 +95,12 @@ def test_how_long_videos_keep(tmp_path, printed_here):
     assert 0.9 < float(base[5]) < 1 and 0.9 < float(base[8]) < 1
 
 
+def test_what_a_look_costs_and_says(printed_here):
+    lines = printed_here("benchmarks/looks.py", "--captions 2 --noises 3 --at 15 --repeats 1").splitlines()
+    (last,) = (line.split() for line in lines if line.startswith("all "))
+    assert float(last[1]) > 0.8 and len(lines) == 5 + 4 + 3
+
+
 def test_a_long_video_goes_on_in_the_same_memory():
     lines = printed("benchmarks/long_memory.py", "--frames 33 --more 49 --steps 4 --partitions 2").splitlines()
     assert lines[-1].split()[-1] == "True"

@@ -126,12 +126,13 @@ def decoded(rng: np.random.Generator, n: int, vae: Any) -> tuple[np.ndarray, lis
 
 
 @torch.inference_mode()
-def sampled(
+def predicted(
     pipe: Any, captions: list[str], seeds: list[int], *, steps: int, guidance: float, previews: tuple[int, ...]
-) -> list[np.ndarray]:
+) -> list[torch.Tensor]:
     """Sample one clip for each caption and seed.
 
-    Returns frames uint8 (n, t, h, w, 3) of the x0 predictions at each of the steps `previews`, then of the samples.
+    Returns normalised latents (n, channels, t', h', w'): the x0 predictions at each of the steps `previews`, then the
+    samples.
     """
     prompts, negative = pipe.encode_prompt(
         captions, do_classifier_free_guidance=guidance > 1, max_sequence_length=TEXT_LENGTH
@@ -139,7 +140,6 @@ def sampled(
     shape = (pipe.transformer.config.in_channels, 5, 8, 8)
     x = torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(s)) for s in seeds])
     pipe.scheduler.set_timesteps(steps)
-    mean, std = statistics(pipe.vae)
     clips = []
     for i, t in enumerate(pipe.scheduler.timesteps):
         sigma = pipe.scheduler.sigmas[i]
@@ -150,7 +150,17 @@ def sampled(
         if i in previews:
             clips.append(x - sigma * v)
         x = pipe.scheduler.step(v, t, x).prev_sample
-    return [pixels(pipe.vae.decode(z * std + mean).sample) for z in [*clips, x]]
+    return [*clips, x]
+
+
+@torch.inference_mode()
+def sampled(
+    pipe: Any, captions: list[str], seeds: list[int], *, steps: int, guidance: float, previews: tuple[int, ...]
+) -> list[np.ndarray]:
+    """The latents of `predicted`, decoded: frames uint8 (n, t, h, w, 3)."""
+    found = predicted(pipe, captions, seeds, steps=steps, guidance=guidance, previews=previews)
+    mean, std = statistics(pipe.vae)
+    return [pixels(pipe.vae.decode(z * std + mean).sample) for z in found]
 
 
 def samples(rng: np.random.Generator, n: int, pipe: Any, *, batch: int = 25) -> tuple[np.ndarray, list[Objects]]:
