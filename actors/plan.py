@@ -31,6 +31,8 @@ from raysearch.recipe.reward import Reward
 from raysearch.search.obstacles import Barrier, barriers
 from raysearch.session.plan import ArmPlan, Plan
 
+SHARDED = ("easy", "taylor")  # the step caches that need no more of a model than its guided output
+
 
 @dataclass(frozen=True)
 class Model:
@@ -240,7 +242,7 @@ def recipe_sampler(config: Config, s: SamplerConfig, source: Source, content: by
     falling = all(a > b >= 0 for a, b in pairwise(sigmas))
     check(falling, "sampler.flow_shift", s.flow_shift, "such that the noise levels fall from step to step")
     return replace(
-        plain_sampler(config, s, content),
+        plain_sampler(config, s, source, content),
         sigmas=sigmas,
         flow_shift=s.flow_shift,
         batched_guidance=s.batched_guidance,
@@ -251,7 +253,7 @@ def recipe_sampler(config: Config, s: SamplerConfig, source: Source, content: by
     )
 
 
-def plain_sampler(config: Config, s: SamplerConfig, content: bytes) -> Sampler:
+def plain_sampler(config: Config, s: SamplerConfig, source: Source, content: bytes) -> Sampler:
     """The recipe's sampler with what the config says of every model, and levels that are none."""
     m = config.model
     return Sampler(
@@ -267,13 +269,14 @@ def plain_sampler(config: Config, s: SamplerConfig, content: bytes) -> Sampler:
         max_sequence_length=m.max_sequence_length,
         fingerprint=fingerprint(config, s),
         guidance_scale_2=s.guidance_scale_2,
+        caches=tuple(k for k in source.geometry.caches if config.fleet.denoisers.shards == 1 or k in SHARDED),
     )
 
 
 def pipeline_sampler(config: Config, s: SamplerConfig, source: Source, content: bytes) -> Sampler:
     """The recipe's sampler of a whole pipeline, but for what is known of its grid."""
     scale = source.geometry.guidance_scale if s.guidance_scale is None else s.guidance_scale
-    return replace(plain_sampler(config, s, content), call=canonical_json(s.call), guidance_scale=scale)
+    return replace(plain_sampler(config, s, source, content), call=canonical_json(s.call), guidance_scale=scale)
 
 
 def sampler_at(config: Config, s: SamplerConfig, source: Source, content: bytes, num_steps: int) -> Sampler:

@@ -17,6 +17,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from raysearch.config import step_cache
 from raysearch.config.config import Arm, Config
 from raysearch.engine.protocol import (
     Answer,
@@ -178,7 +179,7 @@ class FakeReplica:
         if not steps and known:
             evaluations = 0
         await asyncio.sleep(self.seconds * evaluations)
-        reply = Denoised(evaluations * request.sampler.nfe_per_step, self.seconds * evaluations, self.nbytes)
+        reply = Denoised(request.sampler.nfe_of(evaluations), self.seconds * evaluations, self.nbytes)
         return Answer(reply, FakeLatent(value, request.until, request.velocity))
 
     async def _score(self, request: Look | Finish, inputs: Inputs) -> Answer:
@@ -351,4 +352,4 @@ def fake_reward(needs: str = "frames") -> Reward:
 def fake_sampler(num_steps: int = 10, stochastic: bool = False) -> Sampler:
     """A sampler of fakes with evenly spaced noise levels from 1 to 0."""
     sigmas = tuple(1 - i / num_steps for i in range(num_steps + 1))
-    return Sampler(b"fake", "fake", num_steps, sigmas, stochastic=stochastic)
+    return Sampler(b"fake", "fake", num_steps, sigmas, stochastic=stochastic, caches=tuple(step_cache.KINDS))

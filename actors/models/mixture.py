@@ -160,6 +160,7 @@ class Geometry:
     per_frame: bool = False
     images: str = "refused"
     image_to_video: bool = False
+    caches: tuple[str, ...] = ("easy", "taylor", "guidance")  # a formula has no blocks
 
     @classmethod
     def of(cls, folder: Path) -> "Geometry":

@@ -25,11 +25,14 @@ from transformers import AutoTokenizer, ByT5Tokenizer, CLIPImageProcessorPil
 
 from actors.models import folder as folders
 from actors.models.condition import Condition, clean_frames, with_clean_frames
+from actors.models.first_block import remembering
 from actors.models.folder import index
 from actors.models.frames import TOGETHER, eight_bits
 from actors.models.source import Source
 from actors.models.taehv import Preview as Preview
 from actors.models.weights import DTYPES, pretrained
+from actors.sampling.caches import Blocks
+from raysearch.config import step_cache
 from raysearch.config.fleet import PoolConfig
 from raysearch.config.numbers import finite
 from raysearch.errors import ConfigError, check, told
@@ -160,21 +163,32 @@ class Transformer:
 
     @torch.no_grad()
     def __call__(
-        self, latents: torch.Tensor, timesteps: torch.Tensor, text: torch.Tensor, conditions: Sequence[Condition]
+        self,
+        latents: torch.Tensor,
+        timesteps: torch.Tensor,
+        text: torch.Tensor,
+        conditions: Sequence[Condition],
+        memories: Sequence[Blocks] | None = None,
     ) -> torch.Tensor:
         """Velocities (B, C, T, H, W) of float32 latents of the same shape, without gradient.
 
         `timesteps` is (B,), or (B, T) with one for each latent frame; `text` (B, L, D); `conditions` has one for each
         row. The conditions of an image-to-video model must be tuples of one shape, and all timesteps be of one expert.
+        With `memories`, one for each row, blocks are left out as First Block Cache says.
         """
-        return self.velocity(latents, timesteps, text, conditions)
+        with remembering(self._net(timesteps), memories):
+            return self.velocity(latents, timesteps, text, conditions)
+
+    def _net(self, timesteps: torch.Tensor) -> Any:
+        """The expert for timesteps, which are all of one."""
+        return self._second if self._second is not None and self.expert(timesteps[0]) else self.model
 
     def velocity(
         self, latents: torch.Tensor, timesteps: torch.Tensor, text: torch.Tensor, conditions: Sequence[Condition]
     ) -> torch.Tensor:
         """The velocities of `__call__`, with gradient."""
-        second = self._second if self._second is not None and self.expert(timesteps[0]) else None
-        net, dtype = (self.model, self.dtype) if second is None else (second, self._second_dtype)
+        net = self._net(timesteps)
+        dtype = self.dtype if net is self.model else self._second_dtype
         clean = [clean_frames(c) for c in conditions]
         if self.expand_timesteps or timesteps.ndim == 2 or any(clean):
             timesteps = per_token(timesteps, latents, self._patch, clean)
@@ -223,6 +237,7 @@ class Geometry:
     sees_image: bool = False  # True if the transformer attends to an embedding of the first frame
     experts: int = 1  # transformers, each for timesteps of its own
     path: str = "flow"
+    caches: tuple[str, ...] = tuple(step_cache.KINDS)
 
     @property
     def image_to_video(self) -> bool:

@@ -8,10 +8,11 @@ import numpy as np
 import torch
 
 from actors.models.condition import Condition
-from actors.sampling import potential, solvers
+from actors.sampling import caches, potential, solvers
 from actors.workers.gang import Gang
-from actors.workers.slot import Clip, Reel, Row
+from actors.workers.slot import Clip, Memory, Reel, Row
 from actors.workers.state import State, finished
+from raysearch.config import step_cache
 from raysearch.engine.protocol import Denoise, series
 from raysearch.recipe.candidate import Sampler
 from raysearch.recipe.origins import (
@@ -51,12 +52,12 @@ class Clips:
         for s in legs:
             if (row := s.row()) is not None:
                 shapes = row.latent.shape, row.timestep.ndim, len(row.texts)
-                kind = (*shapes, s.sampler.batched_guidance, self._expert(row))
+                kind = (*shapes, s.sampler.batched_guidance, self._expert(row), row.blocks is None)
                 groups.setdefault(kind, []).append((s, row))
         for group in groups.values():
-            for (s, _), velocity in zip(group, self._velocities(group), strict=True):
-                s.receive(velocity)
-                s.evaluations += 1
+            for (s, row), outputs in zip(group, self._velocities(group), strict=True):
+                s.receive(*outputs)
+                s.evaluations += len(row.texts)
         for s in legs:
             if s.step < s.until and s.row() is None:
                 s.advance(self._normal)
@@ -81,6 +82,7 @@ class Clips:
             texts=self._texts(inputs.get("text"), inputs.get("negative")),
             condition=self._condition(condition),
             velocity=velocity,
+            memory=_memory(request),
         )
 
     def _reel(self, request: Denoise, inputs: Mapping[str, Any]) -> Reel:
@@ -174,36 +176,58 @@ class Clips:
         """Standard normal noise, float32, seeded by `key` and drawn on the CPU, so that devices agree."""
         return torch.randn(tuple(shape), generator=torch.Generator().manual_seed(key)).to(self._device)
 
-    def _velocities(self, group: list[tuple[Leg, Row]]) -> list[torch.Tensor]:
-        """The guided model output of each row, (1, C, T, H, W), from one batch of rows of one shape."""
+    def _velocities(self, group: list[tuple[Leg, Row]]) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """The model's guided output of each row and the one under its caption, (1, C, T, H, W), from one batch."""
         rows, samplers = [row for _, row in group], [s.sampler for s, _ in group]
         latents = torch.cat([r.latent for r in rows])
         timesteps = torch.stack([r.timestep for r in rows])
         conditions = [r.condition for r in rows]
+        expert = self._expert(rows[0])
+        memories = [[r.blocks.half(i, expert) for r in rows if r.blocks] for i in range(len(rows[0].texts))]
         halves = [torch.cat([r.texts[i] for r in rows]) for i in range(len(rows[0].texts))]
         if len(halves) == 2 and samplers[0].batched_guidance:
             both = torch.cat([timesteps, timesteps])
-            (out,) = self._evaluate(latents.repeat(2, 1, 1, 1, 1), both, [torch.cat(halves)], conditions * 2)
+            joined = [torch.cat(halves)], conditions * 2, [[*memories[0], *memories[1]]]
+            (out,) = self._evaluate(latents.repeat(2, 1, 1, 1, 1), both, *joined)
             parts = list(out.chunk(2))
         else:
-            parts = self._evaluate(latents, timesteps, halves, conditions)
+            parts = self._evaluate(latents, timesteps, halves, conditions, memories)
         conditional = parts[0].split(1)
         if len(parts) == 1:
-            return list(conditional)
-        scales = [s.scale(self._expert(row)) for s, row in zip(samplers, rows, strict=True)]
-        return [u + w * (c - u) for w, c, u in zip(scales, conditional, parts[1].split(1), strict=True)]
+            return [(c, c) for c in conditional]
+        scales = [s.scale(expert) for s in samplers]
+        return [(u + w * (c - u), c) for w, c, u in zip(scales, conditional, parts[1].split(1), strict=True)]
 
     def _expert(self, row: Row) -> int:
         """The number of the model's net that evaluates a row; rows with a timestep for each frame have but one."""
         return 0 if row.timestep.ndim else int(self.model.expert(row.timestep))
 
     def _evaluate(
-        self, latents: torch.Tensor, timesteps: torch.Tensor, texts: list[torch.Tensor], conditions: list[Condition]
+        self,
+        latents: torch.Tensor,
+        timesteps: torch.Tensor,
+        texts: list[torch.Tensor],
+        conditions: list[Condition],
+        memories: list[list[caches.Blocks]],
     ) -> list[torch.Tensor]:
-        """The model's output, (B, C, T, H, W), under each of the texts."""
+        """The model's output, (B, C, T, H, W), under each of the texts; memories are those of B rows, or none."""
         if self._gang is not None:
             return self._gang.velocities(latents, timesteps, texts, conditions)
-        return [self.model(latents, timesteps, text, conditions) for text in texts]
+        more = [(m,) if m else () for m in memories]
+        return [self.model(latents, timesteps, text, conditions, *m) for text, m in zip(texts, more, strict=True)]
 
     def _tensor(self, array: np.ndarray) -> torch.Tensor:
         return torch.tensor(array, device=self._device)  # a copy: arrays from the object store are read-only
+
+
+def _memory(request: Denoise) -> Memory | None:
+    """The empty memory of a cached draft, which a leg begins at step 0 and ends; None without a cache."""
+    match step_cache.cache_of(request.sampler):
+        case step_cache.Easy() as cache:
+            return caches.Easy(cache, request.sampler.num_steps)
+        case step_cache.Taylor() as cache:
+            return caches.Taylor(cache)
+        case step_cache.FirstBlock() as cache:
+            return caches.FirstBlock(cache)
+        case other:
+            return other

@@ -6,18 +6,21 @@ every slot whose outputs are complete take its step.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from math import ceil
 from typing import Any, TypeAlias
 
 import numpy as np
 import torch
 
 from actors.models.condition import Condition, with_clean_frames
-from actors.sampling import solvers
+from actors.sampling import caches, solvers
 from actors.workers.state import State
+from raysearch.config.step_cache import Guidance
 from raysearch.recipe.candidate import Sampler
 from raysearch.recipe.digests import Digest, digest, noise_key
 from raysearch.recipe.long_video import Window
 
+Memory: TypeAlias = caches.Easy | caches.Taylor | caches.FirstBlock | Guidance
 Normal: TypeAlias = Callable[[Sequence[int], int], torch.Tensor]  # from a shape and a key, standard normal noise
 
 
@@ -25,13 +28,14 @@ Normal: TypeAlias = Callable[[Sequence[int], int], torch.Tensor]  # from a shape
 class Row:
     """One row of a batch: `latent`, (1, C, T, H, W), is evaluated under each of `texts`, which are (1, L, D).
 
-    `timestep` is a scalar, or (T,) with one for each latent frame.
+    `timestep` is a scalar, or (T,) with one for each latent frame. `blocks` is what First Block Cache knows.
     """
 
     latent: torch.Tensor
     timestep: torch.Tensor
     texts: Sequence[torch.Tensor]
     condition: Condition = None
+    blocks: caches.FirstBlock | None = None
 
 
 @dataclass(kw_only=True)
@@ -39,7 +43,7 @@ class Leg:
     """The fields that clips and queues share: a leg from solver step `step`, which advances, to `until`.
 
     With `wants_velocity` the model is evaluated at `until`, too. `lineage` is the origin's and keys the noise of
-    stochastic steps. `evaluations` counts rows.
+    stochastic steps. `evaluations` counts rows, each under each of its texts.
     """
 
     sampler: Sampler
@@ -53,7 +57,7 @@ class Leg:
     @property
     def nfe(self) -> int:
         """The evaluations so far, where both halves of guidance count."""
-        return self.evaluations * self.sampler.nfe_per_step
+        return self.evaluations
 
     def checked(self, state: State) -> State:
         """The same state. Raises FloatingPointError unless its latent is finite."""
@@ -74,7 +78,7 @@ class Clip(Leg):
     """A clip in a slot: its `latent`, (1, C, T, H, W), and the solver's `state` at the current step.
 
     `texts` are the embeddings, (1, L, D), of the caption and, under guidance, of the negative prompt. `velocity`, of
-    the latent's shape, is None until the model has been evaluated at the current step.
+    the latent's shape, is None until the model has been evaluated at the current step. `memory` is a cached draft's.
     """
 
     latent: torch.Tensor
@@ -82,6 +86,13 @@ class Clip(Leg):
     texts: list[torch.Tensor]
     condition: Condition
     velocity: torch.Tensor | None
+    memory: Memory | None = None
+
+    @property
+    def nfe(self) -> int:
+        """The evaluations so far, where both halves of guidance count; one without most blocks counts by those run."""
+        saved = self.memory.saved if isinstance(self.memory, caches.FirstBlock) else 0
+        return ceil(self.evaluations - saved)
 
     @property
     def finished(self) -> bool:
@@ -92,10 +103,28 @@ class Clip(Leg):
         """The next row to evaluate; None if the step can be taken or the leg is finished."""
         if self.velocity is not None or self.finished:
             return None
-        return Row(self.latent, self.solver.timesteps[self.step], self.texts, self.condition)
+        known, texts, blocks, m = None, self.texts, None, self.memory
+        match m:
+            case caches.Easy():
+                known = m.known(self.step, self.latent)
+            case caches.Taylor():
+                (known,) = m.known(self.step) or (None,)
+            case caches.FirstBlock():
+                blocks = m
+            case Guidance():
+                texts = texts if m.guides(self.sampler.sigmas[self.step]) else texts[:1]
+        if known is not None:
+            self.velocity = self.solver.velocity(known, self.latent, self.step)
+            return None
+        return Row(self.latent, self.solver.timesteps[self.step], texts, self.condition, blocks)
 
-    def receive(self, output: torch.Tensor) -> None:
-        """Take the model's guided output, (1, C, T, H, W), for the last row."""
+    def receive(self, output: torch.Tensor, conditional: torch.Tensor) -> None:
+        """Take the model's output, guided and under the caption alone, both (1, C, T, H, W), for the last row."""
+        match self.memory:
+            case caches.Easy() as m:
+                m.see(self.step, self.latent, conditional, output)
+            case caches.Taylor() as m:
+                m.see(self.step, [output])
         self.velocity = self.solver.velocity(output, self.latent, self.step)
 
     def advance(self, normal: Normal) -> None:
@@ -168,7 +197,7 @@ class Reel(Leg):
         ]
         return Row(latent, torch.stack(by_frame), self.texts[window.caption])
 
-    def receive(self, output: torch.Tensor) -> None:
+    def receive(self, output: torch.Tensor, conditional: torch.Tensor) -> None:
         """Take the model's guided output, (1, C, T, H, W), for the last row's window."""
         window = self.windows[len(self.velocities)]
         pairs = zip(output.split(1, 2), self._seen(window).split(1, 2), self._done(window), strict=True)

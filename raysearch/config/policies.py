@@ -9,11 +9,13 @@ from typing import Annotated, Any, NewType, get_type_hints
 from raysearch.config.binding import bind
 from raysearch.config.foreign import check_signature, imported, refused
 from raysearch.config.mistakes import nearest
+from raysearch.config.step_cache import CacheBlock, spelled, step_cache
 from raysearch.errors import ConfigError
 
 PolicyBlock = NewType("PolicyBlock", dict[str, Any])  # the name and the arguments of a policy, as a config has them
 # Of a policy's argument that a later version added. While it is off, searches find what they found without it.
 Switch = Annotated[bool, "added later"]
+Cache = Annotated[CacheBlock | None, "added later"]
 FORMS = {"policy": "async def search(ctx, *, ...)", "allocator": "def allocate(standing, *, ...)"}
 
 
@@ -80,16 +82,18 @@ def load_policy(block: dict[str, Any], key: str = "policy") -> tuple[Callable[..
     for k, inner in bound.items():
         if hints.get(k) is PolicyBlock:
             bound[k] = {"name": inner.get("name"), **load_policy(inner, f"{key}.{k}")[1]}
+        elif hints.get(k) == (CacheBlock | None) and inner is not None:
+            bound[k] = spelled(step_cache(inner, f"{key}.{k}"))
     return search, bound
 
 
 def seeding(search: Callable[..., Any], arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments that seed a policy's generator: all but each `Switch` that is off, in inner policies too."""
+    """The arguments that seed a policy's generator: all but those "added later" that are off, in inner policies too."""
     hints, found = get_type_hints(search, include_extras=True), dict(arguments)
     for k, v in arguments.items():
         if hints.get(k) is PolicyBlock:
             found[k] = seeding(find_policy(v["name"]), v)
-        elif hints.get(k) == Switch and not v:
+        elif hints.get(k) in (Switch, Cache) and not v:
             del found[k]
     return found
 

@@ -16,8 +16,9 @@ from pydantic.json_schema import GenerateJsonSchema
 from raysearch.config import obstacles
 from raysearch.config.binding import adapter, signature
 from raysearch.config.config import PLAIN, ArmBlock, Config, arms
-from raysearch.config.policies import PolicyBlock, allocator_names, find_allocator, find_policy, policy_names
+from raysearch.config.policies import Cache, PolicyBlock, allocator_names, find_allocator, find_policy, policy_names
 from raysearch.config.reading import BASE
+from raysearch.config.step_cache import KINDS
 from raysearch.config.suites import SuiteConfig
 
 Node = dict[str, Any]
@@ -35,6 +36,7 @@ def json_schema(rewards: Mapping[str, Callable[..., Any]]) -> Node:
     parts: Node = schema["$defs"]
     parts["policy"] = _named({name: find_policy(name) for name in policy_names()}, {})
     parts["allocator"] = _named({name: find_allocator(name) for name in allocator_names()}, {})
+    parts["step_cache"] = _named(KINDS, {})
     parts["reward"] = _named(rewards, OF_REWARDS)
     parts["obstacle"] = {"anyOf": [_part(kind, parts) for kind in obstacles.KINDS.values()]}
     parts["Classifier"]["properties"]["reward"] = {"$ref": "#/$defs/reward", "required": ["name"]}
@@ -115,6 +117,9 @@ def _named(functions: Mapping[str, Callable[..., Any]], more: Node) -> Node:
                 own["properties"][key]["default"] = json.loads(json.dumps(p.default, default=os.fspath))
             if p.annotation is PolicyBlock:
                 own["properties"][key] = {"$ref": "#/$defs/policy", "required": ["name"]}
+            if p.annotation is Cache:
+                one = {"$ref": "#/$defs/step_cache", "required": ["name"]}
+                own["properties"][key] = {"anyOf": [one, {"type": "null"}], "default": None}
         own["properties"] = {"name": {"const": name}, **own["properties"], **more}
         cases.append({"if": {"properties": {"name": {"const": name}}, "required": ["name"]}, "then": own})
     known = {"anyOf": [{"enum": list(functions)}, {"type": "string", "pattern": ":"}]}

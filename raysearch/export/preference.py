@@ -48,8 +48,8 @@ class Pair:
 def pairs(run_dir: Path, *, by: str = "reward", margin: float = 0.0, arm: str | None = None) -> list[Pair]:
     """A pair for each prompt and seed whose finished candidates differ in a column, by at least a margin.
 
-    Drafts, which have fewer steps than their arm's sampler, are in no pair. Of equals the earlier row counts. Raises
-    ConfigError, also if there is no pair.
+    Drafts, which have fewer steps than their arm's sampler or a step cache, are in no pair. Of equals the earlier row
+    counts. Raises ConfigError, also if there is no pair.
     """
     check(margin >= 0, "--margin", margin, "at least 0")  # NaN is not
     rows = run_table(run_dir, "searches.parquet", (*SEARCHED, "prompt", "seed")).to_pylist()
@@ -71,7 +71,8 @@ def pairs(run_dir: Path, *, by: str = "reward", margin: float = 0.0, arm: str | 
     for r in scored(run_dir, by):
         if r["search_id"] in searches and r["by"] == "search" and r["sigma"] == 0 and r[by] is not None:
             check(not r["part"], "RUN_DIR", str(run_dir), "a run of videos of one clip each: pairs are of whole videos")
-            if r["step"] == own[searches[r["search_id"]]["arm"]].sampler.num_steps:
+            a = own[searches[r["search_id"]]["arm"]]
+            if r["step"] == a.sampler.num_steps and not a.arguments.get("cache"):
                 groups[group_of(r["search_id"])].setdefault(r["candidate"], r)
     made = []
     for of_prompt in groups.values():

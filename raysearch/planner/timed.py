@@ -69,7 +69,7 @@ class Shared:
 
     def ran(self, r: Denoise, text: Any, known: bool, evaluations: int) -> None:
         """Count the evaluations of a leg."""
-        n = evaluations * r.sampler.nfe_per_step
+        n = r.sampler.nfe_of(evaluations)
         self.nfe += n
         if r.queue is not None or not evaluations:
             return
@@ -160,7 +160,9 @@ class TimedDenoiser(TimedReplica):
         steps = r.until - r.step
         evaluations = long_video.evaluations(r.sampler, r.queue.part if r.queue else 0, r.step, r.until)
         evaluations = 0 if not steps and known else evaluations + r.velocity - (known and steps > 0)
-        units = (evaluations - r.velocity * (1 - t.preview)) * self.shared.factor("denoise")
+        nfe = r.sampler.nfe_of(evaluations)
+        whole = nfe / r.sampler.nfe_per_step
+        units = (whole - r.velocity * (1 - t.preview)) * self.shared.factor("denoise")
         leg = Leg(max(units, 0.0), r.sampler.nfe_per_step, asyncio.get_running_loop().create_future())
         if t.item:
             await asyncio.sleep(t.item)
@@ -178,7 +180,7 @@ class TimedDenoiser(TimedReplica):
         self.shared.ran(r, call.inputs.get("text"), known, evaluations)  # as a run counts: not what is cancelled
         self.shared.seconds["denoise"] += leg.seconds
         nbytes = self.shared.facts.state(r.sampler, r.until, r.velocity)
-        reply = Denoised(evaluations * r.sampler.nfe_per_step, leg.seconds, nbytes)
+        reply = Denoised(nfe, leg.seconds, nbytes)
         return Answer(reply, Made(r.until, r.velocity))
 
     def _advance(self) -> None:

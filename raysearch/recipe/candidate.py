@@ -79,6 +79,9 @@ class Sampler:
     call: str | None = None  # of a whole pipeline: more arguments of its call, as canonical JSON
     nfe: int | None = None  # evaluations of one step; None: what guidance says
     guidance_scale_2: float | None = None  # of the second of two experts; None: that of the first
+    cache: str | None = None  # of a draft: its step cache, see raysearch.config.step_cache, as canonical JSON
+    cached_nfe: int | None = None  # evaluations of all steps with the step cache, at most
+    caches: tuple[str, ...] = ()  # the kinds of step caches that the model's drafts can have
 
     def __post_init__(self) -> None:
         assert len(self.sigmas) == self.num_steps + 1
@@ -86,11 +89,12 @@ class Sampler:
     @cached_property
     def identity(self) -> Digest:
         """The digest of all fields."""
-        late = ("queue", "call", "nfe", "guidance_scale_2")
+        late = ("queue", "call", "nfe", "guidance_scale_2", "cache", "cached_nfe", "caches")
         own = [getattr(self, f.name) for f in fields(self) if f.name not in late]
         second = (self.guidance_scale_2,) if self.guidance_scale_2 is not None else ()
         of_pipeline = (self.call, self.nfe, self.guidance_scale_2) if self.call is not None else second
-        return digest("sampler", *own, *((astuple(self.queue),) if self.queue else ()), *of_pipeline)
+        last = (*of_pipeline, *((("cache", self.cache),) if self.cache else ()))
+        return digest("sampler", *own, *((astuple(self.queue),) if self.queue else ()), *last)
 
     @property
     def whole(self) -> "Sampler":
@@ -122,6 +126,10 @@ class Sampler:
     def nfe_per_step(self) -> int:
         """Transformer evaluations of one step: guidance evaluates twice."""
         return self.nfe or (2 if self.guided else 1)
+
+    def nfe_of(self, evaluations: int) -> int:
+        """The NFE of so many evaluations under one text; a draft with a step cache makes all of its own or none."""
+        return self.cached_nfe if self.cached_nfe is not None and evaluations else evaluations * self.nfe_per_step
 
 
 @dataclass(frozen=True, eq=False, init=False)

@@ -10,6 +10,7 @@ from heapq import heappush, heapreplace
 from itertools import count
 
 from raysearch.config.config import Budget
+from raysearch.config.step_cache import check_whole
 from raysearch.recipe import long_video
 from raysearch.recipe.candidate import Candidate, denoise
 from raysearch.recipe.digests import Digest, digest
@@ -101,13 +102,14 @@ class Ledger:
         stops = self._stops.get(x.trajectory) or {x.origin.step: False}
         last = max(stops)
         left = long_video.evaluations(x.sampler, x.part, last, x.sampler.num_steps)
-        return max(left - stops[last], 0) * x.sampler.nfe_per_step + self.after(x)
+        return x.sampler.nfe_of(max(left - stops[last], 0)) + self.after(x)
 
     def _make(self, x: Candidate, velocity: bool) -> int:
-        nfe = 0
+        nfe, asked = 0, x
         while True:
+            check_whole(x, begun=x is not asked and not velocity)
             evaluations, known = self._leg(x, velocity)
-            nfe += evaluations * x.sampler.nfe_per_step
+            nfe += x.sampler.nfe_of(evaluations)
             if known or x.parent is None:
                 return nfe
             nfe += self._meet(x.origin.reads)

@@ -12,6 +12,7 @@ from typing import Literal
 import numpy as np
 
 from raysearch.config.config import Budget
+from raysearch.config.step_cache import CacheBlock, cached
 from raysearch.errors import BudgetExhausted, ConcurrencyError, ConfigError, check
 from raysearch.recipe import long_video
 from raysearch.recipe.candidate import Candidate, Prompt, Sampler, ahead, denoise, invert, rebase
@@ -73,9 +74,8 @@ class Context:
     ) -> None:
         """`reward`, `early` and `judge` are rewards.search, rewards.early and rewards.compare.
 
-        `turn` waits until an allocator has chosen the search again; it returns False if none ever will.
-
-        It is given the candidate that the search would be charged for finishing if it ended now.
+        `turn` waits until an allocator has chosen the search again, and returns False if none ever will. It is given
+        the candidate that the search would be charged for finishing if it ended now.
         """
         self.prompt, self.sampler, self.seed = prompt, sampler, seed
         self.history = History() if history is None else history
@@ -83,9 +83,7 @@ class Context:
         self.meter, self._answer = meter, answer
         self._rng_key, self._scope = rng_key, scope
         self._at_steps, self._commit = at_steps, commit
-        self.obstacles = tuple(obstacles)
-        self.long = long
-        self.turn = turn
+        self.obstacles, self.long, self.turn = tuple(obstacles), long, turn
         self._begin()
 
     def _begin(self) -> None:
@@ -244,6 +242,7 @@ class Context:
     def _own(self, what: str) -> None:
         allowed = f"another solver with a policy that {what}: a pipeline is run as it is"
         check(not self.sampler.piped, "sampler.name", self.sampler.name, allowed)
+        check(self.sampler.cache is None, "policy.cache", self.sampler.cache, f"null with a policy that {what}")
 
     def rebase(self, x: Candidate, sampler: Sampler) -> Candidate:
         """The step-0 start of x under another sampler: draft, then commit."""
@@ -256,17 +255,18 @@ class Context:
         self._children.add(label)
         return self._within(self.sampler, self._rng_key, f"{self._scope}/{label}", self._commit)
 
-    def draft(self, steps: int) -> "Context":
-        """The same search with fewer solver steps; noise, budget and history are shared.
+    def draft(self, steps: int, cache: CacheBlock | None = None) -> "Context":
+        """The same search with fewer solver steps and maybe a step cache; noise, budget and history are shared.
 
-        What it finds is to be rebased to this sampler: the cost of that is what its budget holds back.
+        What it finds is to be rebased to this sampler: the cost of that is what its budget holds back. With a cache it
+        may score finished candidates alone.
         """
         self._quiet("draft")
         check(self.long.parts == 1, "long.chunks", "above 1", "1 with a policy that drafts")
         assert self._at_steps is not None
         check(1 <= steps <= self.num_steps, "the steps of a draft", steps, f"in 1..{self.num_steps}")
-        key = (*self._rng_key, "draft", steps)
-        return self._within(self._at_steps(steps), key, self._scope, self._commit or self.sampler)
+        own = self._at_steps(steps) if cache is None else cached(self._at_steps(steps), cache)
+        return self._within(own, (*self._rng_key, "draft", steps), self._scope, self._commit or self.sampler)
 
     def _within(self, sampler: Sampler, rng_key: tuple[object, ...], scope: str, commit: Sampler | None) -> "Context":
         """A context of the same search, budget and history, with a generator, ordinals and noises of its own."""

@@ -164,7 +164,7 @@ def candidate_rows(s: Search, history: History, winner: Candidate | None) -> lis
             "kept": used.get(x.trajectory, -1) > x.step
             or parents.get(x.trajectory, -1) >= x.step
             or (winner is not None and winner.id == x.id),
-            "nfe": long_video.evaluations(x.sampler, x.part, x.origin.step, x.step) * x.sampler.nfe_per_step,
+            "nfe": x.sampler.nfe_of(long_video.evaluations(x.sampler, x.part, x.origin.step, x.step)),
         }
 
     def scored(row: Asked) -> dict[str, Any]:

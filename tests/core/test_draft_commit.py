@@ -16,7 +16,7 @@ def test_on_the_engine_it_costs_what_it_is_charged_and_the_dry_run_says(tmp_path
     costs = estimate(backend.prepare(c, configuration.arms(c)), [Prompt("a")], [0])
     rows, progress = run(tmp_path / "run", policy=policy, prompts=["a"])
     assert costs["draft_commit"].nfe == rows[0]["nfe"] == progress.engine.nfe == 5 * 3 * 2 + 20
-    assert rows[0]["policy_args"] == '{"draft_steps":3,"explore":{"n":5,"name":"best_of_n"}}'
+    assert rows[0]["policy_args"] == '{"cache":null,"draft_steps":3,"explore":{"n":5,"name":"best_of_n"}}'
     assert rows[0]["status"] == "done"
 
 

@@ -95,7 +95,7 @@ def test_a_latent_that_is_not_finite_fails_its_search_alone(tiny, tmp_path, monk
 
     def velocities(self, group):
         found = plain(self, group)
-        return [v * torch.nan for v in found] if next(calls) == 3 else found
+        return [(v * torch.nan, c) for v, c in found] if next(calls) == 3 else found
 
     monkeypatch.setattr(Clips, "_velocities", velocities)
     c = config(tiny, seeds=[0, 1], max_searches=1, rewards={"search": None})

@@ -47,6 +47,7 @@ class Geometry:
     text_dim = None
     per_frame = image_to_video = sees_image = False
     fps = 8
+    caches = ("taylor",)  # guidance and the nets' insides are the pipeline's own
 
     @classmethod
     def of(cls, folder: Path) -> "Geometry":

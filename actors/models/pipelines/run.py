@@ -121,6 +121,11 @@ class Run:
         """True if step `until` is reached and nothing waits."""
         return self.waiting is None
 
+    @property
+    def place(self) -> int:
+        """The place of the waiting forward among those of its step."""
+        return len(self._forwards)
+
     def answer(self, output: Tree) -> None:
         """Give the waiting forward its output, and go on to the next forward or to the end of the leg."""
         last = self.step >= self.until - 1  # no earlier step's shapes are kept

@@ -15,8 +15,9 @@ from actors.models.pipelines.run import Forward, Point, Run, Tree
 from actors.models.pipelines.shell import shell
 from actors.models.pipelines.state import Conditions, PipelineState, unpack
 from actors.models.source import Source
-from actors.sampling import potential
+from actors.sampling import caches, potential
 from actors.sampling.solvers import neighbour, noised
+from raysearch.config import step_cache
 from raysearch.engine.protocol import Denoise, Start, series
 from raysearch.recipe.candidate import Sampler
 from raysearch.recipe.origins import Branch, Jitter, Neighbour, Perturb, Push, Renoise
@@ -25,9 +26,11 @@ from raysearch.recipe.origins import Branch, Jitter, Neighbour, Perturb, Push, R
 class RunLeg:
     """A leg of a pipeline's run, from its entry to `until`."""
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: Run, cache: step_cache.StepCache | None = None) -> None:
         self.run, self.nfe = run, 0
         self.error: Exception | None = None
+        self._cache = cache if isinstance(cache, step_cache.Taylor) else None
+        self._memories: dict[int, tuple[caches.Taylor, Any]] = {}  # of each of a step's forwards, and its output's form
 
     @property
     def finished(self) -> bool:
@@ -38,6 +41,25 @@ class RunLeg:
         """Give the waiting forward its output. An error of the pipeline's own code is this leg's alone."""
         assert self.run.waiting is not None
         self.nfe += batch.rows(self.run.waiting)
+        if self._cache is not None:
+            leaves, form = tree_flatten(output)
+            memory, _ = self._memories.setdefault(self.run.place, (caches.Taylor(self._cache), form))
+            memory.see(self.run.step, leaves)
+        self._give(output)
+        while self._cache is not None and self.error is None and self.run.waiting is not None:
+            if (known := self._known()) is None:
+                break
+            self._give(known)
+
+    def _known(self) -> Tree | None:
+        """The output of the waiting forward, if the step cache has it."""
+        if self.run.place not in self._memories:
+            return None
+        memory, form = self._memories[self.run.place]
+        known = memory.known(self.run.step)
+        return None if known is None else tree_unflatten(known, form)
+
+    def _give(self, output: Tree) -> None:
         try:
             self.run.answer(output)
         except Exception as error:
@@ -82,7 +104,7 @@ class Runs:
             estimate=request.velocity,
             device=self._device,
         )
-        return RunLeg(run)
+        return RunLeg(run, step_cache.cache_of(request.sampler))
 
     def advance(self, legs: Sequence[RunLeg]) -> None:
         """Evaluate the forward that each leg waits for, in as few batches as their shapes allow."""
