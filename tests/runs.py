@@ -108,6 +108,14 @@ ARMS = [
 ]
 
 
+# Of drafts with 8 steps, such that each leaves something out.
+CACHES = [
+    {"name": "first_block", "threshold": 0.3},
+    {"name": "easy", "threshold": 0.5},
+    {"name": "taylor", "interval": 2},
+    {"name": "guidance", "low": 0.3},
+]
+
 # Every kind of origin and of stochastic step.
 KINDS = [
     {"name": "zero", "policy": {"name": "zero_order", "n": 2, "iterations": 1}},
@@ -125,4 +133,11 @@ KINDS = [
         "obstacles": [{"text": "a blue square"}, {"text": "a red square", "space": "features"}],
     },
     {"name": "draft", "policy": {"name": "draft_commit", "draft_steps": 3, "explore": {"name": "best_of_n", "n": 2}}},
+    *(
+        {
+            "name": f"draft-{cache['name']}",
+            "policy": {"name": "draft_commit", "cache": cache, "explore": {"name": "best_of_n", "n": 2}},
+        }
+        for cache in CACHES
+    ),
 ]

@@ -18,6 +18,7 @@ Geometry.of(folder) -> Geometry, a frozen dataclass: facts from config files alo
     fps: int                frames a second of the model's videos
     images: str             first frames are "allowed", "required" or "refused"
     image_to_video: bool    True if the transformer sees the first frame in channels of their own
+    caches: tuple[str, ...] the kinds of step caches (raysearch.config.step_cache) that its drafts can have
     sees_image: bool        True if the transformer attends to an ImageEncoder's embedding, too; only of image_to_video
     check(*, num_frames, height, width) -> None
         Raises ConfigError for a size of video, in frames and pixels, that the model cannot make.
@@ -41,6 +42,9 @@ Transformer(source), whose attribute `dtype` is the torch.dtype of embeddings an
         (B, T), with 0 for clean frames. `text` is (B, L, D) in `dtype`. `conditions` has one `Condition` for each row.
         Apart from rounding, a row's output does not depend on the other rows. Sharding also reads the attribute
         `model`, a torch module, and sets the attribute `device`.
+    remembering(timesteps, memories) -> context
+        Within, rows run their first block and maybe no other, as `actors.sampling.caches.Blocks` says. Needed if
+        `caches` has "first_block".
 
 Autoencoder(source), in which a size is `num_frames`, `height`, `width`, in frames and pixels
     decode(latent) -> numpy uint8 (T', H', W', 3)

@@ -12,11 +12,8 @@ from actors.sampling.caches import Blocks
 
 
 @contextmanager
-def remembering(net: Any, memories: Sequence[Blocks] | None) -> Iterator[None]:
+def remembering(net: Any, memories: Sequence[Blocks]) -> Iterator[None]:
     """Within, the net runs its first block, and its other blocks on those rows alone whose memory does not hit."""
-    if memories is None:
-        yield
-        return
     blocks = net.blocks
     net.blocks = nn.ModuleList([_Remembered(list(blocks), memories)])
     try:

@@ -6,6 +6,7 @@ the pipeline's.
 
 import json
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import astuple, dataclass
 from functools import partial
 from itertools import pairwise
@@ -163,21 +164,18 @@ class Transformer:
 
     @torch.no_grad()
     def __call__(
-        self,
-        latents: torch.Tensor,
-        timesteps: torch.Tensor,
-        text: torch.Tensor,
-        conditions: Sequence[Condition],
-        memories: Sequence[Blocks] | None = None,
+        self, latents: torch.Tensor, timesteps: torch.Tensor, text: torch.Tensor, conditions: Sequence[Condition]
     ) -> torch.Tensor:
         """Velocities (B, C, T, H, W) of float32 latents of the same shape, without gradient.
 
         `timesteps` is (B,), or (B, T) with one for each latent frame; `text` (B, L, D); `conditions` has one for each
         row. The conditions of an image-to-video model must be tuples of one shape, and all timesteps be of one expert.
-        With `memories`, one for each row, blocks are left out as First Block Cache says.
         """
-        with remembering(self._net(timesteps), memories):
-            return self.velocity(latents, timesteps, text, conditions)
+        return self.velocity(latents, timesteps, text, conditions)
+
+    def remembering(self, timesteps: torch.Tensor, memories: Sequence[Blocks]) -> AbstractContextManager[None]:
+        """A context in which calls at these timesteps leave out blocks, as each row's memory says."""
+        return remembering(self._net(timesteps), memories)
 
     def _net(self, timesteps: torch.Tensor) -> Any:
         """The expert for timesteps, which are all of one."""

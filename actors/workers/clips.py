@@ -2,6 +2,7 @@
 
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -213,8 +214,11 @@ class Clips:
         """The model's output, (B, C, T, H, W), under each of the texts; memories are those of B rows, or none."""
         if self._gang is not None:
             return self._gang.velocities(latents, timesteps, texts, conditions)
-        more = [(m,) if m else () for m in memories]
-        return [self.model(latents, timesteps, text, conditions, *m) for text, m in zip(texts, more, strict=True)]
+        found = []
+        for text, of in zip(texts, memories, strict=True):
+            with self.model.remembering(timesteps, of) if of else nullcontext():
+                found.append(self.model(latents, timesteps, text, conditions))
+        return found
 
     def _tensor(self, array: np.ndarray) -> torch.Tensor:
         return torch.tensor(array, device=self._device)  # a copy: arrays from the object store are read-only

@@ -127,7 +127,7 @@ def table(rows: dict[str, list[dict[str, Any]]], captions: Sequence[str]) -> tup
         shares = [cell(x[arm] / x[WHOLE], ".2f") for x in (nfe, seconds)]
         counted = [f"{charged:.0f}", f"{nfe[arm][0]:.0f}", *shares]
         made.append([arm, f"{success[arm][0]:.2f}", cell(gain[arm]), kept, *counted])
-    head = "arm | success | gain | share of best-of-8's gain | NFE charged | NFE run | share of NFE run | share of seconds"
+    head = "arm | success | gain | share of best-of-8's gain | NFE charged | NFE run | share of it | share of seconds"
     return head, made
 
 
