@@ -116,6 +116,12 @@ CACHES = [
     {"name": "guidance", "low": 0.3},
 ]
 
+CACHED = [
+    {"name": c["name"], "policy": {"name": "draft_commit", "cache": c, "explore": {"name": "best_of_n", "n": 2}}}
+    for c in CACHES
+]
+
+
 # Every kind of origin and of stochastic step.
 KINDS = [
     {"name": "zero", "policy": {"name": "zero_order", "n": 2, "iterations": 1}},
@@ -133,11 +139,5 @@ KINDS = [
         "obstacles": [{"text": "a blue square"}, {"text": "a red square", "space": "features"}],
     },
     {"name": "draft", "policy": {"name": "draft_commit", "draft_steps": 3, "explore": {"name": "best_of_n", "n": 2}}},
-    *(
-        {
-            "name": f"draft-{cache['name']}",
-            "policy": {"name": "draft_commit", "cache": cache, "explore": {"name": "best_of_n", "n": 2}},
-        }
-        for cache in CACHES
-    ),
+    *CACHED,
 ]

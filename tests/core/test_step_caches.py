@@ -5,7 +5,6 @@ from dataclasses import replace
 import pyarrow.parquet as pq
 import pytest
 from fakes import config, run, session
-from test_planner import prepared
 
 from raysearch.config import config as configuration
 from raysearch.config.policies import load_policy, seeding
@@ -54,7 +53,8 @@ def test_what_a_draft_costs_is_known_before(tmp_path, cache, nfe):
 
 @pytest.mark.parametrize("cache", [{"name": "taylor"}, {"name": "easy"}])
 def test_the_planner_plans_what_is_charged_and_the_time_of_it(cache):
-    c, plan = prepared(prompts=["a"], policy=policy(cache), sampler={"num_steps": 12})
+    c = config(prompts=["a"], policy=policy(cache), sampler={"num_steps": 12}, fleet={"backend": "local"})
+    plan = FakeBackend().prepare(c, configuration.arms(c))
     made = rehearse(c, plan, Facts(), Timings({1: 0.5}), MadeUp())
     nfe = 5 * plan.arms[0].at_steps(10).num_steps * (1 if cache["name"] == "taylor" else 2) + 24
     assert made.nfe == made.charged == nfe

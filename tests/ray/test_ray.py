@@ -21,7 +21,7 @@ import torch
 from clusters import PATIENCE, ROOT, Exits, until
 from pipelines import KINDS
 from ray.util.placement_group import remove_placement_group
-from runs import ARMS, config, run
+from runs import ARMS, CACHED, config, run
 
 from actors.backend import Backend
 from actors.cluster import fleet as ray_fleet
@@ -51,10 +51,11 @@ def on_ray(**pools) -> dict:
 
 
 def test_ray_and_local_agree_bit_for_bit_with_one_and_two_denoisers(tiny, tmp_path):
-    expected, latents, frames = run(tiny, tmp_path / "local", arms=ARMS, seeds=[1])
+    arms = [*ARMS, *CACHED]
+    expected, latents, frames = run(tiny, tmp_path / "local", arms=arms, seeds=[1])
     two = on_ray(denoisers={"replicas": 2, "num_cpus": 0.5})
     for i, fleet in enumerate((on_ray(), two)):
-        rows, got, shown = run(tiny, tmp_path / str(i), arms=ARMS, seeds=[1], fleet=fleet)
+        rows, got, shown = run(tiny, tmp_path / str(i), arms=arms, seeds=[1], fleet=fleet)
         assert [r["winner"] for r in rows] == [r["winner"] for r in expected]
         assert all(np.array_equal(got[k], latents[k]) and np.array_equal(shown[k], frames[k]) for k in latents)
         assert all((tmp_path / str(i) / r["video"]).read_bytes()[4:8] == b"ftyp" for r in rows)

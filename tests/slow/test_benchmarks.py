@@ -260,6 +260,33 @@ def test_gains_have_intervals_and_say_what_they_lack(tmp_path, printed_here, cap
         printed_here("benchmarks/gains.py", f"{tmp_path} --components holdout_VQ")
 
 
+def test_what_drafts_keep_of_the_gain(tmp_path, printed_here):
+    """Of runs that are there already, so that none is made: means by hand."""
+    captions = (HERE.parent / "configs" / "held_out_two.txt").read_text().splitlines()[:2]
+    of = {"single": (0.1, 60, 60, 2.0), "best-of-8": (0.5, 480, 480, 8.0), "6-steps,-easy": (0.4, 156, 120, 4.0)}
+    for first, caption in enumerate(captions):
+        for arm, (grade, nfe, spent, seconds) in of.items():
+            run = tmp_path / f"{first:04d}-1-{arm}"
+            run.mkdir()
+            row = {"search_id": "000000-s0-a", "prompt": caption, "status": "done", "holdout_success": grade}
+            row |= {f"holdout_{c}": grade + first for c in ("VQ", "MQ", "TA")}
+            row |= {"nfe": nfe, "nfe_spent": spent, "replica_seconds": seconds * (1 + first)}
+            pq.write_table(pa.Table.from_pylist([row]), run / "searches.parquet")
+    arguments = f"{tmp_path} --captions 2 --block 1 --steps 6 --caches easy"
+    lines = printed_here("benchmarks/drafts.py", arguments).splitlines()
+    assert sum("captions" in line for line in lines) == 6 and not any("about 1 more" in line for line in lines)
+    found = {tuple(line.split()) for line in lines}
+    assert ("best-of-8", "0.50", "+1.200", "–", "480", "480", "1.00", "1.00") in found
+    assert ("6", "steps,", "easy", "0.40", "+0.900", "0.75", "156", "120", "0.25", "0.50") in found
+
+
+def test_drafts_are_run_and_a_second_time_they_are_there(tmp_path, printed_here):
+    arguments = f"{tmp_path} --captions 1 --block 1 --steps 2 --full 3 --caches taylor"
+    first, second = (printed_here("benchmarks/drafts.py", arguments).splitlines() for _ in range(2))
+    assert first[3:] == second[3:] and len(first) == 3 + 4
+    assert first[-1].split()[:2] == ["2", "steps,"] and second[2].endswith("0.0 min, about 0 more")
+
+
 def test_what_winners_gain_and_lose_in_each_grade(tmp_path, printed_here, capsys):
     grades = {"single": (0.5, 0.4, 0.3, 0), "harms": (0.4, 0.5, 0.1, 0), "helps": (0.6, 0.6, 0.6, 1)}
     rows = [

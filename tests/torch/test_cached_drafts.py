@@ -7,7 +7,7 @@ import pytest
 import torch
 from diffusers import FirstBlockCacheConfig, TaylorSeerCacheConfig, WanTransformer3DModel
 from pipelines import KINDS
-from runs import CACHES, PROMPT, config, embedded, leg_of, run, workers
+from runs import CACHED, CACHES, PROMPT, config, embedded, leg_of, run, workers
 
 import raysearch
 from actors.backend import Backend
@@ -220,9 +220,7 @@ def patient(loop):
 
 
 def test_what_is_charged_is_an_upper_bound_of_what_is_run(tiny, tmp_path):
-    explore = {"name": "best_of_n", "n": 2}
-    arms = [{"name": c["name"], "policy": {"name": "draft_commit", "cache": c, "explore": explore}} for c in CACHES]
-    rows, _, _ = run(tiny, tmp_path / "run", arms=arms, sampler={"num_steps": 10})
+    rows, _, _ = run(tiny, tmp_path / "run", arms=CACHED, sampler={"num_steps": 10})
     by = {r["arm"]: r for r in rows}
     assert by["taylor"]["nfe"] == 2 * 5 * 2 + 20  # steps 0, 1, 2, 4, 6
     assert {by["first_block"]["nfe"], by["easy"]["nfe"]} == {2 * 8 * 2 + 20}
