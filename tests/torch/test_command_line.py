@@ -91,7 +91,9 @@ def test_an_installed_checkout_has_the_command_and_it_finds_modules_where_it_is_
 
 def test_the_printed_config_is_the_same_with_all_defaults(config, capsys):
     given = ["policy={name: draft_commit}", "obstacles=[{text: a}]", "seeds=[4]"]
-    for overrides in (given, [*given, "arms=[{name: a, sampler: {eta: 0.5, name: flow-sde}}, {name: b}]"]):
+    more = [*given, "policy.cache={name: taylor}", "arms=[{name: a, sampler: {eta: 0.5, name: flow-sde}}, {name: b}]"]
+    spelled = {"name": "taylor", "interval": 5, "warmup": 3, "order": 1}
+    for overrides, cache in ((given, None), (more, spelled)):
         assert main(["run", str(config), "--print-config", *overrides]) == 0
         printed = config.with_name("printed.yaml")
         printed.write_text(capsys.readouterr().out)
@@ -99,7 +101,8 @@ def test_the_printed_config_is_the_same_with_all_defaults(config, capsys):
         assert again.seeds == [4]
         assert configuration.arms(again) == configuration.arms(configuration.load(config, overrides))
         for policy in [again.policy, *(a["policy"] for a in again.arms or ())][-2:]:
-            assert policy == {"name": "draft_commit", "draft_steps": 8, "explore": {"name": "best_of_n", "n": 8}}
+            explore = {"name": "best_of_n", "n": 8}
+            assert policy == {"name": "draft_commit", "draft_steps": 8, "explore": explore, "cache": cache}
         assert not (config.parent / "run").exists()
 
 
@@ -129,6 +132,8 @@ def test_the_schema_takes_every_shipped_config(editor):
         {"policy": {"name": "rgrp", "m": 1}},
         {"policy": {"name": "rgrp", "beta": "x"}},
         {"policy": {"name": "draft_commit", "explore": {"name": "rgrp", "m": 1}}},
+        {"policy": {"name": "draft_commit", "cache": {"name": "easy", "interval": 2}}},
+        {"policy": {"name": "draft_commit", "cache": {"threshold": 0.1}}},
         {"policy": {"n": 3}},
         {"sampler": {"name": "ddpm"}},
         {"sampler": {"num_steps": 0}},
