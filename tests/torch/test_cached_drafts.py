@@ -275,7 +275,7 @@ def test_a_whole_pipeline_has_taylorseer_as_diffusers_own_cache_has_it(tmp_path)
         "output_type": "np",
     }
     generator = torch.Generator().manual_seed(Noise(5, 0).key)
-    expected = own(PROMPT, generator=generator, **size, **call, output_type="np", **blocks["sampler"]["call"]).frames[0]
+    expected = own(PROMPT, generator=generator, **size, **call, **blocks["sampler"]["call"]).frames[0]
     (file,) = (tmp_path / "run" / "frames").glob("*draft.npy")
     np.testing.assert_allclose(np.load(file) / 255, expected, atol=1 / 255)
 
