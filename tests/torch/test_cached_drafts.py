@@ -10,9 +10,9 @@ from pipelines import KINDS
 from runs import CACHED, CACHES, PROMPT, config, embedded, leg_of, run, workers
 
 import raysearch
-from actors.backend import Backend
 from actors.models.pipelines.parts import pipeline
 from actors.models.source import Source
+from actors.plan import planned
 from actors.sampling import caches
 from actors.workers.denoiser import Denoiser
 from raysearch.config import config as configuration
@@ -290,4 +290,4 @@ def test_what_a_model_cannot_have_is_one_line(tmp_path, tiny):
             raysearch.run(base | own | {"policy": policy, "run_dir": str(tmp_path / name)}, report=lambda line: None)
     pool = {"backend": "ray", "denoisers": {"shards": 2, "shard_mode": "context"}}
     c = config(tiny, fleet=pool)
-    assert Backend().planned(c, configuration.arms(c)).arms[0].sampler.caches == ("easy", "taylor")
+    assert planned(c, configuration.arms(c)).arms[0].sampler.caches == ("easy", "taylor")
