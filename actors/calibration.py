@@ -27,9 +27,9 @@ from raysearch.config.config import Config, arms
 from raysearch.config.fleet import PoolConfig
 from raysearch.engine import requests
 from raysearch.engine.dispatcher import Dispatcher
-from raysearch.engine.engine import Engine, Spent
+from raysearch.engine.engine import Engine
 from raysearch.engine.protocol import Outputs
-from raysearch.engine.sharing import gather
+from raysearch.engine.sharing import Spent, gather
 from raysearch.engine.store import Store
 from raysearch.planner.facts import alone
 from raysearch.recipe.candidate import Candidate, Prompt, Sampler

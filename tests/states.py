@@ -6,7 +6,8 @@ from actors.backend import Backend
 from raysearch.config import prompts
 from raysearch.config.config import Config, arms
 from raysearch.engine.dispatcher import Dispatcher
-from raysearch.engine.engine import Engine, Spent
+from raysearch.engine.engine import Engine
+from raysearch.engine.sharing import Spent
 from raysearch.engine.store import Store
 from raysearch.recipe.candidate import Candidate
 from raysearch.recipe.origins import Noise

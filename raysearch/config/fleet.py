@@ -91,6 +91,7 @@ class FleetConfig:
     address: str | None = None  # of a running Ray cluster; None: RAY_ADDRESS if set, else a local one
     metrics: bool = False  # exported by Ray's nodes to Prometheus
     store_gb: Positive = 1.0
+    speculate: bool = False  # denoisers that are idle make what searches that wait for rewards may ask for next
     wait_s: Amount = 0.0  # how long the cluster may take to have room for the fleet (an autoscaler)
     timeout_s: Positive = (
         600.0  # of a step or call until its replica counts as hung, and of a kind with no replica left

@@ -6,23 +6,34 @@ waits here for a slot. Whenever a slot or an item appears the scheduler is asked
 An item whose replica died goes back to the queue and from then on runs alone. Only replicas that die while the item
 runs alone count against it, so that a poisonous item cannot take other items down with it. An item for which a replica
 had no memory goes back to the queue too, and that replica has fewer slots from then on.
+
+A guess does not wait: it gets a replica that has nothing else to do, or none, and leaves it when an item comes. Once a
+search has asked for it, it is an item like others.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from raysearch.engine.protocol import Answer, Call, Replica
 from raysearch.engine.scheduler import ReplicaSlots, Scheduler, Work
+from raysearch.engine.sharing import Guess, is_open
 from raysearch.engine.trace import Listener, Ran
 from raysearch.errors import InputLost, NoReplica, OutOfMemory, PoisonousItem, RaysearchError, ReplicaDied
+
+
+class Displaced(RaysearchError):
+    """A guess that has no replica, or has left it to an item."""
+
 
 ENDS: dict[type[BaseException], str] = {  # how an item ended that raised; any other failed
     ReplicaDied: "died",
     InputLost: "lost",
     OutOfMemory: "memory",
     asyncio.CancelledError: "cancelled",
+    Displaced: "cancelled",
 }
 DEATHS = 3  # replicas that may die, or lack memory, while an item runs alone on them; then the item fails
 
@@ -64,6 +75,8 @@ class Dispatcher:
         self._scheduler = Scheduler()
         self._grants: dict[int, asyncio.Future[ReplicaSlots]] = {}  # waiting item -> the replica that it will get
         self._revivals: set[asyncio.Task[None]] = set()  # each with its replica's kind as its name
+        self._guesses: dict[int, asyncio.Future[Answer]] = {}  # at replicas
+        self.spare: Callable[[], None] = lambda: None  # called when replicas may have room for guesses
         self._next_id = 0
         self._alive: dict[str, int] = {}  # kind -> replicas in service or restarting; 0 of a retired kind
         for r in replicas:
@@ -88,6 +101,15 @@ class Dispatcher:
         """The number of waiting items for each kind of replica; a kind without any is missing."""
         return self._scheduler.depth()
 
+    def room(self, kind: str) -> int:
+        """How many more guesses replicas of the kind have room for."""
+        return self._scheduler.room(kind)
+
+    @property
+    def guessing(self) -> int:
+        """The guesses at replicas."""
+        return self._scheduler.guessing
+
     def join(self, replica: Replica) -> None:
         """Take a replica into service, now or at any later time; one of a retired kind comes too late."""
         if self._alive.get(replica.kind) == 0:
@@ -103,17 +125,21 @@ class Dispatcher:
         self._alive[kind] = self.tally.slots[kind] = 0
         for slots in [r for r in self._scheduler.replicas.values() if r.kind == kind]:
             self._scheduler.shut(slots)
+            self._displace(slots)
         for task in [t for t in self._revivals if t.get_name() == kind]:
             task.cancel()
         return True
 
-    async def submit(self, call: Call, *, age: int, place: str = "", avoid: str = "") -> Answer:
+    async def submit(
+        self, call: Call, *, age: int, place: str = "", avoid: str = "", guess: Guess | None = None
+    ) -> Answer:
         """The answer of a replica of the request's kind. Cancelling this coroutine cancels the item.
 
         The item with the lowest `age` goes first. `place` is where its input was made. With `avoid` the item runs
         alone, and at that place only if no other replica of the kind is in service. Raises PoisonousItem or OutOfMemory
         if the item failed DEATHS times while it ran alone, NoReplica if the kind is retired or was never there, and
-        what the call itself raises.
+        what the call itself raises. A `guess` that nobody has asked for yet is given up for any reason: Displaced if it
+        is for want of a replica.
         """
         kind = call.request.kind
         if not self._alive.get(kind):
@@ -123,20 +149,30 @@ class Dispatcher:
         deaths = shortages = 0
         while True:
             asked = asyncio.get_running_loop().time()
-            granted = await self._slot(work)
+            if guess is not None and guess.age is not None:
+                work = replace(work, age=min(work.age, guess.age))
+            granted = self._guess(work, guess) if guess is not None and is_open(guess) else await self._slot(work)
             replica, began = self._replicas[granted.id], False
             try:
                 if work.alone:  # an idle replica may have died with its node; that death is not the item's doing
                     await replica.ping()
                 began = True
-                return replace(await self._run(replica, call, granted, age, asked), place=granted.place)
+                run = replica.run(call) if guess is None else self._interruptible(work.id, replica.run(call))
+                return replace(await self._run(run, call, granted, age, asked, guess), place=granted.place)
+            except Displaced:
+                if is_open(guess):
+                    raise
             except ReplicaDied as death:
                 self._bury(granted)
+                if is_open(guess):
+                    raise
                 deaths += work.alone and began
                 if deaths >= DEATHS:
                     raise PoisonousItem(f"{call.name}: {deaths} replicas died while it ran alone ({death})") from death
                 work = replace(work, place="", alone=True)
             except OutOfMemory as error:
+                if is_open(guess):
+                    raise
                 shortages += work.alone
                 if shortages >= DEATHS:
                     raise OutOfMemory(f"{call.name}: {error}, {shortages} times while it ran alone") from error
@@ -145,22 +181,63 @@ class Dispatcher:
                 self.tally.slots[kind] -= self._scheduler.shrink(granted)
                 self.tally.busy[kind] -= running - granted.running
             finally:
-                self._release(granted)
+                self._release(granted, work.id)
 
-    async def _run(self, replica: Replica, call: Call, granted: ReplicaSlots, age: int, asked: float) -> Answer:
+    async def _run(
+        self,
+        run: Coroutine[Any, Any, Answer],
+        call: Call,
+        granted: ReplicaSlots,
+        age: int,
+        asked: float,
+        guess: Guess | None,
+    ) -> Answer:
         """Run an item at a replica, and tell what became of it."""
         now, busy = asyncio.get_running_loop().time, granted.busy
         began, reply, how = now(), None, "failed"
         try:
-            answer = await replica.run(call)
+            answer = await run
             reply, how = answer.reply, "done"
             return answer
         except BaseException as error:
             how = next((name for kind, name in ENDS.items() if isinstance(error, kind)), how)
             raise
         finally:
+            if guess is not None and guess.age is None and how != "done":
+                guess.vain += now() - began
             if self._tell is not None:
                 self._tell(Ran(call, age, granted.id, granted.node, busy, asked, began, now(), reply, how))
+
+    def _guess(self, work: Work, guess: Guess) -> ReplicaSlots:
+        """A replica that has nothing else to do. Raises Displaced if there is none."""
+        granted = self._scheduler.guess(work, guess.order)
+        if granted is None:
+            raise Displaced("no replica is idle")
+
+        def confirm() -> None:
+            if self._scheduler.confirm(granted, work.id):
+                self.tally.busy[work.kind] += granted.busy <= granted.slots
+
+        guess.asked = confirm
+        return granted
+
+    async def _interruptible(self, work_id: int, run: Coroutine[Any, Any, Answer]) -> Answer:
+        """Run a guess until it is done, cancelled, or to leave its replica."""
+        running = self._guesses[work_id] = asyncio.ensure_future(run)
+        try:
+            return await running
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            raise Displaced("an item needs its replica") from None
+        finally:
+            del self._guesses[work_id]
+
+    def _displace(self, granted: ReplicaSlots) -> None:
+        for work_id in granted.guesses:
+            if (running := self._guesses.get(work_id)) is not None:
+                running.cancel()
 
     async def _slot(self, work: Work) -> ReplicaSlots:
         """Wait for a slot; returns the replica that has it."""
@@ -172,7 +249,7 @@ class Dispatcher:
             return await grant
         except asyncio.CancelledError:
             if grant.done() and not grant.cancelled():  # granted and cancelled in the same turn of the loop
-                self._release(grant.result())
+                self._release(grant.result(), work.id)
             raise
         finally:
             self._grants.pop(work.id, None)
@@ -187,7 +264,9 @@ class Dispatcher:
                 self._scheduler.release(granted)
                 continue
             self.tally.busy[work.kind] += granted.busy <= granted.slots
+            self._displace(granted)
             grant.set_result(granted)
+        self.spare()
 
     def _open(self, replica: Replica) -> None:
         self.tally.slots[replica.kind] = self.tally.slots.get(replica.kind, 0) + replica.slots
@@ -196,9 +275,10 @@ class Dispatcher:
         self._scheduler.open(slots)
         self._pump()
 
-    def _release(self, granted: ReplicaSlots) -> None:
-        self.tally.busy[granted.kind] -= granted.busy <= granted.slots
-        self._scheduler.release(granted)
+    def _release(self, granted: ReplicaSlots, work_id: int) -> None:
+        if not self._scheduler.leave(granted, work_id):
+            self.tally.busy[granted.kind] -= granted.busy <= granted.slots
+            self._scheduler.release(granted)
         self._pump()
 
     def _bury(self, dead: ReplicaSlots) -> None:

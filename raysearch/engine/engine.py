@@ -7,7 +7,7 @@ rewards. What was lost or evicted is made again from its recipe. It knows nothin
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import astuple, dataclass, field
+from dataclasses import astuple, dataclass
 from itertools import pairwise
 from math import isfinite
 from typing import Any
@@ -31,7 +31,8 @@ from raysearch.engine.protocol import (
     Whole,
     numbered,
 )
-from raysearch.engine.sharing import Jobs, Memo, gather
+from raysearch.engine.sharing import Jobs, Memo, Spent, Turns, gather
+from raysearch.engine.speculation import Speculation
 from raysearch.engine.spill import Spill
 from raysearch.engine.store import Entry, Store
 from raysearch.errors import InputLost, ReplicaDied, RewardError
@@ -44,20 +45,6 @@ from raysearch.recipe.reward import Question, Reward, Score, met, score_key, see
 ATTEMPTS = 8  # at making something whose inputs keep getting lost
 STRIPS = 8192  # previews that are remembered until the searches that share them have ended: 16 KiB each at most
 IN_FLIGHT = 8  # candidates of one call that are worked on at a time, for each slot: no slot waits, and little is held
-
-
-@dataclass
-class Spent:
-    """What was really run for one search. What searches share is counted for the search that asked first.
-
-    `age` orders searches, `group` is shared by those that share candidates, and `spilled` are the parts of a long video
-    that the search has on disk.
-    """
-
-    age: int = 0
-    nfe: int = 0
-    group: str = ""
-    spilled: list[Digest] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -81,15 +68,6 @@ class Finished:
     def reward(self, key: str) -> tuple[float, ...]:
         """The components of a reward; for a long video, their means over chunks."""
         return tuple(sum(c) / len(c) for c in self.by_chunk(key))
-
-
-@dataclass
-class _Trajectory:
-    """The stops asked for on one trajectory; one item runs on it at a time, the earliest stop first."""
-
-    stops: list[int] = field(default_factory=list)
-    running: bool = False
-    changed: asyncio.Condition = field(default_factory=asyncio.Condition)
 
 
 class Engine:
@@ -117,7 +95,7 @@ class Engine:
         self.nfe = self.decodes = self.rewards_computed = self.recomputed = 0
         self.step_pace, self.score_pace = Pace(), Pace()
         self._dispatcher, self._fetch, self._jobs = dispatcher, fetch, Jobs(tasks)
-        self._trajectories: dict[Digest, _Trajectory] = {}
+        self.speculation, self._turns = Speculation(dispatcher, tasks, self.latent, self._stored), Turns()
         self._scores: Memo[Score] = Memo(200_000)
         self._conditions: Memo[Any] = Memo(256)
         self._making: Memo[float] = Memo(200_000)  # replica-seconds of trajectories
@@ -131,14 +109,16 @@ class Engine:
         for x in (c for question in xs for c in seen(question)):
             self.store.watch(x)
         at_a_time = min(len(xs), IN_FLIGHT * max(1, sum(self._dispatcher.tally.slots.values())))
-        return await gather((self._score(x, reward, spent) for x in xs), at_a_time)
+        with self.speculation.question(xs, spent):
+            return await gather((self._score(x, reward, spent) for x in xs), at_a_time)
 
     async def _score(self, x: Question, reward: Reward, spent: Spent) -> Score:
         key = score_key(x.identity, reward)
         known = self._recorded.get(key) or self._scores.recall(key)
         if known is None:
-            known = await self._jobs.share(key, lambda: self._measure(x, reward, spent))
+            known = await self._jobs.share(key, lambda own: self._measure(x, reward, own), spent)
             self._scores.keep(key, known, spent.group)
+        self.speculation.answered(x, reward, known, spent)
         return known
 
     async def _measure(self, x: Question, reward: Reward, spent: Spent) -> Score:
@@ -162,7 +142,8 @@ class Engine:
         parts = long_video.parts(x)
         shown = [c for c in parts if long_video.shows(c)]
         for _ in range(ATTEMPTS):
-            _, answer, found = await self._view(request, shown, rewards, spent, also)
+            with self.speculation.question((x, *kept), spent):
+                _, answer, found = await self._view(request, shown, rewards, spent, also)
             try:
                 files = await self._fetch(answer.ref)
             except (InputLost, ReplicaDied):  # the files were lost with their node; the latents may be there still
@@ -197,6 +178,7 @@ class Engine:
             inputs |= {name: entry.ref for name, entry in zip(also, others, strict=True)}
             entries = [await self.latent(x, velocity, spent) for x in xs]
             inputs |= numbered("state", [entry.ref for entry in entries])
+            self.speculation.ready(xs, spent)
             place = entries[-1].place
             try:
                 call = Call(request, inputs)
@@ -228,9 +210,18 @@ class Engine:
     async def _shared_latent(self, x: Candidate, velocity: bool, spent: Spent) -> Entry:
         entry = self._stored(x, velocity)
         if entry is None:
+            if spent.guess is None:
+                self._turns.clear(x.trajectory, x.step, spent.age)
             key = digest("latent", x.identity, velocity)
-            entry = await self._jobs.share(key, lambda: self._make(x, velocity, spent))
+            entry = await self._jobs.share(key, lambda own: self._make(x, velocity, own), spent)
+        self._claim(x, spent)
         return entry
+
+    def _claim(self, x: Candidate, spent: Spent) -> None:
+        """Count for a search what was guessed on the way to `x`."""
+        if spent.guess is None:
+            nfe = self.speculation.claim(x)
+            self.nfe, spent.nfe = self.nfe + nfe, spent.nfe + nfe
 
     def _base(self, x: Candidate, spent: Spent) -> int | None:
         """The latest step of `x`'s trajectory that exists, in the store or on disk, and that it can be made from."""
@@ -249,23 +240,8 @@ class Engine:
 
     async def _make(self, x: Candidate, velocity: bool, spent: Spent) -> Entry:
         """Wait for this trajectory's turn, then run one leg from the latest state that exists."""
-        t = self._trajectories.setdefault(x.trajectory, _Trajectory())
-        t.stops.append(x.step)
-        try:
-            await asyncio.sleep(0)  # stops asked for in the same turn are all known before the first leg starts
-            async with t.changed:
-                await t.changed.wait_for(lambda: not t.running and x.step == min(t.stops))
-                t.running = True
-            try:
-                return self._stored(x, velocity) or await self._leg(x, velocity, spent)
-            finally:
-                t.running = False
-        finally:
-            t.stops.remove(x.step)
-            if not t.stops:
-                self._trajectories.pop(x.trajectory, None)
-            async with t.changed:
-                t.changed.notify_all()
+        async with self._turns.turn(x.trajectory, x.step, spent.guess):
+            return self._stored(x, velocity) or await self._leg(x, velocity, spent)
 
     async def _leg(self, x: Candidate, velocity: bool, spent: Spent) -> Entry:
         for _ in range(ATTEMPTS):
@@ -284,18 +260,26 @@ class Engine:
             request = requests.leg(x, base, velocity)
             try:
                 call = Call(request, await self._inputs(x, request, source, state, spent))
-                answer = await self._dispatcher.submit(call, age=spent.age, place=state.place if state else "")
+                place = state.place if state else ""
+                answer = await self._dispatcher.submit(call, age=spent.age, place=place, guess=spent.guess)
             except InputLost:
                 self._lost((source, *x.origin.reads))
                 continue
+            finally:
+                if spent.guess is not None:
+                    self.speculation.gave_up(spent.guess, request, self.step_pace)
             reply = answer.reply
             earlier = state.seconds if state is not None and base is not None else 0.0
             entry = Entry(answer.ref, reply.nbytes, answer.place, velocity, earlier + reply.seconds)
             self.store.put(x, entry, spent.group)
             self._making.keep(x.trajectory, entry.seconds, spent.group)
-            self.nfe += reply.nfe
             self.step_pace.add(reply.nfe // x.sampler.nfe_per_step, reply.seconds)
-            spent.nfe += reply.nfe
+            if spent.guess is not None:
+                self.speculation.ran(x, source, reply.nfe, spent.group)
+                return entry
+            self.nfe, spent.nfe = self.nfe + reply.nfe, spent.nfe + reply.nfe
+            if source is not None:
+                self._claim(source, spent)
             return entry
         raise InputLost(f"the inputs of {x} were lost {ATTEMPTS} times")
 
@@ -336,13 +320,15 @@ class Engine:
                 spent.spilled.append(x.identity)
 
     def forget(self, spent: Spent) -> None:
-        """Delete what a search that has ended left on disk."""
+        """Delete what a search that has ended left on disk, and end what it waits for no longer."""
+        self.speculation.ended(spent)
         if self._spill is not None:
             self._spill.drop(spent.spilled)
 
     def forget_group(self, group: str) -> None:
         """Forget the latents, the scores and the previews of a group of searches that have all ended."""
         self.store.forget(group)
+        self.speculation.forget(group)
         self.strips.forget(group)
         self._scores.forget(group)
         self._making.forget(group)
@@ -385,7 +371,7 @@ class Engine:
         key = digest(type(what).__name__, *own)
         known = self._conditions.recall(key)
         if known is None:
-            known = await self._jobs.share(key, lambda: self._encode(what, spent, inputs))
+            known = await self._jobs.share(key, lambda own: self._encode(what, own, inputs), spent)
             self._conditions.keep(key, known)
         return known
 

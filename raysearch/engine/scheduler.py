@@ -8,11 +8,14 @@ empties. From there no other replica can take the item, so this happens only whi
 are slots.
 
 An item whose replica died runs alone: the replica with the fewest items takes no new item until it is empty.
+
+A guess, an item that nobody has asked for, goes only to a replica that holds no other item, and occupies no slot: it
+makes room as soon as an item is given to its replica.
 """
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from heapq import heappop, heappush
 
 
@@ -40,6 +43,7 @@ class ReplicaSlots:
     ahead: int = 0  # items that may be at the replica beyond its slots
     closed: bool = False  # an item runs alone on the replica
     reserved_for: int | None = None  # the id of the item that waits for the replica to empty, to run alone on it
+    guesses: dict[int, tuple[float, ...]] = field(default_factory=dict)  # at the replica: id -> order
 
     @property
     def running(self) -> int:
@@ -64,6 +68,7 @@ class Scheduler:
         self._alone: dict[int, Work] = {}
         self._queue: dict[str, list[tuple[int, int]]] = defaultdict(list)  # kind -> heap of (age, id)
         self._queued: Counter[str] = Counter()  # kind -> items in the heap that still wait
+        self.guessing = 0  # guesses at replicas
         self._nodes: dict[str, str] = {}  # place -> node, also for replicas out of service
         for replica in replicas:
             self.open(replica)
@@ -117,6 +122,42 @@ class Scheduler:
             replica.closed = False
             self._index(replica)
 
+    def room(self, kind: str) -> int:
+        """How many more guesses replicas of the kind have room for."""
+        return sum(r.slots - len(r.guesses) for r in self._idle(kind))
+
+    def guess(self, work: Work, order: tuple[float, ...]) -> ReplicaSlots | None:
+        """The replica that a guess goes to now, the one with the fewest guesses; None if there is none.
+
+        Of guesses the one with the highest `order` makes room first.
+        """
+        node = self._nodes.get(work.place)
+        near = lambda r: (len(r.guesses), r.place != work.place, r.node != node)  # noqa: E731
+        replica = min(self._idle(work.kind), key=near, default=None)
+        if replica is not None:
+            replica.guesses[work.id] = order
+            self.guessing += 1
+        return replica
+
+    def leave(self, replica: ReplicaSlots, work_id: int) -> bool:
+        """Take a guess from its replica; False if it is no guess, or none any more."""
+        if replica.guesses.pop(work_id, None) is None:
+            return False
+        self.guessing -= 1
+        return True
+
+    def confirm(self, replica: ReplicaSlots, work_id: int) -> bool:
+        """Turn a guess into an item like others; False if it is one already."""
+        if not self.leave(replica, work_id):
+            return False
+        replica.busy += 1
+        if self.replicas.get(replica.id) is replica:
+            self._index(replica)
+        return True
+
+    def _idle(self, kind: str) -> Iterator[ReplicaSlots]:
+        return (r for r in self._free[kind].values() if not r.busy and len(r.guesses) < r.slots)
+
     def shrink(self, replica: ReplicaSlots) -> int:
         """Lower a replica's slots to one below its running items, but not below 1; returns how many slots are gone."""
         if self.replicas.get(replica.id) is not replica:
@@ -156,6 +197,11 @@ class Scheduler:
 
     def _choose(self, work: Work) -> ReplicaSlots:
         free = self._free[work.kind] or self._ahead[work.kind]
+        if self.guessing:
+            without = {place: r for place, r in free.items() if not r.guesses}
+            if not without:  # the least of all guesses makes room
+                return max(free.values(), key=lambda r: min(r.guesses.values(), default=()))
+            free = without
         home = free.get(work.place)
         if home is not None:
             return home
@@ -166,7 +212,7 @@ class Scheduler:
         replicas = [r for r in self.replicas.values() if r.kind == work.kind]
         replicas = [r for r in replicas if r.place != work.avoid] or replicas
         replicas = [r for r in replicas if not r.closed and r.reserved_for in (None, work.id)]
-        replica = min(replicas, key=lambda r: (r.busy, r.reserved_for is None), default=None)
+        replica = min(replicas, key=lambda r: (r.busy, r.reserved_for is None, len(r.guesses)), default=None)
         held = next((r for r in replicas if r.reserved_for == work.id), None)
         if replica is not None and replica.busy == 0:
             if held is not None and held is not replica:  # another replica was empty first

@@ -22,9 +22,9 @@ from raysearch.config import prompts
 from raysearch.config.config import Config
 from raysearch.config.reading import read
 from raysearch.engine.dispatcher import Dispatcher
-from raysearch.engine.engine import Engine, Spent
+from raysearch.engine.engine import Engine
 from raysearch.engine.protocol import Fleet, Outputs
-from raysearch.engine.sharing import gather
+from raysearch.engine.sharing import Spent, gather
 from raysearch.engine.store import Store
 from raysearch.errors import ConfigError, FolderError, NoReplica, check, plain, told
 from raysearch.files import Folder

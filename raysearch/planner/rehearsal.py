@@ -17,8 +17,9 @@ from raysearch.config.cache import embeddings_folder
 from raysearch.config.config import Arm, Config
 from raysearch.config.fleet import PoolConfig
 from raysearch.engine.embeddings import Embeddings
-from raysearch.engine.engine import Engine, Finished, Spent
+from raysearch.engine.engine import Engine, Finished
 from raysearch.engine.protocol import Outputs, Text, Whole
+from raysearch.engine.sharing import Spent
 from raysearch.errors import single
 from raysearch.planner.facts import Facts, alone
 from raysearch.planner.rewards import Draws

@@ -13,9 +13,9 @@ from raysearch.config.config import Config
 from raysearch.engine import requests
 from raysearch.engine.dispatcher import Dispatcher
 from raysearch.engine.embeddings import Embeddings
-from raysearch.engine.engine import IN_FLIGHT, Engine, Spent
+from raysearch.engine.engine import IN_FLIGHT, Engine
 from raysearch.engine.protocol import Encode, Fleet, What
-from raysearch.engine.sharing import gather
+from raysearch.engine.sharing import Spent, gather
 from raysearch.errors import check
 from raysearch.recipe.candidate import Candidate
 from raysearch.session.plan import Plan, Search

@@ -24,7 +24,8 @@ from raysearch.recipe.candidate import Candidate, Prompt, Sampler
 from raysearch.recipe.digests import Digest, canonical_json, digest
 from raysearch.recipe.long_video import ALONE, Course
 from raysearch.recipe.origins import Recording
-from raysearch.recipe.reward import Question, Reward, Score
+from raysearch.recipe.reward import Question, Reward, Score, seen
+from raysearch.recipe.sequels import Sequels
 from raysearch.search.budget import Cost, Ledger, Meter
 from raysearch.search.context import Context
 from raysearch.search.obstacles import Barrier
@@ -60,7 +61,10 @@ class Backend(Protocol):
 
 @dataclass(frozen=True)
 class ArmPlan:
-    """An arm as the backend prepared it. The search sees `reward`, `early` and `compare`; others judge its winner."""
+    """An arm as the backend prepared it. The search sees `reward`, `early` and `compare`; others judge its winner.
+
+    The dry run adds to `sequels` in which order its policy asks.
+    """
 
     arm: Arm
     sampler: Sampler
@@ -72,6 +76,7 @@ class ArmPlan:
     long: Course = ALONE
     early: Reward | None = None
     compare: Reward | None = None
+    sequels: Sequels = field(default_factory=Sequels, compare=False)
 
     def avoiding(self, negative_prompt: str | None) -> "ArmPlan":
         """The arm for a prompt with a negative prompt of its own; the same arm for None."""
@@ -310,6 +315,7 @@ def _dry_run(s: Search, n: int) -> Cost:
     """The cost of a search whose rewards are made up."""
     arm, asked, budget = s.plan, count(1), s.plan.arm.budget
     most = dict[str, int]()  # candidates of one question to a reward
+    asks = list[list[tuple[Candidate, bool]]]()
     if budget.nfe is not None and budget.nfe < arm.rollout:
         raise ConfigError.of("budget.nfe", budget.nfe, f"at least {arm.rollout}, the NFE of one video")
     if arm.arm.allocate is not None:
@@ -318,6 +324,7 @@ def _dry_run(s: Search, n: int) -> Cost:
 
     async def answer(xs: Sequence[Question], reward: Reward) -> list[Score]:
         most[reward.key] = max(most.get(reward.key, 0), len(xs))
+        asks.append([(c, reward.needs_velocity) for x in xs for c in seen(x)])
         if next(asked) > MOST_QUESTIONS:
             raise ConfigError(f"it asks more than {MOST_QUESTIONS} questions, and a search must end")
         return [Score(tuple(x.identity[i % 16] / 256 for i in range(len(reward.components)))) for x in xs]
@@ -326,6 +333,7 @@ def _dry_run(s: Search, n: int) -> Cost:
         gate = allowing(2) if arm.arm.allocate else None
         ctx = context(s, answer, lambda: 0.0, gate=gate)
         winner, _ = await run_policy(s, ctx)
+        arm.sequels.learn([*asks, [(winner, False)]])
         return ctx.charged + ctx.meter.ledger.finish(winner)
 
     cost = judged(f"policy {arm.arm.policy} (arm {arm.arm.name})", arm.arm.search, lambda: asyncio.run(dry()))

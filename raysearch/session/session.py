@@ -20,8 +20,9 @@ from raysearch.config import prompts
 from raysearch.config.config import Config
 from raysearch.config.prompts import Entry
 from raysearch.engine.dispatcher import Dispatcher
-from raysearch.engine.engine import Engine, Finished, Spent
+from raysearch.engine.engine import Engine, Finished
 from raysearch.engine.protocol import Fleet, Outputs, Replica
+from raysearch.engine.sharing import Spent
 from raysearch.engine.spill import Spill
 from raysearch.engine.store import Store
 from raysearch.errors import ConfigError, FolderError, NoReplica, counted, single, told
@@ -291,6 +292,8 @@ class Session:
         Whatever a policy raises fails its search alone: a search is cancelled only with the task of all searches.
         """
         spent, calls = Spent(s.age, self.past.spent.get(s.id, 0), group_of(s.id)), 0
+        if self.config.fleet.speculate and s.plan.long.parts == 1:
+            spent.sequels = s.plan.sequels
 
         async def answer(xs: Sequence[Question], reward: Reward) -> list[Score]:
             nonlocal calls

@@ -32,8 +32,9 @@ from raysearch.config import config as configuration
 from raysearch.config.config import arms
 from raysearch.config.prompts import load
 from raysearch.engine.dispatcher import Dispatcher
-from raysearch.engine.engine import Engine, Spent
+from raysearch.engine.engine import Engine
 from raysearch.engine.protocol import Fleet, Replica
+from raysearch.engine.sharing import Spent
 from raysearch.engine.store import Store
 from raysearch.search.context import Context
 from raysearch.session.plan import Backend, Plan, context, searches

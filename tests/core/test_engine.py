@@ -7,8 +7,9 @@ from weakref import WeakSet
 import pytest
 
 from raysearch.engine.dispatcher import Dispatcher
-from raysearch.engine.engine import IN_FLIGHT, Engine, Memo, Spent
+from raysearch.engine.engine import IN_FLIGHT, Engine
 from raysearch.engine.protocol import Denoise
+from raysearch.engine.sharing import Memo, Spent
 from raysearch.engine.store import Store
 from raysearch.errors import InputLost
 from raysearch.recipe.candidate import Candidate, Prompt, denoise
@@ -76,7 +77,7 @@ def test_an_item_is_cancelled_when_its_last_waiter_leaves_and_not_before():
         await asyncio.sleep(0)
         await asyncio.gather(first, second, return_exceptions=True)
         await asyncio.sleep(0)
-        return busy, engine._dispatcher.tally.busy["denoiser"], len(engine._jobs), len(engine._trajectories)
+        return busy, engine._dispatcher.tally.busy["denoiser"], len(engine._jobs), len(engine._turns)
 
     assert with_engine(work)[0] == (1, 0, 0, 0)
 
