@@ -18,6 +18,9 @@ from raysearch.recipe.candidate import Candidate
 from raysearch.recipe.digests import Digest
 from raysearch.recipe.reward import Pair, Question, Reward, Score, seen
 
+MOST = 256  # candidates that may be made for a search at a time
+FARTHEST = 8  # questions ahead of the one that a search waits for, that one included
+
 Make = Callable[[Candidate, bool, Spent], Coroutine[Any, Any, Any]]
 
 
@@ -41,10 +44,7 @@ class _Search:
     rewards: dict[Digest, float] = field(default_factory=dict)  # by candidate, and the latest by trajectory
     nodes: dict[Digest, _Node] = field(default_factory=dict)
     failed: set[Digest] = field(default_factory=set)
-
-    def waits(self, identities: Iterable[Digest]) -> bool:
-        """True if the search waits for an answer about one of these."""
-        return any(i in asked for asked in self.pending for i in identities)
+    waits: set[Digest] = field(default_factory=set)  # all candidates of `pending`
 
     def reward(self, x: Candidate) -> float:
         """The reward of `x`, else the one before it, else the mean of all."""
@@ -85,25 +85,27 @@ class Speculation:
         s = self._searches.setdefault(spent.age, _Search(spent))
         asked = {c.identity for x in xs for c in seen(x)}
         s.pending.append(asked)
+        s.waits = set().union(*s.pending)
         for node in list(s.nodes.values()):
             if node.target.identity in asked:
                 if node.guess is None:
                     _forget(s, node)
                 else:
                     node.guess.confirm(spent.age)
-            elif not s.waits(node.way):
+            elif s.waits.isdisjoint(node.way):
                 _give_up(s, node)
         try:
             yield
         finally:
             s.pending.remove(asked)
+            s.waits = set().union(*s.pending)
 
     def ready(self, xs: Sequence[Candidate], spent: Spent) -> None:
         """The states of `xs` are made; what may follow those for which the search waits can be made, too."""
         s = self._searches.get(spent.age)
         if s is not None:
             for x in xs:
-                if s.waits([x.identity]):
+                if x.identity in s.waits:
                     self._grow(s, x, x, (x.identity,))
             self._fill()
 
@@ -153,17 +155,19 @@ class Speculation:
     def _grow(self, s: _Search, root: Candidate, x: Candidate, way: tuple[Digest, ...]) -> None:
         """Let what may follow `x`, whose state is made, be made; what is made already is gone on from."""
         assert s.spent.sequels is not None
-        for rank, (target, velocity) in enumerate(s.spent.sequels.after(x)):
-            on = *way, target.identity
-            node = s.nodes.get(target.identity)
-            if s.waits([target.identity]) or target.identity in s.failed:
-                continue
-            if self._made(target, velocity) is not None:
-                self._grow(s, root, target, on)
-            elif node is None:
-                s.nodes[target.identity] = _Node(target, velocity, root, on, rank)
-            else:
-                node.root, node.way, node.rank = root, on, rank
+        from_here, met = [(x, way)], {*way, *s.failed, *s.waits}
+        for at, way in from_here:  # which grows
+            for rank, (target, velocity) in enumerate(s.spent.sequels.after(at)):
+                on, node = (*way, target.identity), s.nodes.get(target.identity)
+                if target.identity in met or len(on) > FARTHEST:
+                    continue
+                met.add(target.identity)
+                if self._made(target, velocity) is not None:
+                    from_here.append((target, on))
+                elif node is None and len(s.nodes) < MOST:
+                    s.nodes[target.identity] = _Node(target, velocity, root, on, rank)
+                elif node is not None:
+                    node.root, node.way, node.rank = root, on, rank
 
     def _fill(self) -> None:
         """Start the best guesses on the replicas that are idle."""
@@ -172,7 +176,7 @@ class Speculation:
         coming = sum(is_open(n.guess) for n in self._started) - self._dispatcher.guessing
         for _ in range(self._dispatcher.room(Denoise.kind) - coming):
             found = ((s.order(n), s, n) for s in self._searches.values() for n in s.nodes.values() if n.task is None)
-            best = min((f for f in found if f[1].waits(f[2].way)), key=lambda f: f[0], default=None)
+            best = min((f for f in found if not f[1].waits.isdisjoint(f[2].way)), key=lambda f: f[0], default=None)
             if best is None:
                 return
             order, s, node = best
@@ -198,7 +202,7 @@ class Speculation:
                 raise
         else:
             _forget(s, node)
-            if s.waits(node.way):
+            if not s.waits.isdisjoint(node.way):
                 self._grow(s, node.root, node.target, node.way)
         finally:
             self._started.discard(node)

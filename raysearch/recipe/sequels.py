@@ -64,27 +64,28 @@ class Way:
 class Sequels:
     """The ways that were gone from each place, which is a solver, its noise levels and a step."""
 
-    _ways: dict[Place, Counter[Way]] = field(default_factory=dict)
+    _gone: dict[Place, Counter[Way]] = field(default_factory=dict)
+    _ways: dict[Place, list[Way]] = field(default_factory=dict)  # the likeliest first
 
     def learn(self, questions: Iterable[Sequence[tuple[Candidate, bool]]]) -> None:
         """Add the ways of one search: the candidates of its questions in order, each with whether it has a velocity."""
         seen: dict[Digest, dict[int, tuple[Candidate, int]]] = {}  # trajectory -> step -> who asked, and how far up
         for question in questions:
             for x, velocity in question:
-                if (found := _way(x, velocity, seen)) is not None:
+                if (found := _way(x, velocity and not x.finished, seen)) is not None:
                     asked, way = found
-                    self._ways.setdefault(_place(asked), Counter())[way] += 1
+                    self._gone.setdefault(_place(asked), Counter())[way] += 1
             for x, _ in question:
                 at: Candidate | None = x
                 for up in range(HIGHEST + 1):
                     if at is not None:
                         seen.setdefault(at.trajectory, {}).setdefault(at.step, (x, up))
                         at = at.parent
+        self._ways = {place: [way for way, _ in gone.most_common(MOST)] for place, gone in self._gone.items()}
 
     def after(self, x: Candidate) -> list[tuple[Candidate, bool]]:
         """The candidates that may be asked about after `x`, the likeliest first, and whether with a velocity."""
-        ways = self._ways[_place(x)].most_common(MOST) if _place(x) in self._ways else []
-        return [(y, way.velocity) for way, _ in ways if (y := way.of(x)) is not None]
+        return [(y, way.velocity) for way in self._ways.get(_place(x), ()) if (y := way.of(x)) is not None]
 
 
 def _place(x: Candidate) -> Place:
