@@ -42,15 +42,15 @@ class _Search:
     spent: Spent
     pending: list[set[Digest]] = field(default_factory=list)  # the candidates of each question without an answer
     rewards: dict[Digest, float] = field(default_factory=dict)  # by candidate, and the latest by trajectory
+    mean: float = 0.0  # of `rewards`
     nodes: dict[Digest, _Node] = field(default_factory=dict)
     failed: set[Digest] = field(default_factory=set)
     waits: set[Digest] = field(default_factory=set)  # all candidates of `pending`
 
     def reward(self, x: Candidate) -> float:
-        """The reward of `x`, else the one before it, else the mean of all."""
+        """The reward of `x`, else the one before it, else the mean."""
         known = (x.identity, x.trajectory, *(c.trajectory for c in [x.parent] if c))
-        mean = sum(self.rewards.values()) / max(len(self.rewards), 1)
-        return next((self.rewards[k] for k in known if k in self.rewards), mean)
+        return next((self.rewards[k] for k in known if k in self.rewards), self.mean)
 
     def order(self, node: _Node) -> tuple[float, ...]:
         """The nearest first, then the oldest search's, the highest reward's, and the likeliest."""
@@ -114,6 +114,7 @@ class Speculation:
         s = self._searches.get(spent.age)
         if s is not None and not isinstance(x, Pair):
             s.rewards[x.identity] = s.rewards[x.trajectory] = reward.total(score.components)
+            s.mean = sum(s.rewards.values()) / len(s.rewards)
 
     def ended(self, spent: Spent) -> None:
         """The search has ended, and asks for nothing any more."""

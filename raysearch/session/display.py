@@ -100,6 +100,8 @@ def summary(console: Console, s: Snapshot, run_dir: str, command: Command) -> No
         print_line(f"{s.state}: {s.done} of {counted(s.total, 'search')} done")
     if s.best is not None:
         print_line(f"best reward: {s.best:.3f}, of {s.best_search}")
+    if s.fleet and s.fleet.wasted:
+        print_line(f"NFE wasted: {s.fleet.wasted}, run ahead of searches that did not ask for them")
     for line in _failures(s):
         print_line(line)
     if unfinished(s):
@@ -222,6 +224,8 @@ def _details(s: Snapshot, now: float) -> list[tuple[str, str]]:
     f = s.fleet
     rates = [f" ({r:.1f}/s)" if s.going else "" for r in (f.nfe_per_second, f.decodes_per_second, f.rewards_per_second)]
     parts.append(("made", f"{f.nfe} NFE{rates[0]}, {f.decodes} decodes{rates[1]}, {f.rewards} rewards{rates[2]}"))
+    if f.wasted:
+        parts.append(("NFE wasted", f"{f.wasted}, run ahead of searches that did not ask for them"))
     paces = [(f.seconds_per_step, "step"), (f.seconds_per_score, "score")]
     parts.append(("seconds", ", ".join(f"{each:.3g} a {what}" for each, what in paces if each is not None) or "-"))
     if s.going:

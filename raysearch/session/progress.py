@@ -183,6 +183,7 @@ class Progress(Totals):
             evicted=e.store.evicted,
             recomputed=e.recomputed,
             restarts=d.tally.deaths,
+            wasted=e.speculation.wasted,
         )
 
     def _rates(self, elapsed: float, counts: Sequence[int]) -> list[float]:

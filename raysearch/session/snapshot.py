@@ -65,6 +65,7 @@ class FleetStatus:
     evicted: int  # latents, to keep the store within its bound
     recomputed: int  # items done again because a latent was lost
     restarts: int  # replicas that died
+    wasted: int = 0  # NFE run ahead of searches that did not ask for them, besides `nfe`; in part an estimate
 
     @property
     def fits(self) -> bool:
