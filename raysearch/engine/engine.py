@@ -178,7 +178,8 @@ class Engine:
             inputs |= {name: entry.ref for name, entry in zip(also, others, strict=True)}
             entries = [await self.latent(x, velocity, spent) for x in xs]
             inputs |= numbered("state", [entry.ref for entry in entries])
-            self.speculation.ready(xs, spent)
+            if not isinstance(request, Finish):  # after which a search asks for nothing
+                self.speculation.ready(xs, spent)
             place = entries[-1].place
             try:
                 call = Call(request, inputs)

@@ -94,7 +94,7 @@ def measured(policy: str, needs: str, denoisers: int, scorers: int, seeds: int) 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--denoisers", type=int, nargs="*", default=[2, 6, 8, 64])
-    parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--seeds", type=int, default=5)
     json_option(parser)
     args = parser.parse_args()
     report = Report(args.json)

@@ -71,6 +71,15 @@ def test_slots_share_a_denoiser():
     assert r.seconds["denoise"] == pytest.approx(r.wall)
 
 
+def test_work_ahead_is_rehearsed():
+    policy = {"name": "halving", "n": 4, "schedule": [3, 6]}
+    timings, fleet = Timings({1: 0.5}, decode=2), FLEET | {"denoisers": {"replicas": 4}}
+    off, on = (went(timings, prompts=["a"], policy=policy, fleet=fleet | {"speculate": s}) for s in (False, True))
+    assert on.wall < 0.9 * off.wall
+    assert on.nfe > off.nfe and on.charged == off.charged
+    assert [a.nfe_run for a in on.arms.values()] == [a.nfe_run for a in off.arms.values()]
+
+
 @pytest.mark.parametrize(("cores", "asked", "slower"), [(None, 0.5, 1), (2, 0.5, 1), (1, 0.5, 2), (1, 1.0, 2)])
 def test_replicas_share_the_cores_of_a_machine(cores, asked, slower):
     """Two denoisers, each with one of two candidates: on a single core both take twice as long.
