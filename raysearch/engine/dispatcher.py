@@ -193,7 +193,7 @@ class Dispatcher:
         guess: Guess | None,
     ) -> Answer:
         """Run an item at a replica, and tell what became of it."""
-        now, busy = asyncio.get_running_loop().time, granted.busy
+        now, busy = asyncio.get_running_loop().time, granted.busy or len(granted.guesses)
         began, reply, how = now(), None, "failed"
         try:
             answer = await run
@@ -217,6 +217,8 @@ class Dispatcher:
         def confirm() -> None:
             if self._scheduler.confirm(granted, work.id):
                 self.tally.busy[work.kind] += granted.busy <= granted.slots
+                # Others leave it, but for those that come true in the same turn of the loop.
+                asyncio.get_running_loop().call_soon(self._displace, granted)
 
         guess.asked = confirm
         return granted

@@ -25,9 +25,27 @@ Make = Callable[[Candidate, bool, Spent], Coroutine[Any, Any, Any]]
 
 
 @dataclass(eq=False)
+class _Search:
+    spent: Spent
+    pending: list[set[Digest]] = field(default_factory=list)  # the candidates of each question without an answer
+    waits: set[Digest] = field(default_factory=set)  # all of them
+    rewards: dict[Digest, float] = field(default_factory=dict)  # by candidate, and the latest by trajectory
+    answers: int = 0
+    mean: float = 0.0
+    nodes: dict[Digest, "_Node"] = field(default_factory=dict)  # by their targets
+    failed: set[Digest] = field(default_factory=set)
+
+    def reward(self, x: Candidate) -> float:
+        """The reward of `x`, else the one before it, else the mean."""
+        known = (x.identity, x.trajectory, *(c.trajectory for c in [x.parent] if c))
+        return next((self.rewards[k] for k in known if k in self.rewards), self.mean)
+
+
+@dataclass(eq=False)
 class _Node:
     """A candidate that may be asked for, by the way from `root`, for which the search waits; `rank` is the way's."""
 
+    search: _Search
     target: Candidate
     velocity: bool
     root: Candidate
@@ -36,25 +54,15 @@ class _Node:
     guess: Guess | None = None
     task: "asyncio.Task[None] | None" = None
 
-
-@dataclass(eq=False)
-class _Search:
-    spent: Spent
-    pending: list[set[Digest]] = field(default_factory=list)  # the candidates of each question without an answer
-    rewards: dict[Digest, float] = field(default_factory=dict)  # by candidate, and the latest by trajectory
-    mean: float = 0.0  # of `rewards`
-    nodes: dict[Digest, _Node] = field(default_factory=dict)
-    failed: set[Digest] = field(default_factory=set)
-    waits: set[Digest] = field(default_factory=set)  # all candidates of `pending`
-
-    def reward(self, x: Candidate) -> float:
-        """The reward of `x`, else the one before it, else the mean."""
-        known = (x.identity, x.trajectory, *(c.trajectory for c in [x.parent] if c))
-        return next((self.rewards[k] for k in known if k in self.rewards), self.mean)
-
-    def order(self, node: _Node) -> tuple[float, ...]:
+    @property
+    def order(self) -> tuple[float, ...]:
         """The nearest first, then the oldest search's, the highest reward's, and the likeliest."""
-        return len(node.way), self.spent.age, -self.reward(node.root), node.rank
+        return len(self.way), self.search.spent.age, -self.search.reward(self.root), self.rank
+
+    @property
+    def waited_for(self) -> bool:
+        """True if the search waits for a candidate on the way."""
+        return not self.search.waits.isdisjoint(self.way)
 
 
 class Speculation:
@@ -70,6 +78,7 @@ class Speculation:
         self.wasted = 0  # NFE of guesses that did not come true, so far; of those given up an estimate
         self._dispatcher, self._tasks, self._make, self._made = dispatcher, tasks, make, made
         self._searches: dict[int, _Search] = {}
+        self._offered: dict[_Node, None] = {}  # not started
         self._started: set[_Node] = set()
         self._unclaimed: Memo[tuple[int, Digest | None]] = Memo(200_000)  # NFE, and what it was made from
         dispatcher.spare = self._fill
@@ -87,18 +96,17 @@ class Speculation:
         s.pending.append(asked)
         s.waits = set().union(*s.pending)
         for node in list(s.nodes.values()):
-            if node.target.identity in asked:
-                if node.guess is None:
-                    _forget(s, node)
-                else:
-                    node.guess.confirm(spent.age)
-            elif s.waits.isdisjoint(node.way):
-                _give_up(s, node)
+            if node.guess is not None and node.target.identity in asked:
+                node.guess.confirm(spent.age)
+            elif node.guess is None or not node.waited_for:
+                self._give_up(node)  # what was not started is found again
         try:
             yield
         finally:
             s.pending.remove(asked)
             s.waits = set().union(*s.pending)
+            for node in [n for n in s.nodes.values() if n.task is None and not n.waited_for]:
+                self._give_up(node)
 
     def ready(self, xs: Sequence[Candidate], spent: Spent) -> None:
         """The states of `xs` are made; what may follow those for which the search waits can be made, too."""
@@ -113,15 +121,15 @@ class Speculation:
         """A reward is known."""
         s = self._searches.get(spent.age)
         if s is not None and not isinstance(x, Pair):
-            s.rewards[x.identity] = s.rewards[x.trajectory] = reward.total(score.components)
-            s.mean = sum(s.rewards.values()) / len(s.rewards)
+            s.rewards[x.identity] = s.rewards[x.trajectory] = r = reward.total(score.components)
+            s.answers += 1
+            s.mean += (r - s.mean) / s.answers
 
     def ended(self, spent: Spent) -> None:
         """The search has ended, and asks for nothing any more."""
         s = self._searches.pop(spent.age, None)
         for node in list(s.nodes.values()) if s else ():
-            assert s is not None
-            _give_up(s, node)
+            self._give_up(node)
 
     def ran(self, x: Candidate, source: Candidate | None, nfe: int, group: str) -> None:
         """A guess has been run, from the state of `source`; it counts as wasted until somebody claims it."""
@@ -156,66 +164,70 @@ class Speculation:
     def _grow(self, s: _Search, root: Candidate, x: Candidate, way: tuple[Digest, ...]) -> None:
         """Let what may follow `x`, whose state is made, be made; what is made already is gone on from."""
         assert s.spent.sequels is not None
-        from_here, met = [(x, way)], {*way, *s.failed, *s.waits}
+        from_here, met = [(x, way)], set(way)
         for at, way in from_here:  # which grows
             for rank, (target, velocity) in enumerate(s.spent.sequels.after(at)):
-                on, node = (*way, target.identity), s.nodes.get(target.identity)
-                if target.identity in met or len(on) > FARTHEST:
+                key, on = target.identity, (*way, target.identity)
+                if key in met or key in s.waits or key in s.failed or len(on) > FARTHEST:
                     continue
-                met.add(target.identity)
+                met.add(key)
                 if self._made(target, velocity) is not None:
                     from_here.append((target, on))
-                elif node is None and len(s.nodes) < MOST:
-                    s.nodes[target.identity] = _Node(target, velocity, root, on, rank)
-                elif node is not None:
+                elif (node := s.nodes.get(key)) is not None:
                     node.root, node.way, node.rank = root, on, rank
+                elif len(s.nodes) < MOST:
+                    s.nodes[key] = node = _Node(s, target, velocity, root, on, rank)
+                    self._offered[node] = None
 
     def _fill(self) -> None:
         """Start the best guesses on the replicas that are idle."""
-        if not any(s.nodes for s in self._searches.values()):
+        if not self._offered:
             return
         coming = sum(is_open(n.guess) for n in self._started) - self._dispatcher.guessing
         for _ in range(self._dispatcher.room(Denoise.kind) - coming):
-            found = ((s.order(n), s, n) for s in self._searches.values() for n in s.nodes.values() if n.task is None)
-            best = min((f for f in found if not f[1].waits.isdisjoint(f[2].way)), key=lambda f: f[0], default=None)
-            if best is None:
+            node = min(self._offered, key=lambda n: n.order, default=None)
+            if node is None:
                 return
-            order, s, node = best
-            guess = Guess(order)
-            work = self._run(s, node, guess)
+            guess = Guess(node.order)
+            work = self._run(node, guess)
             try:
                 node.task, node.guess = self._tasks.create_task(work), guess
             except RuntimeError:  # the run is ending
                 work.close()
                 return
+            del self._offered[node]
             self._started.add(node)
 
-    async def _run(self, s: _Search, node: _Node, guess: Guess) -> None:
+    async def _run(self, node: _Node, guess: Guess) -> None:
         """Make a node's state; it fails for nobody."""
+        s = node.search
         try:
             await self._make(node.target, node.velocity, replace(s.spent, guess=guess))
         except Displaced:
-            node.task = node.guess = None  # it waits again
+            node.task = node.guess = None
+            if node.waited_for and s.nodes.get(node.target.identity) is node:
+                self._offered[node] = None  # again
+            else:
+                self._forget(node)
         except BaseException as error:
-            _forget(s, node)
+            self._forget(node)
             s.failed.add(node.target.identity)
             if not isinstance(error, Exception):
                 raise
         else:
-            _forget(s, node)
-            if not s.waits.isdisjoint(node.way):
+            self._forget(node)
+            if node.waited_for:
                 self._grow(s, node.root, node.target, node.way)
         finally:
             self._started.discard(node)
             self._fill()
 
+    def _forget(self, node: _Node) -> None:
+        self._offered.pop(node, None)
+        if node.search.nodes.get(node.target.identity) is node:
+            del node.search.nodes[node.target.identity]
 
-def _forget(s: _Search, node: _Node) -> None:
-    if s.nodes.get(node.target.identity) is node:
-        del s.nodes[node.target.identity]
-
-
-def _give_up(s: _Search, node: _Node) -> None:
-    _forget(s, node)
-    if node.task is not None:
-        node.task.cancel()
+    def _give_up(self, node: _Node) -> None:
+        self._forget(node)
+        if node.task is not None:
+            node.task.cancel()

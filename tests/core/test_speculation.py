@@ -266,6 +266,26 @@ def test_no_guess_runs_beside_an_item(slots):
     assert any(how == "cancelled" for *_, how in legs)
 
 
+def test_guesses_leave_a_replica_on_which_one_comes_true():
+    """But for those that come true with it."""
+
+    async def work(engine):
+        spent = Spent(sequels=straight(stops=(3, 10)))
+        asking = asyncio.create_task(engine.score([noise(i, 3) for i in range(3)], REWARD, spent))
+        await asyncio.sleep(5)
+        asked = [asyncio.create_task(engine.latent(noise(i, 10), False, Spent(1))) for i in (0, 2)]
+        await asyncio.gather(*asked)
+        at = asyncio.get_running_loop().time()
+        asking.cancel()
+        await asyncio.gather(asking, return_exceptions=True)
+        await ended(engine, spent)
+        return at
+
+    at, legs = with_engine(work, denoisers=1, slots=3)
+    assert at == 10
+    assert legs[3:] == [(3, 3, 10, "cancelled"), (3, 3, 10, "done"), (3, 3, 10, "done")]
+
+
 def test_one_search_joins_the_guess_of_another():
     async def work(engine):
         first, second = Spent(0, sequels=straight(stops=(3, 10))), Spent(1)
