@@ -32,9 +32,9 @@ from raysearch.config import config as configuration
 from raysearch.config.config import Config
 from raysearch.config.prompts import load
 from raysearch.engine.dispatcher import Dispatcher
-from raysearch.engine.engine import Engine, Spent
+from raysearch.engine.engine import Engine
 from raysearch.engine.protocol import Fleet, Outputs
-from raysearch.engine.sharing import gather
+from raysearch.engine.sharing import Spent, gather
 from raysearch.engine.store import Store
 from raysearch.recipe.candidate import denoise
 from raysearch.session.plan import Plan, Search, context, searches
