@@ -36,6 +36,8 @@ from raysearch.engine.engine import Engine
 from raysearch.engine.protocol import Fleet, Replica
 from raysearch.engine.sharing import Spent
 from raysearch.engine.store import Store
+from raysearch.recipe.reward import Question, Reward, Score, seen
+from raysearch.recipe.sequels import Sequels
 from raysearch.search.context import Context
 from raysearch.session.plan import Backend, Plan, context, searches
 
@@ -94,17 +96,38 @@ class Run:
     context: Context
 
 
-async def search(config: configuration.Config, plan: Plan, fleet: Fleet, policy: Policy, on: Sequence[Replica]) -> Run:
-    """One search by `policy` with nothing made before, on these replicas of a fleet."""
+async def search(
+    config: configuration.Config,
+    plan: Plan,
+    fleet: Fleet,
+    policy: Policy,
+    on: Sequence[Replica],
+    sequels: Sequels | None = None,
+) -> Run:
+    """One search by `policy` with nothing made before, on these replicas; with `sequels` they work ahead."""
     async with Dispatcher.open(on) as dispatcher, asyncio.TaskGroup() as tasks:
         engine = Engine(dispatcher, Store(int(config.fleet.store_gb * 1e9)), fleet.fetch, tasks)
         s = next(searches(plan, load(config), [0]))
         ctx = context(s, lambda xs, reward: engine.score(xs, reward, spent), time.monotonic)
-        spent = Spent()
+        spent = Spent(sequels=sequels)
         began = time.perf_counter()
         await policy(ctx)
         seconds = time.perf_counter() - began
     return Run(seconds, ctx.charged.replica_seconds, engine, ctx)
+
+
+async def rehearsed(config: configuration.Config, plan: Plan, policy: Policy) -> Sequels:
+    """What `policy` asks about after what."""
+    asks = []
+
+    async def answer(xs: Sequence[Question], reward: Reward) -> list[Score]:
+        asks.append([(c, reward.needs_velocity) for x in xs for c in seen(x)])
+        return [Score((0.0,) * len(reward.components)) for _ in xs]
+
+    await policy(context(next(searches(plan, load(config), [0])), answer, time.monotonic))
+    sequels = Sequels()
+    sequels.learn(asks)
+    return sequels
 
 
 async def rollouts(ctx: Context, n: int) -> None:
