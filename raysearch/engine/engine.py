@@ -241,7 +241,7 @@ class Engine:
 
     async def _make(self, x: Candidate, velocity: bool, spent: Spent) -> Entry:
         """Wait for this trajectory's turn, then run one leg from the latest state that exists."""
-        async with self._turns.turn(x.trajectory, x.step, spent.guess):
+        async with self._turns.turn(x.trajectory, x.step, spent.guess, spent.age):
             return self._stored(x, velocity) or await self._leg(x, velocity, spent)
 
     async def _leg(self, x: Candidate, velocity: bool, spent: Spent) -> Entry:

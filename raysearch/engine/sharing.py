@@ -208,15 +208,20 @@ class Turns:
         return len(self._trajectories)
 
     @asynccontextmanager
-    async def turn(self, trajectory: Digest, step: int, guess: Guess | None) -> AsyncIterator[None]:
-        """Wait for the turn of a stop, and hold it."""
+    async def turn(self, trajectory: Digest, step: int, guess: Guess | None, age: int) -> AsyncIterator[None]:
+        """Wait for the turn of a stop, and hold it; `age` is that of the search that asks, unless it is a guess."""
         t = self._trajectories.setdefault(trajectory, _Trajectory())
         stop = _Stop(step, guess)
         t.stops.append(stop)
+        if not is_open(guess):  # a guess may have begun since the search asked
+            self.clear(trajectory, step, age)
         try:
             await asyncio.sleep(0)  # stops asked for in the same turn are all known before the first leg starts
             async with t.changed:
-                await t.changed.wait_for(lambda: t.running is None and step == t.next)
+                while t.running is not None or step != t.next:
+                    if t.running is None:  # it was told that it is next, and then a later stop came true
+                        t.changed.notify_all()
+                    await t.changed.wait()
                 t.running = stop
             try:
                 yield
