@@ -170,6 +170,9 @@ class Engine:
         doubted = ""
         for _ in range(ATTEMPTS):
             inputs = numbered("point", await self._points(obstacles, sampler, spent))
+            for p in obstacles:  # the same in all searches of an arm
+                if isinstance(p, Candidate):
+                    self.store.share(p)
             if sampler.piped:
                 inputs |= numbered("text", [await self._whole(x, spent) for x in xs])
             elif reads:

@@ -89,6 +89,11 @@ class Store:
             if identity in self._entries:
                 self._drop(identity)
 
+    def share(self, c: Candidate) -> None:
+        """Keep a candidate's entry when the group that it was made for is forgotten: other groups ask for it, too."""
+        for entries in self._groups.values():
+            entries.discard(c.identity)
+
     def base(self, c: Candidate) -> int | None:
         """The latest stored step of the trajectory of `c` up to its own step; None if no step of it is stored."""
         return max((s for s in self._steps.get(c.trajectory, ()) if s <= c.step), default=None)

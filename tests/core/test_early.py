@@ -281,6 +281,14 @@ def test_distances_to_obstacles_are_a_question_of_their_own(tmp_path):
     assert [r["by"] for r in candidates(tmp_path / "run").to_pylist()] == ["early", "search", None]
 
 
+def test_an_obstacle_is_made_once_for_all_prompts(tmp_path):
+    """What one prompt has made is forgotten when its searches have ended, but not what the others ask for, too."""
+    values = {"policy": {"name": "test_early:around"}, "obstacles": [{"text": "o", "n": 2}], "prompts": ["a", "b", "c"]}
+    rows, progress = run(tmp_path / "run", **values, **EARLY, seeds=[0], max_searches=1)
+    assert [r["nfe_spent"] for r in rows] == [rows[1]["nfe_spent"] + 2 * 10 * 2, *[rows[1]["nfe_spent"]] * 2]
+    assert len(progress.engine.store) == 2
+
+
 async def farthest_from_the_first(ctx):
     """Returns the noise whose distance to the first obstacle exceeds that to the second one most, of three."""
     found = []
