@@ -8,9 +8,11 @@ It is causal, as Wan's own decoder is: a latent frame's frames depend on that fr
 those of `actors/__init__.py`, with N latents that are decoded together.
 """
 
+import warnings
 from collections.abc import Mapping
 from math import isqrt, prod
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import numpy as np
@@ -141,7 +143,11 @@ def read(file: Path) -> dict[str, torch.Tensor]:
     if file.suffix == ".safetensors":
         header.tensors(file)
         return load_file(file)
-    found = torch.load(file, weights_only=True, map_location="cpu")
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            found = torch.load(file, weights_only=True, map_location="cpu")
+    except UnpicklingError as error:  # whose message says how to run the code
+        raise ValueError("it holds more than tensors by name, and no code of a file is run") from error
     if not isinstance(found, dict) or not all(isinstance(v, torch.Tensor) for v in found.values()):
         raise ValueError("it holds no tensors by name")
     return found
@@ -155,6 +161,8 @@ def loaded(file: Path, key: str, **geometry: Any) -> Taehv:
             net = Taehv(weights, **geometry)
             if broken := [k for k, v in net.named_parameters() if not v.isfinite().all()]:
                 raise ValueError(f"it has NaN or inf in {broken[0]}")
+            with torch.no_grad():
+                net(torch.zeros(1, geometry["channels"], 1, 2, 2))  # layers may not fit each other
         except Exception as error:  # of torch, of pickle and of the file's format
             raise ConfigError(f"{key}: {str(file)!r} is no decoder of this model's latents: {told(error)}") from error
     return net.eval().requires_grad_(False)
