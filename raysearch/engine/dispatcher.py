@@ -102,13 +102,8 @@ class Dispatcher:
         return self._scheduler.depth()
 
     def room(self, kind: str) -> int:
-        """How many more guesses replicas of the kind have room for."""
-        return self._scheduler.room(kind)
-
-    @property
-    def guessing(self) -> int:
-        """The guesses at replicas."""
-        return self._scheduler.guessing
+        """How many guesses replicas of the kind have room for, with those that they have."""
+        return self._scheduler.room(kind) + self._scheduler.guessing
 
     def join(self, replica: Replica) -> None:
         """Take a replica into service, now or at any later time; one of a retired kind comes too late."""

@@ -95,7 +95,7 @@ class Engine:
         self.nfe = self.decodes = self.rewards_computed = self.recomputed = 0
         self.step_pace, self.score_pace = Pace(), Pace()
         self._dispatcher, self._fetch, self._jobs = dispatcher, fetch, Jobs(tasks)
-        self.speculation, self._turns = Speculation(dispatcher, tasks, self.latent, self._stored), Turns()
+        self.speculation, self._turns = Speculation(dispatcher, tasks, self.latent, self._stored, store), Turns()
         self._scores: Memo[Score] = Memo(200_000)
         self._conditions: Memo[Any] = Memo(256)
         self._making: Memo[float] = Memo(200_000)  # replica-seconds of trajectories
@@ -170,9 +170,7 @@ class Engine:
         doubted = ""
         for _ in range(ATTEMPTS):
             inputs = numbered("point", await self._points(obstacles, sampler, spent))
-            for p in obstacles:  # the same in all searches of an arm
-                if isinstance(p, Candidate):
-                    self.store.share(p)
+            self.store.share([p.identity for p in obstacles])  # which all searches of an arm have
             if sampler.piped:
                 inputs |= numbered("text", [await self._whole(x, spent) for x in xs])
             elif reads:

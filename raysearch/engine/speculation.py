@@ -14,6 +14,7 @@ from typing import Any
 from raysearch.engine.dispatcher import Dispatcher, Displaced, Pace
 from raysearch.engine.protocol import Denoise
 from raysearch.engine.sharing import Guess, Memo, Spent, is_open
+from raysearch.engine.store import Store
 from raysearch.recipe.candidate import Candidate
 from raysearch.recipe.digests import Digest
 from raysearch.recipe.reward import Pair, Question, Reward, Score, seen
@@ -66,7 +67,10 @@ class _Node:
 
 
 class Speculation:
-    """What searches may ask for, best first, as far as replicas are idle. `make` makes a state and `made` finds one."""
+    """What searches may ask for, best first, while replicas are idle and the store has room.
+
+    `make` makes a state and `made` finds one.
+    """
 
     def __init__(
         self,
@@ -74,9 +78,10 @@ class Speculation:
         tasks: asyncio.TaskGroup,
         make: Make,
         made: Callable[[Candidate, bool], Any],
+        store: Store,
     ) -> None:
         self.wasted = 0  # NFE of guesses that did not come true, so far; of those given up an estimate
-        self._dispatcher, self._tasks, self._make, self._made = dispatcher, tasks, make, made
+        self._dispatcher, self._tasks, self._store, self._make, self._made = dispatcher, tasks, store, make, made
         self._searches: dict[int, _Search] = {}
         self._offered: dict[_Node, None] = {}  # not started
         self._started: set[_Node] = set()
@@ -180,11 +185,11 @@ class Speculation:
                     self._offered[node] = None
 
     def _fill(self) -> None:
-        """Start the best guesses on the replicas that are idle."""
+        """Start the best guesses on the replicas that are idle, while the store has room."""
         if not self._offered:
             return
-        coming = sum(is_open(n.guess) for n in self._started) - self._dispatcher.guessing
-        for _ in range(self._dispatcher.room(Denoise.kind) - coming):
+        begun = sum(is_open(n.guess) for n in self._started)
+        for _ in range(min(self._dispatcher.room(Denoise.kind), self._store.room) - begun):
             node = min(self._offered, key=lambda n: n.order, default=None)
             if node is None:
                 return

@@ -16,6 +16,7 @@ from raysearch.recipe.digests import Digest
 
 OF_AN_ENTRY = 1024  # bytes: about what the driver itself holds of a latent, however small that is
 LOW_WATER = 0.9  # of the bound: how much may be left after an eviction, so that evictions are rare
+SPARE = 0.8  # of the bound: how much work ahead may fill; less than what an eviction leaves
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,11 @@ class Store:
 
     def __len__(self) -> int:
         return len(self._entries)
+
+    @property
+    def room(self) -> int:
+        """How many latents that nobody has asked for have room, by the mean of those that are there."""
+        return int(max(self.capacity * SPARE - self.nbytes, 0) * len(self) / max(self.nbytes, 1))
 
     def watch(self, c: Candidate) -> None:
         """Keep the latent that `c` needs while `c` is alive, as far as the bound allows."""
@@ -89,10 +95,10 @@ class Store:
             if identity in self._entries:
                 self._drop(identity)
 
-    def share(self, c: Candidate) -> None:
-        """Keep a candidate's entry when the group that it was made for is forgotten: other groups ask for it, too."""
+    def share(self, identities: Iterable[Digest]) -> None:
+        """Keep entries when the group that they were made for is forgotten: other groups ask for them, too."""
         for entries in self._groups.values():
-            entries.discard(c.identity)
+            entries.difference_update(identities)
 
     def base(self, c: Candidate) -> int | None:
         """The latest stored step of the trajectory of `c` up to its own step; None if no step of it is stored."""

@@ -390,13 +390,17 @@ def test_a_guess_that_fails_fails_nobody(error, joined):
     assert slots == (4 if not (joined and error is OutOfMemory) else 1)  # as if it had run it alone
 
 
-def test_a_small_store_stays_small():
-    async def work(engine):
-        spent = Spent(sequels=straight())
+@pytest.mark.parametrize("latents", [3, 6, 9, 12, 16])
+def test_work_ahead_takes_no_room_that_searches_need(latents):
+    """Hardly anything is made more often than without it, however small the store is."""
+
+    async def work(engine, sequels):
+        spent = Spent(sequels=sequels)
         for step in STOPS:
             await engine.score([noise(i, step) for i in range(8)], REWARD, spent)
         await ended(engine, spent)
-        return engine.store.nbytes
+        return engine.nfe
 
-    nbytes, _ = with_engine(work, denoisers=20, scoring=3.0, capacity=5_000)
-    assert nbytes <= 5_000
+    small = {"denoisers": 20, "scoring": 3.0, "capacity": latents * 2024}
+    off, on = (with_engine(lambda engine, s=s: work(engine, s), **small)[0] for s in (None, straight()))
+    assert 160 <= on <= 1.1 * off
