@@ -62,8 +62,9 @@ def bind(function: Callable[..., Any], given: Mapping[str, Any], key: str) -> di
     for k, v in bound.items():
         try:
             json.dumps(v, default=_plain, allow_nan=False)
-        except (TypeError, ValueError) as error:  # of a default: what a config gives is checked already
-            raise ConfigError.of(f"{key}.{k}", v, "by default what a config can give") from error
+        except (TypeError, ValueError) as error:  # of a default, or in a mapping: else what is given is checked already
+            allowed = "without NaN and inf" if k in given else "by default what a config can give"
+            raise ConfigError.of(f"{key}.{k}", v, allowed) from error
     return bound
 
 

@@ -107,10 +107,13 @@ KINDS: dict[str, type[StepCache]] = {kind.name: kind for kind in (FirstBlock, Ea
 def step_cache(block: Mapping[str, Any], key: str = "policy.cache") -> StepCache:
     """The step cache of a config block, with its defaults. Raises ConfigError."""
     name, given = block.get("name"), {k: v for k, v in block.items() if k != "name"}
-    if name not in KINDS:
+    if not isinstance(name, str) or name not in KINDS:
         hint = nearest(name, KINDS) if isinstance(name, str) else ""
         raise ConfigError(f"{key}.name: no step cache {name!r}{hint}; there are {', '.join(KINDS)}")
-    return KINDS[name](**bind(KINDS[name], given, key))
+    cache = KINDS[name](**bind(KINDS[name], given, key))
+    if isinstance(cache, Guidance):
+        check(cache.low <= cache.high, f"{key}.low", cache.low, f"at most {key}.high={cache.high:g}")
+    return cache
 
 
 def spelled(cache: StepCache) -> dict[str, Any]:

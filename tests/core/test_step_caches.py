@@ -112,6 +112,12 @@ def test_what_is_left_of_a_cached_draft_is_all_or_nothing():
             "policy.cache.name: no step cache 'first_blok' (did you mean 'first_block'",
         ),
         ({"cache": {"n": 1}}, "policy.cache.name: no step cache None; there are first_block, easy, taylor, guidance"),
+        ({"cache": {"name": ["easy"]}}, "policy.cache.name: no step cache ['easy']; there are first_block, easy"),
+        ({"cache": {"name": "easy", "threshold": float("nan")}}, "nan} is not allowed; it must be without NaN and inf"),
+        (
+            {"cache": {"name": "guidance", "low": 0.9}},
+            "policy.cache.low: 0.9 is not allowed; it must be at most policy.cache.high=0.84",
+        ),
         ({"cache": "taylor"}, "policy.cache: 'taylor' is not allowed; it must be"),
         (
             {"cache": {"name": "taylor", "interval": 0}},

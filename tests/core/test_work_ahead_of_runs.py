@@ -41,11 +41,12 @@ def test_winners_costs_and_what_is_run_are_the_same_on_any_fleet(tmp_path, seed)
     if seed >= 2:
         unlucky(fleet)
     expected, off = whole_run(tmp_path / "expected", FakeFleet(), seed, max_searches=1)
-    ahead = {"speculate": True, "store_gb": 1e-5 if seed == 3 else 1.0}
+    ahead = {"speculate": True, "store_gb": 4e-5 if seed == 3 else 1.0}
     rows, on = whole_run(tmp_path / "run", fleet, seed, max_searches=1 + seed // 2, fleet=ahead)
     assert same(rows) == same(expected)
     assert on.engine.nfe == sum(r["nfe_spent"] for r in rows)
     assert off.engine.speculation.wasted == 0 < on.engine.speculation.wasted
+    assert (on.engine.store.evicted > 0) == (seed == 3)
     assert on.engine.speculation._searches == {}
     assert on.dispatcher._scheduler.guessing == sum(on.dispatcher.tally.busy.values()) == 0
 
