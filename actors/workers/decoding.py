@@ -69,14 +69,18 @@ class Looks:
         self._latest = Memory[bytes](LATEST)
 
     def frames(self, clips: Sequence[Clip]) -> tuple[list[np.ndarray], list[int]]:
-        """The frames, uint8 (T, H, W, 3), of each clip, and how many decodes were made for it: 0 or 1."""
+        """The frames, uint8 (T, H, W, 3), of each clip, and how many decodes were made for it: 0 or 1.
+
+        They are the caller's own: what is written to them is not remembered.
+        """
         names = [c.name for c in clips]
-        found = {n: f for n in names if (f := self._latest.recall(n)) is not None}
+        found = {n: f.copy() for n in names if (f := self._latest.recall(n)) is not None}
         new = {n: c for n, c in zip(names, clips, strict=True) if n not in found}
         for group in self._groups(new):
             rows = self._decoded([new[n] for n in group])
             for n, frames in zip(group, rows, strict=True):
-                found[n] = self._latest.keep(n, frames[-new[n].frames :].copy())  # of a larger array
+                found[n] = frames[-new[n].frames :]
+                self._latest.keep(n, found[n].copy())  # a view holds a larger array, and a reward may write to its own
         made = [int(n in new and names.index(n) == i) for i, n in enumerate(names)]
         return [found[n] for n in names], made
 
