@@ -35,6 +35,10 @@ def test_children_and_lookaheads_are_ways_and_what_reads_others_is_not():
     b = noise(7, 4)
     expected = Candidate(b.prompt, SAMPLER, Derived(b, 2, Renoise(1)), 8)
     assert sequels.after(b) == [(denoise(b, 8), True), (expected, True)]
+    pushed = Candidate(a.prompt, SAMPLER, Derived(a, 0, Renoise(1), reads=(noise(3, 10),)), 8)
+    reading = Sequels()
+    reading.learn([[(a, False)], [(pushed, False)]])
+    assert reading.after(b) == []
     looks = Sequels()
     looks.learn([[(ahead(noise(0, t), 2), False)] for t in (3, 4)])
     assert looks.after(ahead(b, 2)) == []

@@ -10,7 +10,7 @@ import pytest
 from raysearch.engine.dispatcher import Dispatcher
 from raysearch.engine.engine import Engine
 from raysearch.engine.protocol import Denoise, Outputs
-from raysearch.engine.sharing import Guess, Spent, Turns
+from raysearch.engine.sharing import Spent
 from raysearch.engine.store import Store
 from raysearch.errors import OutOfMemory, ReplicaDied
 from raysearch.recipe.candidate import Candidate, Prompt, denoise
@@ -309,54 +309,6 @@ def test_a_kind_of_replicas_that_goes_ends_its_guesses():
     gone, legs = with_engine(work)
     assert gone
     assert legs == [(0, 0, 3, "done"), (3, 3, 6, "cancelled")]
-
-
-def on_a_trajectory(*stops, until=60):
-    """Which of the stops, (step, guess, turns of the loop before it is asked for and while it runs), get their turn."""
-    turns, begun = Turns(), []
-
-    async def stop(step, guess, wait, hold):
-        for _ in range(wait):
-            await asyncio.sleep(0)
-        async with turns.turn(b"t", step, guess, 0):
-            begun.append(step)
-            for _ in range(hold):
-                await asyncio.sleep(0)
-
-    async def work():
-        tasks = [asyncio.create_task(stop(*s)) for s in stops]
-        for guess in (s[1] for s in stops if s[1] is not None):
-            guess.drop = next(t for t, s in zip(tasks, stops, strict=True) if s[1] is guess).cancel
-        for i in range(until):
-            await asyncio.sleep(0)
-            yield i
-        for t in tasks:
-            t.cancel()
-
-    async def all_of_it(confirm, at):
-        async for i in work():
-            if i == at:
-                confirm.confirm(0)
-
-    return begun, all_of_it
-
-
-@pytest.mark.parametrize("hold", range(4))
-@pytest.mark.parametrize("wait", range(4))
-def test_whenever_a_guess_comes_true_every_stop_gets_its_turn(wait, hold):
-    """Also if it comes true after another one was told that it is next."""
-    for at in range(12):
-        far = Guess()
-        begun, run = on_a_trajectory((3, Guess(), 0, hold), (7, far, wait, 1), (5, Guess(), 0, 1))
-        asyncio.run(run(far, at))
-        assert sorted(begun) == [3, 5, 7]
-
-
-def test_a_guess_that_begins_while_a_search_asks_does_not_keep_it():
-    for wait in range(4):
-        begun, run = on_a_trajectory((7, Guess(), 0, 10**6), (5, None, wait, 0))
-        asyncio.run(run(Guess(), -1))
-        assert 5 in begun
 
 
 # -- what goes wrong --------------------------------------------------------------------------------------------------

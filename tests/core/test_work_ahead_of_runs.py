@@ -47,7 +47,7 @@ def test_winners_costs_and_what_is_run_are_the_same_on_any_fleet(tmp_path, seed)
     assert on.engine.nfe == sum(r["nfe_spent"] for r in rows)
     assert off.engine.speculation.wasted == 0 < on.engine.speculation.wasted
     assert (on.engine.store.evicted > 0) == (seed == 3)
-    assert on.engine.speculation._searches == {}
+    assert on.engine.speculation._searches == on.engine.speculation._unclaimed == {}
     assert on.dispatcher._scheduler.guessing == sum(on.dispatcher.tally.busy.values()) == 0
 
 
