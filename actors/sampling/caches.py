@@ -35,7 +35,7 @@ class Easy:
         before, self._before = self._before, x
         if ceil(self.cache.warmup * self.num_steps) <= step < self.num_steps - 1 and self._k is not None:
             assert before is not None and self._output is not None and self._added is not None
-            self._sum += self._k * _mean(x - before) / _mean(self._output)
+            self._sum += self._k * _mean(x - before) / max(_mean(self._output), 1e-30)
             if self._sum < self.cache.threshold:
                 return (x + self._added).to(self._output.dtype)
         self._sum, self._decided = 0.0, step
