@@ -295,7 +295,8 @@ class Engine:
             inputs |= numbered("point", await self._points(x.origin.reads, s, spent))
         if s.piped:
             return inputs | {"text": await self._whole(x, spent)}
-        inputs["text"] = await self._text(long_video.caption(x), s, spent)
+        if request.queue is None:  # which reads a text for each of its windows
+            inputs["text"] = await self._text(long_video.caption(x), s, spent)
         if s.guided:
             inputs["negative"] = await self._text(s.negative_prompt, s, spent)
         # Given first frames are needed where a chunk begins: from then on they are part of the state.

@@ -45,7 +45,7 @@ class Denoise:
     evaluated at the end point, too. `lineage` keys the noise of stochastic steps.
 
     Inputs: `base` (a state; none for fresh noise), `text`, `negative` and `first` (conditions), `point 0`, `point 1` ..
-    (what the origin reads), and of a queue `text 0`, `text 1` .. (a condition for each of its captions).
+    (what the origin reads); of a queue in place of `text` a condition for each caption, `text 0`, `text 1` ..
     """
 
     kind: ClassVar[str] = "denoiser"
