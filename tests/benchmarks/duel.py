@@ -6,7 +6,7 @@ The loop (`plain.py` has it) makes one candidate after another, one prompt after
 and the latent reward PAVRM at three steps. Both begin with encoding and end with the frames of every winner, and both
 have their models loaded. They run in turns; printed are the ratio of their times, and whether noises, survivors and
 winners are the same. On two cores raysearch is a Ray fleet of two denoisers with four slots each, and the loop may use
-two threads or one, whichever is faster; on one core it is one denoiser with four slots in one process, and the loop
+two threads or one, whichever is faster; on one core it is one denoiser with eight slots in one process, and the loop
 has one thread.
 """
 
@@ -92,7 +92,7 @@ async def duel(kind: str, args: argparse.Namespace) -> list[str]:
     two = kind == "two-cores"
     share = {"num_cpus": 0.2}
     pool = {"denoisers": {"replicas": 2, "slots": 4, **share}, "scorers": share, "encoders": share}
-    c = config(args, pool if two else {"backend": "local", "denoisers": {"slots": 4}})
+    c = config(args, pool if two else {"backend": "local", "denoisers": {"slots": 8}})
     async with standing(Backend(), c) as (fleet, plan):
         asked = list(searches(plan, load(c), [0]))
         loop, found = Loop(TINY, plan.arms[0].sampler), dict[str, list[Searched | Won]]()
@@ -145,7 +145,7 @@ def main() -> None:
     parser.add_argument("--n", type=int, default=6)
     parser.add_argument("--steps", type=int, default=50)
     parser.add_argument("--schedule", type=int, nargs="+", default=[10, 15, 20])
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--only", choices=TARGETS)
     json_option(parser)
     args = parser.parse_args()
