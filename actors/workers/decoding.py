@@ -20,7 +20,7 @@ class Memory(Generic[K]):
     """Frames by name, of at most so many bytes besides the latest; those longest out of use are forgotten first."""
 
     def __init__(self, capacity: int) -> None:
-        self._capacity = capacity
+        self._capacity, self._nbytes = capacity, 0
         self._held: OrderedDict[K, np.ndarray] = OrderedDict()
 
     def recall(self, name: K) -> np.ndarray | None:
@@ -31,10 +31,12 @@ class Memory(Generic[K]):
 
     def keep(self, name: K, frames: np.ndarray) -> np.ndarray:
         """Remember the frames of a name, and return them."""
+        if (before := self._held.pop(name, None)) is not None:
+            self._nbytes -= before.nbytes
         self._held[name] = frames
-        self._held.move_to_end(name)
-        while sum(f.nbytes for f in self._held.values()) > self._capacity and len(self._held) > 1:
-            self._held.popitem(last=False)
+        self._nbytes += frames.nbytes
+        while self._nbytes > self._capacity and len(self._held) > 1:
+            self._nbytes -= self._held.popitem(last=False)[1].nbytes
         return frames
 
 

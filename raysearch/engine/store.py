@@ -45,6 +45,7 @@ class Store:
         self._idle: set[Digest] = set()  # entries that no live candidate needed at the last check
         self._changes = 0  # candidates and entries added since that check
         self._groups: dict[str, set[Digest]] = {}  # of searches -> the entries that were made for them
+        self._shared: set[Digest] = set()  # of no group
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -91,14 +92,13 @@ class Store:
 
     def forget(self, group: str) -> None:
         """Forget the entries of a group of searches that have all ended."""
-        for identity in self._groups.pop(group, ()):
+        for identity in self._groups.pop(group, set()) - self._shared:
             if identity in self._entries:
                 self._drop(identity)
 
     def share(self, identities: Iterable[Digest]) -> None:
         """Keep entries when the group that they were made for is forgotten: other groups ask for them, too."""
-        for entries in self._groups.values():
-            entries.difference_update(identities)
+        self._shared.update(identities)
 
     def base(self, c: Candidate) -> int | None:
         """The latest stored step of the trajectory of `c` up to its own step; None if no step of it is stored."""

@@ -16,13 +16,12 @@ import os
 import time
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import nullcontext
-from dataclasses import dataclass
 from multiprocessing import get_context
 
 import numpy as np
 import torch
 import transformers
-from bench import TINY, Report, cluster, json_option, paired, spread, standing
+from bench import SIZE, TINY, Report, cluster, json_option, paired, spread, standing
 from plain import Loop, Won
 
 from actors.backend import Backend
@@ -39,7 +38,6 @@ from raysearch.engine.store import Store
 from raysearch.recipe.candidate import denoise
 from raysearch.session.plan import Plan, Search, context, searches
 
-MODEL = {"path": str(TINY), "height": 32, "width": 32, "num_frames": 17, "max_sequence_length": 80}
 CLOSE = 1e-3  # the largest difference of two latents that are the same but for rounding
 TARGETS = {"two-cores": 2.0, "one-core": 1.3}
 
@@ -49,7 +47,7 @@ def config(args: argparse.Namespace, fleet: dict[str, object]) -> Config:
     policy = {"name": "rgrp", "n": args.n, "schedule": args.schedule}
     return configuration.build(
         {
-            "model": MODEL,
+            "model": {"path": str(TINY), **SIZE},
             "sampler": {"num_steps": args.steps, "guidance_scale": 2.0},
             "rewards": {"search": {"name": "pavrm"}},
             "policy": policy,
@@ -59,16 +57,7 @@ def config(args: argparse.Namespace, fleet: dict[str, object]) -> Config:
     )
 
 
-@dataclass
-class Searched:
-    """Winners' latents by search, forwards that were run, and how long all took."""
-
-    latents: list[np.ndarray]
-    forwards: int
-    seconds: float
-
-
-async def by_raysearch(plan: Plan, asked: list[Search], fleet: Fleet, args: argparse.Namespace) -> Searched:
+async def by_raysearch(plan: Plan, asked: list[Search], fleet: Fleet, args: argparse.Namespace) -> Won:
     """All searches side by side on the fleet, with nothing made before."""
     began = time.perf_counter()
     async with Dispatcher.open(fleet.replicas) as dispatcher, asyncio.TaskGroup() as tasks:
@@ -84,7 +73,7 @@ async def by_raysearch(plan: Plan, asked: list[Search], fleet: Fleet, args: argp
         refs = await gather(map(one, asked), len(asked))
         seconds = time.perf_counter() - began
         latents = [(await fleet.fetch(ref))["latent"] for ref in refs]
-    return Searched(latents, engine.nfe, seconds)
+    return Won(latents, engine.nfe, seconds)
 
 
 async def duel(kind: str, args: argparse.Namespace) -> list[str]:
@@ -95,7 +84,7 @@ async def duel(kind: str, args: argparse.Namespace) -> list[str]:
     c = config(args, pool if two else {"backend": "local", "denoisers": {"slots": 8}})
     async with standing(Backend(), c) as (fleet, plan):
         asked = list(searches(plan, load(c), [0]))
-        loop, found = Loop(TINY, plan.arms[0].sampler), dict[str, list[Searched | Won]]()
+        loop, found = Loop(TINY, plan.arms[0].sampler), dict[str, list[Won]]()
 
         async def ours() -> float:
             made = await by_raysearch(plan, asked, fleet, args)
