@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from actors.backend import Backend
-from actors.planning import device, key
+from actors.facts import device, key
 from actors.rewards.planning import installed
 from actors.workers.local import LocalFleet, LocalReplica, begun
 from actors.workers.worker import Worker

@@ -319,9 +319,9 @@ def plan_run(path: str | None, overrides: Sequence[str], asked: planner.Asked) -
         with announced(CHECKING, lambda line: print(line, file=sys.stderr)):
             config = settled(config, lambda line: None)
             shipped.check_rewards(configuration.arms(config))
-            from actors import planning
+            from actors.facts import prepared
 
-            return config, *planning.prepared(config)
+            return config, *prepared(config)
 
     return planner.plan(path, overrides, asked, prepare, print)
 

@@ -130,9 +130,9 @@ def prepared(config: Config, place: Place, report: Callable[[str], None]) -> tup
 
 def facts(config: Config, plan: "Plan") -> "Facts":
     """What a plan of a run needs to know of its model."""
-    from actors import planning
+    from actors import facts as known
 
-    return planning.facts(config, plan)
+    return known.facts(config, plan)
 
 
 def _loaded(

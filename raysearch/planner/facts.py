@@ -1,4 +1,4 @@
-"""What a plan is told of models that the config alone does not say; `actors.planning` finds it out."""
+"""What a plan is told of models that the config alone does not say; `actors.facts` finds it out."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field

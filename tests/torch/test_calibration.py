@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from states import sizes
 
-from actors.planning import facts
+from actors.facts import facts
 from raysearch.__main__ import main
 from raysearch.config import config as configuration
 from raysearch.errors import ConfigError
