@@ -22,7 +22,7 @@ import torch
 from diffusers import AutoencoderKLWan, UniPCMultistepScheduler, WanPipeline, WanTransformer3DModel
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import ByT5Tokenizer, UMT5Config, UMT5EncoderModel
+from transformers import ByT5Tokenizer, PreTrainedTokenizerBase, UMT5Config, UMT5EncoderModel
 
 from actors.models.weights import pretrained
 from actors.tiny import world
@@ -32,7 +32,6 @@ from actors.training.config import Schedule
 from actors.training.loop import Means, train
 
 TEXT_LENGTH = 80  # bytes; `max_sequence_length` of every call of the pipeline
-PER_FRAME = 16  # tokens of a latent frame: 8x8 latents in patches of 2x2
 SHIFT = 3.0  # flow shift of the noise levels, in training as in the scheduler
 NO_CAPTION = 0.1  # share of clips that train without their caption, for guidance
 FIRST = 2.0  # weight in the loss of the first latent frame, a single picture, in which colours go wrong first
@@ -150,7 +149,8 @@ def flow_loss(
     """
     noise = torch.randn_like(z)
     level = sigma[:, None, :, None, None]
-    timestep = 1000 * (sigma[:, 0] if uniform else sigma.repeat_interleave(PER_FRAME, 1))
+    tokens = z.shape[3] * z.shape[4] // 4  # of a latent frame, in patches of 2x2
+    timestep = 1000 * (sigma[:, 0] if uniform else sigma.repeat_interleave(tokens, 1))
     with torch.autocast("cpu", torch.bfloat16):
         flow = transformer(torch.lerp(z, noise, level), timestep, text, return_dict=False)[0]
     error = (flow.float() - (noise - z)).square().mean((1, 3, 4))
@@ -159,12 +159,18 @@ def flow_loss(
     return (weight * error)[sigma > 0].sum() / weight[sigma > 0].sum()
 
 
-def save(out: Path, vae: AutoencoderKLWan, reader: Reader, transformer: WanTransformer3DModel) -> None:
+def save(
+    out: Path,
+    vae: AutoencoderKLWan,
+    tokenizer: PreTrainedTokenizerBase,
+    text_encoder: UMT5EncoderModel,
+    transformer: WanTransformer3DModel,
+) -> None:
     """Write a `WanPipeline`, the transformer's weights as float16: half the size, and exact enough for float32."""
     scheduler = UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=SHIFT)
     WanPipeline(
-        tokenizer=reader.tokenizer,
-        text_encoder=reader.encoder,
+        tokenizer=tokenizer,
+        text_encoder=text_encoder,
         vae=vae,
         scheduler=scheduler,
         transformer=transformer.half(),
@@ -250,7 +256,7 @@ def main() -> None:
 
     schedule = Schedule(steps=args.steps, learning_rate=args.peak, warm_up=200, seed=args.seed + 2, every=200)
     train(transformer, loss, schedule, checkpoint=args.work / "transformer.pt")
-    save(args.out, vae, reader, transformer)
+    save(args.out, vae, reader.tokenizer, reader.encoder, transformer)
 
 
 if __name__ == "__main__":
