@@ -160,13 +160,14 @@ def extent(shape: str, direction: Sequence[int] | np.ndarray) -> float:
     return {-1: 1.25, 0: 1.25 * np.sqrt(3) / 2, 1: 0.625}[int(direction[1])]
 
 
-def covered(o: Object, who: Identity, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """The share, from 0 to 1, of the pixels at (x, y) from an object's centre that it covers."""
-    distance = signed_distance(o.shape, x, y, np.asarray(who.radius))
-    if who.notch:
-        side = NOTCHES[who.notch]
-        reach = extent(o.shape, side) * who.radius
-        distance = np.maximum(distance, NOTCH * who.radius - np.hypot(x - reach * side[0], y - reach * side[1]))
+def covered(shape: str, notch: str, radius: np.ndarray | float, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """The share, from 0 to 1, of the pixels at (x, y) from a shape's centre that it covers."""
+    distance = signed_distance(shape, x, y, np.asarray(radius))
+    if notch:
+        side = NOTCHES[notch]
+        reach = 1.25 / np.sqrt(3) if shape == "triangle" and side[0] else extent(shape, side)  # its slanted edge
+        x, y = x - reach * radius * side[0], y - reach * radius * side[1]
+        distance = np.maximum(distance, NOTCH * radius - np.hypot(x, y))
     return np.clip(0.5 - distance, 0, 1)
 
 
@@ -265,7 +266,7 @@ def draw(scene: Scene, *, size: int = SIZE) -> np.ndarray:
     for i, (o, who) in enumerate(zip(scene.caption.objects, scene.identities, strict=True)):
         x = grid[None, None, :] - scene.centres[:, i, 0, None, None]
         y = grid[None, :, None] - scene.centres[:, i, 1, None, None]
-        cover = covered(o, who, x, y)[..., None]
+        cover = covered(o.shape, who.notch, who.radius, x, y)[..., None]
         clip = clip * (1 - cover) + colour(o.colour, who.hue) * cover
     return np.rint(clip).astype(np.uint8)
 
