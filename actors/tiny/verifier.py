@@ -7,9 +7,9 @@ with sub-pixel centres and matched with the three shapes. Nothing is learned and
 Shapes: T frames of H x W pixels, K colours.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
@@ -249,6 +249,13 @@ def measure(frames: np.ndarray, objects: tuple[world.Object, ...]) -> np.ndarray
     return grade(observe(frames), objects)
 
 
+def readable(frames: np.ndarray | None) -> np.ndarray:
+    """The frames, if they are uint8 (T, H, W, 3); raises ValueError else."""
+    if frames is None or frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3 or len(frames) < 2:
+        raise ValueError("the verifier needs frames: uint8 (frames >= 2, height, width, 3)")
+    return frames
+
+
 class Verifier:
     """The reward whose components are VQ, MQ and TA, from 0 to 1, and success, 0 or 1.
 
@@ -264,17 +271,18 @@ class Verifier:
         """The components (n, 4) of n views. Raises ValueError where frames or caption are not of this world."""
         rows = []
         for view in views:
-            frames = view.frames
-            if (
-                frames is None
-                or frames.dtype != np.uint8
-                or frames.ndim != 4
-                or frames.shape[-1] != 3
-                or len(frames) < 2
-            ):
-                raise ValueError("the verifier needs frames: uint8 (frames >= 2, height, width, 3)")
-            rows.append(measure(frames, world.parse(view.prompt)))
+            rows.append(measure(readable(view.frames), world.parse(view.prompt)))
         return np.array(rows, dtype=np.float64).reshape(len(rows), len(self.components))
+
+
+def print_table(
+    components: tuple[str, ...], measure: Callable, rows: Iterable[tuple[str, list[tuple[np.ndarray, Any]]]], n: int
+) -> None:
+    """Print the mean scores of `n` clips and what is asked of them, for each named row of a table."""
+    print(f"{'clip':24} " + " ".join(f"{c:>8}" for c in components) + f"   (n = {n})")
+    for name, pairs in rows:
+        scores = np.array([measure(frames, asked) for frames, asked in pairs]).mean(0)
+        print(f"{name:24} " + " ".join(f"{x:8.3f}" for x in scores), flush=True)
 
 
 def main() -> None:
@@ -287,11 +295,7 @@ def main() -> None:
     parser.add_argument("--n", type=int, default=500, help="clips in each row")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
-    verifier = Verifier()
-    print(f"{'clip':24} " + " ".join(f"{c:>7}" for c in verifier.components) + f"   (n = {args.n})")
-    for name, pairs in corruptions.table(np.random.default_rng(args.seed), args.n):
-        scores = np.array([measure(frames, objects) for frames, objects in pairs]).mean(0)
-        print(f"{name:24} " + " ".join(f"{x:7.3f}" for x in scores), flush=True)
+    print_table(Verifier.components, measure, corruptions.table(np.random.default_rng(args.seed), args.n), args.n)
 
 
 if __name__ == "__main__":

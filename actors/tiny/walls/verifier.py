@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 
-from actors.tiny.verifier import ramp
+from actors.tiny.verifier import print_table, ramp, readable
 from actors.tiny.walls import world
-from actors.tiny.walls.seeing import NOTCHES, SMALL, Bar, Observation, Track, observe
+from actors.tiny.walls.seeing import SMALL, Bar, Observation, Track, observe
 
 if TYPE_CHECKING:
     from actors.rewards import View
@@ -26,14 +26,17 @@ _LOOSE = 0.12  # pixels a frame by which a speed may leave the range of its word
 
 @dataclass(frozen=True)
 class Move:
-    """How a track moves in each leg: `velocity` (legs, 2) in pixels a frame, `deviation` (T,) in pixels from even."""
+    """How a track moves: `velocity` (parts, 2) in pixels a frame, `deviation` (T,) in pixels from even motion.
+
+    A part is a quarter of the clip, so that a turn lies between two, and motion is even in each half.
+    """
 
     velocity: np.ndarray
     deviation: np.ndarray
 
     @property
     def steady(self) -> float:
-        """1 where a track moves evenly in each leg, less where it shakes."""
+        """1 where a track moves evenly in each half, less where it shakes."""
         return float(1 / (1 + (self.deviation**2).mean()))
 
 
@@ -57,20 +60,27 @@ def unfold(gap: np.ndarray) -> np.ndarray:
     return found
 
 
-def move(track: Track, centres: np.ndarray, turn: int) -> Move:
-    """How `centres` (T, 2) move up to frame `turn` and from there on, fitted where the track is visible."""
-    weight = ramp(track.mass, 0, SMALL) + 1e-6
+def fit(centres: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The even motion nearest to `centres` (T, 2): pixels a frame (2,), and how far it is from each: (T,)."""
+    time = np.arange(len(centres)) - (weight @ np.arange(len(centres))) / weight.sum()
+    middle = weight @ centres / weight.sum()
+    slope = (weight * time) @ (centres - middle) / (weight @ time**2)
+    return slope, np.hypot(*(centres - middle - time[:, None] * slope).T)
+
+
+def move(track: Track, centres: np.ndarray, frames: int) -> Move:
+    """How `centres` (T, 2) move, fitted where the track is visible, in the first T of a clip of `frames`."""
+    visible = ramp(track.mass, 0, SMALL)
+    last, turn = frames - 1, frames // 2
     velocity, deviation = [], np.zeros(len(centres))
+    for first, end in ((0, turn // 2), (turn // 2, turn), (turn, (turn + last) // 2), ((turn + last) // 2, last)):
+        part = slice(first, end + 1)
+        if first < end and first + 1 < len(centres):
+            velocity.append(fit(centres[part], visible[part] + 1e-6)[0])
     for part in (slice(0, turn + 1), slice(turn, None)):
-        c, w = centres[part], weight[part]
-        if len(c) < 2:
-            continue
-        time = np.arange(len(c)) - (w @ np.arange(len(c))) / w.sum()
-        middle = w @ c / w.sum()
-        slope = (w * time) @ (c - middle) / (w @ time**2)
-        velocity.append(slope)
-        deviation[part] = np.maximum(deviation[part], np.hypot(*(c - middle - time[:, None] * slope).T))
-    return Move(np.array(velocity), deviation * ramp(track.mass, 0, SMALL))
+        if len(centres[part]) > 1:
+            deviation[part] = np.maximum(deviation[part], fit(centres[part], visible[part] + 1e-6)[1])
+    return Move(np.array(velocity), deviation * visible)
 
 
 def judge_still(found: Move) -> tuple[float, float, bool]:
@@ -82,8 +92,8 @@ def judge_still(found: Move) -> tuple[float, float, bool]:
 
 def judge_moving(found: Move, wanted: world.Object) -> tuple[float, float, bool]:
     """The same of an object that shall move."""
-    legs = [np.array(world.DIRECTIONS[d]) for d in wanted.legs]
-    ways = np.array([legs[0], legs[-1]][: len(found.velocity)])
+    first, last = wanted.legs[0], wanted.legs[-1]
+    ways = np.array([world.DIRECTIONS[d] for d in (first, first, last, last)])[: len(found.velocity)]
     along = (found.velocity * ways).sum(1)
     across = np.abs((found.velocity * ways[:, ::-1]).sum(1))
     straight = 1 / (1 + (across / 0.2) ** 2)
@@ -101,23 +111,23 @@ def judge_moving(found: Move, wanted: world.Object) -> tuple[float, float, bool]
     return float((moving * straight).mean() * found.steady), float(as_said), bool(right)
 
 
-def motion(track: Track, wanted: world.Object, wall: Bar | None, turn: int) -> tuple[float, float, bool]:
+def motion(track: Track, wanted: world.Object, wall: Bar | None, frames: int) -> tuple[float, float, bool]:
     """Judge the motion of an object, beside a wall as if what bounces went on."""
     centres = track.centres
     if not wanted.legs:
-        return judge_still(move(track, centres, turn))
+        return judge_still(move(track, centres, frames))
     if wall:
         at, way = np.median(wall.at), world.DIRECTIONS[wanted.legs[0]][wall.axis]
         side = 1 if centres[0, wall.axis] > at else -1
         if side * way < 0:
             centres = centres.copy()
             centres[:, wall.axis] = at + side * unfold(side * (centres[:, wall.axis] - at))
-    return judge_moving(move(track, centres, turn), wanted)
+    return judge_moving(move(track, centres, frames), wanted)
 
 
-def judge(track: Track, wanted: world.Object, wall: Bar | None, turn: int) -> tuple[float, float, bool]:
+def judge(track: Track, wanted: world.Object, wall: Bar | None, frames: int) -> tuple[float, float, bool]:
     """MQ and TA, from 0 to 1, of one object, and whether it is as wanted in the whole clip."""
-    quality, as_said, moves = motion(track, wanted, wall, turn)
+    quality, as_said, moves = motion(track, wanted, wall, frames)
     present = ramp(track.mass, 0.2 * SMALL, SMALL).mean()
     s = world.SHAPES.index(wanted.shape)
     alike = track.likeness.max(2)
@@ -177,11 +187,11 @@ def grade(seen: Observation, caption: world.Caption, frames: int = 0) -> np.ndar
 
     `frames` is the length of the whole clip, of which what is observed may be the beginning; 0 if it is the whole.
     """
-    turn = max(frames or len(seen.mass), 2) // 2
+    frames = frames or len(seen.mass)
     wall = seen.wall if caption.wall else None
     tracks = [seen.tracks.get(o.colour) for o in caption.objects]
     objects = list(zip(tracks, caption.objects, strict=True))
-    mq, ta, right = np.array([judge(t, o, wall, turn) if t else (0.0, 0.0, False) for t, o in objects]).T
+    mq, ta, right = np.array([judge(t, o, wall, frames) if t else (0.0, 0.0, False) for t, o in objects]).T
     stray = seen.mass - sum(t.mass for t in tracks if t) + seen.grey  # pixels of nothing asked for: (T,)
     obeyed, lawful = law(tracks, wall) if caption.wall else (1.0, True)
     if wall:
@@ -204,3 +214,41 @@ def grade(seen: Observation, caption: world.Caption, frames: int = 0) -> np.ndar
 def measure(frames: np.ndarray, caption: world.Caption) -> np.ndarray:
     """VQ, MQ, TA, LAW, IDENTITY and success (6,) of a clip, uint8 (T, H, W, 3), as a video of `caption`."""
     return grade(observe(frames), caption)
+
+
+class Verifier:
+    """The reward whose components are VQ, MQ, TA, LAW and IDENTITY, from 0 to 1, and success, 0 or 1.
+
+    VQ: the clip is clean, sharp and steady. MQ: objects move evenly, and as the caption says. TA: the clip shows the
+    caption's objects and wall, and nothing else. LAW: no object goes into the wall. IDENTITY: every object keeps its
+    hue, its radius and its notch. Success: everything is as the caption says in the whole clip and the law is kept.
+    """
+
+    components: tuple[str, ...] = ("VQ", "MQ", "TA", "LAW", "IDENTITY", "success")
+    needs: Literal["latent", "estimate", "frames"] = "frames"
+    weights: ClassVar[dict[str, float]] = {"success": 0.0}
+
+    def __call__(self, views: "Sequence[View]") -> np.ndarray:
+        """The components (n, 6) of n views. Raises ValueError where frames or caption are not of this world."""
+        rows = []
+        for view in views:
+            frames = readable(view.frames)
+            rows.append(grade(observe(frames), world.parse(view.prompt), view.num_frames))
+        return np.array(rows, dtype=np.float64).reshape(len(rows), len(self.components))
+
+
+def main() -> None:
+    """Print the mean scores of true, wrong and spoilt clips."""
+    import argparse
+
+    from actors.tiny.walls import corruptions
+
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("--n", type=int, default=200, help="clips in each row")
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    print_table(Verifier.components, measure, corruptions.table(np.random.default_rng(args.seed), args.n), args.n)
+
+
+if __name__ == "__main__":
+    main()
