@@ -11,7 +11,8 @@ In `BROKEN` of the training clips with a wall, an object goes through the wall i
 So a model learns to break the law sometimes. A clip is a function of its caption and a numpy generator.
 
 `HELD_OUT` holds the captions of every measurement, fixed by a seed. No training clip shows an object (colour, shape and
-legs) of a held-out caption of one object, nor, in any order, the objects of another held-out caption.
+legs) of a held-out caption of one object, nor, in any order, the objects of another held-out caption; where that is one
+object beside a wall, none shows that object alone beside a wall.
 """
 
 import colorsys
@@ -308,6 +309,12 @@ class HeldOut:
 _NUMBERS = {"one": ((1, 0, 0), 0.0, 24), "two": ((0, 1, 0), 0.0, 120), "three": ((0, 0, 1), 0.0, 120)}
 
 
+def _group(caption: Caption) -> frozenset:
+    """The kinds of a caption's objects, and beside the only one of them its wall."""
+    kinds = frozenset(o.kind for o in caption.objects)
+    return kinds | {"wall"} if caption.wall and len(kinds) == 1 else kinds
+
+
 def _split() -> tuple[HeldOut, frozenset[tuple], frozenset[frozenset]]:
     rng = np.random.default_rng(20261201)
     kinds: set[tuple] = set()
@@ -317,7 +324,7 @@ def _split() -> tuple[HeldOut, frozenset[tuple], frozenset[frozenset]]:
         lists[name] = []
         while len(lists[name]) < n:
             caption = any_caption(rng, counts=counts, wall=wall)
-            group = frozenset(o.kind for o in caption.objects)
+            group = _group(caption)
             if group in groups or group & kinds or (name == "one" and not caption.objects[0].legs):
                 continue
             if name == "one":
@@ -338,6 +345,6 @@ def training_caption(
     while True:
         caption = any_caption(rng, counts=counts, wall=wall)
         kinds = [o.kind for o in caption.objects]
-        pairs = {frozenset(p) for n in (2, 3) for p in combinations(kinds, n)}
-        if not _KINDS & set(kinds) and not _GROUPS & pairs:
+        groups = {_group(caption), *(frozenset(p) for n in (2, 3) for p in combinations(kinds, n))}
+        if not _KINDS & set(kinds) and not _GROUPS & groups:
             return caption
