@@ -7,9 +7,9 @@ with sub-pixel centres and matched with the three shapes. Nothing is learned and
 Shapes: T frames of H x W pixels, K colours.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
@@ -64,35 +64,37 @@ def ramp(x: np.ndarray | float, low: float, high: float) -> np.ndarray:
     return np.clip((np.asarray(x, dtype=float) - low) / (high - low), 0, 1)
 
 
-def coverage(frames: np.ndarray) -> np.ndarray:
-    """The share of each pixel that each colour covers: frames uint8 (T, H, W, 3) to float32 (T, 6, H, W).
+def coverage(frames: np.ndarray, axes: np.ndarray = _AXES) -> np.ndarray:
+    """The share of each pixel that each colour covers: frames uint8 (T, H, W, 3) to float32 (T, K, H, W).
 
-    At most one colour covers a pixel.
+    `axes` (K, 3) are the colours less the background. At most one colour covers a pixel.
     """
+    energy = (axes**2).sum(1)
     d = frames.astype(np.float32) - _BACKGROUND
-    along = d @ _AXES.T  # (T, H, W, 6)
-    best = (along / np.sqrt(_ENERGY)).argmax(-1)[..., None]
-    share = np.clip(np.take_along_axis(along / _ENERGY, best, -1), 0, 1)
+    along = d @ axes.T  # (T, H, W, K)
+    best = (along / np.sqrt(energy)).argmax(-1)[..., None]
+    share = np.clip(np.take_along_axis(along / energy, best, -1), 0, 1)
     share = share * np.clip((share - 0.04) / 0.08, 0, 1)  # noise on the background is no object
     cover = np.zeros(along.shape, dtype=np.float32)
     np.put_along_axis(cover, best, share, -1)
     return np.ascontiguousarray(cover.transpose(0, 3, 1, 2))
 
 
-def locate(cover: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def locate(cover: np.ndarray, half: int = _HALF) -> tuple[np.ndarray, np.ndarray]:
     """Find each colour in each frame of a coverage (T, K, H, W) by mean shift from where it is densest.
 
-    Returns the mass (T, K), in pixels, within a window, and the window's centre (T, K, 2) as (x, y).
+    Returns the mass (T, K), in pixels, within a window, whose border is `half` pixels from its centre, and that centre
+    (T, K, 2) as (x, y).
     """
     t, k, height, width = cover.shape
     xs, ys = np.arange(width) + 0.5, np.arange(height) + 0.5
-    near_x, near_y = (np.abs(s[:, None] - s) <= 4 for s in (xs, ys))
+    near_x, near_y = (np.abs(s[:, None] - s) <= half / 2 for s in (xs, ys))
     dense = (near_y.astype(np.float32) @ cover @ near_x.astype(np.float32)).reshape(t, k, -1)
     top = dense.argmax(-1)
     x, y = xs[top % width], ys[top // width]
     for _ in range(4):
-        wx = np.clip(_HALF - np.abs(xs - x[..., None]), 0, 1).astype(np.float32)  # (T, K, W)
-        wy = np.clip(_HALF - np.abs(ys - y[..., None]), 0, 1).astype(np.float32)
+        wx = np.clip(half - np.abs(xs - x[..., None]), 0, 1).astype(np.float32)  # (T, K, W)
+        wy = np.clip(half - np.abs(ys - y[..., None]), 0, 1).astype(np.float32)
         columns = (wy[:, :, None] @ cover)[:, :, 0] * wx
         rows = (cover @ wx[..., None])[..., 0] * wy
         mass = columns.sum(-1)
@@ -112,18 +114,24 @@ def soften(x: np.ndarray) -> np.ndarray:
     return x
 
 
+def cut(cover: np.ndarray, centres: np.ndarray, half: int = _HALF) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The window (T, 2 half, 2 half) of a coverage (T, H, W) at each centre, and its pixels' x and y from there."""
+    corner = np.floor(centres).astype(int)  # of the window, in the padded picture
+    steps = np.arange(2 * half)
+    padded = np.pad(cover, ((0, 0), (half, half), (half, half)))
+    rows, columns = corner[:, 1, None] + steps, corner[:, 0, None] + steps
+    patch = padded[np.arange(len(cover))[:, None, None], rows[:, :, None], columns[:, None, :]]
+    x = columns[:, None, :] - half + 0.5 - centres[:, 0, None, None]
+    y = rows[:, :, None] - half + 0.5 - centres[:, 1, None, None]
+    return patch, x, y
+
+
 def likeness(cover: np.ndarray, mass: np.ndarray, centres: np.ndarray) -> np.ndarray:
     """The overlap (T, 3), up to 1, of one colour's coverage (T, H, W) with each shape of equal area at its centre.
 
     The shape is blurred as often as gives the best overlap, up to `_SOFTER` times.
     """
-    corner = np.floor(centres).astype(int)  # of the window, in the padded picture
-    steps = np.arange(2 * _HALF)
-    padded = np.pad(cover, ((0, 0), (_HALF, _HALF), (_HALF, _HALF)))
-    rows, columns = corner[:, 1, None] + steps, corner[:, 0, None] + steps
-    patch = padded[np.arange(len(cover))[:, None, None], rows[:, :, None], columns[:, None, :]]
-    x = columns[:, None, :] - _HALF + 0.5 - centres[:, 0, None, None]
-    y = rows[:, :, None] - _HALF + 0.5 - centres[:, 1, None, None]
+    patch, x, y = cut(cover, centres)
     energy = (patch**2).sum((1, 2))
     overlaps = []
     for shape, unit in zip(world.SHAPES, _UNIT_AREA, strict=True):
@@ -241,6 +249,13 @@ def measure(frames: np.ndarray, objects: tuple[world.Object, ...]) -> np.ndarray
     return grade(observe(frames), objects)
 
 
+def readable(frames: np.ndarray | None) -> np.ndarray:
+    """The frames, if they are uint8 (T, H, W, 3); raises ValueError else."""
+    if frames is None or frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3 or len(frames) < 2:
+        raise ValueError("the verifier needs frames: uint8 (frames >= 2, height, width, 3)")
+    return frames
+
+
 class Verifier:
     """The reward whose components are VQ, MQ and TA, from 0 to 1, and success, 0 or 1.
 
@@ -256,17 +271,18 @@ class Verifier:
         """The components (n, 4) of n views. Raises ValueError where frames or caption are not of this world."""
         rows = []
         for view in views:
-            frames = view.frames
-            if (
-                frames is None
-                or frames.dtype != np.uint8
-                or frames.ndim != 4
-                or frames.shape[-1] != 3
-                or len(frames) < 2
-            ):
-                raise ValueError("the verifier needs frames: uint8 (frames >= 2, height, width, 3)")
-            rows.append(measure(frames, world.parse(view.prompt)))
+            rows.append(measure(readable(view.frames), world.parse(view.prompt)))
         return np.array(rows, dtype=np.float64).reshape(len(rows), len(self.components))
+
+
+def print_table(
+    components: tuple[str, ...], measure: Callable, rows: Iterable[tuple[str, list[tuple[np.ndarray, Any]]]], n: int
+) -> None:
+    """Print the mean scores of `n` clips and what is asked of them, for each named row of a table."""
+    print(f"{'clip':24} " + " ".join(f"{c:>8}" for c in components) + f"   (n = {n})")
+    for name, pairs in rows:
+        scores = np.array([measure(frames, asked) for frames, asked in pairs]).mean(0)
+        print(f"{name:24} " + " ".join(f"{x:8.3f}" for x in scores), flush=True)
 
 
 def main() -> None:
@@ -279,11 +295,7 @@ def main() -> None:
     parser.add_argument("--n", type=int, default=500, help="clips in each row")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
-    verifier = Verifier()
-    print(f"{'clip':24} " + " ".join(f"{c:>7}" for c in verifier.components) + f"   (n = {args.n})")
-    for name, pairs in corruptions.table(np.random.default_rng(args.seed), args.n):
-        scores = np.array([measure(frames, objects) for frames, objects in pairs]).mean(0)
-        print(f"{name:24} " + " ".join(f"{x:7.3f}" for x in scores), flush=True)
+    print_table(Verifier.components, measure, corruptions.table(np.random.default_rng(args.seed), args.n), args.n)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,8 @@ In `BROKEN` of the training clips with a wall, an object goes through the wall i
 So a model learns to break the law sometimes. A clip is a function of its caption and a numpy generator.
 
 `HELD_OUT` holds the captions of every measurement, fixed by a seed. No training clip shows an object (colour, shape and
-legs) of a held-out caption of one object, nor, in any order, the objects of another held-out caption.
+legs) of a held-out caption of one object, nor, in any order, the objects of another held-out caption; where that is one
+object beside a wall, none shows that object alone beside a wall.
 """
 
 import colorsys
@@ -160,13 +161,14 @@ def extent(shape: str, direction: Sequence[int] | np.ndarray) -> float:
     return {-1: 1.25, 0: 1.25 * np.sqrt(3) / 2, 1: 0.625}[int(direction[1])]
 
 
-def covered(o: Object, who: Identity, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """The share, from 0 to 1, of the pixels at (x, y) from an object's centre that it covers."""
-    distance = signed_distance(o.shape, x, y, np.asarray(who.radius))
-    if who.notch:
-        side = NOTCHES[who.notch]
-        reach = extent(o.shape, side) * who.radius
-        distance = np.maximum(distance, NOTCH * who.radius - np.hypot(x - reach * side[0], y - reach * side[1]))
+def covered(shape: str, notch: str, radius: np.ndarray | float, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """The share, from 0 to 1, of the pixels at (x, y) from a shape's centre that it covers."""
+    distance = signed_distance(shape, x, y, np.asarray(radius))
+    if notch:
+        side = NOTCHES[notch]
+        reach = 1.25 / np.sqrt(3) if shape == "triangle" and side[0] else extent(shape, side)  # its slanted edge
+        x, y = x - reach * radius * side[0], y - reach * radius * side[1]
+        distance = np.maximum(distance, NOTCH * radius - np.hypot(x, y))
     return np.clip(0.5 - distance, 0, 1)
 
 
@@ -265,7 +267,7 @@ def draw(scene: Scene, *, size: int = SIZE) -> np.ndarray:
     for i, (o, who) in enumerate(zip(scene.caption.objects, scene.identities, strict=True)):
         x = grid[None, None, :] - scene.centres[:, i, 0, None, None]
         y = grid[None, :, None] - scene.centres[:, i, 1, None, None]
-        cover = covered(o, who, x, y)[..., None]
+        cover = covered(o.shape, who.notch, who.radius, x, y)[..., None]
         clip = clip * (1 - cover) + colour(o.colour, who.hue) * cover
     return np.rint(clip).astype(np.uint8)
 
@@ -307,6 +309,12 @@ class HeldOut:
 _NUMBERS = {"one": ((1, 0, 0), 0.0, 24), "two": ((0, 1, 0), 0.0, 120), "three": ((0, 0, 1), 0.0, 120)}
 
 
+def _group(caption: Caption) -> frozenset:
+    """The kinds of a caption's objects, and beside the only one of them its wall."""
+    kinds = frozenset(o.kind for o in caption.objects)
+    return kinds | {"wall"} if caption.wall and len(kinds) == 1 else kinds
+
+
 def _split() -> tuple[HeldOut, frozenset[tuple], frozenset[frozenset]]:
     rng = np.random.default_rng(20261201)
     kinds: set[tuple] = set()
@@ -316,7 +324,7 @@ def _split() -> tuple[HeldOut, frozenset[tuple], frozenset[frozenset]]:
         lists[name] = []
         while len(lists[name]) < n:
             caption = any_caption(rng, counts=counts, wall=wall)
-            group = frozenset(o.kind for o in caption.objects)
+            group = _group(caption)
             if group in groups or group & kinds or (name == "one" and not caption.objects[0].legs):
                 continue
             if name == "one":
@@ -337,6 +345,6 @@ def training_caption(
     while True:
         caption = any_caption(rng, counts=counts, wall=wall)
         kinds = [o.kind for o in caption.objects]
-        pairs = {frozenset(p) for n in (2, 3) for p in combinations(kinds, n)}
-        if not _KINDS & set(kinds) and not _GROUPS & pairs:
+        groups = {_group(caption), *(frozenset(p) for n in (2, 3) for p in combinations(kinds, n))}
+        if not _KINDS & set(kinds) and not _GROUPS & groups:
             return caption
