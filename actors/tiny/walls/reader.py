@@ -50,7 +50,7 @@ def told(text: str) -> list[tuple[int, ...]]:
         rows += [row] * len(str(o).split()) + [(-100,) * len(ANSWERS)]  # and "and"
     if caption.wall:
         rows += [(*(-100,) * (len(ANSWERS) - 1), 3)] * 2
-    return rows
+    return rows[: len(text.split())]
 
 
 class Reader(nn.Module):
