@@ -6,6 +6,8 @@ import pytest
 from actors.rewards import View
 from actors.tiny import corruptions, world
 from actors.tiny.verifier import Verifier, measure
+from actors.tiny.walls import world as walls_world
+from actors.tiny.walls.verifier import Verifier as WallsVerifier
 
 N = 40
 
@@ -101,6 +103,23 @@ def test_bad_views(clips: corruptions.Pairs) -> None:
         Verifier()([View(prompt="a cat", sigma=0.0, latent=None, frames=clips[0][0])])
     with pytest.raises(ValueError, match="needs frames"):
         Verifier()([View(prompt="a red circle moving left", sigma=0.0, latent=None, frames=None)])
+
+
+def test_views_of_the_world_with_walls() -> None:
+    text, rng = "a red circle moving left then up and a blue square standing still", np.random.default_rng(0)
+    whole = walls_world.render(text, rng, frames=25)
+    views = [
+        View(prompt=text, sigma=0.0, latent=None, frames=whole),
+        View(prompt=text, sigma=0.0, latent=None, frames=whole[:9], num_frames=25),
+    ]
+    together = WallsVerifier()(views)
+    assert together.shape == (2, 6) and (together[:, 5] == 1).all()
+    np.testing.assert_array_equal(together[1:], WallsVerifier()(views[1:]))
+    assert WallsVerifier()([]).shape == (0, 6)
+    with pytest.raises(ValueError, match="no caption"):
+        WallsVerifier()([View(prompt="a cat", sigma=0.0, latent=None, frames=whole)])
+    with pytest.raises(ValueError, match="needs frames"):
+        WallsVerifier()([View(prompt=text, sigma=0.0, latent=None, frames=None)])
 
 
 @pytest.mark.parametrize("value", [0, 24, 255])

@@ -204,11 +204,11 @@ def _axes(frames: np.ndarray) -> np.ndarray:
     return np.concatenate([[axis(name, h) for name, h in zip(_NAMES, hues, strict=True)], _GREY]).astype(np.float32)
 
 
-def _track(name: str, axis: np.ndarray, cover: np.ndarray, seen: np.ndarray, place: tuple) -> Track:
+def _track(name: str, axis: np.ndarray, cover: np.ndarray, seen: np.ndarray, mass: np.ndarray, at: np.ndarray) -> Track:
     """The track of a colour from its coverage (T, H, W), what is seen of it (T, 3), and its mass and centroids."""
     total = seen.sum(0) + 1e-3 * axis
     tint = np.sqrt(max(0, 1 - (total @ axis) ** 2 / ((total @ total) * (axis @ axis))))
-    return Track(name, *place, likeness(cover, *place), hue(seen + 1e-3 * axis, name), float(tint))
+    return Track(name, mass, at, likeness(cover, mass, at), hue(seen + 1e-3 * axis, name), float(tint))
 
 
 def _painted(ideal: np.ndarray, drawn: np.ndarray, cover: np.ndarray, colour: np.ndarray) -> np.ndarray:
@@ -232,10 +232,9 @@ def observe(frames: np.ndarray) -> Observation:
         if mass[:, c].mean() < _VISIBLE:
             continue
         seen = np.einsum("thw,thwc->tc", cover[:, c], above, optimize=True)
-        tracks[name] = track = _track(name, axes[c], cover[:, c], seen, (mass[:, c], centroids[:, c]))
+        tracks[name] = track = _track(name, axes[c], cover[:, c], seen, mass[:, c], centroids[:, c])
         ideal = _painted(ideal, track.shown(size), cover[:, c], axes[c])
-    least = SMALL * (axes**2).sum(1).mean()
-    energy = max(float((ideal**2).sum() / len(frames)), least)
-    error = ((above - ideal) ** 2).sum((1, 2, 3)) / energy  # (T,)
+    energy, least = float((ideal**2).sum() / len(frames)), SMALL * (axes**2).sum(1).mean()
+    error = ((above - ideal) ** 2).sum((1, 2, 3)) / max(energy, least)  # (T,)
     vq = np.exp(-2.5 * np.sqrt(error)).mean() * ramp(energy, 0, 0.5 * least)
     return Observation(tracks, wall, float(vq), cover[:, :-1].sum((1, 2, 3)), cover[:, -1].sum((1, 2)))

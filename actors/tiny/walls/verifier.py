@@ -158,7 +158,7 @@ def depth(track: Track, wall: Bar) -> float:
 def same(track: Track) -> float:
     """How far an object keeps hue, radius and notch as in its first chunk, from 0 to 1: the mean over later chunks."""
     chunks = np.array_split(np.arange(len(track.mass)), max(round(len(track.mass) / _CHUNK), 2))
-    hues, radii = (np.array([x[c].mean() for c in chunks]) for x in (track.hues, track.radii))
+    hues, radii = (np.array([np.median(x[c]) for c in chunks]) for x in (track.hues, track.radii))
     alike = np.array([track.likeness[c, track.look[0]].mean(0) for c in chunks])  # (chunks, notches)
     worse = alike.max(1) - alike[:, alike[0].argmax()]  # of the first chunk's notch than of the best
     kept = (
