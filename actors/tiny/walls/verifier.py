@@ -96,10 +96,9 @@ def judge_moving(found: Move, wanted: world.Object) -> tuple[float, float, bool]
     ways = np.array([world.DIRECTIONS[d] for d in (first, first, last, last)])[: len(found.velocity)]
     along = (found.velocity * ways).sum(1)
     across = np.abs((found.velocity * ways[:, ::-1]).sum(1))
-    straight = 1 / (1 + (across / 0.2) ** 2)
-    moving = ramp(along, 0, 0.8 * _SLOW) * (1 - ramp(along, 1.2 * _FAST, 2 * _FAST))
+    straight, pace = 1 / (1 + (across / 0.2) ** 2), along.mean()
+    moving = ramp(along, 0, 0.8 * max(pace, _SLOW)) * (1 - ramp(along, 1.2 * _FAST, 2 * _FAST))
     low, high = world.SPEEDS[wanted.speed]
-    pace = along.mean()
     beyond = max(low - pace, pace - high, 0)
     right = (
         beyond < _LOOSE
@@ -147,12 +146,16 @@ def judge(track: Track, wanted: world.Object, wall: Bar | None, frames: int) -> 
 
 
 def depth(track: Track, wall: Bar) -> float:
-    """How many pixels, at most, an object reaches into a wall from the side where it starts; below 0, never."""
-    gap = track.centres[:, wall.axis] - np.median(wall.at)
+    """How many pixels, at most, an object reaches into a wall from the side where it starts; below 0, never.
+
+    An object that cannot be seen is as deep as can be.
+    """
+    gap = (track.centres[:, wall.axis] - np.median(wall.at))[track.mass > 0.5 * SMALL]
+    if not len(gap):
+        return np.inf
     side = 1 if gap[0] > 0 else -1
     reach = world.extent(world.SHAPES[track.look[0]], -side * np.eye(2, dtype=int)[wall.axis]) * track.radius
-    seen = track.mass > 0.5 * SMALL
-    return float((reach + world.THICK / 2 - side * gap)[seen].max(initial=-np.inf))
+    return float(reach + world.THICK / 2 - (side * gap).min())
 
 
 def same(track: Track) -> float:
@@ -198,15 +201,15 @@ def grade(seen: Observation, caption: world.Caption, frames: int = 0) -> np.ndar
         stray = stray - wall.mass
     clear = [wall.clear if wall else np.zeros(1)] if caption.wall else []
     ta = np.array([*ta, *(c.mean() for c in clear)])
-    extra = 1 / (1 + stray.clip(0).mean() / 30)
+    extra = 1 / (1 + stray.clip(0).mean() / (2 * SMALL))
     identity = min(same(t) if t else 0.0 for t in tracks)
     success = (
         right.all()
         and lawful
         and all(c.min() > 0.5 for c in clear)
         and seen.vq > 0.3
-        and stray.mean() < 6
-        and stray.max() < 14
+        and stray.mean() < 0.45 * SMALL
+        and stray.max() < SMALL
     )
     return np.array([seen.vq, mq.mean(), ta.mean() * extra, obeyed, identity, float(success)])
 
