@@ -95,15 +95,19 @@ def through(rng: np.random.Generator, *, frames: int = world.FRAMES) -> world.Sc
             return scene
 
 
-def held(scene: world.Scene, share: float) -> world.Scene:
-    """A scene beside a wall in which the object that goes through it stays in it from a `share` of its depth on."""
+def held(scene: world.Scene, share: float, *, back: bool = False) -> world.Scene:
+    """A scene in which what goes through the wall stays in it from a depth of `share` radii on, or turns `back` there.
+
+    A negative depth is before the wall.
+    """
     assert scene.wall is not None and scene.through is not None
     centres, i, axis = scene.centres.copy(), scene.through, scene.wall.axis
     line = centres[:, i, axis]
     side = 1 if line[0] > scene.wall.at else -1
     reach = world.extent(scene.caption.objects[i].shape, -side * np.eye(2, dtype=int)[axis])
     stop = scene.wall.at + side * (world.THICK / 2 + (reach - share) * scene.identities[i].radius)
-    centres[:, i, axis] = side * np.maximum(side * line, side * stop)
+    beyond = np.maximum(side * (stop - line), 0)
+    centres[:, i, axis] = line + side * beyond * (2 if back else 1)
     return replace(scene, centres=centres)
 
 
@@ -161,6 +165,8 @@ def table(rng: np.random.Generator, n: int) -> Iterator[tuple[str, Pairs]]:
     yield "through the wall", pairs(broken)
     for share in (0.0, 0.25, 0.5, 0.75, 1.0):
         yield f"held {share:.2f} deep", pairs([held(s, share) for s in broken])
+    for share in (-1.0, -0.5, 0.0, 0.5, 1.0):
+        yield f"turns {share:.2f} deep", pairs([held(s, share, back=True) for s in broken])
     scenes = true((0.2, 0.4, 0.4), 0.3)
     for what in IDENTITIES:
         for strength in (0.25, 0.5, 1.0) if what != "notch" else (1.0,):

@@ -22,6 +22,7 @@ _CHROMA = np.array([(2, -1, -1), (0, 3**0.5, -(3**0.5))]).T / 6**0.5  # (3, 2): 
 _TURNS = np.arange(-90.0, 91.0)  # degrees of hue from a colour's own
 _SOFTER = 3  # how often a shape is blurred at most to match a clip with soft edges; one blur has a sigma of 0.7 pixels
 _HALF = int(np.ceil(1.25 * world.RADIUS[1])) + 2  # pixels from a centre to the border of its window
+_SHARP = 100.0  # a notch that is 0.01 more like another counts e times as much
 _VISIBLE = 2.0  # pixels a frame; a colour that covers fewer is taken for noise
 
 
@@ -91,8 +92,11 @@ class Track:
 
     @cached_property
     def centres(self) -> np.ndarray:
-        """The centres (T, 2), of which a notch takes the centroids away."""
-        return self.centroids - _CENTROID[self.look] * self.radius
+        """The centres (T, 2), from which a notch, be it where it may in each frame, takes the centroids away."""
+        alike = self.likeness[:, self.look[0]]
+        share = np.exp(_SHARP * (alike - alike.max(1, keepdims=True)))  # (T, notches)
+        share /= share.sum(1, keepdims=True)
+        return self.centroids - share @ _CENTROID[self.look[0]] * self.radius
 
     def shown(self, size: tuple[int, int]) -> np.ndarray:
         """The coverage (T, H, W), for frames of `size` (H, W), of the perfect object nearest to it."""

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 _CHUNK = 5  # frames, about, over which an identity is measured
 _SLOW, _FAST = world.SPEEDS[""]  # pixels a frame
+_NEAR = 2.0  # pixels from a wall at which a turn is a bounce; the frame nearest to it is up to half a step before it
 _LOOSE = 0.12  # pixels a frame by which a speed may leave the range of its word
 
 
@@ -47,9 +48,9 @@ def unfold(gap: np.ndarray) -> np.ndarray:
     """
     near, time = int(gap.argmin()), np.arange(len(gap))
     best, found = np.inf, gap
-    for last in (near - 1, near):  # the last frame before the turn
+    for last in (near - 1, near) if near else ():  # the last frame before the turn; what never came nearer did not turn
         back = time > last
-        if last < 0 or not back.any():
+        if not back.any():
             continue
         columns = np.stack([np.ones(len(gap)), time, -2.0 * back], 1)
         turn = np.linalg.lstsq(columns, np.where(back, -gap, gap), rcond=None)[0][2]
@@ -110,17 +111,24 @@ def judge_moving(found: Move, wanted: world.Object) -> tuple[float, float, bool]
     return float((moving * straight).mean() * found.steady), float(as_said), bool(right)
 
 
+def touch(track: Track, wall: Bar, side: int) -> float:
+    """The distance in pixels, on a `side` (-1 or 1) of a wall, of an object's centre from its middle as they touch."""
+    normal = np.eye(2, dtype=int)[wall.axis]
+    return float(world.extent(world.SHAPES[track.look[0]], -side * normal) * track.radius + world.THICK / 2)
+
+
 def motion(track: Track, wanted: world.Object, wall: Bar | None, frames: int) -> tuple[float, float, bool]:
-    """Judge the motion of an object, beside a wall as if what bounces went on."""
+    """Judge the motion of an object as if what bounces off a wall went on; it turns back where it touches the wall."""
     centres = track.centres
     if not wanted.legs:
         return judge_still(move(track, centres, frames))
     if wall:
         at, way = np.median(wall.at), world.DIRECTIONS[wanted.legs[0]][wall.axis]
         side = 1 if centres[0, wall.axis] > at else -1
-        if side * way < 0:
+        gap = side * (centres[:, wall.axis] - at)
+        if side * way < 0 and gap.min() < touch(track, wall, side) + _NEAR:
             centres = centres.copy()
-            centres[:, wall.axis] = at + side * unfold(side * (centres[:, wall.axis] - at))
+            centres[:, wall.axis] = at + side * unfold(gap)
     return judge_moving(move(track, centres, frames), wanted)
 
 
@@ -154,8 +162,7 @@ def depth(track: Track, wall: Bar) -> float:
     if not len(gap):
         return np.inf
     side = 1 if gap[0] > 0 else -1
-    reach = world.extent(world.SHAPES[track.look[0]], -side * np.eye(2, dtype=int)[wall.axis]) * track.radius
-    return float(reach + world.THICK / 2 - (side * gap).min())
+    return touch(track, wall, side) - float((side * gap).min())
 
 
 def same(track: Track) -> float:
