@@ -104,16 +104,21 @@ def statistics(vae: Any) -> tuple[torch.Tensor, torch.Tensor]:
     return mean, std
 
 
-@torch.inference_mode()
 def decoded(rng: np.random.Generator, n: int, vae: Any) -> tuple[np.ndarray, list[Objects]]:
-    """Render `n` clips and pass them through the autoencoder; returns frames and each clip's objects.
-
-    A third of the latents stay as they are, a third are noised, a third are mixed with those of the next clip.
-    """
+    """Render `n` clips and pass them through the autoencoder; returns frames and each clip's objects."""
     frames, objects = rendered(rng, n, spoilt=0.3)
+    return redrawn(rng, frames, vae), objects
+
+
+@torch.inference_mode()
+def redrawn(rng: np.random.Generator, frames: np.ndarray, vae: Any) -> np.ndarray:
+    """Clips (n, t, h, w, 3) after the autoencoder.
+
+    A third of their latents stay as they are, a third are noised, a third are mixed with those of the next clip.
+    """
     out = []
     _, std = statistics(vae)
-    for i in range(0, n, 20):
+    for i in range(0, len(frames), 20):
         z = vae.encode(to_model(frames[i : i + 20])).latent_dist.mode()
         way = torch.from_numpy(rng.integers(3, size=len(z))).view(-1, 1, 1, 1, 1)
         strength = torch.from_numpy(rng.random(len(z))).float().view(-1, 1, 1, 1, 1)
@@ -122,23 +127,31 @@ def decoded(rng: np.random.Generator, n: int, vae: Any) -> tuple[np.ndarray, lis
         mixed = z.lerp(z.roll(1, 0), strength * 0.6)
         z = torch.where(way == 1, z + strength * noise, torch.where(way == 2, mixed, z))
         out.append(pixels(vae.decode(z).sample))
-    return np.concatenate(out), objects
+    return np.concatenate(out)
 
 
 @torch.inference_mode()
 def predicted(
-    pipe: Any, captions: list[str], seeds: list[int], *, steps: int, guidance: float, previews: tuple[int, ...]
+    pipe: Any,
+    captions: list[str],
+    seeds: list[int],
+    *,
+    steps: int,
+    guidance: float,
+    previews: tuple[int, ...],
+    shape: tuple[int, int, int] = (5, 8, 8),
+    text_length: int = TEXT_LENGTH,
 ) -> list[torch.Tensor]:
-    """Sample one clip for each caption and seed.
+    """Sample one clip, whose latents have the `shape` (t', h', w'), for each caption and seed.
 
     Returns normalised latents (n, channels, t', h', w'): the x0 predictions at each of the steps `previews`, then the
     samples.
     """
     prompts, negative = pipe.encode_prompt(
-        captions, do_classifier_free_guidance=guidance > 1, max_sequence_length=TEXT_LENGTH
+        captions, do_classifier_free_guidance=guidance > 1, max_sequence_length=text_length
     )
-    shape = (pipe.transformer.config.in_channels, 5, 8, 8)
-    x = torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(s)) for s in seeds])
+    size = (pipe.transformer.config.in_channels, *shape)
+    x = torch.stack([torch.randn(size, generator=torch.Generator().manual_seed(s)) for s in seeds])
     pipe.scheduler.set_timesteps(steps)
     clips = []
     for i, t in enumerate(pipe.scheduler.timesteps):

@@ -338,13 +338,18 @@ def _split() -> tuple[HeldOut, frozenset[tuple], frozenset[frozenset]]:
 HELD_OUT, _KINDS, _GROUPS = _split()
 
 
+def held_out(caption: Caption) -> bool:
+    """Whether training may not see a caption, since it shows what a caption of `HELD_OUT` does."""
+    kinds = [o.kind for o in caption.objects]
+    groups = {_group(caption), *(frozenset(p) for n in (2, 3) for p in combinations(kinds, n))}
+    return bool(_KINDS & set(kinds) or _GROUPS & groups)
+
+
 def training_caption(
     rng: np.random.Generator, *, counts: Sequence[float] = (0.2, 0.4, 0.4), wall: float = 0.3
 ) -> Caption:
     """Draw the caption of one training clip, as `any_caption` does, and never a held-out one."""
     while True:
         caption = any_caption(rng, counts=counts, wall=wall)
-        kinds = [o.kind for o in caption.objects]
-        groups = {_group(caption), *(frozenset(p) for n in (2, 3) for p in combinations(kinds, n))}
-        if not _KINDS & set(kinds) and not _GROUPS & groups:
+        if not held_out(caption):
             return caption
