@@ -84,7 +84,7 @@ def _wrong(found: Any) -> str:
     if (needs := getattr(found, "needs", None)) not in NEEDS:
         return f"a class whose `needs` is one of {', '.join(NEEDS)}, and not {needs!r}"
     names = getattr(found, "components", None)
-    if wrong := _wrong_names(names):
+    if wrong := wrong_names(names):
         return wrong
     try:
         weights_of("`weights`", getattr(found, "weights", {}), names or ())
@@ -93,19 +93,19 @@ def _wrong(found: Any) -> str:
     return ""
 
 
-def _wrong_names(names: Any) -> str:
-    """What is wrong with the names of components; empty if nothing is."""
+def wrong_names(names: Any, of: str = "a class") -> str:
+    """What is wrong with the names of the components of a class, or of what `of` says; empty if nothing is."""
     if not isinstance(names, tuple) or not names:
         example = f"({names!r},)" if isinstance(names, str) else '("sharp",)'
-        return f"a class whose `components` is a tuple of names such as {example}, and not {plain(repr(names))}"
+        return f"{of} whose `components` is a tuple of names such as {example}, and not {plain(repr(names))}"
     for c in names:
         if not isinstance(c, str) or not c or c != plain(c) or len(c) > 64:
-            return f"a class whose `components` are texts of 1 to 64 characters, and {plain(repr(c))} is none"
+            return f"{of} whose `components` are texts of 1 to 64 characters, and {plain(repr(c))} is none"
         if names.count(c) > 1:
-            return f"a class with no two components called {c!r}"
+            return f"{of} with no two components called {c!r}"
         if c in CANDIDATES or f"{c}_chunks" in names:
             column = c if c in CANDIDATES else f"{c}_chunks"
-            return f"a class with no component called {column!r}, which is a column of its own"
+            return f"{of} with no component called {column!r}, which is a column of its own"
     return ""
 
 
@@ -125,7 +125,7 @@ def under(key: str, build: Callable[..., Any]) -> Iterator[None]:
 def components_of(build: Any, arguments: dict[str, Any]) -> tuple[tuple[str, ...], dict[str, float]]:
     """The components and the default weights of a reward with these arguments. Raises ConfigError about its block."""
     names = build.named(**arguments) if hasattr(build, "named") else build.components
-    if wrong := _wrong_names(names):
+    if wrong := wrong_names(names):
         raise refused("name", build.__qualname__, build, wrong)
     weights = build.weighed(**arguments) if hasattr(build, "weighed") else getattr(build, "weights", {})
     return names, weights_of("weights", dict(weights), names)

@@ -59,9 +59,14 @@ def save_pipeline(folder: Path, *, pictured: bool = False) -> Path:
 
 
 def collected(
-    folder: Path, captions: Sequence[str], *, seeds: int = 4, shape: tuple[int, int, int, int] = (4, 2, 4, 4)
+    folder: Path,
+    captions: Sequence[str],
+    *,
+    seeds: int = 4,
+    shape: tuple[int, int, int, int] = (4, 2, 4, 4),
+    components: Sequence[str] = ("VQ", "MQ", "TA"),
 ) -> Path:
-    """A dataset of latents (C, T, H, W) whose mean is what they are graded by."""
+    """A dataset of latents (C, T, H, W) whose mean is what they are graded by; LAW is half of its negative."""
     rng = np.random.default_rng(0)
     run = folder / "collected"
     (run / "rollouts").mkdir(parents=True)
@@ -73,7 +78,7 @@ def collected(
             name = f"{i:06d}-s{seed}-single"
             data = dataset.rollout(way, end, [(2, 0.5), (3, 0.2)], first=False)
             (run / "rollouts" / f"{name}.arrow").write_bytes(data)
-            grades = {f"final_{c}": float(end.mean()) for c in ("VQ", "MQ", "TA")}
+            grades = {f"final_{c}": float(end.mean()) * (-0.5 if c == "LAW" else 1.0) for c in components}
             rows.append({"search_id": name, "prompt": caption, "seed": seed, "status": "done", **grades})
     pq.write_table(pa.Table.from_pylist(rows), run / "searches.parquet")
     dataset.write(run, train=0.7, complete=True)

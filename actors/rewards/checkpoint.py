@@ -5,21 +5,23 @@ names the config's key for the folder.
 """
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from safetensors import safe_open
 from safetensors.torch import save as dump
 
 from actors.models import hub
+from actors.shipped import wrong_names
 from raysearch.errors import ConfigError, check
 
 FILES = ("config.json", "model.safetensors")
 TYPES = ("F16", "BF16", "F32")
 NONE = "no such tensor"
+Read: TypeAlias = Callable[[Path, str | None, str], dict[str, Any]]  # `config_of` or `settings`
 
 
 def save(
@@ -48,18 +50,31 @@ def config_of(folder: Path, architecture: str | None, key: str = "folder") -> di
     """A folder's config, without the architecture. Raises ConfigError unless it holds a reward of that architecture."""
     for name in FILES:
         check((folder / name).is_file(), key, str(folder), f"a folder with {name}")
+    config = settings(folder, architecture, key)
+    try:
+        with safe_open(folder / FILES[1], framework="pt"):
+            pass
+    except Exception as error:
+        raise ConfigError.of(key, str(folder), f"a folder whose {FILES[1]} is a safetensors file") from error
+    return config
+
+
+def settings(folder: Path, architecture: str | None, key: str = "folder") -> dict[str, Any]:
+    """The same config without a look at the weights, which may be wrong. Raises ConfigError."""
+    check((folder / FILES[0]).is_file(), key, str(folder), f"a folder with {FILES[0]}")
     try:
         config = json.loads((folder / FILES[0]).read_text())
         found = config.pop("architecture", None)
     except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise ConfigError.of(key, str(folder), f"a folder whose {FILES[0]} is a JSON object") from error
     check(found == architecture, key, str(folder), f"a reward of architecture {architecture!r}, not {found!r}")
-    try:
-        with safe_open(folder / FILES[1], framework="pt"):
-            pass
-    except Exception as error:
-        raise ConfigError.of(key, str(folder), f"a folder whose {FILES[1]} is a safetensors file") from error
     return config  # type: ignore[no-any-return]
+
+
+def check_names(components: Iterable[str], folder: Path, key: str = "folder") -> None:
+    """Raises ConfigError where no reward can have components of the names that a folder's config has."""
+    wrong = wrong_names(tuple(components), "a reward")
+    check(not wrong, key, str(folder), wrong)
 
 
 @contextmanager

@@ -1,9 +1,10 @@
-"""LatSearch's latent reward model: VQ, MQ and TA of a noisy latent, which is never decoded.
+"""LatSearch's latent reward model: VQ, MQ and TA, or other grades, of a noisy latent, which is never decoded.
 
 The model is transformers' Qwen2-VL with a patch embedding that reads latent channels. An embedding of the noise level
 is added to every patch. The vision encoder's tokens go to the language model before an instruction and the caption, as
-a video's tokens do in Qwen2-VL. A linear head scores the last hidden states of three learned query tokens [VQ], [MQ],
-[TA] at the end. The Qwen2-VL is either a small one of any size, or a pre-trained one whose language model stays frozen.
+a video's tokens do in Qwen2-VL. A linear head scores the last hidden states of learned query tokens at the end, one for
+each component: [VQ], [MQ], [TA]. The Qwen2-VL is either a small one of any size, or a pre-trained one whose language
+model stays frozen.
 
 `actors/tiny/training/latent_backbone.py` trained the small one's first weights. Shapes: see `actors/__init__.py`.
 """
@@ -11,7 +12,7 @@ a video's tokens do in Qwen2-VL. A linear head scores the last hidden states of 
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -45,6 +46,7 @@ class LatentRewardConfig:
 
     shape: tuple[int, int, int, int]  # of a latent: C, T, H, W
     patch: tuple[int, int] = (1, 2)  # of a latent: frames; rows, which are as many as columns
+    components: tuple[str, ...] = COMPONENTS  # each has a query token
     instruction: str = "rate the video :"
     backbone: str | None = None  # a folder with a Qwen2-VL and its tokenizer; None is the small one
     vocabulary: tuple[str, ...] = ()  # every word of a caption
@@ -116,7 +118,7 @@ def sinusoid(t: torch.Tensor, width: int) -> torch.Tensor:
 
 
 class LatentRewardNet(nn.Module):
-    """Scores (B, 3) for VQ, MQ, TA of latents (B, C, T, H, W) at noise levels `sigmas` (B,) with B prompts.
+    """Scores (B, components) of latents (B, C, T, H, W) at noise levels `sigmas` (B,) with B prompts.
 
     Raises ConfigError for a shape that patches do not fill, or a backbone folder without a Qwen2-VL.
     """
@@ -140,7 +142,8 @@ class LatentRewardNet(nn.Module):
         self.time = nn.Sequential(
             nn.Linear(256, vision.embed_dim), nn.SiLU(), nn.Linear(vision.embed_dim, vision.embed_dim)
         )
-        self.queries = nn.Parameter(self.model.config.text_config.initializer_range * torch.randn(3, width))
+        spread = self.model.config.text_config.initializer_range
+        self.queries = nn.Parameter(spread * torch.randn(len(config.components), width))
         self.head = nn.Linear(width, 1)
         if config.backbone is not None:
             self.model.visual.float()
@@ -149,7 +152,7 @@ class LatentRewardNet(nn.Module):
     def forward(
         self, latents: torch.Tensor, sigmas: torch.Tensor, prompts: Sequence[str], first: Any = None
     ) -> torch.Tensor:
-        """Scores (B, 3). `first`, which PAVRM reads, has no effect here."""
+        """Scores (B, components). `first`, which PAVRM reads, has no effect here."""
         return self.judge(self.look(latents, sigmas), prompts)
 
     def look(self, latents: torch.Tensor, sigmas: torch.Tensor) -> torch.Tensor:
@@ -165,33 +168,33 @@ class LatentRewardNet(nn.Module):
         return self.model.visual(x.flatten(0, 1), grid_thw=grid).pooler_output.unflatten(0, (n, -1))
 
     def judge(self, seen: torch.Tensor, prompts: Sequence[str]) -> torch.Tensor:
-        """Scores (B, 3) of the tokens that `look` returned, with B prompts."""
+        """Scores (B, components) of the tokens that `look` returned, with B prompts."""
         return self.scores(self.attend(seen, *self.read(prompts)))
 
     def scores(self, hidden: torch.Tensor) -> torch.Tensor:
-        """Scores (B, 3) of hidden states (B, L, D) that end with those of the three queries."""
-        return self.head(hidden[:, -3:])[..., 0]
+        """Scores (B, components) of hidden states (B, L, D) that end with those of the queries."""
+        return self.head(hidden[:, -len(self.queries) :])[..., 0]
 
     def attend(self, seen: torch.Tensor, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """The last hidden states of the text and of the queries behind it, float32 (B, length + 3, D).
+        """The last hidden states of the text and of the queries behind it, float32 (B, length + components, D).
 
         `seen` (B, L, D) are the latent's tokens; token ids and mask, (B, length), are those of `read`.
         """
         language, config = self.model.language_model, self.model.config
-        n, length = ids.shape
+        (n, length), asked = ids.shape, len(self.queries)
         ids, mask = ids.to(seen.device), mask.to(seen.device)
         edges = torch.tensor([config.vision_start_token_id, config.vision_end_token_id], device=seen.device)
         before, after = language.embed_tokens(edges)[:, None, None].expand(-1, n, 1, -1)
         x = torch.cat([before, seen, after, language.embed_tokens(ids), self.queries.expand(n, -1, -1)], 1)
         ones = mask.new_ones(n, x.shape[1] - length)
-        mask = torch.cat([ones[:, :-3], mask, ones[:, -3:]], 1)
+        mask = torch.cat([ones[:, :-asked], mask, ones[:, -asked:]], 1)
         kinds = torch.zeros_like(mask)
         kinds[:, 1 : seen.shape[1] + 1] = _VIDEO
         grid = torch.tensor(self.grid).expand(n, 3)
         # Only the shape of the first argument is read.
         positions, _ = self.model.get_rope_index(mask, kinds, video_grid_thw=grid, attention_mask=mask)
         out = language(inputs_embeds=x.to(language.dtype), attention_mask=mask, position_ids=positions, use_cache=False)
-        return out.last_hidden_state[:, -length - 3 :].float()
+        return out.last_hidden_state[:, -length - asked :].float()
 
     def read(self, prompts: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
         """Token ids of instruction and prompt, and their mask, both (B, length), padded at the end.
@@ -221,11 +224,13 @@ def save(net: LatentRewardNet, folder: Path) -> None:
     checkpoint.save(weights(net), folder, ARCHITECTURE, asdict(net.config))
 
 
-def read_config(folder: Path, key: str = "folder") -> LatentRewardConfig:
+def read_config(folder: Path, key: str = "folder", read: checkpoint.Read = checkpoint.config_of) -> LatentRewardConfig:
     """The config of a folder. Raises ConfigError unless the folder holds a latent reward."""
-    found = checkpoint.config_of(folder, ARCHITECTURE, key)
+    found = read(folder, ARCHITECTURE, key)
     with checkpoint.described(folder, "latent reward", key):
-        return LatentRewardConfig(**bind(LatentRewardConfig, found, "config"))
+        config = LatentRewardConfig(**bind(LatentRewardConfig, found, "config"))
+    checkpoint.check_names(config.components, folder, key)
+    return config
 
 
 def load(folder: Path, key: str = "folder") -> LatentRewardNet:
@@ -237,14 +242,29 @@ def load(folder: Path, key: str = "folder") -> LatentRewardNet:
     return net.eval()
 
 
-class LatentReward:
-    """The learned VQ, MQ and TA of a noisy latent, without unit: only their order and differences mean something.
+def ask(net: LatentRewardNet, components: Sequence[str]) -> None:
+    """Give a net a query for each of these components: its own one for a name that it knows, else an untrained one."""
+    c, spread = net.config, net.model.config.text_config.initializer_range
+    if c.components != tuple(components):
+        own = dict(zip(c.components, net.queries.detach(), strict=True))
+        queries = [own[name] if name in own else spread * torch.randn_like(net.queries[0]) for name in components]
+        net.config, net.queries = replace(c, components=tuple(components)), nn.Parameter(torch.stack(queries))
 
-    A call raises ValueError for a latent of another shape, and for a prompt with a word that the net has not learned.
+
+class LatentReward:
+    """The learned grades of a noisy latent, without unit: only their order and differences mean something.
+
+    The components are those that the folder's weights were trained on. A call raises ValueError for a latent of another
+    shape, and for a prompt with a word that the net has not learned.
     """
 
     components: tuple[str, ...] = COMPONENTS
     needs: Literal["latent", "estimate", "frames"] = "latent"
+
+    @staticmethod
+    def named(*, folder: Path = ASSETS) -> tuple[str, ...]:
+        """The components that the folder's config names. Raises ConfigError for a folder without such a config."""
+        return read_config(folder, read=checkpoint.settings).components
 
     @staticmethod
     def files(*, folder: Path = ASSETS) -> list[Path]:
@@ -264,6 +284,7 @@ class LatentReward:
 
     def __init__(self, *, folder: Path = ASSETS) -> None:
         self.net = load(folder)
+        self.components = self.net.config.components
 
     def to(self, device: str) -> None:
         """Moves the net to a device."""
@@ -271,7 +292,7 @@ class LatentReward:
 
     @torch.inference_mode()
     def __call__(self, views: "Sequence[View]") -> np.ndarray:
-        """Scores, float64 (len(views), 3): VQ, MQ and TA."""
+        """Scores, float64 (len(views), components)."""
         wanted = (1, *self.net.config.shape)
         rows = []
         for view in views:

@@ -139,11 +139,19 @@ def save(net: PavrmNet, folder: Path, *, half: bool = True) -> None:
     checkpoint.save(net.state_dict(), folder, ARCHITECTURE, asdict(net.config), half=half)
 
 
+def read_config(folder: Path, key: str = "folder", read: checkpoint.Read = checkpoint.config_of) -> PavrmConfig:
+    """The config of a folder. Raises ConfigError unless the folder holds a PAVRM."""
+    found = read(folder, ARCHITECTURE, key)
+    with checkpoint.described(folder, "PAVRM", key):
+        config = PavrmConfig(**bind(PavrmConfig, found, "config"))
+    checkpoint.check_names(config.components, folder, key)
+    return config
+
+
 def outline(folder: Path, key: str = "folder") -> PavrmNet:
     """A folder's net on the meta device, without weights. Raises ConfigError unless the folder's weights fit it."""
-    found = checkpoint.config_of(folder, ARCHITECTURE, key)
+    config = read_config(folder, key)
     with checkpoint.described(folder, "PAVRM", key), torch.device("meta"):
-        config = PavrmConfig(**bind(PavrmConfig, found, "config"))
         fields = get_type_hints(WanTransformer3DModel.__init__)
         for k, v in config.transformer.items():
             check(k in fields, "config.transformer", k, f"one of {', '.join(fields)}")
@@ -170,11 +178,19 @@ def check_inputs(net: PavrmNet, folder: Path, channels: int, text_dim: int | Non
 
 
 class Pavrm:
-    """PAVRM's scores of the noisy latent, without unit: only their order and differences mean something."""
+    """PAVRM's scores of the noisy latent, without unit: only their order and differences mean something.
+
+    The components are those that the folder's weights were trained on.
+    """
 
     components: tuple[str, ...] = COMPONENTS
     needs: Literal["latent", "estimate", "frames"] = "latent"
     reads_text = True
+
+    @staticmethod
+    def named(*, folder: Path = ASSETS, dtype: str = "float32") -> tuple[str, ...]:
+        """The components that the folder's config names. Raises ConfigError for a folder without such a config."""
+        return read_config(folder, read=checkpoint.settings).components
 
     @staticmethod
     def files(*, folder: Path = ASSETS, dtype: str = "float32") -> list[Path]:
@@ -187,13 +203,11 @@ class Pavrm:
     ) -> None:
         """Raises ConfigError unless the folder holds a PAVRM for these latents and captions' embeddings."""
         check(dtype in DTYPES, "dtype", dtype, f"one of {', '.join(DTYPES)}")
-        net = outline(folder)
-        own = net.config.components
-        check(own == COMPONENTS, "folder", str(folder), f"a reward with the components {COMPONENTS}, not {own}")
-        check_inputs(net, folder, shape[1], text_dim)
+        check_inputs(outline(folder), folder, shape[1], text_dim)
 
     def __init__(self, *, folder: Path = ASSETS, dtype: str = "float32") -> None:
         self.net = load(folder).to(DTYPES[dtype])
+        self.components = self.net.config.components
 
     def to(self, device: str) -> None:
         """Moves the net to a device."""
@@ -201,7 +215,7 @@ class Pavrm:
 
     @torch.inference_mode()
     def __call__(self, views: "Sequence[View]") -> np.ndarray:
-        """Scores, float64 (len(views), 3): VQ, MQ and TA."""
+        """Scores, float64 (len(views), components)."""
         like = self.net.pool.query
         rows = []
         for view in views:

@@ -43,6 +43,18 @@ class PixelConfig:
     width: int = 96  # D of tokens and queries
     heads: int = 4
     blocks: int = 2
+    # Each component, and what its score is read of: the whole clip, the caption's phrases (their mean), or both (the
+    # product of the two). A component of both suffers from what a clip shows beyond its caption.
+    components: tuple[tuple[str, Literal["clip", "phrases", "both"]], ...] = (
+        ("VQ", "clip"),
+        ("MQ", "phrases"),
+        ("TA", "both"),
+    )
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of the components."""
+        return tuple(name for name, _ in self.components)
 
 
 class Block(nn.Module):
@@ -65,7 +77,7 @@ class Block(nn.Module):
 
 
 class PixelNet(nn.Module):
-    """VQ, MQ and TA in [0, 1], (B, K, 3), for frames (B, 3, T, H, W) in [-1, 1] and words (B, K, P (phrase + 1) - 1).
+    """Scores in [0, 1], (B, K, components), of frames (B, 3, T, H, W) in [-1, 1] and words (B, K, P (phrase + 1) - 1).
 
     Words are indices into the vocabulary plus 1, 0 where absent. Each phrase has `phrase` words; one word joins two.
     """
@@ -101,8 +113,9 @@ class PixelNet(nn.Module):
         self.blocks = nn.ModuleList(Block(c.width, c.heads) for _ in range(c.blocks))
         self.norm = nn.LayerNorm(c.width)
         self.held_against = nn.Linear(c.width, c.width)
-        self.of_phrase = nn.Linear(c.width, 2)  # MQ, TA
-        self.of_whole = nn.Linear(c.width, 2)  # VQ, and a factor of TA for clips that show more than the caption says
+        phrases, whole = (sum(of != other for _, of in c.components) for other in ("clip", "phrases"))
+        self.of_phrase = nn.Linear(c.width, phrases) if phrases else nn.Identity()
+        self.of_whole = nn.Linear(c.width, whole) if whole else nn.Identity()
 
     def look(self, x: torch.Tensor) -> torch.Tensor:
         """A clip's tokens, (B, L, D), for frames (B, 3, T, H, W) in [-1, 1]; no caption is read."""
@@ -118,11 +131,11 @@ class PixelNet(nn.Module):
         return self.phrases(self.words(words).flatten(0, 1).transpose(1, 2)).transpose(1, 2).unflatten(0, (b, -1))
 
     def forward(self, x: torch.Tensor, words: torch.Tensor) -> torch.Tensor:
-        """Scores, (B, K, 3), of frames and words as the class says."""
+        """Scores, (B, K, components), of frames and words as the class says."""
         return self.judge(self.look(x), words)
 
     def judge(self, seen: torch.Tensor, words: torch.Tensor) -> torch.Tensor:
-        """Scores, (B, K, 3), of the tokens that `look` returned."""
+        """Scores, (B, K, components), of the tokens that `look` returned."""
         q = self.read(words)
         absent = words[..., :: self.config.phrase + 1] == 0
         present = (~absent).to(q.dtype)[..., None]
@@ -131,9 +144,11 @@ class PixelNet(nn.Module):
         for block in self.blocks:
             q = block(q, seen, absent)
         q = self.norm(q) * (1 + self.held_against(asked))
-        each = (self.of_phrase(q[:, :, 1:]).sigmoid() * present).sum(2) / present.sum(2)
-        vq, rest = self.of_whole(q[:, :, 0]).sigmoid().unbind(-1)
-        return torch.stack([vq, each[..., 0], each[..., 1] * rest], -1)
+        phrases = iter(((self.of_phrase(q[:, :, 1:]).sigmoid() * present).sum(2) / present.sum(2)).unbind(-1))
+        whole = iter(self.of_whole(q[:, :, 0]).sigmoid().unbind(-1))
+        read = {"clip": lambda: next(whole), "phrases": lambda: next(phrases)}
+        read["both"] = lambda: next(phrases) * next(whole)
+        return torch.stack([read[of]() for _, of in self.config.components], -1)
 
 
 def spell(caption: str, config: PixelConfig, *, phrases: int = 2) -> list[int]:
@@ -166,23 +181,37 @@ def save(net: PixelNet, folder: Path) -> None:
     (folder / "model.safetensors").write_bytes(dump({k: v.contiguous() for k, v in net.state_dict().items()}))
 
 
+def read_config(folder: Path, read: checkpoint.Read = checkpoint.config_of) -> PixelConfig:
+    """The config of a folder. Raises ConfigError unless the folder holds a pixel reward."""
+    found = read(folder, None, "folder")
+    with checkpoint.described(folder, "pixel reward"):
+        config = PixelConfig(**bind(PixelConfig, found, "config"))
+    checkpoint.check_names(config.names, folder)
+    return config
+
+
 def load(folder: Path) -> PixelNet:
     """The net of a folder, in evaluation mode, without gradients. Raises ConfigError for a folder without one."""
-    config = checkpoint.config_of(folder, None)
+    config = read_config(folder)
     with checkpoint.described(folder, "pixel reward"):
-        net = PixelNet(PixelConfig(**bind(PixelConfig, config, "config")))
+        net = PixelNet(config)
     checkpoint.fill(net.state_dict(), folder)
     return net.eval().requires_grad_(False)
 
 
 class PixelReward:
-    """The learned VQ, MQ and TA of decoded frames, each in [0, 1].
+    """The learned grades of decoded frames, each in [0, 1]; the components are those of the folder's weights.
 
     A call raises ValueError for frames of another size, and for captions with words that the net has not learned.
     """
 
     components: tuple[str, ...] = ("VQ", "MQ", "TA")
     needs: Literal["latent", "estimate", "frames"] = "frames"
+
+    @staticmethod
+    def named(*, folder: Path = ASSETS) -> tuple[str, ...]:
+        """The components that the folder's config names. Raises ConfigError for a folder without such a config."""
+        return read_config(folder, read=checkpoint.settings).names
 
     @staticmethod
     def files(*, folder: Path = ASSETS) -> list[Path]:
@@ -196,10 +225,11 @@ class PixelReward:
 
     def __init__(self, *, folder: Path = ASSETS) -> None:
         self.net = load(folder)
+        self.components = self.net.config.names
 
     @torch.inference_mode()
     def __call__(self, views: "Sequence[View]") -> np.ndarray:
-        """Scores, float64 (len(views), 3): VQ, MQ and TA."""
+        """Scores, float64 (len(views), components)."""
         c = self.net.config
         rows = []
         for view in views:

@@ -20,13 +20,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from actors.shipped import wrong_names
 from raysearch.config import config as configuration
 from raysearch.config.binding import structured
 from raysearch.config.config import DTYPES
 from raysearch.config.reading import read
 from raysearch.errors import ConfigError, check
 from raysearch.recipe.digests import digest
-from raysearch.session.dataset import SPLITS, shards_of
+from raysearch.session.dataset import OWN, SPLITS, shards_of
 
 PROGRESS = "progress.json"  # of the run directory: how far a training is
 METRICS, CHECKPOINTS = "metrics.parquet", "checkpoints"  # metrics are written just before each checkpoint
@@ -115,6 +116,8 @@ def load(path: Path, overrides: Sequence[str] = ()) -> TrainConfig:
     c = structured(TrainConfig, read(path, overrides, TrainConfig))
     check(isinstance(c.reward.get("name"), str), "reward.name", c.reward.get("name"), "pavrm or latent")
     check(len(set(c.components)) == len(c.components) > 0, "components", c.components, "at least one, each once")
+    wrong = wrong_names(tuple(c.components), "those of a reward")
+    check(not wrong, "components", c.components, wrong)
     for f in fields(LossConfig):
         value = getattr(c.loss, f.name)
         check(isfinite(value) and value >= 0, f"loss.{f.name}", value, "at least 0 and finite")
@@ -150,7 +153,7 @@ def check_settings(c: Settings) -> None:
 def columns(c: TrainConfig) -> pa.Schema:
     """The schema of the dataset. Raises ConfigError where a column that is needed is missing or of another kind."""
     for name in c.components:
-        check(name not in COLUMNS, "components", name, f"a grade, not one of {', '.join(COLUMNS)}")
+        check(name not in OWN, "components", name, f"a grade, not one of {', '.join(OWN)}")
     return schema_of(c.dataset, COLUMNS | dict.fromkeys(c.components, NUMBERS))
 
 

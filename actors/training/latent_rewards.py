@@ -77,8 +77,12 @@ def of_pavrm(c: TrainConfig, *, model: str, blocks: int = 8, heads: int = 8) -> 
 
 
 def of_latent(c: TrainConfig, *, start: str) -> Trainee:
-    """A latent reward that begins with the weights of a folder: a pre-trained backbone, or a trained reward."""
+    """A latent reward that begins with the weights of a folder: a pre-trained backbone, or a trained reward.
+
+    A component that the folder's reward does not have begins with an untrained query.
+    """
     net = latent_reward.load(Path(start))
+    latent_reward.ask(net, c.components)
     if not c.workers.num_gpus:
         net.model.language_model.set_attn_implementation("eager")  # the fastest on a CPU
     return Trainee(net, list, lambda out: latent_reward.save(net, out))
@@ -103,8 +107,6 @@ def start_of_pavrm(c: TrainConfig, *, model: str, blocks: int = 8, heads: int = 
 def start_of_latent(c: TrainConfig, *, start: str) -> Start:
     """The same of a latent reward. Raises ConfigError."""
     config = latent_reward.read_config(Path(start), "reward.start")
-    own = list(latent_reward.COMPONENTS)
-    check(c.components == own, "components", c.components, f"{own}, which the reward of {start} has")
     return config.shape, content_digest(latent_reward.LatentReward.files(folder=Path(start)))
 
 

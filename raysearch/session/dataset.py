@@ -27,12 +27,14 @@ from raysearch.errors import check
 from raysearch.files import Folder
 from raysearch.recipe.digests import digest
 from raysearch.session.directory import FOLDERS, found
+from raysearch.session.plan import ArmPlan
 from raysearch.session.tables import FINISHED, SEARCHES
 
 FOLDER = "dataset"
 SPLITS = ("train", "test")
 SHARD_BYTES = 128 << 20
 FROM_SEARCH = ("prompt", "seed", "search_id")
+OWN = (*FROM_SEARCH, "split", "step", "sigma", "timestep", "first", "latent", "similarity")  # what no grade is called
 GRADE = "final_"  # begins the columns of searches.parquet that hold grades
 
 
@@ -86,6 +88,14 @@ def tensors(latents: np.ndarray) -> pa.Array:
     kind = pa.fixed_shape_tensor(pa.float16(), latents.shape[1:])
     flat = pa.array(latents.astype(np.float16).ravel())
     return pa.ExtensionArray.from_storage(kind, pa.FixedSizeListArray.from_arrays(flat, latents[0].size))
+
+
+def check_arm(config: Config, arm: ArmPlan) -> None:
+    """Raises ConfigError where a collection cannot keep an arm's latents, or cannot call its grades what they are."""
+    if config.collect is not None:
+        stops(arm.sampler.sigmas, config.collect.levels)
+        for name in arm.final.components if arm.final else ():
+            check(name not in OWN, "rewards.final", name, f"a component called other than {', '.join(OWN)}")
 
 
 def stops(sigmas: Sequence[float], levels: Sequence[float]) -> list[int]:

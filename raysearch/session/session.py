@@ -92,7 +92,7 @@ class Session:
             self.plan = backend.prepare(config, configuration.arms(config), begun)
             prompts.check_images(self.prompts, self.plan.images, last=self.plan.last_images)
             for arm in self.plan.arms:
-                self._stops(arm.sampler)
+                dataset.check_arm(config, arm)
             self._embeddings = encoders.embeddings(config, self.plan, self._searches())
             texts = [e.prompt for e in self.prompts]
             self.costs = estimate(self.plan, texts, config.seeds, self.searches_per_arm, report)

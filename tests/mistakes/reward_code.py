@@ -147,6 +147,12 @@ TABLE = [
         "rewards.holdout.name: 'mine:R' (mine.py:1) is not allowed; it must be a class whose `needs` is one of ...",
         files={"mine.py": written(needs='"pixels"')},
     ),
+    Mistake(
+        ["collect", "config.yaml", "rewards.final.name=mine:R", "collect.levels=[0.5]"],
+        "rewards.final: 'prompt' is not allowed; it must be a component called other than prompt, seed, search_id, ...",
+        {"mine.py": written(components='("prompt",)')},
+        heavy=True,
+    ),
     code(
         written(files="staticmethod(lambda *, scale: 1 / 0)"),
         "rewards.search: mine.py:6: ZeroDivisionError: division by zero",

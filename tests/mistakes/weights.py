@@ -269,6 +269,49 @@ TABLE = [
     reward(
         "latent", f"'m' {BAD} a folder whose model.safetensors is a safetensors file", cut("model.safetensors", 99999)
     ),
+    # -- components that a learned reward's config names
+    reward("pavrm", f"'m' {BAD} a folder with config.json", without("config.json")),
+    *(
+        reward(
+            name,
+            f"'m' {BAD} a reward with no component called 'step', which is a column of its own",
+            edited("config.json", components=components),
+        )
+        for name, components in (
+            ("pixel", [["VQ", "clip"], ["step", "phrases"], ["TA", "both"]]),
+            ("latent", ["VQ", "step", "TA"]),
+            ("pavrm", ["VQ", "step", "TA"]),
+        )
+    ),
+    reward(
+        "pavrm",
+        f"'m' {BAD} a reward with no two components called 'VQ'",
+        edited("config.json", components=["VQ", "VQ", "TA"]),
+    ),
+    reward(
+        "latent",
+        f"'m' {BAD} a reward whose `components` is a tuple of names ...",
+        edited("config.json", components=[]),
+    ),
+    reward(
+        "pavrm", "m/config.json describes no PAVRM: config.components: ...", edited("config.json", components="LAW")
+    ),
+    reward(
+        "pavrm",
+        f"'m' {BAD} one whose weights fit its config: mlp.4.bias must be (2,), there is (3,)",
+        edited("config.json", components=["VQ", "LAW"]),
+    ),
+    reward(
+        "pixel",
+        f"'m' {BAD} one whose weights fit its config: of_phrase.bias must be (1,), there is (2,)",
+        edited("config.json", components=[["VQ", "clip"], ["MQ", "phrases"], ["LAW", "clip"]]),
+    ),
+    reward(
+        "pixel",
+        "m/config.json describes no pixel reward: config.components[0][1]: 'frames' is not allowed; it must be one of "
+        "clip, phrases, both...",
+        edited("config.json", components=[["LAW", "frames"]]),
+    ),
     # -- pickled weights
     broken(
         "model.path: 'm/vae' is no AutoencoderKLWan: ...",

@@ -97,6 +97,22 @@ def test_the_reward_stays_frozen_and_nothing_is_decoded(load):
     assert all(torch.equal(v, before[k]) for k, v in p.reward.state_dict().items())
 
 
+def test_a_reward_of_other_components_judges(load, tiny, tmp_path):
+    net = pavrm.of_model(tiny, blocks=1, heads=2, widths=(8,), components=("VQ", "LAW"))
+    pavrm.save(net, tmp_path / "law", half=False)
+    c = load(reward={"folder": str(tmp_path / "law"), "weights": {"LAW": 3.0}})
+    prfl.check_parts(c)
+    p = prfl.Prfl(c, CPU)
+    given, x = p.draw_conditions(None, np.random.default_rng(0)), torch.randn(2, *SHAPE)
+    scores = []
+    hook = p.reward.register_forward_hook(lambda module, inputs, output: scores.append(output))
+    found = p.rewards(x, p.solver.start(0), 0, given)
+    hook.remove()
+    torch.testing.assert_close(found, scores[0][:, 0] + 3 * scores[0][:, 1])
+    found.sum().backward()
+    assert gradients(p.net)
+
+
 def test_hinge_is_0_above_the_target():
     assert prfl.hinge(torch.tensor([2.0, 3.0])) == 0
     assert prfl.hinge(torch.tensor([1.0, 3.0])) == pytest.approx(0.05)

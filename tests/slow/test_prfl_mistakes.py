@@ -83,6 +83,7 @@ def test_a_reward_folder_that_does_not_fit_is_one_line(load, judge, tmp_path):
         ({"transformer": "a/b"}, "describes no PAVRM: config.transformer: 'a/b'"),
         ({"components": None}, "describes no PAVRM: config.components: None"),
         ({"components": ["VQ"]}, "mlp.2.bias must be (1,), there is (3,)"),
+        ({"components": ["VQ", "step", "TA"]}, "a reward with no component called 'step', which is a column"),
     ):
         other = tmp_path / "other"
         shutil.copytree(judge, other, dirs_exist_ok=True)

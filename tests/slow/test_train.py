@@ -14,11 +14,13 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 import tiny
+import torch
 import yaml
 
 from actors.cluster.placement import Node
-from actors.rewards import pavrm
-from actors.training import latent_rewards, pairs
+from actors.rewards import latent_reward, pavrm
+from actors.training import config as configs
+from actors.training import latent_rewards, loop, pairs
 from actors.training.pairs import accuracy, agreement
 from raysearch import __main__ as command_line
 from raysearch.errors import ConfigError
@@ -30,7 +32,7 @@ CAPTIONS = [f"caption {i}" for i in range(12)]
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    return tiny.collected(tmp_path_factory.mktemp("data"), CAPTIONS)
+    return tiny.collected(tmp_path_factory.mktemp("data"), CAPTIONS, components=("VQ", "MQ", "TA", "LAW"))
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +43,7 @@ def model(tmp_path_factory):
 @pytest.fixture
 def rows(data):
     table = pq.read_table(data)
-    names = ("prompt", "step", "sigma", "first", "similarity", "VQ", "TA")
+    names = ("prompt", "step", "sigma", "first", "similarity", "VQ", "TA", "LAW")
     latents = table["latent"].combine_chunks().to_numpy_ndarray().copy()
     return {k: np.array(table[k].to_pylist()) for k in names} | {"latent": latents}
 
@@ -142,7 +144,10 @@ def write(folder, data, model, **values):
         ("'sharp'", {"components": ["sharp"]}),
         ("components: 'prompt'", {"components": ["prompt"]}),
         ("components: 'latent'", {"components": ["VQ", "latent"]}),
-        ("'seed' of floating numbers", {"components": ["seed"]}),
+        ("components: 'seed' is not allowed; it must be a grade, not one of prompt, seed", {"components": ["seed"]}),
+        ("components: 'timestep'", {"components": ["VQ", "timestep"]}),
+        ("no component called 'step', which is a column of its own", {"components": ["step"]}),
+        ("components: ['VQ', 'VQ'] is not allowed; it must be at least one, each once", {"components": ["VQ", "VQ"]}),
     ],
 )
 def test_mistakes_are_one_line_before_anything_starts(tmp_path, data, model, capsys, line, values):
@@ -322,10 +327,60 @@ def test_a_second_training_in_one_folder_is_refused(tmp_path, data, model, capsy
     assert codes == [2, 0]
 
 
+def by_its_components(tmp_path, model, name, folder):
+    """Searches by a trained reward of VQ and LAW, with other weights for each."""
+    for weights in ({}, {"LAW": 0.0}, {"VQ": 0.0, "LAW": 2.0}):
+        run = tmp_path / f"by-{len(list(tmp_path.glob('by-*')))}"
+        values = {
+            "model": {"path": str(model), "height": 16, "width": 16, "num_frames": 5, "max_sequence_length": 12},
+            "sampler": {"num_steps": 4},
+            "rewards": {"search": {"name": name, "folder": str(folder), "weights": weights}},
+            "policy": {"name": "best_of_n", "n": 3},
+            "prompts": ["caption 1"],
+            "fleet": {"backend": "local"},
+            "run_dir": str(run),
+        }
+        (tmp_path / "search.yaml").write_text(yaml.safe_dump(values))
+        assert command_line.main(["run", str(tmp_path / "search.yaml")]) == 0
+        table = pq.read_table(run / "candidates.parquet")
+        assert table.column_names[-2:] == ["LAW", "VQ"]
+        rows = table.to_pylist()
+        totals = [weights.get("VQ", 1.0) * r["VQ"] + weights.get("LAW", 1.0) * r["LAW"] for r in rows]
+        assert [r["reward"] for r in rows] == pytest.approx(totals) and len(set(totals)) == 3
+        (row,) = pq.read_table(run / "searches.parquet").to_pylist()
+        assert row["winner"] == rows[int(np.argmax(totals))]["candidate"]
+
+
+def test_a_latent_reward_learns_other_components_and_runs(tmp_path, data, model, rows):
+    torch.manual_seed(0)
+    sizes = {"vision_layers": 1, "vision_width": 16, "vision_heads": 2, "layers": 1, "width": 32, "mlp": 32, "heads": 2}
+    words = ("caption", *map(str, range(12)))
+    start = latent_reward.LatentRewardConfig(shape=(4, 2, 4, 4), vocabulary=words, **sizes)
+    latent_reward.save(latent_reward.LatentRewardNet(start), tmp_path / "start")
+    reward = {"name": "latent", "start": str(tmp_path / "start")}
+    short = {"components": ["VQ", "LAW"], "steps": 2, "warm_up": 0, "ema": 0}
+    c = configs.load(write(tmp_path, data, model, reward=reward, **short))
+    latent_rewards.check_reward(c)
+    t = latent_rewards.trainee(c)
+    batch = pairs.grouped(rows, size=4, components=c.components, seed=0)
+    np.testing.assert_array_equal(batch["grades"][..., 1], -0.5 * batch["grades"][..., 0])
+
+    def loss(step=0, batch=batch, means=None):
+        return latent_rewards.loss_of(c, t.net, t, batch, torch.device("cpu"), means or loop.Means())
+
+    before, training = loss().item(), loop.Training(t.net, c)
+    assert len(list(training.run(loss, [batch] * 2))) == 2
+    training.finish()
+    assert loss().item() < before
+    latent_rewards.keep(t, tmp_path)
+    by_its_components(tmp_path, model, "latent", tmp_path / "reward")
+
+
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 def test_a_training_that_was_stopped_ends_as_if_it_had_not_been(tmp_path, data, model, capsys):
-    """One in one go; and one that is killed in its second epoch, a step after its checkpoint, and gone on with."""
-    short = {"steps": 4, "every": 2, "batch": 20, "workers": {"num_cpus": 0.5}}  # three steps an epoch
+    """One in one go; and one that is killed in its second epoch of three steps, a step after its checkpoint, and gone
+    on with. What is trained is a reward of the dataset's components that the config names."""
+    short = {"steps": 4, "every": 2, "batch": 20, "workers": {"num_cpus": 0.5}, "components": ["VQ", "LAW"]}
     paths = {}
     for name in ("whole", "halves"):
         (tmp_path / name).mkdir()
@@ -347,3 +402,4 @@ def test_a_training_that_was_stopped_ends_as_if_it_had_not_been(tmp_path, data, 
     assert {r["step"] for r in rows} == {2, 4}
     assert {"loss", "preference", "accuracy 0.50", "accuracy 0.20"} <= {r["metric"] for r in rows}
     assert (tmp_path / "whole" / "run" / "curves.png").read_bytes().startswith(b"\x89PNG")
+    by_its_components(tmp_path, model, "pavrm", tmp_path / "whole" / "run" / "reward")

@@ -17,6 +17,7 @@ from actors.rewards.latent_reward import (
     LatentReward,
     LatentRewardConfig,
     LatentRewardNet,
+    ask,
     load,
     save,
     sinusoid,
@@ -187,6 +188,27 @@ def test_save_and_load(either: LatentRewardNet, latents: torch.Tensor, tmp_path:
     for name in ("config.json", "model.safetensors"):
         assert (tmp_path / "once" / name).read_bytes() == (tmp_path / "twice" / name).read_bytes()
     assert all(p.dtype == torch.float32 for p in again.parameters())
+
+
+@torch.inference_mode()
+def test_a_net_is_asked_for_other_components(latents: torch.Tensor, tmp_path: Path) -> None:
+    """A query sees what is before it alone, so the first one's score stays; a query that is known comes along."""
+    net, arguments = net_of(), (latents, torch.rand(3), [ONE, TWO, ONE])
+    before, queries = net(*arguments), net.queries
+    ask(net, ["VQ", "MQ", "TA"])
+    assert net.queries is queries
+    ask(net, ["VQ", "LAW", "TA"])
+    after = net(*arguments)
+    torch.testing.assert_close(after[:, 0], before[:, 0])
+    assert (after[:, 1:] != before[:, 1:]).all()
+    assert [torch.equal(a, b) for a, b in zip(net.queries, queries, strict=True)] == [True, False, True]
+    ask(net, ["LAW"])
+    assert net(*arguments).shape == (3, 1) and net.queries.requires_grad
+    save(net, tmp_path)
+    reward = LatentReward(folder=tmp_path)
+    assert LatentReward.named(folder=tmp_path) == reward.components == load(tmp_path).config.components == ("LAW",)
+    assert reward([view(latents[:1])]).shape == (1, 1)
+    assert LatentReward.named() == ("VQ", "MQ", "TA")
 
 
 def test_unknown_words(net: LatentRewardNet, latents: torch.Tensor) -> None:

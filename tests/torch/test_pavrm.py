@@ -144,6 +144,18 @@ def test_any_number_of_components(folder, inputs):
     assert net_of(folder, components=("motion",))(*inputs).shape == (3, 1)
 
 
+@torch.inference_mode()
+def test_the_rewards_components_are_those_of_its_folder(folder, inputs, tmp_path):
+    net = net_of(folder, components=("VQ", "LAW"))
+    pavrm.save(net, tmp_path, half=False)
+    reward = find("pavrm")(folder=tmp_path)
+    assert pavrm.Pavrm.named(folder=tmp_path) == reward.components == ("VQ", "LAW")
+    latents, sigmas, text = inputs
+    (row,) = reward([View("", float(sigmas[0]), latent=latents[:1], text=text[:1])])
+    np.testing.assert_allclose(row, net(*(x[:1] for x in inputs))[0], atol=1e-5)
+    assert pavrm.Pavrm.named() == find("pavrm")().components == ("VQ", "MQ", "TA")
+
+
 class Trap:
     def __reduce__(self):
         return (Path("/nonexistent-trap").touch, ())

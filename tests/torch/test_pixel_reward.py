@@ -1,11 +1,13 @@
 """The shipped pixel reward: prefers true clips to wrong and spoilt ones, one view at a time, within its size."""
 
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from actors.rewards import View
+from actors.rewards import View, pixel
 from actors.rewards.pixel import PixelReward
 from actors.tiny import corruptions, world
 
@@ -124,6 +126,37 @@ def test_bad_views(reward: PixelReward, clips: list[tuple[np.ndarray, Objects]])
         reward([View(prompt="a cat", sigma=0.0, latent=None, frames=clips[0][0])])
     with pytest.raises(ValueError, match="needs frames"):
         reward([View(prompt="a red circle moving left", sigma=0.0, latent=None, frames=clips[0][0][:, :16])])
+
+
+@pytest.mark.parametrize(
+    ("components", "of"),
+    [
+        ((("TA", "both"), ("LAW", "phrases"), ("VQ", "clip")), {"of_phrase": [1, 0], "of_whole": [1, 0]}),
+        ((("VQ", "clip"), ("LAW", "clip")), {"of_whole": [0, 0]}),
+        ((("LAW", "phrases"),), {"of_phrase": [0]}),
+    ],
+)
+def test_other_components(
+    components: tuple[tuple[str, str], ...],
+    of: dict[str, list[int]],
+    reward: PixelReward,
+    clips: list[tuple[np.ndarray, Objects]],
+    true: np.ndarray,
+    tmp_path: Path,
+) -> None:
+    """Heads that are copies of the shipped ones: LAW is what VQ or MQ is there."""
+    net = pixel.PixelNet(replace(reward.net.config, components=components))
+    heads = {f"{head}.{k}": (head, k) for head in ("of_phrase", "of_whole") for k in ("weight", "bias")}
+    shipped = reward.net.state_dict()
+    own = {name: shipped[name][of[head]] for name, (head, _) in heads.items() if head in of}
+    net.load_state_dict({k: v for k, v in shipped.items() if k not in heads} | own)
+    pixel.save(net, tmp_path)
+    other, names = PixelReward(folder=tmp_path), tuple(name for name, _ in components)
+    assert PixelReward.named(folder=tmp_path) == other.components == names
+    law = {"clip": "VQ", "phrases": "MQ"}
+    columns = [reward.components.index(law[how] if name == "LAW" else name) for name, how in components]
+    scores = other([view(c, o) for c, o in clips[:4]])
+    np.testing.assert_allclose(scores, true[:4, columns], atol=1e-6)
 
 
 def test_size() -> None:

@@ -75,7 +75,7 @@ def caption_loss(net: LatentRewardNet, hidden: Tensor, ids: Tensor, mask: Tensor
     """
     told = len(net.config.instruction.split())
     words, there = ids[:, told:], mask[:, told:].bool()
-    logits = F.linear(hidden[:, told:-3], net.model.language_model.embed_tokens.weight)
+    logits = F.linear(hidden[:, told : -len(net.queries)], net.model.language_model.embed_tokens.weight)
     following = F.pad(words[:, 1:], (0, 1), value=net.tokenizer.pad_token_id)
     return F.cross_entropy(logits[there], following[there])
 
