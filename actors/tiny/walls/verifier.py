@@ -103,7 +103,7 @@ def judge_moving(found: Move, wanted: world.Object) -> tuple[float, float, bool]
     beyond = max(low - pace, pace - high, 0)
     right = (
         beyond < _LOOSE
-        and along.min() > 0.5 * pace
+        and along.min() > 0.35 * pace  # an autoencoder delays a bounce
         and across.max() < max(0.35 * pace, 0.2)
         and found.deviation.max() < 1.5
     )
