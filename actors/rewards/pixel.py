@@ -1,7 +1,7 @@
 """The learned pixel reward: a small network that reads decoded frames and the caption.
 
 Its knowledge of the toy world comes from training on the verifier's grades. Convolutions over space and time turn a
-clip into tokens, one per place. A convolution over the five words of each phrase makes one query per phrase. Queries
+clip into tokens, one per place. A convolution over the words of each phrase makes one query per phrase. Queries
 attend to the clip's tokens; the result is scaled feature by feature by a linear map of the query, and linear heads
 score it. `actors/tiny/training/pixel_reward.py` trained the weights in `actors/assets/pixel-reward`.
 
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from actors.rewards import View
 
 ASSETS = Path(__file__).parents[1] / "assets" / "pixel-reward"
+JOINT = "and"  # between two phrases of a caption
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +35,9 @@ class PixelConfig:
     """The sizes of a `PixelNet`, as its config.json has them."""
 
     vocabulary: tuple[str, ...]
-    phrase: int = 5  # words of a phrase
+    phrase: int = 5  # words of the longest phrase
+    shortest: int = 5  # words of the shortest phrase
+    phrases: int = 2  # of a caption, at most
     frames: int = 17  # clips of another length are resampled to this many
     size: int = 32  # pixels, height and width of a frame
     lag: int = 4  # frames between the two whose difference shows motion
@@ -151,17 +154,26 @@ class PixelNet(nn.Module):
         return torch.stack([read[of]() for _, of in self.config.components], -1)
 
 
-def spell(caption: str, config: PixelConfig, *, phrases: int = 2) -> list[int]:
-    """The word indices of a caption, padded with 0 to `phrases` phrases. Raises ValueError for other captions."""
-    words = caption.split()
-    length = phrases * (config.phrase + 1) - 1
-    unknown = [w for w in words if w not in config.vocabulary]
-    if unknown or len(words) > length or (len(words) + 1) % (config.phrase + 1):
+def spell(caption: str, config: PixelConfig) -> list[int]:
+    """The word indices of a caption's phrases, each padded with 0 to `phrase` words, and of the words between them.
+
+    Raises ValueError for other captions.
+    """
+    rows = [phrase.split() for phrase in caption.split(f" {JOINT} ")]
+    unknown = [word for row in rows for word in row if word not in config.vocabulary]
+    fits = all(config.shortest <= len(row) <= config.phrase for row in rows) and len(rows) <= config.phrases
+    if unknown or not fits:
+        words = f"{config.shortest} to {config.phrase}" if config.shortest < config.phrase else f"{config.phrase}"
         raise ValueError(
-            f"the pixel reward cannot read {caption!r}: it knows one to {phrases} phrases of {config.phrase} words, "
-            f"joined by a word, out of {list(config.vocabulary)}"
+            f"the pixel reward cannot read {caption!r}: it knows one to {config.phrases} phrases of {words} words, "
+            f"joined by {JOINT!r}, out of {list(config.vocabulary)}"
         )
-    return [1 + config.vocabulary.index(w) for w in words] + [0] * (length - len(words))
+    indices: list[int] = []
+    for row in [*rows, *([[]] * (config.phrases - len(rows)))]:
+        joint = 1 + config.vocabulary.index(JOINT) if indices and row else 0
+        indices += [joint] * bool(indices) + [1 + config.vocabulary.index(word) for word in row]
+        indices += [0] * (config.phrase - len(row))
+    return indices
 
 
 def resample(frames: np.ndarray, n: int) -> np.ndarray:
