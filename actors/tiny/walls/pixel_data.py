@@ -52,7 +52,7 @@ def others(rng: np.random.Generator, own: world.Caption) -> Iterator[world.Capti
         else:
             for _ in range(1 if kind == "swap" else 2):
                 wrong = SWAPS[str(rng.choice(_SWAPS, p=_WEIGHTS))](rng, wrong) if wrong else None
-        if wrong and not world.held_out(wrong):
+        if wrong and wrong != own and not world.held_out(wrong):
             yield wrong
 
 
