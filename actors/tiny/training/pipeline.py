@@ -29,7 +29,7 @@ from actors.tiny import world
 from actors.tiny.training.clips import clips
 from actors.training.attention import use_fast_attention
 from actors.training.config import Schedule
-from actors.training.loop import Means, train
+from actors.training.loop import Loss, Means, train
 
 TEXT_LENGTH = 80  # bytes; `max_sequence_length` of every call of the pipeline
 SHIFT = 3.0  # flow shift of the noise levels, in training as in the scheduler
@@ -159,6 +159,24 @@ def flow_loss(
     return (weight * error)[sigma > 0].sum() / weight[sigma > 0].sum()
 
 
+def flow(transformer: WanTransformer3DModel, latents: Tensor, embeddings: Tensor, rows: np.ndarray, batch: int) -> Loss:
+    """The loss of batches of clips: latents (n, C, T, H, W), and of each the row in `embeddings` of its caption.
+
+    Row 0 is that of no caption, which a share `NO_CAPTION` gets.
+    """
+
+    def loss(step: int, rng: np.random.Generator, means: Means) -> Tensor:
+        kind = str(rng.choice(LEVELS, p=SHARES))
+        pick = rng.integers(len(latents), size=batch)
+        row = np.where(rng.random(batch) < NO_CAPTION, 0, rows[pick])
+        sigma = noise_levels(rng, kind, batch, latents.shape[2])
+        value = flow_loss(transformer, latents[pick].float(), embeddings[row], sigma, uniform=kind == "one")
+        means.add({"loss": value.item()})
+        return value
+
+    return loss
+
+
 def save(
     out: Path,
     vae: AutoencoderKLWan,
@@ -245,15 +263,7 @@ def main() -> None:
         for block in transformer.blocks:
             block.compile(dynamic=False)
 
-    def loss(step: int, rng: np.random.Generator, means: Means) -> Tensor:
-        kind = str(rng.choice(LEVELS, p=SHARES))
-        pick = rng.integers(len(latents), size=args.batch)
-        row = np.where(rng.random(args.batch) < NO_CAPTION, 0, rows[pick])
-        sigma = noise_levels(rng, kind, args.batch, latents.shape[2])
-        value = flow_loss(transformer, latents[pick], embeddings[row], sigma, uniform=kind == "one")
-        means.add({"loss": value.item()})
-        return value
-
+    loss = flow(transformer, latents, embeddings, rows, args.batch)
     schedule = Schedule(steps=args.steps, learning_rate=args.peak, warm_up=200, seed=args.seed + 2, every=200)
     train(transformer, loss, schedule, checkpoint=args.work / "transformer.pt")
     save(args.out, vae, reader.tokenizer, reader.encoder, transformer)

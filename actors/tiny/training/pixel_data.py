@@ -7,7 +7,7 @@ with several captions, its own first. No held-out caption is among them.
 Shapes: n clips of t frames, h x w pixels.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -197,26 +197,38 @@ def samples(rng: np.random.Generator, n: int, pipe: Any, *, batch: int = 25) -> 
     return np.concatenate(frames)[:n], objects[:n]
 
 
+def source(kind: str, model: Path) -> Any:
+    """What clips of a kind are made with: an autoencoder, a whole pipeline, or nothing."""
+    if kind == "decoded":
+        return pretrained(AutoencoderKLWan, model / "vae").eval()
+    if kind == "rendered":
+        return None
+    pipe = pretrained(WanPipeline, model, dtype=torch.float32)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
 def make(kind: str, n: int, *, work: Path, model: Path, seed: int) -> None:
     """Write clips of one kind to `work`; files that exist already are kept."""
-    source: Any = None
-    if kind == "decoded":
-        source = pretrained(AutoencoderKLWan, model / "vae").eval()
-    elif kind == "samples":
-        source = pretrained(WanPipeline, model, dtype=torch.float32)
-        source.set_progress_bar_config(disable=True)
+    part = source(kind, model)
+
+    def draw(rng: np.random.Generator) -> Clips:
+        if kind == "rendered":
+            return labelled(rng, *rendered(rng, CHUNK))
+        with torch.autocast("cpu", torch.bfloat16, enabled=kind == "samples"):
+            return labelled(rng, *(decoded if kind == "decoded" else samples)(rng, CHUNK, part))
+
+    write(kind, -(-n // CHUNK), draw, work=work, seed=seed)
+
+
+def write(kind: str, files: int, draw: Callable[[np.random.Generator], Clips], *, work: Path, seed: int) -> None:
+    """Draw `files` files of clips of a kind and write them to `work`; those that exist already are kept."""
     work.mkdir(parents=True, exist_ok=True)
-    for i in range((n + CHUNK - 1) // CHUNK):
+    for i in range(files):
         path = work / f"{kind}-{seed}-{i:03}.npz"
         if path.exists():
             continue
-        rng = np.random.default_rng([seed, KINDS.index(kind), i])
-        if kind == "rendered":
-            frames, objects = rendered(rng, CHUNK)
-        else:
-            with torch.autocast("cpu", torch.bfloat16, enabled=kind == "samples"):
-                frames, objects = (decoded if kind == "decoded" else samples)(rng, CHUNK, source)
-        clips = labelled(rng, frames, objects)
+        clips = draw(np.random.default_rng([seed, KINDS.index(kind), i]))
         partial = path.with_suffix(".partial.npz")
         np.savez(partial, frames=clips.frames, captions=clips.captions, labels=clips.labels)
         partial.replace(path)

@@ -12,6 +12,7 @@
 
 import argparse
 import itertools
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -24,17 +25,16 @@ from actors.rewards import pixel
 from actors.tiny import verifier, world
 from actors.tiny.training import pixel_data
 from actors.training.config import Schedule
-from actors.training.loop import Means, train
+from actors.training.loop import Loss, Means, train
 from actors.training.pairs import ordered
 
 VOCABULARY = ("a", "and", "moving", *world.COLOURS, *world.SHAPES, *world.MOTIONS)
 OWN = 2.0  # weight of a clip's own caption in the loss, against 1 for each other one
+Batch = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 SHARES = {"rendered": 0.25, "decoded": 0.25, "samples": 0.5}
 
 
-def batch(
-    rng: np.random.Generator, kinds: dict[str, pixel_data.Clips], n: int, config: pixel.PixelConfig
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def batch(rng: np.random.Generator, kinds: dict[str, pixel_data.Clips], n: int, config: pixel.PixelConfig) -> Batch:
     """Draw `n` clips: frames (n, 3, t, h, w), words (n, captions, length), grades (n, captions, 3)."""
     shares = np.array([SHARES[k] for k in kinds])
     frames, words, labels = [], [], []
@@ -50,6 +50,28 @@ def batch(
     return pixel.to_input(np.stack(frames)), torch.tensor(words), torch.tensor(np.stack(labels))
 
 
+def grading(net: pixel.PixelNet, draw: Callable[[np.random.Generator], Batch]) -> Loss:
+    """The loss of a pixel reward on frames, words and grades as `batch` draws them, 0 where it gives those grades.
+
+    It reports the mean absolute error of each component by a clip's own caption.
+    """
+    weights = torch.tensor([OWN] + [1.0] * (pixel_data.CAPTIONS - 1))[:, None]
+
+    def loss(step: int, rng: np.random.Generator, means: Means) -> torch.Tensor:
+        x, words, labels = draw(rng)
+        with torch.autocast("cpu", torch.bfloat16):
+            seen = net.look(x)
+        y = net.judge(seen.float(), words).clamp(1e-4, 1 - 1e-4)
+        least = F.binary_cross_entropy(labels, labels, reduction="none")
+        excess = F.binary_cross_entropy(y, labels, reduction="none") - least
+        error = (y.detach() - labels)[:, 0].abs().mean(0)
+        value = (weights * excess).mean()
+        means.add({"loss": value.item(), **dict(zip(net.config.names, error.tolist(), strict=True))})
+        return value
+
+    return loss
+
+
 def fit(args: argparse.Namespace) -> None:
     """Train the reward and write it, as the command `train` does."""
     torch.manual_seed(args.seed)
@@ -57,21 +79,7 @@ def fit(args: argparse.Namespace) -> None:
     net = pixel.load(args.start).requires_grad_(True) if args.start else pixel.PixelNet(config)
     kinds = {k: c for k in args.kinds if (c := pixel_data.read(args.work, k))}
     print({k: len(c.frames) for k, c in kinds.items()}, flush=True)
-
-    weights = torch.tensor([OWN] + [1.0] * (pixel_data.CAPTIONS - 1))[:, None]
-
-    def loss(step: int, rng: np.random.Generator, means: Means) -> torch.Tensor:
-        x, words, labels = batch(rng, kinds, args.batch, config)
-        with torch.autocast("cpu", torch.bfloat16):
-            seen = net.look(x)
-        y = net.judge(seen.float(), words).clamp(1e-4, 1 - 1e-4)
-        least = F.binary_cross_entropy(labels, labels, reduction="none")
-        excess = F.binary_cross_entropy(y, labels, reduction="none") - least  # 0 where they agree
-        error = (y.detach() - labels)[:, 0].abs().mean(0)
-        value = (weights * excess).mean()
-        means.add({"loss": value.item(), **dict(zip(pixel.PixelReward.components, error.tolist(), strict=True))})
-        return value
-
+    loss = grading(net, lambda rng: batch(rng, kinds, args.batch, config))
     schedule = Schedule(steps=args.steps, learning_rate=args.peak, warm_up=200, seed=args.seed, every=200)
     train(net, loss, schedule, checkpoint=args.work / f"{args.run}.pt")
     pixel.save(net, args.out)

@@ -20,7 +20,7 @@ from diffusers import AutoencoderKLWan, WanTransformer3DModel
 from torch import Tensor
 
 from actors.models.weights import pretrained
-from actors.tiny.training.pipeline import LEVELS, NO_CAPTION, SHARES, flow_loss, noise_levels, save
+from actors.tiny.training.pipeline import flow, save
 from actors.tiny.walls import world
 from actors.tiny.walls.clips import clips
 from actors.tiny.walls.reader import Reader
@@ -103,15 +103,7 @@ def main() -> None:
         for block in transformer.blocks:
             block.compile(dynamic=False)
 
-    def loss(step: int, rng: np.random.Generator, means: Means) -> Tensor:
-        kind = str(rng.choice(LEVELS, p=SHARES))
-        pick = rng.integers(len(latents), size=args.batch)
-        row = np.where(rng.random(args.batch) < NO_CAPTION, 0, rows[pick])
-        sigma = noise_levels(rng, kind, args.batch, latents.shape[2])
-        value = flow_loss(transformer, latents[pick].float(), embeddings[row], sigma, uniform=kind == "one")
-        means.add({"loss": value.item()})
-        return value
-
+    loss = flow(transformer, latents, embeddings, rows, args.batch)
     schedule = Schedule(steps=args.steps, learning_rate=args.peak, warm_up=200, seed=args.seed + 2, every=200)
     train(transformer, loss, schedule, checkpoint=args.work / "transformer.pt")
     save(args.out, vae, reader.tokenizer, reader.encoder, transformer)

@@ -15,11 +15,19 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKLWan, WanPipeline
 
-from actors.models.weights import pretrained
 from actors.tiny.corruptions import CORRUPTIONS
-from actors.tiny.training.pixel_data import CAPTIONS, GUIDANCE, KINDS, Clips, pixels, predicted, redrawn, statistics
+from actors.tiny.training.pixel_data import (
+    CAPTIONS,
+    GUIDANCE,
+    Clips,
+    pixels,
+    predicted,
+    redrawn,
+    source,
+    statistics,
+    write,
+)
 from actors.tiny.walls import reader, verifier, world
 from actors.tiny.walls.corruptions import IDENTITIES, SWAPS, held, lose
 from actors.tiny.walls.seeing import observe
@@ -118,29 +126,16 @@ def samples(rng: np.random.Generator, n: int, pipe: Any, *, batch: int = 25) -> 
 
 def make(kind: str, n: int, *, work: Path, model: Path, seed: int) -> None:
     """Write clips of one kind to `work`; files that exist already are kept."""
-    source: Any = None
-    if kind == "decoded":
-        source = pretrained(AutoencoderKLWan, model / "vae").eval()
-    elif kind == "samples":
-        source = pretrained(WanPipeline, model, dtype=torch.float32)
-        source.set_progress_bar_config(disable=True)
-    work.mkdir(parents=True, exist_ok=True)
-    for i in range((n + CHUNK - 1) // CHUNK):
-        path = work / f"{kind}-{seed}-{i:03}.npz"
-        if path.exists():
-            continue
-        rng = np.random.default_rng([seed, KINDS.index(kind), i])
+    part = source(kind, model)
+
+    def draw(rng: np.random.Generator) -> Clips:
         if kind == "samples":
             with torch.autocast("cpu", torch.bfloat16):
-                frames, captions = samples(rng, CHUNK, source)
-        else:
-            frames, captions = rendered(rng, CHUNK, spoilt=0.5 if kind == "rendered" else 0.3)
-            frames = redrawn(rng, frames, source) if kind == "decoded" else frames
-        clips = labelled(rng, frames, captions)
-        partial = path.with_suffix(".partial.npz")
-        np.savez(partial, frames=clips.frames, captions=clips.captions, labels=clips.labels)
-        partial.replace(path)
-        print(f"wrote {path}: own captions' mean grades {clips.labels[:, 0].mean(0).round(3)}", flush=True)
+                return labelled(rng, *samples(rng, CHUNK, part))
+        frames, captions = rendered(rng, CHUNK, spoilt=0.5 if kind == "rendered" else 0.3)
+        return labelled(rng, redrawn(rng, frames, part) if kind == "decoded" else frames, captions)
+
+    write(kind, -(-n // CHUNK), draw, work=work, seed=seed)
 
 
 _MIRROR = {"left": "right", "right": "left"}

@@ -17,15 +17,14 @@ from pathlib import Path
 import numpy as np
 import torch
 from diffusers import WanPipeline
-from torch.nn import functional as F
 
 from actors.models.weights import pretrained
 from actors.rewards import pixel
-from actors.tiny.training.pixel_data import CAPTIONS, KINDS, Clips, pixels, predicted, read, statistics
-from actors.tiny.training.pixel_reward import OWN, SHARES, agreement
+from actors.tiny.training.pixel_data import KINDS, Clips, pixels, predicted, read, statistics
+from actors.tiny.training.pixel_reward import SHARES, Batch, agreement, grading
 from actors.tiny.walls import pixel_data, reader, verifier, world
 from actors.training.config import Schedule
-from actors.training.loop import Means, train
+from actors.training.loop import train
 
 CONFIG = pixel.PixelConfig(
     vocabulary=(*reader.GRAMMAR, *world.DIRECTIONS, *world.SHAPES, *world.COLOURS),
@@ -39,9 +38,7 @@ CONFIG = pixel.PixelConfig(
 STEADY = 0.9  # IDENTITY below which a clip is not shown backwards, where another chunk would be the first
 
 
-def batch(
-    rng: np.random.Generator, kinds: Mapping[str, Clips], n: int
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def batch(rng: np.random.Generator, kinds: Mapping[str, Clips], n: int) -> Batch:
     """Draw `n` clips: frames (n, 3, t, h, w), words (n, captions, length), grades (n, captions, components)."""
     shares = np.array([SHARES[k] for k in kinds])
     frames, words, labels = [], [], []
@@ -64,20 +61,7 @@ def fit(args: argparse.Namespace) -> None:
     net = pixel.PixelNet(CONFIG)
     kinds = {k: c for k in KINDS if (c := read(args.work, k))}
     print({k: len(c.frames) for k, c in kinds.items()}, flush=True)
-    weights = torch.tensor([OWN] + [1.0] * (CAPTIONS - 1))[:, None]
-
-    def loss(step: int, rng: np.random.Generator, means: Means) -> torch.Tensor:
-        x, words, labels = batch(rng, kinds, args.batch)
-        with torch.autocast("cpu", torch.bfloat16):
-            seen = net.look(x)
-        y = net.judge(seen.float(), words).clamp(1e-4, 1 - 1e-4)
-        least = F.binary_cross_entropy(labels, labels, reduction="none")
-        excess = F.binary_cross_entropy(y, labels, reduction="none") - least  # 0 where they agree
-        error = (y.detach() - labels)[:, 0].abs().mean(0)
-        value = (weights * excess).mean()
-        means.add({"loss": value.item(), **dict(zip(CONFIG.names, error.tolist(), strict=True))})
-        return value
-
+    loss = grading(net, lambda rng: batch(rng, kinds, args.batch))
     schedule = Schedule(steps=args.steps, learning_rate=args.peak, warm_up=200, seed=args.seed, every=200)
     train(net, loss, schedule, checkpoint=args.work / "run.pt")
     pixel.save(net, args.out)

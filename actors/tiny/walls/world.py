@@ -22,18 +22,11 @@ from itertools import combinations, product
 
 import numpy as np
 
-COLOURS = {
-    "red": (230, 50, 50),
-    "green": (50, 200, 70),
-    "blue": (60, 90, 240),
-    "yellow": (240, 220, 60),
-    "magenta": (220, 70, 220),
-    "cyan": (60, 220, 230),
-}
+from actors.tiny import world as first
+
+COLOURS, SHAPES, BACKGROUND = first.COLOURS, first.SHAPES, first.BACKGROUND
+DIRECTIONS = first.MOTIONS  # x to the right, y downwards
 GREY = (130, 130, 134)  # of a wall; the background plus equal parts of every channel
-BACKGROUND = (16, 16, 24)
-SHAPES = ("circle", "square", "triangle")
-DIRECTIONS = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}  # x to the right, y downwards
 LEGS = (
     *((d,) for d in DIRECTIONS),
     *((a, b) for a, b in product(DIRECTIONS, DIRECTIONS) if np.dot(DIRECTIONS[a], DIRECTIONS[b]) == 0),
@@ -142,16 +135,6 @@ class Scene:
     through: int | None = None
 
 
-def signed_distance(shape: str, x: np.ndarray, y: np.ndarray, radius: np.ndarray) -> np.ndarray:
-    """Distance in pixels of points (x, y) from the outline of a shape centred at 0, negative inside."""
-    if shape == "circle":
-        return np.hypot(x, y) - radius
-    if shape == "square":
-        return np.maximum(np.abs(x), np.abs(y)) - 0.88 * radius
-    inradius = 1.25 * radius / 2  # an equilateral triangle that points up, with its centroid at 0
-    return np.maximum(y - inradius, np.sqrt(3) / 2 * np.abs(x) - y / 2 - inradius)
-
-
 def extent(shape: str, direction: Sequence[int] | np.ndarray) -> float:
     """How far a shape of radius 1 reaches from its centre along a unit vector of DIRECTIONS."""
     if shape == "circle":
@@ -163,7 +146,7 @@ def extent(shape: str, direction: Sequence[int] | np.ndarray) -> float:
 
 def covered(shape: str, notch: str, radius: np.ndarray | float, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """The share, from 0 to 1, of the pixels at (x, y) from a shape's centre that it covers."""
-    distance = signed_distance(shape, x, y, np.asarray(radius))
+    distance = first.signed_distance(shape, x, y, np.asarray(radius))
     if notch:
         side = NOTCHES[notch]
         reach = 1.25 / np.sqrt(3) if shape == "triangle" and side[0] else extent(shape, side)  # its slanted edge
