@@ -1,8 +1,9 @@
 """A small decoder of latents, by which candidates on their way are looked at: a net of the TAEHV family.
 
 The files of https://github.com/madebyollin/taehv are read: taew2_1 and taew2_2 for Wan, and others whose decoders have
-the same layout of weights, of any depth and width. A decoder is a row of layers, and its file says all but one thing
-about them: which ones double rows and columns, which are the last ones that can.
+the same layout of weights, of any depth and width. A decoder is a row of layers, and its file says all but two things
+about them: which ones double rows and columns, which are the last ones that can; and which convolutions have a bias,
+which are all but those of 1 x 1 and the one after each `Grow`.
 
 It is causal, as Wan's own decoder is: a latent frame's frames depend on that frame and on earlier ones. Shapes are
 those of `actors/__init__.py`, with N latents that are decoded together.
@@ -128,7 +129,7 @@ def _layers(own: Mapping[str, torch.Tensor]) -> tuple[nn.Sequential, int]:
         elif s := shapes.get((i, "conv.weight")):
             layers.append(Grow(s[1], s[0] // s[1]))
         elif s := shapes.get((i, "weight")):
-            layers.append(nn.Conv2d(s[1], s[0], 3, padding=1, bias=(i, "bias") in shapes))
+            layers.append(nn.Conv2d(s[1], s[0], 3, padding=1, bias=(i - 1, "conv.weight") not in shapes))
         elif (i + 1, "conv.weight") in shapes:
             layers.append(nn.Upsample(scale_factor=2.0))
         else:
