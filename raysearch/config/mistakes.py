@@ -1,7 +1,7 @@
 """What a mistake in a config is called: one line with the key, the value and what is allowed."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import fields, is_dataclass
+from dataclasses import MISSING, fields, is_dataclass
 from difflib import get_close_matches
 from types import UnionType
 from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
@@ -44,8 +44,11 @@ def unknown_key(key: str, leaf: str, allowed: Sequence[str], elsewhere: Sequence
 
 
 def members(hint: Any) -> tuple[Any, ...]:
-    """The types of a union; any other type by itself."""
-    return get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+    """The types of a union; any other type by itself. Annotations and new names of a type are looked through."""
+    if get_origin(hint) in (Union, UnionType):
+        return tuple(m for part in get_args(hint) for m in members(part))
+    inner = get_args(hint)[0] if get_origin(hint) is Annotated else getattr(hint, "__supertype__", None)
+    return (hint,) if inner is None else members(inner)
 
 
 def below(hint: Any, name: str) -> Any:
@@ -58,6 +61,16 @@ def below(hint: Any, name: str) -> Any:
         if member is Any:
             return Any
     return None
+
+
+def optional(hint: Any, name: str) -> bool:
+    """True if a block has a default for a key, or a mapping has values of a known type: then it can be without it."""
+    for member in members(hint):
+        if is_dataclass(member):
+            return any(f.name == name and (f.default, f.default_factory) != (MISSING, MISSING) for f in fields(member))
+        if get_origin(member) is dict:
+            return get_args(member)[1] is not Any
+    return False
 
 
 def keys(schema: Any, key: str = "") -> Iterator[str]:

@@ -1,7 +1,8 @@
 """A config file, over its base if it has one, and `key=value` overrides as one plain mapping, which the schema checks.
 
 A file with `base: other.yaml`, a path from its own folder, has the keys of that file, but for those that it gives
-itself: mappings are merged, and lists and other values replaced, as by an override. A base has no base.
+itself: mappings are merged, and lists and other values replaced, as by an override. `null` takes away a key of the base
+that has a default; an argument of a policy or a reward has no schema here, and `null` is its value. A base has no base.
 """
 
 import re
@@ -13,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from raysearch.config.media import is_file
-from raysearch.config.mistakes import below, members
+from raysearch.config.mistakes import below, members, optional
 from raysearch.errors import ConfigError, check, plain
 
 BASE = "base"
@@ -64,7 +65,15 @@ def _over_base(path: Path, own: dict[str, Any], schema: type) -> dict[str, Any]:
     file = path.parent / name
     base = _loaded(BASE, file, f"an existing YAML file, whose path is from the folder of {path}")
     check(BASE not in base, BASE, str(file), f"a file without a base of its own: that one has {base.get(BASE)!r}")
-    return _merged(base, own, schema)  # type: ignore[no-any-return]
+    return _left(_merged(base, own, schema), own, schema)  # type: ignore[no-any-return]
+
+
+def _left(merged: Any, own: Any, hint: Any) -> Any:
+    """What is merged, without the keys that `own` takes away."""
+    if not (isinstance(merged, dict) and isinstance(own, dict)):
+        return merged
+    gone = {k for k, v in own.items() if v is None and optional(hint, k)}
+    return {k: _left(v, own.get(k), below(hint, k)) for k, v in merged.items() if k not in gone}
 
 
 def _value(key: str, text: str, schema: type) -> Any:

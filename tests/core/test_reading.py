@@ -100,6 +100,21 @@ def test_a_base_has_what_a_file_leaves_out(file):
     assert configuration.load(over(file, "rewards: {search: null}\n")).rewards.search is None
 
 
+def test_null_takes_away_what_a_base_has(file):
+    """Any key that has a default, or is an entry of a mapping of blocks; but an argument of a policy may be null."""
+    file.write_text(FILE + "seeds: [1, 2]\nparts: {vae: {tiling: true, dtype: float16}, unet: {}}\n")
+    found = configuration.load(over(file, "policy: null\narms: [{name: a, policy: {name: rbf}}]\n"))
+    assert found.policy == configuration.PLAIN and configuration.arms(found)[0].policy == "rbf"
+    text = "sampler: {num_steps: null}\nseeds: null\nparts: {vae: {tiling: null}, unet: null}\npolicy: {n: null}\n"
+    found = read(over(file, text), [], Config)
+    assert found["sampler"] == {"name": "euler"} and "seeds" not in found
+    assert found["parts"] == {"vae": {"dtype": "float16"}} and found["policy"] == {"name": "best_of_n", "n": None}
+    for block in ("sampler", "rewards", "parts", "output"):
+        assert not read(over(file, f"{block}: null\n"), [], Config).get(block)
+    with pytest.raises(ConfigError, match="^model: None is not allowed; it must be a mapping"):
+        configuration.load(over(file, "model: null\n"))
+
+
 def test_overrides_come_after_the_base_and_the_file(file):
     own = over(file, "sampler: {num_steps: 3}\n")
     found = configuration.load(own, ["sampler.num_steps=2", "policy.n=1", "prompts=[z]"])
