@@ -22,7 +22,7 @@ async def search(
     The budget reserves the cost of the rendering; when the rest is used up, the best candidate so far is rendered.
     """
     at_least(1, draft_steps=draft_steps)
-    check(draft_steps <= ctx.num_steps, "policy.draft_steps", draft_steps, f"at most {ctx.num_steps}, the full number")
+    check(draft_steps <= ctx.num_steps, "policy.draft_steps", draft_steps, f"at most sampler.num_steps={ctx.num_steps}")
     policy, arguments = load_policy(explore, "policy.explore")
     draft = ctx.draft(draft_steps, cache)
     try:

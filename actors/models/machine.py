@@ -12,7 +12,8 @@ from actors.models.roles import DECODING
 from actors.models.source import Source
 from actors.models.weights import class_of
 from raysearch.config.fleet import FleetConfig
-from raysearch.config.parts import DENOISING, PartConfig
+from raysearch.config.mistakes import nearest
+from raysearch.config.parts import DENOISING, PREVIEW, PartConfig
 from raysearch.errors import check
 
 ATTENTION = {"flash": "flash_attn", "_flash_3": "flash_attn_interface", "sage": "sageattention", "xformers": "xformers"}
@@ -25,7 +26,8 @@ def check_machine(source: Source, fleet: FleetConfig) -> None:
     weigh = {name: part for name, part in folders.parts(source.folder).items() if part.weighs}
     for name, p in source.parts.items():
         block, given = f"parts.{name}", p.given
-        check(name in weigh, "parts", name, f"one of {', '.join(weigh)}, the parts of this model with weights")
+        hint = nearest(name, [*weigh, PREVIEW])
+        check(name in weigh, "parts", name, f"one of {', '.join(weigh)}, the parts of this model with weights{hint}")
         kind = class_of(weigh[name])
         alone = not piped or name in DECODING or p.dtype in (None, source.dtype)
         allowed = f"left out, or {source.dtype}: only autoencoders of a pipeline that runs as it is have their own"

@@ -112,7 +112,9 @@ def opened(source: Source, key: str = "model.path") -> Source:
     weights.check_fit(source, key)
     source.family.check_folder(source.folder, key)
     if source.preview is not None:
-        allowed = "left out: a pipeline that runs as it is has no decoder for looks"
+        kind = folders.index(source.folder, key)["_class_name"]
+        whose = "a pipeline that runs as it is" if source.runs_pipeline else f"a model of class {kind}"
+        allowed = f"left out: {whose} has no decoder for looks"
         check(hasattr(source.family, "Preview"), f"parts.{PREVIEW}", source.preview.file, allowed)
         source.family.Preview(source)  # it is small
     return source

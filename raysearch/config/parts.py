@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 from annotated_types import Ge
 
 from raysearch.config.media import is_file
+from raysearch.config.mistakes import nearest
 from raysearch.config.numbers import Dtype
 from raysearch.config.rows import path_of
 from raysearch.errors import check
@@ -99,14 +100,13 @@ def check_parts(parts: Mapping[str, PartConfig]) -> None:
     if PREVIEW in parts:
         check_preview(parts[PREVIEW])
     for name, p in own(parts).items():
-        block = f"parts.{name}"
+        block, denoises = f"parts.{name}", name.startswith(DENOISING)
         for key, path in p.files.items():
+            allowed = f"left out: {name} is no {' or '.join(DENOISING)}{nearest(name, [PREVIEW])}"
+            check(denoises, f"{block}.{key}", str(path), allowed)
             ends = (".gguf", ".safetensors") if key == "file" else (".safetensors",)
             fits = is_file(path) and path.suffix in ends
             check(fits, f"{block}.{key}", str(path), f"an existing file that ends in {' or '.join(ends)}")
-        denoises = name.startswith(DENOISING)
-        for key in p.files:
-            check(denoises, f"{block}.{key}", str(p.files[key]), f"left out: {name} is no {' or '.join(DENOISING)}")
         if p.quantize is not None:
             kinds = KINDS[p.quantize.backend]
             allowed = f"one of {', '.join(kinds)} with {p.quantize.backend}"

@@ -107,6 +107,8 @@ KINDS: dict[str, type[StepCache]] = {kind.name: kind for kind in (FirstBlock, Ea
 def step_cache(block: Mapping[str, Any], key: str = "policy.cache") -> StepCache:
     """The step cache of a config block, with its defaults. Raises ConfigError."""
     name, given = block.get("name"), {k: v for k, v in block.items() if k != "name"}
+    if "name" not in block:
+        raise ConfigError(f"{key}.name is missing: it must be one of {', '.join(KINDS)}")
     if not isinstance(name, str) or name not in KINDS:
         hint = nearest(name, KINDS) if isinstance(name, str) else ""
         raise ConfigError(f"{key}.name: no step cache {name!r}{hint}; there are {', '.join(KINDS)}")

@@ -34,11 +34,14 @@ def test_the_same_winner_on_any_fleet(tmp_path):
         ({"explore": {"name": "best_of_m"}}, "policy.explore.name: no policy 'best_of_m'"),
         ({"explore": {"n": 8}}, "policy.explore.name: no policy None; there are"),
         ({"explore": {"name": "best_of_n", "n": "x"}}, "policy.explore.n: 'x' is not allowed; it must be of type int"),
-        ({"explore": "best_of_n"}, "policy.explore: 'best_of_n' is not allowed; it must be a mapping"),
+        (
+            {"explore": "rbf"},
+            "policy.explore: 'rbf' is not allowed; it must be a mapping, such as {name: rbf}",
+        ),
         ({"explore": {"name": "draft_commit", "explore": {"name": "x"}}}, "policy.explore.explore.name: no policy 'x'"),
         ({"explore": {"name": "best_of_n", "n": 0}}, "policy.explore (best_of_n): policy.n: 0 is not allowed"),
         ({"draft_steps": 0}, "policy.draft_steps: 0 is not allowed; it must be at least 1"),
-        ({"draft_steps": 11}, "policy.draft_steps: 11 is not allowed; it must be at most 10"),
+        ({"draft_steps": 11}, "policy.draft_steps: 11 is not allowed; it must be at most sampler.num_steps=10"),
         ({"explore": {"name": "svdd"}}, "policy.explore (svdd): sampler.name: 'fake' is not allowed"),
     ],
 )

@@ -111,14 +111,17 @@ def test_what_is_left_of_a_cached_draft_is_all_or_nothing():
             {"cache": {"name": "first_blok"}},
             "policy.cache.name: no step cache 'first_blok' (did you mean 'first_block'",
         ),
-        ({"cache": {"n": 1}}, "policy.cache.name: no step cache None; there are first_block, easy, taylor, guidance"),
+        ({"cache": {"n": 1}}, "policy.cache.name is missing: it must be one of first_block, easy, taylor, guidance"),
         ({"cache": {"name": ["easy"]}}, "policy.cache.name: no step cache ['easy']; there are first_block, easy"),
         ({"cache": {"name": "easy", "threshold": float("nan")}}, "nan} is not allowed; it must be without NaN and inf"),
         (
             {"cache": {"name": "guidance", "low": 0.9}},
             "policy.cache.low: 0.9 is not allowed; it must be at most policy.cache.high=0.84",
         ),
-        ({"cache": "taylor"}, "policy.cache: 'taylor' is not allowed; it must be"),
+        (
+            {"cache": "taylor"},
+            "policy.cache: 'taylor' is not allowed; it must be a mapping, such as {name: taylor}",
+        ),
         (
             {"cache": {"name": "taylor", "interval": 0}},
             "policy.cache.interval: 0 is not allowed; it must be at least 1",

@@ -63,6 +63,15 @@ TABLE = [
         f"parts.preview_vae.compile: True {BAD} left out: a decoder for looks has a file and a dtype",
         files={"w.pth": b"1"},
     ),
+    Mistake(
+        "parts.preview_vea.file=w.pth",
+        f"parts.preview_vea.file: 'w.pth' {BAD} left out: preview_vea is no transformer or unet (did you mean "
+        "'preview_vae'?)",
+        files={"w.pth": b"1"},
+    ),
+    Mistake(
+        ["policy={name: draft_commit, cache: easy}"], f"policy.cache: 'easy' {BAD} a mapping, such as {{name: easy}}"
+    ),
     # -- what takes the model and this machine
     heavy(
         "parts.preview_vae.file=w.pth",
@@ -73,6 +82,15 @@ TABLE = [
         "parts.preview_vae.file=w.pth sampler.name=own",
         f"parts.preview_vae: 'w.pth' {BAD} left out: a pipeline that runs as it is has no decoder for looks",
         files={"w.pth": b"1"},
+    ),
+    heavy(
+        f"parts.preview_vae.file=w.pth model.path={TINY.parent}/mixture",
+        f"parts.preview_vae: 'w.pth' {BAD} left out: a model of class GaussianMixture has no decoder for looks",
+        files={"w.pth": b"1"},
+    ),
+    heavy(
+        "parts.preview_vea.dtype=float32",
+        f"parts: 'preview_vea' {BAD} one of ... with weights (did you mean 'preview_vae'?)",
     ),
     heavy(
         "parts.transformer.dtype=bfloat16 sampler.name=own",
