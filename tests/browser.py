@@ -229,7 +229,7 @@ def in_parts(long: str, kind: str) -> Callable[[Path], None]:
 
 
 CASES: dict[str, Callable[[Path], object]] = {
-    "empty": pages.folder,
+    "empty": pages.stopped,
     "one": one,
     "running": lambda path: page_data.write(path, searches=20, candidates=200, state="running"),
     "failed": failed,

@@ -13,7 +13,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-__all__ = ["Shown", "base64", "columns", "folder", "gzip", "search", "sha256", "shlex"]
+from raysearch.session.snapshot import Snapshot
+
+__all__ = ["Shown", "base64", "columns", "folder", "gzip", "search", "sha256", "shlex", "stopped"]
 NUMBERS = {"f64": "<f8", "f32": "<f4", "i32": "<i4", "u8": "<u1", "u16": "<u2"}
 CONFIG = "arms: [{name: single}, {name: best}]\nseeds_apart: false\n"
 
@@ -77,4 +79,11 @@ def folder(path: Path, config: str = CONFIG, **tables: list[dict[str, Any]]) -> 
         names = dict.fromkeys(k for r in rows for k in r)
         columns = {k: pa.array([r.get(k) for r in rows]) for k in names}
         pq.write_table(pa.table(columns), path / f"{name}.parquet")
+    return path
+
+
+def stopped(path: Path) -> Path:
+    """The folder of a run that was interrupted before its first search."""
+    folder(path)
+    (path / "status.json").write_bytes(Snapshot("run", "interrupted", "", 1.8e9, 0.0, None, None, 0, {}, None).json())
     return path

@@ -142,7 +142,7 @@ def _run(run: Run, searches: pa.Table) -> dict[str, Any]:
         "done": max(s.done if s else 0, ended),
         "failed": failed,
         **sums,
-        **usage.faults(run),
+        **usage.lost(run),
         "slots": usage.slots(run),
         "config": run.config_text,
         "again": "" if over or (s is not None and s.going) else again(run),

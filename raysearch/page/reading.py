@@ -8,7 +8,6 @@ import os
 import re
 import stat
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -79,7 +78,7 @@ class Run:
 
 
 def read(run_dir: Path) -> Run:
-    """The run in a folder. Raises ConfigError if there is none, or if one of its tables cannot be read."""
+    """The run in a folder. Raises ConfigError if none has begun there, or if one of its tables cannot be read."""
     try:
         path = run_dir.expanduser()
         text = content(path, CONFIG, str(run_dir))
@@ -91,15 +90,19 @@ def read(run_dir: Path) -> Run:
     check(searched and text is not None, "RUN_DIR", str(run_dir), f"the folder of a run, with {CONFIG}")
     assert text is not None
     tables = {name: found for name in TABLES if (found := _table(path, run_dir, name)) is not None}
-    state, media = _snapshot(path, str(run_dir)), listed(path, str(run_dir))
+    state, media = _snapshot(path, str(run_dir), tables), listed(path, str(run_dir))
     return Run(path, str(run_dir), state, text.decode(errors="replace"), tables, media)
 
 
-def _snapshot(path: Path, shown: str) -> Snapshot | None:
-    with suppress(ConfigError):
+def _snapshot(path: Path, shown: str, tables: dict[str, pa.Table]) -> Snapshot | None:
+    try:
         return status.read(path)
-    found = content(path, STATUS, shown)  # of a copy without its journal
-    return parse(found) if found is not None else None
+    except ConfigError:
+        text = content(path, STATUS, shown)  # of a copy without its journal
+        found = parse(text) if text is not None else None
+        if found is None and not tables:
+            raise  # there is nothing to show
+        return found
 
 
 def _table(path: Path, run_dir: Path, name: str) -> pa.Table | None:

@@ -16,7 +16,7 @@ BINS = 300
 WORK = ("denoise", "look", "compare", "finish", "encode")  # what an item may be
 CHARGED = ("nfe", "nfe_spent", "decodes", "reward_calls", "replica_seconds")
 TRACED = ("session", "start", "end", "waited", "kind", "what", "search", "nfe", "seconds", "ended")
-FAULTS = ("restarts", "evicted", "recomputed")
+LOST = ("restarts", "evicted", "recomputed", "wasted")
 
 
 def timeline(run: Run) -> pa.Table | None:
@@ -34,15 +34,15 @@ def trace(run: Run) -> pa.Table | None:
     return table if whole else None
 
 
-def faults(run: Run) -> dict[str, int | None]:
-    """How many replicas died, latents were evicted and items done again, in all sessions of the run."""
-    table = timeline(run)
-    if table is not None and set(FAULTS) <= set(table.column_names):
-        session = numbers(table["session"])
-        last = np.append(session[1:] != session[:-1], True)
-        return {k: int(np.nansum(numbers(table[k])[last])) for k in FAULTS}
-    fleet = run.snapshot.fleet if run.snapshot else None
-    return {k: getattr(fleet, k) if fleet else None for k in FAULTS}
+def lost(run: Run) -> dict[str, int | None]:
+    """How many replicas died, latents were evicted, items done again and NFE wasted, in all sessions of the run."""
+    fleet, table = run.snapshot.fleet if run.snapshot else None, timeline(run)
+    found = {k: getattr(fleet, k) if fleet else None for k in LOST}
+    if table is None:
+        return found
+    session = numbers(table["session"])
+    last = np.append(session[1:] != session[:-1], True)
+    return found | {k: int(np.nansum(numbers(table[k])[last])) for k in LOST if k in table.column_names}
 
 
 # -- how busy the fleet was ------------------------------------------------------------------------------------------

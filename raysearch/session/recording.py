@@ -32,7 +32,7 @@ BATCH = 20_000  # rows that wait in memory as Python values, at most
 PATIENCE = 10.0  # seconds that the end of a run waits for a disk
 KINDS = ("denoiser", "scorer", "encoder")
 OF_RUN = ("total", "done", "failed", "best", "elapsed", "at")
-OF_FLEET = ("decodes", "rewards", "store_bytes", "store_latents", "evicted", "recomputed", "restarts")
+OF_FLEET = ("decodes", "rewards", "store_bytes", "store_latents", "evicted", "recomputed", "restarts", "wasted")
 
 NAME = pa.dictionary(pa.int32(), pa.string())
 TRACED = pa.schema(

@@ -159,7 +159,8 @@ def timeline(rng: np.random.Generator, rows: int = 360) -> pa.Table:
     columns |= {"total": np.full(rows, 10_000), "done": (10_000 * grown).astype(int)}
     columns |= {"failed": (100 * grown).astype(int)}
     columns |= {"best": 3 * grown, "nfe": (3e6 * grown).astype(int), "nfe_run": (2e6 * grown).astype(int)}
-    columns |= {k: (v * elapsed).astype(int) for k, v in {"restarts": 0.01, "evicted": 2, "recomputed": 0.2}.items()}
+    lost = {"restarts": 0.01, "evicted": 2, "recomputed": 0.2, "wasted": 3}
+    columns |= {k: (v * elapsed).astype(int) for k, v in lost.items()}
     for kind, slots in (("denoiser", 64), ("scorer", 16), ("encoder", 1)):
         columns |= {f"slots_{kind}": np.full(rows, slots), f"busy_{kind}": rng.integers(0, slots + 1, rows)}
         columns |= {f"waiting_{kind}": rng.integers(0, 99, rows)}

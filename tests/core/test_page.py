@@ -335,7 +335,7 @@ def test_the_policy_of_a_page_names_its_own_scripts_alone(tmp_path):
     assert f"'sha256-{hashed}'" in policy and policy.count("sha256-") == 2
     assert "default-src 'none'" in policy and "connect-src 'none'" in policy
     assert "script-src 'unsafe" not in policy and "unsafe-eval" not in policy
-    content = (folder(tmp_path / "run"), shown(tmp_path / "run"))[0].joinpath("report.html").read_text()
+    content = (pages.stopped(tmp_path / "run"), shown(tmp_path / "run"))[0].joinpath("report.html").read_text()
     named = html.policy(html.TEMPLATE.read_text())
     assert f'<head>\n<meta http-equiv="Content-Security-Policy" content="{named}">' in content
 

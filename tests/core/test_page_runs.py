@@ -11,7 +11,7 @@ import pytest
 from benchmarks import page_data
 from fakes import ARMS, session
 from fakes import run as searched
-from pages import CONFIG, Shown, folder, search
+from pages import CONFIG, Shown, folder, search, stopped
 
 from raysearch.__main__ import main
 from raysearch.session import journal
@@ -27,11 +27,11 @@ def shown(path) -> Shown:
 
 
 def test_a_run_before_its_first_search(tmp_path):
-    page = shown(folder(tmp_path / "run"))
+    page = shown(stopped(tmp_path / "run"))
     assert page.table("searches")["search_id"] == [] and page.manifest["tables"]["candidates"] is None
     assert [a["name"] for a in page.manifest["arms"]] == ["single", "best"]
     assert page.manifest["measures"] == [] and page.manifest["comparisons"] == {"single": {}, "best": {}}
-    assert page.manifest["run"]["state"] is None and page.manifest["failures"] == []
+    assert page.manifest["run"]["state"] == "interrupted" and page.manifest["failures"] == []
     assert page.manifest["run"]["again"].startswith("python -m raysearch run ")
     assert page.manifest["tables"]["utilisation"] is None
 
@@ -158,7 +158,7 @@ def test_columns_of_other_types_are_left_out_and_of_wrong_ones_refused(tmp_path,
 
 
 def test_tables_that_are_links_are_not_followed(tmp_path):
-    run = folder(tmp_path / "run", searches=[search(0, 0, "single", 1.0)])
+    run = folder(tmp_path / "run", searches=[search(0, 0, "single", 1.0)], timeline=[moment(0)])
     (run / "searches.parquet").rename(tmp_path / "elsewhere.parquet")
     (run / "searches.parquet").symlink_to(tmp_path / "elsewhere.parquet")
     (run / "status.json").symlink_to(tmp_path / "status.json")
@@ -166,7 +166,7 @@ def test_tables_that_are_links_are_not_followed(tmp_path):
 
 
 def test_a_report_that_is_a_link_is_replaced_and_not_written_through(tmp_path):
-    run = folder(tmp_path / "run")
+    run = stopped(tmp_path / "run")
     (tmp_path / "other.html").write_text("mine")
     (run / "report.html").symlink_to(tmp_path / "other.html")
     shown(run)
@@ -193,6 +193,7 @@ def moment(at, session=0, **more):
             "restarts": 1,
             "evicted": 0,
             "recomputed": 2,
+            "wasted": 30,
         }
         | more
     )
@@ -224,7 +225,7 @@ def test_the_time_between_two_sessions_is_left_out(tmp_path):
     found = page.table("utilisation")
     assert [found["session"].count(s) for s in (0, 1)] == [75, 225]
     assert max(found["elapsed"]) < 40 and found["at"][75] == 1100.0
-    assert (page.manifest["run"]["restarts"], page.manifest["run"]["recomputed"]) == (7, 4)
+    assert [page.manifest["run"][k] for k in ("restarts", "recomputed", "wasted")] == [7, 4, 60]
     assert page.table("timeline")["at"] == [100.0, 110.0, 1100.0, 1130.0]
 
 

@@ -111,7 +111,7 @@ def test_null_takes_away_what_a_base_has(file):
     assert found["parts"] == {"vae": {"dtype": "float16"}} and found["policy"] == {"name": "best_of_n", "n": None}
     for block in ("sampler", "rewards", "parts", "output"):
         assert not read(over(file, f"{block}: null\n"), [], Config).get(block)
-    with pytest.raises(ConfigError, match="^model: None is not allowed; it must be a mapping"):
+    with pytest.raises(ConfigError, match=r"^model: None is not allowed; it must be a mapping"):
         configuration.load(over(file, "model: null\n"))
 
 

@@ -69,9 +69,6 @@ TABLE = [
         "'preview_vae'?)",
         files={"w.pth": b"1"},
     ),
-    Mistake(
-        ["policy={name: draft_commit, cache: easy}"], f"policy.cache: 'easy' {BAD} a mapping, such as {{name: easy}}"
-    ),
     # -- what takes the model and this machine
     heavy(
         "parts.preview_vae.file=w.pth",

@@ -7,8 +7,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mistakes import BASE, Mistake
+from mistakes.status_command import WHOLE
 
-CONFIG = {"run/config.yaml": BASE}
+CONFIG = {"run/config.yaml": BASE, "run/status.json": WHOLE.json()}
 NO_RUN = "RUN_DIR: '{}' is not allowed; it must be the folder of a run, with config.yaml"
 
 

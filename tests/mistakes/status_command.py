@@ -82,6 +82,8 @@ TABLE = [
     Mistake(["status", "run"], "RUN_DIR: ...has not started its fleet", make=pipe, left=True),
     *(Mistake(["status", name], NO_RUN.format(name)) for name in ("nowhere", "config.yaml", ".", "/", "/dev/null")),
     Mistake(["status", "runs"], NO_RUN.format("runs"), files={"runs/config.yaml": "{}"}),
+    Mistake(["report", "runs"], NO_RUN.format("runs"), files={"runs/config.yaml": "{}"}),
+    Mistake(["report", "run"], "RUN_DIR: 'run' ...has not started its fleet", make=run(None), left=True),
     Mistake(["status", "runs"], NO_RUN.format("runs"), files={"runs/status.json": but()}),
     Mistake(["status", "runs"], NO_RUN.format("runs"), files={"runs/config.yaml": "{}", "runs/journal/lock": ""}),
     Mistake(["status", "x" * 300], UNREAD.format("x" * 300)),

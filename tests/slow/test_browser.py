@@ -143,6 +143,13 @@ def test_a_price_turns_seconds_into_dollars(runs, window):
     assert costs == ["$1.00"] * 3  # two seconds each
 
 
+@needs_browser
+@pytest.mark.parametrize(("case", "wasted"), [("running", ["10.7k"]), ("one", [])])
+def test_what_work_ahead_wasted_is_told_where_there_was_any(case, wasted, runs, window):
+    found = texts(window.open(runs / case, "costs"), ".totals div")
+    assert [t.split()[-1] for t in found if t.lower().startswith("nfe wasted")] == wasted
+
+
 # -- keyboard --------------------------------------------------------------------------------------------------------
 
 

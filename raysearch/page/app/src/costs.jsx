@@ -37,6 +37,7 @@ function Totals() {
   const facts = [
     ["replica-hours", number(r.replica_seconds / 3600)],
     ["NFE run", compact(r.nfe_spent)],
+    ["NFE wasted", r.wasted > 0 ? compact(r.wasted) : ""],
     ["saved by sharing", r.nfe > 0 && r.nfe_spent !== null ? percent(1 - r.nfe_spent / r.nfe) : ""],
     ["restarts", count(r.restarts)],
     ["evicted", count(r.evicted)],
