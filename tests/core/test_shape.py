@@ -203,6 +203,7 @@ def test_shipped_files_are_small():
 
     assert size("tiny-wan") <= 15e6
     assert size("tiny-wan-long") <= 15e6
+    assert size("tiny-walls") <= 15e6
     assert size("pixel-reward") <= 5e6
     assert size("pavrm") <= 10e6
     assert size("latent-reward") <= 10e6

@@ -374,6 +374,15 @@ def test_what_small_pictures_cost(printed_here):
     assert 0 < sizes[0] < sizes[1] < sizes[2]
 
 
+def test_the_world_with_walls(printed_here):
+    lines = printed_here("benchmarks/walls.py", "--n 3 --captions 1 --noises 2 --steps 2").splitlines()
+    rows = [line.split() for line in lines]
+    assert [r[3] for r in rows if r[1:3] == ["17", "3"]] == ["100.0%"] * 4  # true clips succeed
+    assert [r[-1] for r in rows if r[-2:-1] == ["3"] and r[-1].endswith("%")] == ["0.0%"] * 7  # wrong ones do not
+    one, either = ([r for r in rows if r[0] == "three" and len(r) == n][-1] for n in (12, 3))
+    assert one[3] == either[1]  # one sample's success, and any of one
+
+
 def test_plans_beside_runs():
     small = (
         "--set fleet.backend=local sampler.num_steps=6 seeds=[0] rewards.search.name=pixel arms=null policy.name=rgrp"

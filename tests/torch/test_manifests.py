@@ -235,4 +235,4 @@ def test_the_files_of_a_reward_are_read_once_for_all_arms(tmp_path, monkeypatch)
 def test_the_package_of_a_job_is_small_and_has_what_a_run_needs(tmp_path):
     names = packaged(ROOT, tmp_path / "package.zip")
     assert {"raysearch/__main__.py", "configs/quickstart.yaml", "actors/assets/tiny-wan/model_index.json"} <= names
-    assert (tmp_path / "package.zip").stat().st_size < 51e6
+    assert (tmp_path / "package.zip").stat().st_size < 65e6

@@ -74,7 +74,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work", type=Path, default=Path("training/walls"), help="latents and checkpoints")
     parser.add_argument("--start", type=Path, default=Path("actors/assets/tiny-wan"), help="where it starts from")
-    parser.add_argument("--out", type=Path, default=Path("training/walls/tiny-wan"), help="the pipeline, with its vae")
+    parser.add_argument("--out", type=Path, default=Path("actors/assets/tiny-walls"), help="the pipeline, with its vae")
     parser.add_argument("--clips", type=int, default=16_000)
     parser.add_argument("--frames", type=int, default=world.FRAMES)
     parser.add_argument("--text-steps", type=int, default=600)

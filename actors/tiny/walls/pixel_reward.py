@@ -109,7 +109,7 @@ def main() -> None:
     verbs = parser.add_subparsers(required=True)
     shared = argparse.ArgumentParser(add_help=False)
     shared.add_argument("--work", type=Path, default=Path("training/walls/pixel"), help="clips and checkpoints")
-    shared.add_argument("--model", type=Path, default=Path("training/walls/tiny-wan"))
+    shared.add_argument("--model", type=Path, default=Path("actors/assets/tiny-walls"))
     shared.add_argument("--out", type=Path, default=Path("training/walls/pixel-reward"), help="the reward's folder")
     shared.add_argument("--seed", type=int, default=0)
 
