@@ -216,9 +216,9 @@ class Speculation:
                 self._forget(node)
         except BaseException as error:
             self._forget(node)
-            s.failed.add(node.target.identity)
-            if not isinstance(error, Exception):
+            if not isinstance(error, Exception):  # given up, which is no failure
                 raise
+            s.failed.add(node.target.identity)
         else:
             self._forget(node)
             if node.waited_for:

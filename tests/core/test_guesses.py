@@ -1,6 +1,8 @@
 """Guesses: whose turn it is on a trajectory, what comes true with what, and the bounds of work ahead."""
 
 import asyncio
+from contextlib import suppress
+from dataclasses import replace
 
 import pytest
 from test_speculation import REWARD, ended, noise, straight, with_engine
@@ -8,8 +10,8 @@ from test_speculation import REWARD, ended, noise, straight, with_engine
 from raysearch.engine.dispatcher import Dispatcher
 from raysearch.engine.protocol import Call, Encode, Text
 from raysearch.engine.sharing import Guess, Spent, Turns
-from raysearch.engine.speculation import FARTHEST
-from raysearch.testing import FakeReplica, run_virtual
+from raysearch.engine.speculation import FARTHEST, MOST
+from raysearch.testing import FakeFleet, FakeReplica, run_virtual
 
 
 def on_a_trajectory(*stops, until=60):
@@ -132,3 +134,97 @@ def test_work_ahead_goes_so_many_questions_far_and_no_farther():
 
     _, legs = with_engine(work, scoring=100.0)
     assert max(until for *_, until, _ in legs) == FARTHEST
+
+
+def test_so_many_are_made_for_a_search_at_a_time_and_no_more():
+    async def work(engine):
+        spent = Spent(sequels=straight(stops=(3, 10)))
+        await engine.score([noise(i, 3) for i in range(300)], REWARD, spent)
+        await ended(engine, spent)
+
+    _, legs = with_engine(work, denoisers=1, slots=400, capacity=10**8)
+    assert legs.count((3, 3, 10, "done")) == MOST
+    assert len(legs) == 300 + MOST
+
+
+def test_a_guess_that_failed_is_not_tried_again_until_the_search_asks():
+    """Though a second question finds the same way once more."""
+
+    async def work(engine):
+        spent = Spent(sequels=straight())
+        await engine.score([noise(0, 3)], REWARD, spent)
+        await engine.score([noise(0, 6)], REWARD, spent)
+        with pytest.raises(FloatingPointError):
+            await engine.score([noise(0, 10)], REWARD, spent)
+        await ended(engine, spent)
+
+    fleet = FakeFleet(2, 1, 1, {"scorer": 10.0, "encoder": 0.0})
+    for replica in fleet.replicas:
+        replica.fault = lambda call: FloatingPointError("always") if getattr(call.request, "step", 0) == 6 else None
+    _, legs = with_engine(work, fleet=fleet)
+    assert legs == [(0, 0, 3, "done"), (3, 3, 6, "done"), (6, 6, 10, "failed"), (23, 6, 10, "failed")]
+
+
+def test_a_guess_that_was_given_up_may_be_made_again():
+    async def work(engine):
+        spent = Spent(sequels=straight(stops=(3, 10)))
+        for i, reward in ((0, REWARD), (1, REWARD), (0, replace(REWARD, key="other", identity=b"other"))):
+            await engine.score([noise(i, 3)], reward, spent)
+        await ended(engine, spent)
+        return engine.speculation.wasted
+
+    found, legs = with_engine(work, scoring=4.0)
+    assert found == 3 * 2 * 4
+    assert [leg for leg in legs if leg[1] == 3] == [(t, 3, 10, "cancelled") for t in (3, 10, 14)]
+
+
+def test_a_guess_displaced_before_any_step_was_timed_is_made_again_and_counts_nothing():
+    async def work(engine):
+        spent = Spent(sequels=straight(stops=(0, 5)))
+        asking = asyncio.create_task(engine.score([noise(0, 0)], REWARD, spent))
+        await asyncio.sleep(2)
+        await engine.latent(noise(5, 2), False, Spent(1))
+        await asyncio.sleep(0)
+        wasted = engine.speculation.wasted
+        await asking
+        await ended(engine, spent)
+        return wasted, engine.speculation.wasted
+
+    found, legs = with_engine(work, denoisers=1)
+    assert found == (0, 2 * 5)
+    assert legs == [(0, 0, 0, "done"), (0, 0, 5, "cancelled"), (2, 0, 2, "done"), (4, 0, 5, "done")]
+
+
+def test_what_came_true_before_it_was_given_up_was_no_vain_guess():
+    async def work(engine):
+        spent = Spent(sequels=straight(stops=(3, 10)))
+        asking = asyncio.create_task(engine.score([noise(0, 3)], REWARD, spent))
+        await asyncio.sleep(5)
+        joining = asyncio.create_task(engine.latent(noise(0, 10), False, Spent(1)))
+        await asyncio.sleep(1)
+        for task in (joining, asking):
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
+        await ended(engine, spent)
+        return engine.speculation.wasted
+
+    found, legs = with_engine(work)
+    assert found == 0
+    assert legs == [(0, 0, 3, "done"), (3, 3, 10, "cancelled")]
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_an_item_displaces_the_guess_of_the_younger_search(first):
+    """Whichever began first. Each has one on a replica of its own; the older search's goes to step 10."""
+
+    async def work(engine):
+        searches = [Spent(age, sequels=straight(stops=(3, 10 - age))) for age in (first, 1 - first)]
+        asking = [asyncio.create_task(engine.score([noise(s.age, 3)], REWARD, s)) for s in searches]
+        await asyncio.sleep(5)
+        await engine.latent(noise(5, 2), False, Spent(2))
+        await asyncio.gather(*asking)
+        await ended(engine, *searches)
+
+    _, legs = with_engine(work)
+    assert [leg for leg in legs if leg[0] == 3] == [(3, 3, 9, "cancelled"), (3, 3, 10, "done")]

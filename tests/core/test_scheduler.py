@@ -148,3 +148,28 @@ def test_what_is_ahead_of_a_replica_that_dies_leaves_no_trace():
     assert list(scheduler.assign()) == []
     scheduler.open(ReplicaSlots("a", "denoiser", "n", 1, ahead=1))
     assert [w.id for w, _ in scheduler.assign()] == [2]
+
+
+@pytest.mark.parametrize(
+    ("guesses", "work", "expected"),
+    [
+        ("a:1,5 b:2,3", "", "b"),  # the best of a is better than the best of b
+        ("a:2,3 b:1,5", "", "a"),
+        ("a:1,5 b:2,3", "a", "b"),  # wherever its input was made
+        ("a:1 b:", "a", "b"),  # none leaves while a replica has none
+        ("a:1,5 b:2", ":alone", "b"),  # alone: the fewest leave
+        ("a:2 b:1,5", ":alone", "a"),
+        ("a:1 b:", ":alone", "b"),
+    ],
+)
+def test_the_guesses_that_make_room(guesses, work, expected):
+    """Replicas "id:orders of guesses ..." and an item "place[:alone]" -> the replica that it goes to."""
+    scheduler = Scheduler()
+    for s in guesses.split():
+        name, _, given = s.partition(":")
+        orders = {i: (float(order),) for i, order in enumerate(given.split(",")) if order}
+        scheduler.open(ReplicaSlots(name, "denoiser", "n", 2, guesses=orders))
+        scheduler.guessing += len(orders)
+    home, *alone = work.split(":")
+    scheduler.add(Work(9, "denoiser", 0, f"{home}@n" if home else "", bool(alone)))
+    assert [replica.id for _, replica in scheduler.assign()] == [expected]

@@ -305,6 +305,18 @@ def test_a_second_look_at_the_same_point_decodes_nothing(folder):
     assert made.compare(Compare(compare, (runs.PROMPT,), (0.5, 0.5)), pair | {"state 1": state(0)}).decodes == 0
 
 
+def test_a_look_is_not_remembered_as_what_the_models_own_decoder_shows(folder, small):
+    """Of one latent: with no velocity, x0 is the same on the way and in the end."""
+    watcher = {"name": "test_looks:Watcher"}
+    made, (keys,) = scorer(folder, watcher, parts={"preview_vae": {"file": str(small)}})
+    still = {"state 0": State(state(0).latent, np.zeros(SHAPE, np.float32))}
+    assert [made.look(look(keys, sigma), still).decodes for sigma in (0.5, 0.0)] == [1, 1]
+    early, late = SEEN
+    assert torch.equal(early.estimate, late.estimate)
+    assert np.array_equal(late.frames, made._autoencoder.decode(late.estimate))
+    assert not np.array_equal(early.frames, late.frames)
+
+
 def test_members_of_an_ensemble_share_a_decode_and_a_beginning_is_decoded_alone(folder, monkeypatch):
     watcher = {"name": "test_looks:Watcher"}
     made, (both, part) = scorer(folder, [watcher, PARTED | {"label": "part"}], PARTED)
