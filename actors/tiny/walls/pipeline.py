@@ -78,7 +78,7 @@ def main() -> None:
     parser.add_argument("--clips", type=int, default=16_000)
     parser.add_argument("--frames", type=int, default=world.FRAMES)
     parser.add_argument("--text-steps", type=int, default=600)
-    parser.add_argument("--steps", type=int, default=5000)
+    parser.add_argument("--steps", type=int, default=6000)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--peak", type=float, default=1e-3, help="learning rate")
     parser.add_argument("--seed", type=int, default=0)

@@ -32,7 +32,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("training/walls"), help="checkpoints")
     parser.add_argument("--start", type=Path, default=Path("actors/assets/tiny-wan/vae"), help="where it starts from")
     parser.add_argument("--out", type=Path, default=Path("actors/assets/tiny-walls"), help="the pipeline's folder")
-    parser.add_argument("--steps", type=int, default=1500)
+    parser.add_argument("--steps", type=int, default=2400)
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--peak", type=float, default=1e-3, help="learning rate")
     parser.add_argument("--seed", type=int, default=0)
