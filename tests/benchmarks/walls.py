@@ -21,8 +21,8 @@ from diffusers import WanPipeline
 
 from actors.models.weights import pretrained
 from actors.tiny.training.clips import to_model
-from actors.tiny.training.pixel_data import pixels, predicted, statistics
-from actors.tiny.walls import corruptions, reader, world
+from actors.tiny.training.pixel_data import pixels
+from actors.tiny.walls import corruptions, pixel_data, world
 from actors.tiny.walls.verifier import Verifier, measure
 from raysearch.bootstrap import draws, interval
 
@@ -54,23 +54,12 @@ def wrong_clips(n: int) -> Iterator[list[str]]:
 
 def sampled(pipe: WanPipeline, captions: list[str], noises: int, steps: int, guidance: float) -> np.ndarray:
     """The verifier's grades (captions, noises, components) of samples; noise k is the same for all captions."""
-    mean, std = statistics(pipe.vae)
     grades = []
     for i, caption in enumerate(captions):
         rows = []
         for first in range(0, noises, 8):
-            seeds = list(range(first, min(first + 8, noises)))
-            (z,) = predicted(
-                pipe,
-                [caption] * len(seeds),
-                seeds,
-                steps=steps,
-                guidance=guidance,
-                previews=(),
-                shape=(5, world.SIZE // 4, world.SIZE // 4),
-                text_length=reader.LENGTH,
-            )
-            clips = pixels(pipe.vae.decode(z * std + mean).sample)
+            seeds = range(first, min(first + 8, noises))
+            clips = pixel_data.sampled(pipe, caption, seeds, steps=steps, guidance=guidance)
             rows += [measure(f, world.parse(caption)) for f in clips]
         grades.append(rows)
         print(f"  {i + 1}/{len(captions)}: {caption}", flush=True)

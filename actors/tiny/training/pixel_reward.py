@@ -12,7 +12,7 @@
 
 import argparse
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -95,6 +95,17 @@ def agreement(ours: np.ndarray, theirs: np.ndarray) -> tuple[float, int, int]:
     return float(right[told].mean()) if told.any() else float("nan"), int(told.sum()), int((~told).sum())
 
 
+def print_agreement(names: Sequence[str], ours: np.ndarray, theirs: np.ndarray) -> None:
+    """Print how often two judges agree, in scores (captions, seeds, components): by their sums and by components."""
+    rows = [("sum", ours.sum(-1), theirs.sum(-1)), *((n, ours[..., k], theirs[..., k]) for k, n in enumerate(names))]
+    for label, mine, judge in rows:
+        share, told, near = agreement(mine, judge)
+        print(
+            f"  {label:8} agrees on {share:.3f} of {told} pairs (another {near} differ by less than 0.1), "
+            f"mean absolute error {np.abs(mine - judge).mean():.3f}"
+        )
+
+
 def compare(args: argparse.Namespace) -> None:
     """Print how often the reward agrees with the verifier, as the command `compare` does."""
     pipe = pretrained(WanPipeline, args.model, dtype=torch.float32)
@@ -118,14 +129,7 @@ def compare(args: argparse.Namespace) -> None:
         print(
             f"{name}: {len(captions)} held-out captions x {args.seeds} seeds; verifier's mean {y.mean((0, 1)).round(3)}"
         )
-        rows = [("sum", x.sum(-1), y[..., :3].sum(-1))]
-        rows += [(n, x[..., k], y[..., k]) for k, n in enumerate(pixel.PixelReward.components)]
-        for label, mine, judge in rows:
-            share, told, near = agreement(mine, judge)
-            print(
-                f"  {label:4} agrees on {share:.3f} of {told} pairs (another {near} differ by less than 0.1), "
-                f"mean absolute error {np.abs(mine - judge).mean():.3f}"
-            )
+        print_agreement(pixel.PixelReward.components, x, y[..., :3])
 
 
 def main() -> None:

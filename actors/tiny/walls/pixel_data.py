@@ -8,7 +8,7 @@ held-out caption is among them.
 Shapes: n clips of t frames, h x w pixels.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,7 @@ from actors.tiny.walls.corruptions import IDENTITIES, SWAPS, held, lose
 from actors.tiny.walls.seeing import observe
 
 CHUNK = 250
+SHAPE = ((world.FRAMES + 3) // 4, world.SIZE // 4, world.SIZE // 4)  # of a clip's latents
 COMPONENTS = verifier.Verifier.components[:-1]
 _SWAPS, _WEIGHTS = zip(
     *{
@@ -101,6 +102,23 @@ def rendered(rng: np.random.Generator, n: int, *, spoilt: float = 0.5) -> tuple[
 
 
 @torch.inference_mode()
+def sampled(pipe: Any, caption: str, seeds: Sequence[int], *, steps: int, guidance: float) -> np.ndarray:
+    """One clip of the model for each seed, uint8 (seeds, t, h, w, 3)."""
+    mean, std = statistics(pipe.vae)
+    (z,) = predicted(
+        pipe,
+        [caption] * len(seeds),
+        list(seeds),
+        steps=steps,
+        guidance=guidance,
+        previews=(),
+        shape=SHAPE,
+        text_length=reader.LENGTH,
+    )
+    return pixels(pipe.vae.decode(z * std + mean).sample)
+
+
+@torch.inference_mode()
 def samples(rng: np.random.Generator, n: int, pipe: Any, *, batch: int = 25) -> tuple[np.ndarray, list[world.Caption]]:
     """`n` clips of the model, in batches of varied steps and guidance; two of three are x0 predictions."""
     frames: list[np.ndarray] = []
@@ -116,7 +134,7 @@ def samples(rng: np.random.Generator, n: int, pipe: Any, *, batch: int = 25) -> 
             steps=steps,
             guidance=float(rng.choice(GUIDANCE)),
             previews=tuple(int(x) for x in (np.arange(2) + rng.random(2)) / 2 * steps),
-            shape=(5, world.SIZE // 4, world.SIZE // 4),
+            shape=SHAPE,
             text_length=reader.LENGTH,
         )
         frames += [pixels(pipe.vae.decode(z * std + mean).sample) for z in found]

@@ -20,8 +20,8 @@ from diffusers import WanPipeline
 
 from actors.models.weights import pretrained
 from actors.rewards import pixel
-from actors.tiny.training.pixel_data import KINDS, Clips, pixels, predicted, read, statistics
-from actors.tiny.training.pixel_reward import SHARES, Batch, agreement, grading
+from actors.tiny.training.pixel_data import KINDS, Clips, read
+from actors.tiny.training.pixel_reward import SHARES, Batch, grading, print_agreement
 from actors.tiny.walls import pixel_data, reader, verifier, world
 from actors.training.config import Schedule
 from actors.training.loop import train
@@ -75,32 +75,16 @@ def compare(args: argparse.Namespace) -> None:
     net = pixel.load(args.out)
     rng = np.random.default_rng([args.seed, 99])
     captions = [str(c) for c in rng.permutation([t for texts in vars(world.HELD_OUT).values() for t in texts])]
-    mean, std = statistics(pipe.vae)
     ours, theirs = [], []
     for c, caption in enumerate(captions[: args.captions]):
-        (z,) = predicted(
-            pipe,
-            [caption] * args.seeds,
-            [1_000_003 * (c + 1) + s for s in range(args.seeds)],
-            steps=args.steps,
-            guidance=args.guidance,
-            previews=(),
-            shape=(5, world.SIZE // 4, world.SIZE // 4),
-            text_length=reader.LENGTH,
-        )
-        clips = pixels(pipe.vae.decode(z * std + mean).sample)
+        seeds = [1_000_003 * (c + 1) + s for s in range(args.seeds)]
+        clips = pixel_data.sampled(pipe, caption, seeds, steps=args.steps, guidance=args.guidance)
         words = torch.tensor([[pixel.spell(caption, net.config)]] * args.seeds)
         ours.append(net(pixel.to_input(clips), words)[:, 0].double().numpy())
         theirs.append([verifier.measure(frames, world.parse(caption)) for frames in clips])
     a, b = np.array(ours), np.array(theirs)[..., : len(CONFIG.names)]  # (captions, seeds, components)
     print(f"{len(a)} held-out captions x {args.seeds} seeds; verifier's mean {b.mean((0, 1)).round(3)}")
-    rows = [("sum", a.sum(-1), b.sum(-1)), *((n, a[..., k], b[..., k]) for k, n in enumerate(CONFIG.names))]
-    for label, mine, judge in rows:
-        share, told, near = agreement(mine, judge)
-        print(
-            f"  {label:8} agrees on {share:.3f} of {told} pairs (another {near} differ by less than 0.1), "
-            f"mean absolute error {np.abs(mine - judge).mean():.3f}"
-        )
+    print_agreement(CONFIG.names, a, b)
 
 
 def main() -> None:
