@@ -26,13 +26,10 @@ from actors.tiny.walls import corruptions, pixel_data, world
 from actors.tiny.walls.verifier import Verifier, measure
 from raysearch.bootstrap import draws, interval
 
-LISTS = ("one", "two", "three", "wall")
-COUNTS = {"one": ((1, 0, 0), 0.0), "two": ((0, 1, 0), 0.0), "three": ((0, 0, 1), 0.0), "wall": ((0.3, 0.7, 0), 1.0)}
-
 
 def true_clips(n: int, frames: int, vae: torch.nn.Module) -> Iterator[list[str]]:
     """Rows: of each kind of caption, the success of true clips, of those after the autoencoder, and their PSNR."""
-    for name, (counts, wall) in COUNTS.items():
+    for name, (counts, wall, _) in world.LISTS.items():
         rng = np.random.default_rng(0)
         captions = [world.training_caption(rng, counts=counts, wall=wall) for _ in range(n)]
         clips = np.stack([world.draw(world.place(c, rng, frames=frames)) for c in captions])
@@ -90,7 +87,7 @@ def main() -> None:
     report.table("true", head, rows)
     report.table("wrong", "wrong attribute of the caption | clips | success", list(wrong_clips(args.n)))
     rows, chances, ns = [], [], [n for n in (1, 2, 4, 8, 16, 32, 64) if n <= args.noises]
-    for name in LISTS:
+    for name in world.LISTS:
         captions = list(getattr(world.HELD_OUT, name)[: args.captions])
         grades = sampled(pipe, captions, args.noises, args.steps, args.guidance)
         mean, each = grades.mean((0, 1)), grades[..., -1]

@@ -23,6 +23,7 @@ from actors.models.weights import pretrained
 from actors.tiny import world
 from actors.tiny.training.clips import to_model
 from actors.tiny.training.pipeline import FIRST, NO_CAPTION, SHIFT, TEXT_LENGTH, flow_loss, forget_paths, noise_levels
+from actors.tiny.training.pixel_data import statistics
 from actors.training.attention import use_fast_attention
 from actors.training.config import Schedule
 from actors.training.loop import Means, train
@@ -68,7 +69,7 @@ def encode(vae: AutoencoderKLWan, n: int, seed: int) -> tuple[list[list[str]], T
 
     Returns each one's captions by chunk, and normalised latents (n, channels, latent frames, height, width).
     """
-    mean, std = (torch.tensor(v).view(1, -1, 1, 1, 1) for v in (vae.config.latents_mean, vae.config.latents_std))
+    mean, std = statistics(vae)
     captions, latents = [], []
     with torch.no_grad():
         for i in range(0, n, 16):

@@ -14,7 +14,7 @@ Shapes: n latents of C channels, T frames, H x W; embeddings of TEXT_LENGTH byte
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +27,7 @@ from transformers import ByT5Tokenizer, PreTrainedTokenizerBase, UMT5Config, UMT
 from actors.models.weights import pretrained
 from actors.tiny import world
 from actors.tiny.training.clips import clips
+from actors.tiny.training.pixel_data import statistics
 from actors.training.attention import use_fast_attention
 from actors.training.config import Schedule
 from actors.training.loop import Loss, Means, train
@@ -74,7 +75,7 @@ def build_transformer() -> WanTransformer3DModel:
 
 def encode_clips(vae: AutoencoderKLWan, n: int, seed: int) -> tuple[list[str], Tensor]:
     """Render and encode at least `n` clips; returns captions and normalised latents (n, C, T, H, W)."""
-    mean, std = (torch.tensor(v).view(1, -1, 1, 1, 1) for v in (vae.config.latents_mean, vae.config.latents_std))
+    mean, std = statistics(vae)
     captions, latents = [], []
     with torch.no_grad():
         for i in range(0, n, 32):
@@ -177,6 +178,25 @@ def flow(transformer: WanTransformer3DModel, latents: Tensor, embeddings: Tensor
     return loss
 
 
+def embedded(embed: Callable[[Sequence[str]], Tensor], captions: Sequence[str]) -> tuple[Tensor, np.ndarray]:
+    """The embeddings (k, L, D) of the different captions, after that of no caption, and each caption's row."""
+    vocabulary = {text: i for i, text in enumerate(["", *sorted(set(captions))])}
+    texts = list(vocabulary)
+    with torch.no_grad():
+        table = torch.cat([embed(texts[i : i + 128]) for i in range(0, len(texts), 128)])
+    return table, np.array([vocabulary[text] for text in captions])
+
+
+def learn(transformer: WanTransformer3DModel, loss: Loss, args: argparse.Namespace) -> None:
+    """Train a transformer by a command's arguments, from the checkpoint in `args.work` if there is one."""
+    use_fast_attention(transformer)
+    if args.compile:
+        for block in transformer.blocks:
+            block.compile(dynamic=False)
+    schedule = Schedule(steps=args.steps, learning_rate=args.peak, warm_up=200, seed=args.seed + 2, every=200)
+    train(transformer, loss, schedule, checkpoint=args.work / "transformer.pt")
+
+
 def save(
     out: Path,
     vae: AutoencoderKLWan,
@@ -251,21 +271,11 @@ def main() -> None:
     with torch.no_grad():
         for held_out in (world.HELD_OUT_ONE, world.HELD_OUT_TWO):
             print(f"reads {reader.loss(held_out)[1]:.4f} of {len(held_out)} held-out captions")
-        vocabulary = {text: i for i, text in enumerate(["", *sorted(set(captions))])}
-        texts = list(vocabulary)
-        embeddings = torch.cat([reader.embed(texts[i : i + 128]) for i in range(0, len(texts), 128)])
-    rows = np.array([vocabulary[text] for text in captions])
+    embeddings, rows = embedded(reader.embed, captions)
 
     torch.manual_seed(args.seed)  # the same start whatever was made before and what was kept
     transformer = build_transformer()
-    use_fast_attention(transformer)
-    if args.compile:
-        for block in transformer.blocks:
-            block.compile(dynamic=False)
-
-    loss = flow(transformer, latents, embeddings, rows, args.batch)
-    schedule = Schedule(steps=args.steps, learning_rate=args.peak, warm_up=200, seed=args.seed + 2, every=200)
-    train(transformer, loss, schedule, checkpoint=args.work / "transformer.pt")
+    learn(transformer, flow(transformer, latents, embeddings, rows, args.batch), args)
     save(args.out, vae, reader.tokenizer, reader.encoder, transformer)
 
 

@@ -84,13 +84,17 @@ def rendered(rng: np.random.Generator, n: int, *, spoilt: float = 0.7) -> tuple[
     for _ in range(n):
         own = world.training_objects(rng)
         clip = world.draw(world.place(own, rng))
-        if rng.random() < spoilt:
-            for name in rng.choice(list(CORRUPTIONS), size=rng.integers(1, 3), replace=False):
-                spoil, low, high = CORRUPTIONS[str(name)]
-                clip = spoil(rng, clip, low + (high - low) * rng.random() ** 1.5)
-        frames.append(clip)
+        frames.append(corrupted(rng, clip) if rng.random() < spoilt else clip)
         objects.append(own)
     return np.stack(frames), objects
+
+
+def corrupted(rng: np.random.Generator, clip: np.ndarray) -> np.ndarray:
+    """A clip (t, h, w, 3) spoilt in one way or two, by drawn strengths of which most are small."""
+    for name in rng.choice(list(CORRUPTIONS), size=rng.integers(1, 3), replace=False):
+        spoil, low, high = CORRUPTIONS[str(name)]
+        clip = spoil(rng, clip, low + (high - low) * rng.random() ** 1.5)
+    return clip
 
 
 def pixels(decoded: torch.Tensor) -> np.ndarray:
@@ -102,6 +106,12 @@ def statistics(vae: Any) -> tuple[torch.Tensor, torch.Tensor]:
     """The mean and standard deviation (1, channels, 1, 1, 1) by which an autoencoder's latents are normalised."""
     mean, std = (torch.tensor(x).view(1, -1, 1, 1, 1) for x in (vae.config.latents_mean, vae.config.latents_std))
     return mean, std
+
+
+def shown(vae: Any, z: torch.Tensor) -> np.ndarray:
+    """The frames uint8 (n, t, h, w, 3) of normalised latents (n, channels, t', h', w')."""
+    mean, std = statistics(vae)
+    return pixels(vae.decode(z * std + mean).sample)
 
 
 def decoded(rng: np.random.Generator, n: int, vae: Any) -> tuple[np.ndarray, list[Objects]]:
@@ -172,8 +182,7 @@ def sampled(
 ) -> list[np.ndarray]:
     """The latents of `predicted`, decoded: frames uint8 (n, t, h, w, 3)."""
     found = predicted(pipe, captions, seeds, steps=steps, guidance=guidance, previews=previews)
-    mean, std = statistics(pipe.vae)
-    return [pixels(pipe.vae.decode(z * std + mean).sample) for z in found]
+    return [shown(pipe.vae, z) for z in found]
 
 
 def samples(rng: np.random.Generator, n: int, pipe: Any, *, batch: int = 25) -> tuple[np.ndarray, list[Objects]]:

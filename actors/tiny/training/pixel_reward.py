@@ -12,7 +12,7 @@
 
 import argparse
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -34,8 +34,20 @@ Batch = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 SHARES = {"rendered": 0.25, "decoded": 0.25, "samples": 0.5}
 
 
-def batch(rng: np.random.Generator, kinds: dict[str, pixel_data.Clips], n: int, config: pixel.PixelConfig) -> Batch:
-    """Draw `n` clips: frames (n, 3, t, h, w), words (n, captions, length), grades (n, captions, 3)."""
+def batch(
+    rng: np.random.Generator,
+    kinds: Mapping[str, pixel_data.Clips],
+    n: int,
+    config: pixel.PixelConfig,
+    *,
+    turned: Callable[..., tuple[np.ndarray, list[str]] | None] = pixel_data.turned,
+    backwards: Callable[[np.ndarray], bool] = lambda grades: True,
+) -> Batch:
+    """Draw `n` clips: frames (n, 3, t, h, w), words (n, captions, length), grades (n, captions, components).
+
+    Half of them are mirrored, and half of those of which `backwards` says so by their grades (captions, components)
+    are shown backwards, where `turned` finds captions for that.
+    """
     shares = np.array([SHARES[k] for k in kinds])
     frames, words, labels = [], [], []
     for kind in rng.choice(list(kinds), size=n, p=shares / shares.sum()):
@@ -43,7 +55,8 @@ def batch(rng: np.random.Generator, kinds: dict[str, pixel_data.Clips], n: int, 
         i = rng.integers(len(clips.frames))
         clip, captions = clips.frames[i], clips.captions[i].tolist()
         mirror, reverse = rng.random(2) < 0.5
-        clip, captions = pixel_data.turned(clip, captions, mirror=mirror, reverse=reverse) or (clip, captions)
+        reverse = reverse and backwards(clips.labels[i])
+        clip, captions = turned(clip, captions, mirror=mirror, reverse=reverse) or (clip, captions)
         frames.append(clip)
         words.append([pixel.spell(c, config) for c in captions])
         labels.append(clips.labels[i])

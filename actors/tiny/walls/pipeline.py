@@ -11,7 +11,6 @@ trains it further.
 """
 
 import argparse
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,18 +19,18 @@ from diffusers import AutoencoderKLWan, WanTransformer3DModel
 from torch import Tensor
 
 from actors.models.weights import pretrained
-from actors.tiny.training.pipeline import flow, save
+from actors.tiny.training.pipeline import embedded, flow, learn, save
+from actors.tiny.training.pixel_data import statistics
 from actors.tiny.walls import world
 from actors.tiny.walls.clips import clips
 from actors.tiny.walls.reader import Reader
-from actors.training.attention import use_fast_attention
 from actors.training.config import Schedule
 from actors.training.loop import Means, train
 
 
 def encode_clips(vae: AutoencoderKLWan, n: int, seed: int, frames: int) -> tuple[list[str], Tensor]:
     """Render and encode at least `n` clips; returns captions and normalised latents float16 (n, C, T, H, W)."""
-    mean, std = (torch.tensor(v).view(1, -1, 1, 1, 1) for v in (vae.config.latents_mean, vae.config.latents_std))
+    mean, std = statistics(vae)
     captions, latents = [], []
     with torch.no_grad():
         for i in range(0, n, 32):
@@ -60,15 +59,6 @@ def read(reader: Reader, steps: int, seed: int, checkpoint: Path) -> None:
             print(f"reads {reader.loss(held_out)[1]:.4f} of {len(held_out)} held-out captions: {name}", flush=True)
 
 
-def embedded(reader: Reader, captions: Sequence[str]) -> tuple[Tensor, np.ndarray]:
-    """The embeddings (k, LENGTH, WIDTH) of the different captions, after that of no caption, and each one's row."""
-    vocabulary = {text: i for i, text in enumerate(["", *sorted(set(captions))])}
-    texts = list(vocabulary)
-    with torch.no_grad():
-        table = torch.cat([reader.embed(texts[i : i + 256]) for i in range(0, len(texts), 256)])
-    return table, np.array([vocabulary[text] for text in captions])
-
-
 def main() -> None:
     """Run the command."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -94,18 +84,11 @@ def main() -> None:
     if not cache.exists():
         torch.save(encode_clips(vae, args.clips, args.seed, args.frames), cache)
     captions, latents = torch.load(cache, weights_only=True)
-    embeddings, rows = embedded(reader, captions)
+    embeddings, rows = embedded(reader.embed, captions)
 
     transformer = pretrained(WanTransformer3DModel, args.start / "transformer", dtype=torch.float32)
     transformer.requires_grad_(True)
-    use_fast_attention(transformer)
-    if args.compile:
-        for block in transformer.blocks:
-            block.compile(dynamic=False)
-
-    loss = flow(transformer, latents, embeddings, rows, args.batch)
-    schedule = Schedule(steps=args.steps, learning_rate=args.peak, warm_up=200, seed=args.seed + 2, every=200)
-    train(transformer, loss, schedule, checkpoint=args.work / "transformer.pt")
+    learn(transformer, flow(transformer, latents, embeddings, rows, args.batch), args)
     save(args.out, vae, reader.tokenizer, reader.encoder, transformer)
 
 

@@ -16,16 +16,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from actors.tiny.corruptions import CORRUPTIONS
 from actors.tiny.training.pixel_data import (
     CAPTIONS,
     GUIDANCE,
     Clips,
-    pixels,
+    corrupted,
     predicted,
     redrawn,
+    shown,
     source,
-    statistics,
     write,
 )
 from actors.tiny.walls import reader, verifier, world
@@ -92,11 +91,7 @@ def rendered(rng: np.random.Generator, n: int, *, spoilt: float = 0.5) -> tuple[
     for _ in range(n):
         own = world.training_caption(rng, wall=0.5)
         clip = _clip(rng, world.place(own, rng, broken=0.6))
-        if rng.random() < spoilt:
-            for name in rng.choice(list(CORRUPTIONS), size=rng.integers(1, 3), replace=False):
-                spoil, low, high = CORRUPTIONS[str(name)]
-                clip = spoil(rng, clip, low + (high - low) * rng.random() ** 1.5)
-        frames.append(clip)
+        frames.append(corrupted(rng, clip) if rng.random() < spoilt else clip)
         captions.append(own)
     return np.stack(frames), captions
 
@@ -104,7 +99,6 @@ def rendered(rng: np.random.Generator, n: int, *, spoilt: float = 0.5) -> tuple[
 @torch.inference_mode()
 def sampled(pipe: Any, caption: str, seeds: Sequence[int], *, steps: int, guidance: float) -> np.ndarray:
     """One clip of the model for each seed, uint8 (seeds, t, h, w, 3)."""
-    mean, std = statistics(pipe.vae)
     (z,) = predicted(
         pipe,
         [caption] * len(seeds),
@@ -115,7 +109,7 @@ def sampled(pipe: Any, caption: str, seeds: Sequence[int], *, steps: int, guidan
         shape=SHAPE,
         text_length=reader.LENGTH,
     )
-    return pixels(pipe.vae.decode(z * std + mean).sample)
+    return shown(pipe.vae, z)
 
 
 @torch.inference_mode()
@@ -123,7 +117,6 @@ def samples(rng: np.random.Generator, n: int, pipe: Any, *, batch: int = 25) -> 
     """`n` clips of the model, in batches of varied steps and guidance; two of three are x0 predictions."""
     frames: list[np.ndarray] = []
     captions: list[world.Caption] = []
-    mean, std = statistics(pipe.vae)
     while len(captions) < n:
         own = [world.training_caption(rng, wall=0.5) for _ in range(batch)]
         steps = int(8 + 17 * rng.random() ** 2)
@@ -137,7 +130,7 @@ def samples(rng: np.random.Generator, n: int, pipe: Any, *, batch: int = 25) -> 
             shape=SHAPE,
             text_length=reader.LENGTH,
         )
-        frames += [pixels(pipe.vae.decode(z * std + mean).sample) for z in found]
+        frames += [shown(pipe.vae, z) for z in found]
         captions += own * len(found)
     return np.concatenate(frames)[:n], captions[:n]
 

@@ -20,8 +20,9 @@ from diffusers import WanPipeline
 
 from actors.models.weights import pretrained
 from actors.rewards import pixel
+from actors.tiny.training import pixel_reward as first
 from actors.tiny.training.pixel_data import KINDS, Clips, read
-from actors.tiny.training.pixel_reward import SHARES, Batch, grading, print_agreement
+from actors.tiny.training.pixel_reward import Batch, grading, print_agreement
 from actors.tiny.walls import pixel_data, reader, verifier, world
 from actors.training.config import Schedule
 from actors.training.loop import train
@@ -39,20 +40,11 @@ STEADY = 0.9  # IDENTITY below which a clip is not shown backwards, where anothe
 
 
 def batch(rng: np.random.Generator, kinds: Mapping[str, Clips], n: int) -> Batch:
-    """Draw `n` clips: frames (n, 3, t, h, w), words (n, captions, length), grades (n, captions, components)."""
-    shares = np.array([SHARES[k] for k in kinds])
-    frames, words, labels = [], [], []
-    for kind in rng.choice(list(kinds), size=n, p=shares / shares.sum()):
-        clips = kinds[kind]
-        i = rng.integers(len(clips.frames))
-        clip, captions = clips.frames[i], clips.captions[i].tolist()
-        mirror, reverse = rng.random(2) < 0.5
-        reverse = reverse and clips.labels[i, 0, CONFIG.names.index("IDENTITY")] > STEADY
-        clip, captions = pixel_data.turned(clip, captions, mirror=mirror, reverse=reverse) or (clip, captions)
-        frames.append(clip)
-        words.append([pixel.spell(c, CONFIG) for c in captions])
-        labels.append(clips.labels[i])
-    return pixel.to_input(np.stack(frames)), torch.tensor(words), torch.tensor(np.stack(labels))
+    """Draw `n` clips as for the world without walls; one that loses an identity is not shown backwards."""
+    kept = CONFIG.names.index("IDENTITY")
+    return first.batch(
+        rng, kinds, n, CONFIG, turned=pixel_data.turned, backwards=lambda grades: grades[0, kept] > STEADY
+    )
 
 
 def fit(args: argparse.Namespace) -> None:

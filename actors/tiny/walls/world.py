@@ -289,7 +289,13 @@ class HeldOut:
     wall: tuple[str, ...]
 
 
-_NUMBERS = {"one": ((1, 0, 0), 0.0, 24), "two": ((0, 1, 0), 0.0, 120), "three": ((0, 0, 1), 0.0, 120)}
+# Of each list: shares of captions with one, two and three objects, share of those beside a wall, and how many.
+LISTS = {
+    "one": ((1, 0, 0), 0.0, 24),
+    "two": ((0, 1, 0), 0.0, 120),
+    "three": ((0, 0, 1), 0.0, 120),
+    "wall": ((0.3, 0.7, 0), 1.0, 120),
+}
 
 
 def _group(caption: Caption) -> frozenset:
@@ -303,7 +309,7 @@ def _split() -> tuple[HeldOut, frozenset[tuple], frozenset[frozenset]]:
     kinds: set[tuple] = set()
     groups: set[frozenset] = set()
     lists: dict[str, list[str]] = {}
-    for name, (counts, wall, n) in {**_NUMBERS, "wall": ((0.3, 0.7, 0), 1.0, 120)}.items():
+    for name, (counts, wall, n) in LISTS.items():
         lists[name] = []
         while len(lists[name]) < n:
             caption = any_caption(rng, counts=counts, wall=wall)
