@@ -67,7 +67,8 @@ def settings(folder: Path, architecture: str | None, key: str = "folder") -> dic
         found = config.pop("architecture", None)
     except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise ConfigError.of(key, str(folder), f"a folder whose {FILES[0]} is a JSON object") from error
-    check(found == architecture, key, str(folder), f"a reward of architecture {architecture!r}, not {found!r}")
+    kind = f"of architecture {architecture!r}" if architecture else "whose config names no architecture"
+    check(found == architecture, key, str(folder), f"a reward {kind}, not {found!r}")
     return config  # type: ignore[no-any-return]
 
 

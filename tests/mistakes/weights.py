@@ -244,6 +244,11 @@ TABLE = [
     reward("pixel", f"'m' {BAD} a folder whose config.json is a JSON object", cut("config.json", 20)),
     reward(
         "pixel",
+        f"'m' {BAD} a reward whose config names no architecture, not 'pavrm'",
+        edited("config.json", architecture="pavrm"),
+    ),
+    reward(
+        "pixel",
         "m/config.json describes no pixel reward: config.vocabulary: 3 is not allowed; it must be a list, such as [3]",
         edited("config.json", vocabulary=3),
     ),
